@@ -1,0 +1,283 @@
+"""From config to objects: the only module that knows Hydra and OmegaConf, beside the command line."""
+
+import difflib
+import inspect
+import logging
+import types
+import typing
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, Union
+
+import hydra
+import torch
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import InstantiationException
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from miniclip.data import Source
+from miniclip.data.transforms import MEAN, STD
+from miniclip.errors import SettingError, UserError
+from miniclip.models import MiniCLIP, Tokenizer
+from miniclip.optim import SAM, parameter_groups
+from miniclip.tracking import JsonlLogger, RunDirectory
+from miniclip.training import Experiment, Precision, Trainer
+from miniclip.training.reproducibility import seed_everything
+
+log = logging.getLogger(__name__)
+
+ROOT_TYPES: dict[str, type] = {
+    "name": str,
+    "seed": int,
+    "embed_dim": int,
+    "image_size": int,
+    "context_length": int,
+    "device": str,
+}
+
+
+def build(cfg: DictConfig, run: RunDirectory) -> tuple[Trainer, Experiment, JsonlLogger]:
+    """Make every part of a run, and write what identifies it into its directory.
+
+    Raises:
+        UserError: when a setting or a file is wrong; nothing has been trained yet.
+    """
+    check(cfg)
+    config = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(config, dict)
+    OmegaConf.save(cfg, run.path / "config.yaml", resolve=True)
+    trainer: Trainer = _make(cfg, "trainer")
+    source: Source = _make(cfg, "data")
+    train_set, val_set = source.datasets()
+    tokenizer: Tokenizer = _make(cfg, "tokenizer")
+    tokenizer.fit(caption for own in train_set.split.captions for caption in own)
+    tokenizer.save(run.tokenizer)
+    seed_everything(cfg.seed)
+    model = _model(cfg, vocab_size=tokenizer.vocab_size)
+    model.to(trainer.device, memory_format=torch.channels_last)
+    experiment = Experiment(
+        config=typing.cast(dict[str, Any], config),
+        model=model,
+        tokenizer=tokenizer,
+        train_set=train_set,
+        val_set=val_set,
+        loss=_make(cfg, "loss"),
+        optimizer=_optimizer(cfg, model),
+        schedule=_make(cfg, "schedule"),
+        precision=_precision(cfg, trainer),
+        preprocessing={"image_size": cfg.image_size, "mean": list(MEAN), "std": list(STD)},
+    )
+    run.write_environment(
+        trainer.device,
+        {
+            side.split.name: {
+                "images": len(side),
+                "captions": sum(map(len, side.split.captions)),
+                "fingerprint": side.split.fingerprint(),
+            }
+            for side in (train_set, val_set)
+        },
+    )
+    return trainer, experiment, _make(cfg, "logger")
+
+
+def check(cfg: DictConfig) -> None:
+    """Find wrong settings before any data is read.
+
+    Keys and types are held against the signatures; then every part is made on a device without
+    memory, so that each says itself what it does not allow.
+
+    Raises:
+        UserError: names the setting, its value, what is allowed and how to change it.
+    """
+    for key, expected in ROOT_TYPES.items():
+        _check_type(cfg, key, _select(cfg, key), expected)
+    for path in _targets(cfg):
+        _check_signature(cfg, path)
+    with warnings.catch_warnings(), torch.device("meta"):
+        warnings.simplefilter("ignore")  # what is worth saying is said when the parts are made
+        _model(cfg, vocab_size=1)
+    trainer: Trainer = _make(cfg, "trainer")
+    _optimizer(cfg, torch.nn.Linear(1, 1, device=trainer.device))
+    _precision(cfg, trainer)
+    for part in ("data", "tokenizer", "loss", "schedule", "logger"):
+        _make(cfg, part)
+
+
+class CheckEveryJob(Callback):
+    """Hydra callback: all jobs of a sweep are checked before the first one starts.
+
+    Jobs that a sweeper thinks up on the way (Optuna) cannot be known and are checked as they start.
+    """
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        overrides = list(config.hydra.overrides.task)
+        for key, values in (OmegaConf.select(config, "hydra.sweeper.params") or {}).items():
+            overrides.append(f"{key}={values}")
+        parsed = OverridesParser.create().parse_overrides(overrides)
+        loader = GlobalHydra.instance().config_loader()
+        for job in BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]:
+            try:
+                check(
+                    loader.load_configuration(
+                        config.hydra.job.config_name, overrides=list(job), run_mode=RunMode.RUN
+                    )
+                )
+            except UserError as error:
+                raise UserError(f"Job {' '.join(job)}: {error}") from None
+
+
+def _model(cfg: DictConfig, *, vocab_size: int) -> MiniCLIP:
+    return MiniCLIP(
+        image_encoder=_make(cfg, "encoder.image"),
+        text_encoder=_call(cfg, "encoder.text", vocab_size=vocab_size),
+        projection=_make(cfg, "projection"),
+        temperature=_make(cfg, "temperature"),
+    )
+
+
+def _optimizer(cfg: DictConfig, model: torch.nn.Module) -> torch.optim.Optimizer:
+    target = hydra.utils.get_object(cfg.optimizer._target_)
+    extra = {"model": model} if inspect.isclass(target) and issubclass(target, SAM) else {}
+    return _call(cfg, "optimizer", parameter_groups(model), **extra)
+
+
+def _precision(cfg: DictConfig, trainer: Trainer) -> Precision:
+    return _call(cfg, "precision", device=trainer.device)
+
+
+def _call(cfg: DictConfig, part: str, *args: Any, **kwargs: Any) -> Any:
+    """Complete a `_partial_` part with what is known only at run time."""
+    factory = _make(cfg, part)
+    with _names_of(cfg, part):
+        return factory(*args, **kwargs)
+
+
+def _make(cfg: DictConfig, part: str) -> Any:
+    with _names_of(cfg, part):
+        return hydra.utils.instantiate(_select(cfg, part), _convert_="all")
+
+
+class _names_of:
+    """Turn a part's errors into ones that name settings as the user types them."""
+
+    def __init__(self, cfg: DictConfig, part: str):
+        self.cfg = cfg
+        self.part = part
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, InstantiationException):
+            error = error.__cause__
+        if isinstance(error, SettingError):
+            name = _full_name(self.cfg, self.part, error.setting)
+            raise SettingError(name, error.value, error.allowed) from None
+        if isinstance(error, UserError):
+            raise error from None
+        if isinstance(error, ValueError | TypeError):
+            raise UserError(f"{self.part}: {error}. Change its settings, {self.part}.*") from error
+
+
+def _full_name(cfg: DictConfig, part: str, setting: str) -> str:
+    """The setting's place below a part; if its value comes from elsewhere, that place."""
+    unresolved = OmegaConf.to_container(cfg, resolve=False)
+    for path, value in _leaves(unresolved):
+        if path.startswith(f"{part}.") and path.rsplit(".", 1)[-1] == setting:
+            if isinstance(value, str) and value.startswith("${") and value.endswith("}"):
+                return value[2:-1]
+            return path
+    return f"{part}.{setting}"
+
+
+def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _targets(cfg: DictConfig) -> list[str]:
+    leaves = _leaves(OmegaConf.to_container(cfg, resolve=False))
+    return [path.removesuffix("._target_") for path, _ in leaves if path.endswith("._target_")]
+
+
+def _check_signature(cfg: DictConfig, path: str) -> None:
+    """Hold a part's keys and values against the signature of its target."""
+    node = _select(cfg, path)
+    try:
+        target = hydra.utils.get_object(node._target_)
+    except Exception as error:
+        raise SettingError(f"{path}._target_", node._target_, f"cannot be found ({error})") from None
+    parameters = inspect.signature(target).parameters
+    hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    for key in node:
+        if key in ("_target_", "_partial_"):
+            continue
+        if key not in parameters:
+            near = difflib.get_close_matches(str(key), parameters, n=1)
+            hint = f" Did you mean {path}.{near[0]}?" if near else ""
+            raise UserError(
+                f"{path}.{key} is no setting of {node._target_}.{hint} It has: "
+                f"{', '.join(parameters)}."
+            )
+        value = _select(cfg, f"{path}.{key}")
+        if node._target_.startswith("miniclip."):
+            _check_type(cfg, f"{path}.{key}", value, hints.get(str(key), Any))
+
+
+def _select(cfg: DictConfig, path: str) -> Any:
+    try:
+        return OmegaConf.select(cfg, path, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        if OmegaConf.is_missing(OmegaConf.select(cfg, path.rpartition(".")[0]), path.rpartition(".")[2]):
+            raise UserError(f"{path} is needed: give {path}=...") from None
+        raise UserError(f"{path}: {str(error).splitlines()[0]}") from None
+
+
+def _check_type(cfg: DictConfig, path: str, value: Any, hint: Any) -> None:
+    if not _fits(value, hint):
+        part, _, setting = path.rpartition(".")
+        name = _full_name(cfg, part, setting) if part else path
+        raise SettingError(name, repr(value), f"must be {_described(hint)}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a config value may stand for a type; types a config cannot hold fit everything."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, argument) for argument in arguments)
+    if origin is Literal:
+        return value in arguments
+    if origin is Sequence or hint is Sequence:
+        is_list = isinstance(value, Sequence) and not isinstance(value, str)
+        return is_list and all(_fits(item, *arguments) for item in value)
+    if hint is type(None):
+        return value is None
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint in (bool, str):
+        return isinstance(value, hint)
+    # a node of its own, checked by itself
+    return hint is Any or isinstance(value, Mapping)
+
+
+def _described(hint: Any) -> str:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_described(argument) for argument in arguments)
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, arguments))
+    if origin is Sequence:
+        return f"a list, each {_described(arguments[0])}"
+    names = {float: "a number", int: "a whole number", bool: "true or false", str: "text"}
+    return "null" if hint is type(None) else names.get(hint, "a part with a _target_")

@@ -1,0 +1,78 @@
+"""Captions grouped by image, and the images they name."""
+
+import logging
+import os
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from miniclip.data.dataset import Split
+from miniclip.data.images import ImageFiles
+from miniclip.errors import UserError
+
+log = logging.getLogger(__name__)
+
+Captions = Mapping[str, Sequence[str]]
+"""Image name, relative to the image folder, to its captions."""
+
+
+def group_by_image(rows: Iterable[tuple[str, str]], source: Path) -> Captions:
+    """Gather (image name, caption) rows by image, in the order of first appearance.
+
+    Rows without a caption are left out, with one warning.
+
+    Raises:
+        UserError: when no row is left.
+    """
+    captions: dict[str, list[str]] = {}
+    num_empty = 0
+    for name, caption in rows:
+        if caption := caption.strip():
+            captions.setdefault(name.strip(), []).append(caption)
+        else:
+            num_empty += 1
+    if num_empty:
+        log.warning("%s: %d rows without a caption are left out.", source, num_empty)
+    if not captions:
+        raise UserError(f"{source} holds no captions.")
+    return captions
+
+
+def split_of_files(name: str, captions: Captions, root: Path, *, decode_size: int) -> Split:
+    """A split whose images are files below `root`.
+
+    Raises:
+        UserError: when a named image is missing or lies outside `root`.
+    """
+    _check_files(root, captions)
+    names = list(captions)
+    images = ImageFiles(root, names, decode_size=decode_size)
+    return Split(name, ids=names, images=images, captions=list(captions.values()))
+
+
+def seeded_split(captions: Captions, *, val_fraction: float, seed: int) -> tuple[Captions, Captions]:
+    """Training and validation captions, shared out by image."""
+    names = list(captions)
+    random.Random(seed).shuffle(names)
+    num_val = round(len(names) * val_fraction)
+    chosen = set(names[:num_val])
+    train = {name: own for name, own in captions.items() if name not in chosen}
+    val = {name: own for name, own in captions.items() if name in chosen}
+    return train, val
+
+
+def _check_files(root: Path, names: Iterable[str]) -> None:
+    folder = os.path.abspath(root)
+    missing = []
+    for name in names:
+        path = os.path.abspath(os.path.join(folder, name))
+        if os.path.commonpath([folder, path]) != folder:
+            raise UserError(f"The image {name} lies outside the image folder {root}.")
+        if not os.path.isfile(path):
+            missing.append(path)
+    if missing:
+        more = f" and {len(missing) - 1:,} more" if len(missing) > 1 else ""
+        raise UserError(
+            f"The image {missing[0]}{more} named by the captions is missing. Check the image folder "
+            f"{root}, or remove the rows."
+        )

@@ -1,0 +1,54 @@
+"""Pictures in files and pictures in memory."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from miniclip.errors import UserError
+
+
+class ImageFiles:
+    """RGB pictures read from `root` when asked for.
+
+    A JPEG is decoded at the smallest of the codec's own scales that still is `decode_size` pixels in
+    both directions, which costs a fraction of the full decode.
+
+    Raises (on reading):
+        UserError: when a file is missing or broken; the text names it.
+    """
+
+    def __init__(self, root: Path, names: Sequence[str], *, decode_size: int):
+        self.root = root
+        self.names = names
+        self.decode_size = decode_size
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Image.Image:
+        path = self.root / self.names[index]
+        try:
+            with Image.open(path) as image:
+                image.draft("RGB", (self.decode_size, self.decode_size))
+                return ImageOps.exif_transpose(image).convert("RGB")
+        except FileNotFoundError:
+            raise UserError(f"The image {path} is missing.") from None
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise UserError(
+                f"The image {path} cannot be read ({error}). Replace it or remove it."
+            ) from None
+
+
+class ImageArray:
+    """RGB pictures held in one array `pixels` (N, H, W, 3), uint8."""
+
+    def __init__(self, pixels: np.ndarray):
+        self.pixels = pixels
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, index: int) -> Image.Image:
+        return Image.fromarray(self.pixels[index])

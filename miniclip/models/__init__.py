@@ -1,0 +1,28 @@
+"""Encoders, attention, projection, temperature, tokenizers and the model they make."""
+
+from miniclip.models.attention import FullAttention, LinformerAttention, linformer_attention
+from miniclip.models.clip import CLIPOutput, MiniCLIP
+from miniclip.models.encoders import HFTextEncoder, ResNetEncoder, TextEncoder
+from miniclip.models.projection_mlp import LinearProjection, ProjectionMLP, SeparateProjection
+from miniclip.models.temperature import DynamicTemperature, FixedTemperature, LearnedTemperature
+from miniclip.models.tokenizer import BPETokenizer, HFTokenizer, Tokenizer
+
+__all__ = [
+    "BPETokenizer",
+    "CLIPOutput",
+    "DynamicTemperature",
+    "FixedTemperature",
+    "FullAttention",
+    "HFTextEncoder",
+    "HFTokenizer",
+    "LearnedTemperature",
+    "LinearProjection",
+    "LinformerAttention",
+    "MiniCLIP",
+    "ProjectionMLP",
+    "ResNetEncoder",
+    "SeparateProjection",
+    "TextEncoder",
+    "Tokenizer",
+    "linformer_attention",
+]

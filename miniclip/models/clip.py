@@ -1,0 +1,75 @@
+"""The whole model: two towers, the projection, the temperature."""
+
+from typing import NamedTuple, Protocol
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Projection(Protocol):
+    """Carries each tower's output into the joint space, `(B, embed_dim) -> (B, embed_dim)`."""
+
+    def image(self, embedding: Tensor) -> Tensor: ...
+
+    def text(self, embedding: Tensor) -> Tensor: ...
+
+
+class CLIPOutput(NamedTuple):
+    """What the loss reads.
+
+    Attributes:
+        image_features: (B, embed_dim) float32, of length 1.
+        text_features: (B, embed_dim) float32, of length 1.
+        logit_scale: () float32, the factor on the cosine similarities.
+    """
+
+    image_features: Tensor
+    text_features: Tensor
+    logit_scale: Tensor
+
+
+class MiniCLIP(nn.Module):
+    """Images and captions in one space.
+
+    Args:
+        image_encoder: `(B, 3, H, W) -> (B, embed_dim)`.
+        text_encoder: `(token_ids (B, L), attention_mask (B, L)) -> (B, embed_dim)`.
+        projection: see `Projection`.
+        temperature: `similarity (B, B) -> logit_scale ()`.
+    """
+
+    def __init__(
+        self,
+        image_encoder: nn.Module,
+        text_encoder: nn.Module,
+        projection: nn.Module,
+        temperature: nn.Module,
+    ):
+        super().__init__()
+        self.image_encoder = image_encoder
+        self.text_encoder = text_encoder
+        self.projection = projection
+        self.temperature = temperature
+
+    def forward(self, images: Tensor, token_ids: Tensor, attention_mask: Tensor) -> CLIPOutput:
+        image_features = self.encode_image(images)
+        text_features = self.encode_text(token_ids, attention_mask)
+        return CLIPOutput(
+            image_features, text_features, self.logit_scale(image_features, text_features)
+        )
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """`images (B, 3, H, W) -> image_features (B, embed_dim)`, float32, of length 1."""
+        return _unit(self.projection.image(self.image_encoder(images)))
+
+    def encode_text(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """`token_ids, attention_mask (B, L) -> text_features (B, embed_dim)`, float32, of length 1."""
+        return _unit(self.projection.text(self.text_encoder(token_ids, attention_mask)))
+
+    def logit_scale(self, image_features: Tensor, text_features: Tensor) -> Tensor:
+        """The temperature's answer to a batch of pairs, ()."""
+        return self.temperature(image_features.detach() @ text_features.detach().T)
+
+
+def _unit(features: Tensor) -> Tensor:
+    return F.normalize(features.float(), dim=-1)

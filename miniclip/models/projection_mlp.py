@@ -1,0 +1,59 @@
+"""From the towers' outputs into the joint space.
+
+A projection answers `image(embedding)` and `text(embedding)`, both `(B, embed_dim) -> (B, embed_dim)`.
+"""
+
+from torch import Tensor, nn
+
+from miniclip.errors import SettingError
+
+
+class ProjectionMLP(nn.Module):
+    """Two linear layers with GELU between, a skip connection and LayerNorm, shared by both towers.
+
+    Args:
+        embed_dim: length of input and output.
+        expansion: hidden width over `embed_dim`.
+    """
+
+    def __init__(self, *, embed_dim: int, expansion: float):
+        super().__init__()
+        hidden = round(expansion * embed_dim)
+        if hidden < 1:
+            raise SettingError("expansion", expansion, "must be above 0")
+        self.mlp = nn.Sequential(
+            nn.Linear(embed_dim, hidden), nn.GELU(), nn.Linear(hidden, embed_dim)
+        )
+        self.norm = nn.LayerNorm(embed_dim)
+
+    def image(self, embedding: Tensor) -> Tensor:
+        return self(embedding)
+
+    def text(self, embedding: Tensor) -> Tensor:
+        return self(embedding)
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        return self.norm(embedding + self.mlp(embedding))
+
+
+class LinearProjection(nn.Module):
+    """One linear layer, shared by both towers."""
+
+    def __init__(self, *, embed_dim: int):
+        super().__init__()
+        self.linear = nn.Linear(embed_dim, embed_dim, bias=False)
+
+    def image(self, embedding: Tensor) -> Tensor:
+        return self.linear(embedding)
+
+    def text(self, embedding: Tensor) -> Tensor:
+        return self.linear(embedding)
+
+
+class SeparateProjection(nn.Module):
+    """A `ProjectionMLP` of its own for each tower."""
+
+    def __init__(self, *, embed_dim: int, expansion: float):
+        super().__init__()
+        self.image = ProjectionMLP(embed_dim=embed_dim, expansion=expansion)
+        self.text = ProjectionMLP(embed_dim=embed_dim, expansion=expansion)

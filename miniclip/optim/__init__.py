@@ -1,0 +1,15 @@
+"""Sharpness-aware optimizers, parameter groups and schedules."""
+
+from miniclip.optim.parameter_groups import parameter_groups
+from miniclip.optim.sam import SAM, frozen_statistics
+from miniclip.optim.schedule import Constant, Schedule, WarmupCosine, set_learning_rate
+
+__all__ = [
+    "SAM",
+    "Constant",
+    "Schedule",
+    "WarmupCosine",
+    "frozen_statistics",
+    "parameter_groups",
+    "set_learning_rate",
+]

@@ -1,0 +1,53 @@
+"""Learning-rate schedules: pure functions of the step, so there is no state to save or lose."""
+
+import math
+from typing import Protocol
+
+from torch.optim import Optimizer
+
+from miniclip.errors import SettingError
+
+
+class Schedule(Protocol):
+    """Says by which factor the learning rate is multiplied at a step (0 is the first)."""
+
+    def factor(self, step: int, total_steps: int) -> float: ...
+
+
+class WarmupCosine:
+    """Linear rise over the first part of the steps, then half a cosine down to the last factor.
+
+    Args:
+        warmup_fraction: share of all steps in the rise.
+        final_factor: factor at the end.
+    """
+
+    def __init__(self, *, warmup_fraction: float, final_factor: float):
+        if not 0 <= warmup_fraction < 1:
+            raise SettingError("warmup_fraction", warmup_fraction, "must lie in 0 <= fraction < 1")
+        if not 0 <= final_factor <= 1:
+            raise SettingError("final_factor", final_factor, "must lie between 0 and 1")
+        self.warmup_fraction = warmup_fraction
+        self.final_factor = final_factor
+
+    def factor(self, step: int, total_steps: int) -> float:
+        warmup_steps = round(self.warmup_fraction * total_steps)
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+        cosine = (1 + math.cos(math.pi * progress)) / 2
+        return self.final_factor + (1 - self.final_factor) * cosine
+
+
+class Constant:
+    """The same learning rate at every step."""
+
+    def factor(self, step: int, total_steps: int) -> float:
+        return 1.0
+
+
+def set_learning_rate(optimizer: Optimizer, factor: float) -> None:
+    """Give every group `factor` times the learning rate it was made with."""
+    for group in optimizer.param_groups:
+        group.setdefault("initial_lr", group["lr"])
+        group["lr"] = group["initial_lr"] * factor

@@ -1,0 +1,144 @@
+"""The pictures every run ends with: curves and a retrieval gallery."""
+
+import json
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from miniclip.data.dataset import Split
+from miniclip.evaluation import Features
+from miniclip.tracking import RunDirectory
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette: told apart by the colour-blind and in grey print
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#8C8C8C"
+NUM_NEAREST = 5
+NUM_EXAMPLES = 3
+
+
+def draw_curves(records: Sequence[dict[str, Any]], path: Path) -> Path:
+    """Draw loss, recalls, temperature and learning rate against the step; write a PNG.
+
+    Args:
+        records: the run's metrics.jsonl; records of steps may be missing.
+    """
+    figure, axes = _figure(2, 2, size=(10, 6.5))
+    loss, recall, scale, rate = axes.flat
+    _line(loss, records, "train/loss", "training", GREY, width=0.8)
+    _line(loss, records, "val/loss", "validation", BLUE, marker="o")
+    _finish(loss, "loss")
+    for direction, title, style in (("i2t", "image to text", "-"), ("t2i", "text to image", "--")):
+        for k, colour in ((1, ORANGE), (5, GREEN), (10, BLUE)):
+            key = f"val/{direction}_r{k}"
+            _line(recall, records, key, f"R@{k} {title}", colour, marker="o", style=style)
+    recall.set_ylim(0, 100)
+    _finish(recall, "recall, %")
+    _line(scale, records, "train/logit_scale", "", BLUE)
+    _finish(scale, "logit_scale (1 / temperature)")
+    _line(rate, records, "train/lr", "", BLUE)
+    _finish(rate, "learning rate")
+    return _save(figure, path)
+
+
+def draw_retrieval(features: Features, split: Split, path: Path, *, protocol: str) -> Path:
+    """Draw captions with their five nearest images and images with their five nearest captions.
+
+    Hits are marked by a green frame or tick, misses by an orange frame or cross.
+    """
+    captions = [caption for own in split.captions for caption in own]
+    scores = (features.images @ features.texts.T).float().cpu()
+    owners = features.image_of_caption.cpu()
+    num_examples = min(NUM_EXAMPLES, len(scores))
+    examples = np.linspace(0, len(scores) - 1, num_examples).astype(int)
+    num_nearest = min(NUM_NEAREST, len(scores))
+    figure, axes = _figure(2 * num_examples, 1 + NUM_NEAREST, size=(11, 2 * num_examples * 1.6))
+    for axis in axes.flat:
+        axis.axis("off")
+    for row, image in enumerate(examples):
+        caption = int(torch.nonzero(owners == image)[0])
+        _text(axes[row, 0], f"“{captions[caption]}”")
+        for column, nearest in enumerate(scores[:, caption].topk(num_nearest).indices.tolist()):
+            _picture(axes[row, 1 + column], split.images[nearest], hit=nearest == image)
+    for row, image in enumerate(examples, start=num_examples):
+        _picture(axes[row, 0], split.images[int(image)])
+        best = scores[image].topk(min(NUM_NEAREST, len(captions))).indices.tolist()
+        for column, nearest in enumerate(best):
+            hit = int(owners[nearest]) == image
+            _text(axes[row, 1 + column], captions[nearest], hit=hit)
+    figure.suptitle(f"A caption's nearest images, an image's nearest captions ({protocol})")
+    return _save(figure, path)
+
+
+def read_metrics(run: RunDirectory) -> list[dict[str, Any]]:
+    """The records of metrics.jsonl."""
+    with open(run.metrics, encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def _figure(rows: int, columns: int, *, size: tuple[float, float]) -> tuple["Figure", Any]:
+    from matplotlib.figure import Figure  # without pyplot: no global state, no display
+
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _save(figure: "Figure", path: Path) -> Path:
+    figure.savefig(path, dpi=110)
+    return path
+
+
+def _line(
+    axis: "Axes",
+    records: Sequence[dict[str, Any]],
+    key: str,
+    label: str,
+    colour: str,
+    *,
+    style: str = "-",
+    width: float = 1.5,
+    marker: str | None = None,
+) -> None:
+    points = [(r["step"], r[key]) for r in records if r.get(key) is not None]
+    if points:
+        steps, values = zip(*points, strict=True)
+        axis.plot(
+            steps, values, style, color=colour, label=label, lw=width, marker=marker, markersize=3
+        )
+
+
+def _finish(axis: "Axes", title: str) -> None:
+    axis.set_title(title, loc="left", fontsize=10)
+    axis.set_xlabel("step", fontsize=9)
+    axis.grid(alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)
+    if any(line.get_label() and not line.get_label().startswith("_") for line in axis.lines):
+        axis.legend(fontsize=7, frameon=False)
+
+
+def _picture(axis: "Axes", image: Image.Image, *, hit: bool | None = None) -> None:
+    axis.imshow(np.asarray(ImageOps.contain(image, (160, 160))))
+    if hit is None:
+        return
+    axis.axis("on")
+    axis.set_xticks([])
+    axis.set_yticks([])
+    for spine in axis.spines.values():
+        spine.set(color=GREEN if hit else ORANGE, linewidth=3 if hit else 1.5)
+    axis.set_xlabel("hit" if hit else "miss", color=GREEN if hit else ORANGE, fontsize=8)
+
+
+def _text(axis: "Axes", text: str, *, hit: bool | None = None) -> None:
+    colour = "black" if hit is None else GREEN if hit else ORANGE
+    mark = "" if hit is None else "✓ " if hit else "✗ "
+    wrapped = "\n".join(textwrap.wrap(mark + text, width=20, max_lines=6))
+    axis.text(
+        0.5, 0.5, wrapped, ha="center", va="center", fontsize=9, color=colour, parse_math=False
+    )

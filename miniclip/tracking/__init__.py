@@ -1,0 +1,6 @@
+"""What a run leaves behind: its directory and its loggers."""
+
+from miniclip.tracking.loggers import JsonlLogger, WandbLogger
+from miniclip.tracking.run_directory import RunDirectory
+
+__all__ = ["JsonlLogger", "RunDirectory", "WandbLogger"]

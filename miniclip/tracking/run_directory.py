@@ -1,0 +1,93 @@
+"""The run directory: the truth about a run, readable without MiniCLIP."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+Status = Literal["running", "completed", "interrupted", "failed"]
+
+PACKAGES = ("miniclip", "torch", "torchvision", "hydra-core", "linformer", "tokenizers", "numpy")
+
+
+class RunDirectory:
+    """Names and writes the files of one run. Every file is replaced whole or not at all."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.figures = path / "figures"
+        self.tokenizer = path / "tokenizer"
+        self.metrics = path / "metrics.jsonl"
+        self.summary = path / "summary.json"
+        for folder in (self.checkpoints, self.figures):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def last_checkpoint(self) -> Path:
+        return self.checkpoints / "last.pt"
+
+    @property
+    def best_checkpoint(self) -> Path:
+        return self.checkpoints / "best.pt"
+
+    def write_json(self, name: str, content: dict[str, Any]) -> None:
+        write_text(self.path / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+    def write_status(self, status: Status, **details: Any) -> None:
+        """Record how the run stands, and when."""
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        self.write_json("status.json", {"status": status, "time": now, "pid": os.getpid(), **details})
+
+    def write_environment(self, device: torch.device, data: dict[str, Any]) -> None:
+        """Record versions, machine, git revision and what identifies the data."""
+        self.write_json(
+            "environment.json",
+            {
+                "python": platform.python_version(),
+                "platform": platform.platform(),
+                "device": str(device),
+                "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+                "cpu_threads": torch.get_num_threads(),
+                "versions": {name: _version(name) for name in PACKAGES},
+                "git_revision": git_revision(),
+                "data": data,
+            },
+        )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file in one step."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def git_revision() -> str | None:
+    """The revision of MiniCLIP's own checkout, with "+changes" if it was edited; None outside git."""
+    folder = Path(__file__).parent
+    try:
+        revision = _git(folder, "rev-parse", "HEAD")
+        edited = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f"{revision}+changes" if edited else revision
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    return subprocess.run(
+        ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,96 @@
+"""Mixed precision: the one owner of autocast and of the gradient scaler."""
+
+import contextlib
+import logging
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+log = logging.getLogger(__name__)
+
+DTypeName = Literal["auto", "float16", "bfloat16", "float32"]
+
+
+class Precision:
+    """Forward in a low precision, weights and update in float32.
+
+    Gradients are unscaled exactly once an update. An update whose gradient is not finite is skipped:
+    weights and moments stay as they are, in every precision.
+
+    Args:
+        dtype: of the forward pass. "auto" is float16 on CUDA and bfloat16 elsewhere; float16 brings a
+            GradScaler, "float32" no autocast.
+        device: where the model lies.
+    """
+
+    def __init__(self, *, dtype: DTypeName, device: torch.device):
+        if dtype == "auto":
+            dtype = "float16" if device.type == "cuda" else "bfloat16"
+        self.device = device
+        self.dtype: torch.dtype = getattr(torch, dtype)
+        self.scaler = (
+            torch.amp.GradScaler(device.type) if self.dtype is torch.float16 else None
+        )
+        if device.type == "cpu" and self.dtype is not torch.float32:
+            _warn_if_slow(dtype)
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """Context of a forward pass."""
+        if self.dtype is torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self.dtype)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the loss's gradients to `.grad`, scaled if there is a scaler."""
+        if self.scaler is not None:
+            loss = self.scaler.scale(loss)
+        loss.backward()
+
+    def step(self, optimizer: Optimizer, *, max_norm: float | None) -> Tensor:
+        """Unscale, clip, update the weights unless a gradient is not finite, update the scale.
+
+        Args:
+            optimizer: holds gradients as `backward` left them.
+            max_norm: gradients longer than this all together are shortened to it; None leaves them.
+
+        Returns:
+            the gradient's norm before clipping, ().
+        """
+        base = getattr(optimizer, "base_optimizer", optimizer)
+        if self.scaler is not None:
+            self.scaler.unscale_(base)
+        params = [p for group in base.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in params])
+        if max_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(params, max_norm, norm)
+        if self.scaler is not None:
+            self.scaler.step(base)
+            self.scaler.update()
+        else:
+            _step_if_finite(base, norm)
+        return norm
+
+    def state_dict(self) -> dict:
+        return {} if self.scaler is None else self.scaler.state_dict()
+
+    def load_state_dict(self, state: dict) -> None:
+        if self.scaler is not None and state:
+            self.scaler.load_state_dict(state)
+
+
+def _step_if_finite(optimizer: Optimizer, norm: Tensor) -> None:
+    """What GradScaler.step does, without a scale: fused optimizers test on the device, without a sync."""
+    if getattr(optimizer, "_step_supports_amp_scaling", False):
+        optimizer.grad_scale = None  # type: ignore[attr-defined]
+        optimizer.found_inf = (~norm.isfinite()).to(torch.float32)  # type: ignore[attr-defined]
+        optimizer.step()
+        del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]
+    elif norm.isfinite():
+        optimizer.step()
+
+
+def _warn_if_slow(dtype: str) -> None:
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported() and dtype == "bfloat16":
+        log.warning("This CPU has no bfloat16 arithmetic; precision=fp32 will be faster.")

@@ -1,0 +1,484 @@
+"""The training loop: epochs, validation, checkpoints, and going on after an interruption."""
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from miniclip.data.dataset import CaptionedImages
+from miniclip.data.loader import Batch, EpochBatches, evaluation_loader, read, training_loader
+from miniclip.errors import SettingError, UserError
+from miniclip.evaluation import Features, encode, protocol_name, retrieval_metrics
+from miniclip.models import MiniCLIP, Tokenizer
+from miniclip.optim import Schedule, set_learning_rate
+from miniclip.tracking import JsonlLogger, RunDirectory
+from miniclip.training.checkpoint import (
+    copy_checkpoint,
+    load_checkpoint,
+    load_model,
+    save_checkpoint,
+)
+from miniclip.training.interruption import Interruption, ignore_in_worker
+from miniclip.training.precision import Precision
+from miniclip.training.reproducibility import random_state, set_random_state
+from miniclip.training.step import StepResult, TrainingStep
+
+log = logging.getLogger(__name__)
+
+READ_EVERY_STEPS = 10
+"""How often results are read from the device; each reading waits for it."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The built parts of one run.
+
+    Attributes:
+        config: the resolved config as plain data, kept in every checkpoint.
+        preprocessing: what an image needs before the model sees it, as plain data.
+    """
+
+    config: dict[str, Any]
+    model: MiniCLIP
+    tokenizer: Tokenizer
+    train_set: CaptionedImages
+    val_set: CaptionedImages
+    loss: Callable[[Tensor, Tensor, Tensor], Tensor]
+    optimizer: Optimizer
+    schedule: Schedule
+    precision: Precision
+    preprocessing: dict[str, Any]
+
+
+@dataclass
+class Progress:
+    """How far a run has come; plain data in every checkpoint.
+
+    Attributes:
+        epoch: epochs completed.
+        batch: batches of the next epoch already trained on.
+        step: updates done, skipped ones included.
+        skipped_steps: updates skipped because a gradient was not finite.
+        best: the validation record with the highest rsum.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    skipped_steps: int = 0
+    best: dict[str, Any] | None = None
+
+
+class FitResult(NamedTuple):
+    """What training leaves.
+
+    Attributes:
+        summary: what `summary.json` holds: the best validation record and what it cost.
+        features: the validation split as the best checkpoint sees it.
+    """
+
+    summary: dict[str, Any]
+    features: Features
+
+
+class Trainer:
+    """Trains an experiment and writes its run directory.
+
+    Args:
+        max_epochs: passes over the training images.
+        max_steps: stop after so many updates; null for no limit. The schedule ends there.
+        batch_size: images a batch, each with one caption.
+        grad_clip_norm: longest gradient; null does not clip.
+        validate_every_epochs: epochs between validations; the last epoch is always validated.
+        checkpoint_every_epochs: epochs between checkpoints that are kept; last and best always are.
+        num_workers: processes that read images; 0 reads in the main process.
+        device: "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1", ...
+        resume: null, the path of a checkpoint or run directory, or "auto": this run directory's last
+            checkpoint, else that of the newest unfinished run beside it, else a fresh start.
+
+    Raises:
+        SettingError: when a number is out of range or the device is not there.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_epochs: int,
+        max_steps: int | None,
+        batch_size: int,
+        grad_clip_norm: float | None,
+        validate_every_epochs: int,
+        checkpoint_every_epochs: int,
+        num_workers: int,
+        device: str,
+        resume: str | None,
+    ):
+        for setting, value, least in (
+            ("max_epochs", max_epochs, 1),
+            ("max_steps", max_steps, 1),
+            ("batch_size", batch_size, 2),
+            ("validate_every_epochs", validate_every_epochs, 1),
+            ("checkpoint_every_epochs", checkpoint_every_epochs, 1),
+            ("num_workers", num_workers, 0),
+        ):
+            if value is not None and value < least:
+                raise SettingError(setting, value, f"must be at least {least}")
+        if grad_clip_norm is not None and not grad_clip_norm > 0:
+            raise SettingError("grad_clip_norm", grad_clip_norm, "must be above 0, or null")
+        self.max_epochs = max_epochs
+        self.max_steps = max_steps
+        self.batch_size = batch_size
+        self.grad_clip_norm = grad_clip_norm
+        self.validate_every_epochs = validate_every_epochs
+        self.checkpoint_every_epochs = checkpoint_every_epochs
+        self.num_workers = num_workers
+        self.device = find_device(device)
+        self.resume = resume
+
+    def fit(
+        self, experiment: Experiment, run: RunDirectory, logger: JsonlLogger
+    ) -> FitResult:
+        """Train to the end; the model ends with the weights of its best checkpoint.
+
+        Raises:
+            SettingError: when a batch is larger than the training set.
+            Interrupted: on Ctrl-C or termination, after `last.pt` was saved.
+        """
+        return _Fit(self, experiment, run, logger).run_to_end()
+
+
+class _Fit:
+    """One call of `Trainer.fit`: the state that lives as long as the run."""
+
+    def __init__(
+        self, trainer: Trainer, experiment: Experiment, run: RunDirectory, logger: JsonlLogger
+    ):
+        num_images = len(experiment.train_set)
+        if trainer.batch_size > num_images:
+            raise SettingError(
+                "trainer.batch_size",
+                trainer.batch_size,
+                f"is larger than the training set of {num_images:,} images",
+            )
+        self.trainer = trainer
+        self.experiment = experiment
+        self.run = run
+        self.logger = logger
+        self.device = trainer.device
+        self.progress = Progress()
+        self.interruption = Interruption()
+        self.training_seconds = 0.0
+        self.images_seen = 0
+        self.batches = EpochBatches(
+            num_images, batch_size=trainer.batch_size, seed=experiment.config["seed"]
+        )
+        self.steps_per_epoch = self.batches.batches_per_epoch
+        self.total_steps = self.steps_per_epoch * trainer.max_epochs
+        if trainer.max_steps is not None:
+            self.total_steps = min(self.total_steps, trainer.max_steps)
+        workers: dict[str, Any] = {
+            "num_workers": trainer.num_workers,
+            "pin_memory": self.device.type == "cuda",
+            "worker_init": ignore_in_worker,
+        }
+        self.train_loader: DataLoader[Batch] = training_loader(
+            experiment.train_set, self.batches, **workers
+        )
+        self.val_loader: DataLoader[Batch] = evaluation_loader(
+            experiment.val_set, batch_size=trainer.batch_size, **workers
+        )
+        self.update = TrainingStep(
+            experiment.model,
+            experiment.loss,
+            experiment.optimizer,
+            experiment.precision,
+            grad_clip_norm=trainer.grad_clip_norm,
+        )
+
+    def run_to_end(self) -> FitResult:
+        self._resume()
+        started = time.perf_counter()
+        with self.interruption.caught():
+            try:
+                while self.progress.step < self.total_steps:
+                    self._epoch()
+            except KeyboardInterrupt:
+                self._save_last()
+                log.warning(
+                    "Interrupted at step %d. Go on with: trainer.resume=%s",
+                    self.progress.step,
+                    self.run.path,
+                )
+                raise
+        summary = self._summary(time.perf_counter() - started)
+        self.run.write_json("summary.json", summary)
+        best = load_checkpoint(self.run.best_checkpoint)
+        load_model(self.experiment.model, best, self.experiment.config)
+        return FitResult(summary, self._encode_validation())
+
+    def _epoch(self) -> None:
+        """Train one epoch, or what is left of it; validate and save where due."""
+        self._train_epoch()
+        progress = self.progress
+        if progress.batch == self.steps_per_epoch:
+            progress.epoch, progress.batch = progress.epoch + 1, 0
+        at_end = progress.step >= self.total_steps
+        improved = False
+        if at_end or progress.epoch % self.trainer.validate_every_epochs == 0:
+            improved = self._validate()
+        self._save_last()
+        last = self.run.last_checkpoint
+        if improved:
+            copy_checkpoint(last, self.run.best_checkpoint)
+        if progress.epoch % self.trainer.checkpoint_every_epochs == 0 and progress.batch == 0:
+            copy_checkpoint(last, last.with_name(f"epoch_{progress.epoch:04d}.pt"))
+
+    def _train_epoch(self) -> None:
+        progress, trainer = self.progress, self.trainer
+        self.experiment.model.train()
+        self.experiment.train_set.set_epoch(progress.epoch)
+        self.batches.start(progress.epoch, first_batch=progress.batch)
+        unread: list[tuple[dict[str, Any], StepResult]] = []
+        started, first_step = time.perf_counter(), progress.step
+        with self._bar(f"epoch {progress.epoch + 1}/{trainer.max_epochs}") as bar:
+            for images, captions in read(self.train_loader):
+                self.interruption.check()
+                factor = self.experiment.schedule.factor(progress.step, self.total_steps)
+                set_learning_rate(self.experiment.optimizer, factor)
+                token_ids, attention_mask = self.experiment.tokenizer.encode(captions)
+                result = self.update(
+                    images.to(self.device, non_blocking=True),
+                    token_ids.to(self.device, non_blocking=True),
+                    attention_mask.to(self.device, non_blocking=True),
+                )
+                progress.step += 1
+                progress.batch += 1
+                unread.append(({"step": progress.step, "train/lr": self._lr()}, result))
+                at_end = progress.step >= self.total_steps
+                if at_end or len(unread) == READ_EVERY_STEPS:
+                    self._read_results(unread, bar)
+                bar.update(len(images))
+                if at_end:
+                    break
+            self._read_results(unread, bar)
+        self.training_seconds += time.perf_counter() - started
+        self.images_seen += (progress.step - first_step) * trainer.batch_size
+
+    def _bar(self, text: str) -> tqdm:
+        """A bar over the images of the epoch; nothing where the output is no terminal."""
+        return tqdm(
+            total=self.steps_per_epoch * self.trainer.batch_size,
+            initial=self.progress.batch * self.trainer.batch_size,
+            desc=text,
+            unit="img",
+            leave=False,
+            disable=None,
+        )
+
+    def _read_results(self, unread: list[tuple[dict[str, Any], StepResult]], bar: tqdm) -> None:
+        """Bring results to the host, all in one transfer, and record them."""
+        if not unread:
+            return
+        results = torch.stack([torch.stack([x.float() for x in result]) for _, result in unread])
+        for (record, _), values in zip(unread, results.tolist(), strict=True):
+            loss, logit_scale, grad_norm = values
+            self.progress.skipped_steps += not math.isfinite(grad_norm)
+            record |= {
+                "train/loss": loss,
+                "train/logit_scale": logit_scale,
+                "train/grad_norm": grad_norm,
+                "train/skipped_steps": self.progress.skipped_steps,
+            }
+            every = self.logger.every_steps
+            if every is not None and record["step"] % every == 0:
+                self.logger.log(record)
+        bar.set_postfix(loss=f"{loss:.3f}", logit_scale=f"{logit_scale:.1f}")
+        unread.clear()
+
+    def _validate(self) -> bool:
+        """Measure, record and print. Returns whether rsum is the best so far."""
+        experiment, progress = self.experiment, self.progress
+        features = self._encode_validation()
+        metrics = retrieval_metrics(*features)
+        record: dict[str, Any] = {
+            "step": progress.step,
+            "epoch": progress.epoch,
+            "val/loss": self._validation_loss(features),
+            **{f"val/{key}": value for key, value in metrics.items()},
+            "train/images_per_second": self.images_seen / max(self.training_seconds, 1e-9),
+            "train/seconds": self.training_seconds,
+        }
+        self.logger.log(record)
+        log.info("%s", _epoch_line(record, self.trainer.max_epochs))
+        if progress.skipped_steps:
+            log.warning("%d updates skipped: gradient not finite.", progress.skipped_steps)
+        improved = progress.best is None or record["val/rsum"] > progress.best["val/rsum"]
+        if improved:
+            split = experiment.val_set.split
+            protocol = protocol_name(split.name, len(features.images), len(features.texts))
+            progress.best = {**record, "protocol": protocol}
+        return improved
+
+    def _encode_validation(self) -> Features:
+        with self._bar_of_validation() as bar:
+
+            def checked() -> Any:
+                for images, captions in read(self.val_loader):
+                    self.interruption.check()
+                    yield images, captions
+                    bar.update(len(images))
+
+            return encode(
+                self.experiment.model,
+                checked(),
+                self.experiment.val_set.split.captions,
+                self.experiment.tokenizer,
+                device=self.device,
+                autocast=self.experiment.precision.autocast,
+                batch_size=self.trainer.batch_size,
+            )
+
+    def _bar_of_validation(self) -> tqdm:
+        return tqdm(
+            total=len(self.experiment.val_set),
+            desc="validation",
+            unit="img",
+            leave=False,
+            disable=None,
+        )
+
+    @torch.inference_mode()
+    def _validation_loss(self, features: Features) -> float:
+        """Mean loss over batches of the training size, each image with its first caption."""
+        model, size = self.experiment.model, self.trainer.batch_size
+        pairs = features.images, features.first_captions
+        num_full = max(1, len(features.images) // size)
+        model.eval()
+        losses = []
+        for batch in range(num_full):
+            images, texts = (x[batch * size : (batch + 1) * size] for x in pairs)
+            losses.append(self.experiment.loss(images, texts, model.logit_scale(images, texts)))
+        return torch.stack(losses).mean().item()
+
+    def _lr(self) -> float:
+        return self.experiment.optimizer.param_groups[0]["lr"]
+
+    def _save_last(self) -> None:
+        experiment = self.experiment
+        save_checkpoint(
+            self.run.last_checkpoint,
+            {
+                "model": experiment.model.state_dict(),
+                "optimizer": experiment.optimizer.state_dict(),
+                "scaler": experiment.precision.state_dict(),
+                "progress": vars(self.progress),
+                "tokenizer": experiment.tokenizer.state(),
+                "preprocessing": experiment.preprocessing,
+                "config": experiment.config,
+                "random_state": random_state(),
+            },
+        )
+
+    def _resume(self) -> None:
+        path = find_checkpoint(self.trainer.resume, self.run)
+        if path is None:
+            return
+        checkpoint = load_checkpoint(path)
+        experiment = self.experiment
+        load_model(experiment.model, checkpoint, experiment.config)
+        if checkpoint["tokenizer"] != experiment.tokenizer.state():
+            raise UserError(
+                f"The checkpoint {path} was trained with another tokenizer. Resume with the same data "
+                "and tokenizer settings."
+            )
+        experiment.optimizer.load_state_dict(checkpoint["optimizer"])
+        experiment.precision.load_state_dict(checkpoint["scaler"])
+        self.progress = Progress(**checkpoint["progress"])
+        set_random_state(checkpoint["random_state"])
+        _carry_on_metrics(path.parent.parent, self.run, self.progress.step)
+        best = path.with_name("best.pt")
+        if best.is_file() and not self.run.best_checkpoint.exists():
+            copy_checkpoint(best, self.run.best_checkpoint)
+        log.info("Resumed from %s at step %d.", path, self.progress.step)
+
+    def _summary(self, seconds: float) -> dict[str, Any]:
+        progress, experiment = self.progress, self.experiment
+        assert progress.best is not None, "a run ends with a validation"
+        return {
+            "best": progress.best,
+            "best_rsum": progress.best["val/rsum"],
+            "steps": progress.step,
+            "epochs": progress.epoch,
+            "skipped_steps": progress.skipped_steps,
+            "seconds": seconds,
+            "images_per_second": self.images_seen / max(self.training_seconds, 1e-9),
+            "parameters": sum(p.numel() for p in experiment.model.parameters()),
+            "train_images": len(experiment.train_set),
+        }
+
+
+def find_device(name: str) -> torch.device:
+    """The device a setting names; "auto" is CUDA if there is one, else the CPU.
+
+    Raises:
+        SettingError: when torch knows no such device or finds none here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise SettingError("device", name, "must be auto, cpu, cuda, cuda:1, ...") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count()
+        raise SettingError("device", name, f"torch finds {found} CUDA devices here; use auto or cpu")
+    return device
+
+
+def find_checkpoint(resume: str | None, run: RunDirectory) -> Path | None:
+    """The checkpoint that `trainer.resume` means; None for a fresh start. See `Trainer`."""
+    if resume is None:
+        return None
+    if resume != "auto":
+        path = Path(resume).expanduser()
+        return path / "checkpoints" / "last.pt" if path.is_dir() else path
+    if run.last_checkpoint.is_file():
+        return run.last_checkpoint
+    for sibling in sorted(run.path.parent.iterdir(), reverse=True):
+        checkpoint = sibling / "checkpoints" / "last.pt"
+        if checkpoint.is_file() and not (sibling / "summary.json").exists():
+            return checkpoint
+    log.info("trainer.resume=auto finds no unfinished run in %s: a fresh start.", run.path.parent)
+    return None
+
+
+def _carry_on_metrics(source: Path, run: RunDirectory, step: int) -> None:
+    """Give the run the records up to `step` of the run it goes on from, itself perhaps."""
+    metrics = source / "metrics.jsonl"
+    if not metrics.is_file():
+        return
+    lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    run.metrics.write_text("".join(kept), encoding="utf-8")
+
+
+def _epoch_line(record: dict[str, Any], max_epochs: int) -> str:
+    def recalls(direction: str) -> str:
+        return "/".join(f"{record[f'val/{direction}_r{k}']:.1f}" for k in (1, 5, 10))
+
+    return (
+        f"epoch {record['epoch']}/{max_epochs}  step {record['step']}  "
+        f"val loss {record['val/loss']:.3f}  "
+        f"R@1/5/10 image to text {recalls('i2t')}  text to image {recalls('t2i')}  "
+        f"rsum {record['val/rsum']:.1f}  {record['train/images_per_second']:.0f} img/s"
+    )
