@@ -51,25 +51,25 @@ def build(cfg: DictConfig, run: RunDirectory) -> tuple[Trainer, Experiment, Json
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
     OmegaConf.save(cfg, run.path / "config.yaml", resolve=True)
-    trainer: Trainer = _make(cfg, "trainer")
-    source: Source = _make(cfg, "data")
+    trainer: Trainer = make(cfg, "trainer")
+    source: Source = make(cfg, "data")
     train_set, val_set = source.datasets()
-    tokenizer: Tokenizer = _make(cfg, "tokenizer")
+    tokenizer: Tokenizer = make(cfg, "tokenizer")
     tokenizer.fit(caption for own in train_set.split.captions for caption in own)
     tokenizer.save(run.tokenizer)
     seed_everything(cfg.seed)
-    model = _model(cfg, vocab_size=tokenizer.vocab_size)
-    model.to(trainer.device, memory_format=torch.channels_last)
+    model = make_model(cfg, vocab_size=tokenizer.vocab_size)
+    model.to(trainer.device).to(memory_format=torch.channels_last)
     experiment = Experiment(
         config=typing.cast(dict[str, Any], config),
         model=model,
         tokenizer=tokenizer,
         train_set=train_set,
         val_set=val_set,
-        loss=_make(cfg, "loss"),
-        optimizer=_optimizer(cfg, model),
-        schedule=_make(cfg, "schedule"),
-        precision=_precision(cfg, trainer),
+        loss=make(cfg, "loss"),
+        optimizer=make_optimizer(cfg, model),
+        schedule=make(cfg, "schedule"),
+        precision=make_precision(cfg, trainer),
         preprocessing={"image_size": cfg.image_size, "mean": list(MEAN), "std": list(STD)},
     )
     run.write_environment(
@@ -83,7 +83,7 @@ def build(cfg: DictConfig, run: RunDirectory) -> tuple[Trainer, Experiment, Json
             for side in (train_set, val_set)
         },
     )
-    return trainer, experiment, _make(cfg, "logger")
+    return trainer, experiment, make(cfg, "logger")
 
 
 def check(cfg: DictConfig) -> None:
@@ -101,12 +101,12 @@ def check(cfg: DictConfig) -> None:
         _check_signature(cfg, path)
     with warnings.catch_warnings(), torch.device("meta"):
         warnings.simplefilter("ignore")  # what is worth saying is said when the parts are made
-        _model(cfg, vocab_size=1)
-    trainer: Trainer = _make(cfg, "trainer")
-    _optimizer(cfg, torch.nn.Linear(1, 1, device=trainer.device))
-    _precision(cfg, trainer)
+        make_model(cfg, vocab_size=1)
+    trainer: Trainer = make(cfg, "trainer")
+    make_optimizer(cfg, torch.nn.Linear(1, 1, device=trainer.device))
+    make_precision(cfg, trainer)
     for part in ("data", "tokenizer", "loss", "schedule", "logger"):
-        _make(cfg, part)
+        make(cfg, part)
 
 
 class CheckEveryJob(Callback):
@@ -132,35 +132,39 @@ class CheckEveryJob(Callback):
                 raise UserError(f"Job {' '.join(job)}: {error}") from None
 
 
-def _model(cfg: DictConfig, *, vocab_size: int) -> MiniCLIP:
+def make(cfg: DictConfig, part: str) -> Any:
+    """The part at a place of the config, "data" say; a `_partial_` one lacks its run-time values."""
+    with _names_of(cfg, part):
+        return hydra.utils.instantiate(_select(cfg, part), _convert_="all")
+
+
+def make_model(cfg: DictConfig, *, vocab_size: int) -> MiniCLIP:
+    """Towers, projection and temperature."""
     return MiniCLIP(
-        image_encoder=_make(cfg, "encoder.image"),
+        image_encoder=make(cfg, "encoder.image"),
         text_encoder=_call(cfg, "encoder.text", vocab_size=vocab_size),
-        projection=_make(cfg, "projection"),
-        temperature=_make(cfg, "temperature"),
+        projection=make(cfg, "projection"),
+        temperature=make(cfg, "temperature"),
     )
 
 
-def _optimizer(cfg: DictConfig, model: torch.nn.Module) -> torch.optim.Optimizer:
+def make_optimizer(cfg: DictConfig, model: torch.nn.Module) -> torch.optim.Optimizer:
+    """The optimizer over the model's parameter groups."""
     target = hydra.utils.get_object(cfg.optimizer._target_)
     extra = {"model": model} if inspect.isclass(target) and issubclass(target, SAM) else {}
     return _call(cfg, "optimizer", parameter_groups(model), **extra)
 
 
-def _precision(cfg: DictConfig, trainer: Trainer) -> Precision:
+def make_precision(cfg: DictConfig, trainer: Trainer) -> Precision:
+    """Autocast and scaler for the trainer's device."""
     return _call(cfg, "precision", device=trainer.device)
 
 
 def _call(cfg: DictConfig, part: str, *args: Any, **kwargs: Any) -> Any:
     """Complete a `_partial_` part with what is known only at run time."""
-    factory = _make(cfg, part)
+    factory = make(cfg, part)
     with _names_of(cfg, part):
         return factory(*args, **kwargs)
-
-
-def _make(cfg: DictConfig, part: str) -> Any:
-    with _names_of(cfg, part):
-        return hydra.utils.instantiate(_select(cfg, part), _convert_="all")
 
 
 class _names_of:
@@ -225,8 +229,7 @@ def _check_signature(cfg: DictConfig, path: str) -> None:
             near = difflib.get_close_matches(str(key), parameters, n=1)
             hint = f" Did you mean {path}.{near[0]}?" if near else ""
             raise UserError(
-                f"{path}.{key} is no setting of {node._target_}.{hint} It has: "
-                f"{', '.join(parameters)}."
+                f"{path}.{key} is no setting of {node._target_}.{hint} It has: {', '.join(parameters)}."
             )
         value = _select(cfg, f"{path}.{key}")
         if node._target_.startswith("miniclip."):

@@ -43,10 +43,9 @@ def train() -> None:
 
     Exits with 1 after an error and with 128 + signal after an interruption.
     """
-    os.environ["MINICLIP_HOME"] = str(HOME)
+    _prepare_hydra()
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach this function instead of Hydra's printer
-    OmegaConf.register_new_resolver("short_overrides", _short_overrides, replace=True)
     run = hydra.main(config_path=str(HOME / "conf"), config_name="config", version_base="1.3")
     try:
         run(_job)()
@@ -56,6 +55,19 @@ def train() -> None:
         if wants_traceback:
             traceback.print_exc()
         sys.exit(f"Error: {error}{_nearest(str(error))}")
+
+
+def compose(*overrides: str) -> DictConfig:
+    """The config of `python run.py OVERRIDES`, for use from Python."""
+    _prepare_hydra()
+    with hydra.initialize_config_dir(str(HOME / "conf"), version_base="1.3"):
+        return hydra.compose("config", overrides=list(overrides))
+
+
+def _prepare_hydra() -> None:
+    """What conf/config.yaml refers to."""
+    os.environ["MINICLIP_HOME"] = str(HOME)
+    OmegaConf.register_new_resolver("short_overrides", _short_overrides, replace=True)
 
 
 def _job(cfg: DictConfig) -> float:
@@ -116,7 +128,7 @@ def _headline(experiment: Any, trainer: Any, run: Any) -> str:
 
 def _table(summary: dict[str, Any], run: Any) -> str:
     best = summary["best"]
-    rows = [("", "R@1", "R@5", "R@10", "median rank")]
+    rows: list[tuple[str, ...]] = [("", "R@1", "R@5", "R@10", "median rank")]
     for direction, title in (("i2t", "image to text"), ("t2i", "text to image")):
         recalls = (f"{best[f'val/{direction}_r{k}']:.1f}" for k in (1, 5, 10))
         rows.append((title, *recalls, f"{best[f'val/{direction}_median_rank']:g}"))
@@ -159,5 +171,5 @@ def _known_keys() -> list[str]:
         keys.add(group)
         prefix = "" if group == "." else group.replace("/", ".") + "."
         content = OmegaConf.load(path)
-        keys |= {f"{prefix}{key}" for key in content if not str(key).startswith(("_", "defaults"))}
+        keys |= {f"{prefix}{key}" for key in map(str, content) if key[0] != "_"}
     return sorted(keys)

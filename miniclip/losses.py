@@ -17,6 +17,5 @@ class ClipLoss:
             logits_per_image = logit_scale.float() * image_features.float() @ text_features.float().T
             targets = torch.arange(len(logits_per_image), device=logits_per_image.device)
             return (
-                F.cross_entropy(logits_per_image, targets)
-                + F.cross_entropy(logits_per_image.T, targets)
+                F.cross_entropy(logits_per_image, targets) + F.cross_entropy(logits_per_image.T, targets)
             ) / 2

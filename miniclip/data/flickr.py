@@ -3,7 +3,7 @@
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -47,9 +47,7 @@ class Flickr(Source):
         limit: int | None,
         seed: int,
     ):
-        super().__init__(
-            image_size=image_size, crop_scale=crop_scale, flip=flip, limit=limit, seed=seed
-        )
+        super().__init__(image_size=image_size, crop_scale=crop_scale, flip=flip, limit=limit, seed=seed)
         if not 0 < val_fraction < 1:
             raise SettingError("val_fraction", val_fraction, "must lie between 0 and 1")
         self.root = existing_path("root", root, kind="folder")
@@ -78,9 +76,7 @@ class Flickr(Source):
             path = self.root / name
             if path.is_file():
                 is_token_file = path.suffix == ".token" or path.name.endswith(".token.txt")
-                return group_by_image(
-                    read_token_file(path) if is_token_file else read_table(path), path
-                )
+                return group_by_image(read_token_file(path) if is_token_file else read_table(path), path)
         wanted = ", ".join([self.split_file, *self.caption_files])
         raise SettingError("root", self.root, f"holds none of the captions files {wanted}")
 
@@ -123,7 +119,7 @@ def read_token_file(path: Path) -> Iterator[tuple[str, str]]:
             yield match["image"], match["caption"]
 
 
-def read_karpathy(path: Path) -> dict[str, Captions]:
+def read_karpathy(path: Path) -> Mapping[str, Captions]:
     """Captions by split from Karpathy's JSON; its part "restval" counts as training."""
     parts: dict[str, dict[str, list[str]]] = defaultdict(dict)
     try:

@@ -1,6 +1,7 @@
 """Batches: which images, in which order, read by whom."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,7 +54,7 @@ def training_loader(
     num_workers: int,
     pin_memory: bool,
     worker_init: Callable[[int], None],
-) -> DataLoader[Batch]:
+) -> DataLoader[Any]:
     """Batches in the order of `batches`. Uses no global randomness."""
     return DataLoader(
         dataset,
@@ -74,7 +75,7 @@ def evaluation_loader(
     num_workers: int,
     pin_memory: bool,
     worker_init: Callable[[int], None],
-) -> DataLoader[Batch]:
+) -> DataLoader[Any]:
     """All images in order, the last batch as small as it is. Uses no global randomness."""
     return DataLoader(
         dataset,
@@ -87,7 +88,7 @@ def evaluation_loader(
     )
 
 
-def read(loader: DataLoader[Batch]) -> Iterator[Batch]:
+def read(loader: DataLoader[Any]) -> Iterator[Batch]:
     """The loader's batches; an error of a worker reads like one of the main process."""
     try:
         yield from loader

@@ -59,16 +59,12 @@ class OpenMoji(Source):
         limit: int | None,
         seed: int,
     ):
-        super().__init__(
-            image_size=image_size, crop_scale=crop_scale, flip=flip, limit=limit, seed=seed
-        )
+        super().__init__(image_size=image_size, crop_scale=crop_scale, flip=flip, limit=limit, seed=seed)
         if not 0 < val_fraction < 1:
             raise SettingError("val_fraction", val_fraction, "must lie between 0 and 1")
         self.val_fraction = val_fraction
         self.split_seed = split_seed
-        self.cache_dir = (
-            platformdirs.user_cache_path("miniclip") if cache_dir is None else Path(cache_dir)
-        )
+        self.cache_dir = platformdirs.user_cache_path("miniclip") if cache_dir is None else Path(cache_dir)
 
     def splits(self) -> tuple[Split, Split]:
         characters, pixels = self._drawings()

@@ -9,7 +9,16 @@ from miniclip.data.dataset import Source, Split, existing_path
 from miniclip.errors import SettingError, UserError
 
 IMAGE_COLUMNS = ("image", "image_name", "file_name", "filename", "filepath", "path", "img", "file")
-CAPTION_COLUMNS = ("caption", "captions", "comment", "text", "title", "raw", "description", "sentence")
+CAPTION_COLUMNS = (
+    "caption",
+    "captions",
+    "comment",
+    "text",
+    "title",
+    "raw",
+    "description",
+    "sentence",
+)
 SEPARATORS = (",", "\t", ";", "|")
 
 
@@ -40,9 +49,7 @@ class CSVTable(Source):
         limit: int | None,
         seed: int,
     ):
-        super().__init__(
-            image_size=image_size, crop_scale=crop_scale, flip=flip, limit=limit, seed=seed
-        )
+        super().__init__(image_size=image_size, crop_scale=crop_scale, flip=flip, limit=limit, seed=seed)
         if separator is not None and len(separator) != 1:
             raise SettingError("separator", separator, "must be one character, or null to find it")
         self.image_column = image_column
@@ -109,9 +116,7 @@ def read_table(
         raise UserError(f"{path} cannot be read as a UTF-8 table ({error}).") from None
 
 
-def _column(
-    path: Path, header: list[str], setting: str, given: str | None, usual: tuple[str, ...]
-) -> int:
+def _column(path: Path, header: list[str], setting: str, given: str | None, usual: tuple[str, ...]) -> int:
     lower = [column.lower() for column in header]
     for name in [given.lower()] if given is not None else usual:
         if name in lower:

@@ -69,6 +69,4 @@ def encode(
                 text_features.append(model.encode_text(token_ids.to(device), mask.to(device)))
     finally:
         model.train(training)
-    return Features(
-        torch.cat(image_features), torch.cat(text_features), image_of_caption.to(device)
-    )
+    return Features(torch.cat(image_features), torch.cat(text_features), image_of_caption.to(device))

@@ -34,15 +34,11 @@ def retrieval_metrics(
         for k in RECALL_AT:
             metrics[f"{direction}_r{k}"] = 100 * (ranks < k).double().mean().item()
         metrics[f"{direction}_median_rank"] = ranks.double().quantile(0.5).item() + 1
-    metrics["rsum"] = sum(
-        metrics[f"{direction}_r{k}"] for direction in ("i2t", "t2i") for k in RECALL_AT
-    )
+    metrics["rsum"] = sum(metrics[f"{direction}_r{k}"] for direction in ("i2t", "t2i") for k in RECALL_AT)
     return metrics
 
 
-def image_to_text_ranks(
-    image_features: Tensor, text_features: Tensor, image_of_caption: Tensor
-) -> Tensor:
+def image_to_text_ranks(image_features: Tensor, text_features: Tensor, image_of_caption: Tensor) -> Tensor:
     """For each image the number of other images' captions not below its best own one, (N,) int64."""
     ranks = []
     for start in range(0, len(image_features), CHUNK):
@@ -55,9 +51,7 @@ def image_to_text_ranks(
     return torch.cat(ranks)
 
 
-def text_to_image_ranks(
-    image_features: Tensor, text_features: Tensor, image_of_caption: Tensor
-) -> Tensor:
+def text_to_image_ranks(image_features: Tensor, text_features: Tensor, image_of_caption: Tensor) -> Tensor:
     """For each caption the number of other images not below its own one, (M,) int64."""
     ranks = []
     for start in range(0, len(text_features), CHUNK):

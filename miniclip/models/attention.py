@@ -48,9 +48,7 @@ class LinformerAttention(nn.Module):
             raise SettingError("k", k, f"must lie between 1 and context_length={context_length}")
         from linformer import LinformerSelfAttention
 
-        self.attention = LinformerSelfAttention(
-            dim=width, seq_len=context_length, k=k, heads=num_heads
-        )
+        self.attention = LinformerSelfAttention(dim=width, seq_len=context_length, k=k, heads=num_heads)
 
     def forward(self, tokens: Tensor, attention_mask: Tensor) -> Tensor:
         real = tokens.masked_fill(~attention_mask[..., None], 0)

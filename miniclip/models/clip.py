@@ -1,17 +1,11 @@
 """The whole model: two towers, the projection, the temperature."""
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-class Projection(Protocol):
-    """Carries each tower's output into the joint space, `(B, embed_dim) -> (B, embed_dim)`."""
-
-    def image(self, embedding: Tensor) -> Tensor: ...
-
-    def text(self, embedding: Tensor) -> Tensor: ...
+from miniclip.models.projection_mlp import Projection
 
 
 class CLIPOutput(NamedTuple):
@@ -34,7 +28,7 @@ class MiniCLIP(nn.Module):
     Args:
         image_encoder: `(B, 3, H, W) -> (B, embed_dim)`.
         text_encoder: `(token_ids (B, L), attention_mask (B, L)) -> (B, embed_dim)`.
-        projection: see `Projection`.
+        projection: carries each tower's output into the joint space.
         temperature: `similarity (B, B) -> logit_scale ()`.
     """
 
@@ -42,7 +36,7 @@ class MiniCLIP(nn.Module):
         self,
         image_encoder: nn.Module,
         text_encoder: nn.Module,
-        projection: nn.Module,
+        projection: Projection,
         temperature: nn.Module,
     ):
         super().__init__()
@@ -54,9 +48,7 @@ class MiniCLIP(nn.Module):
     def forward(self, images: Tensor, token_ids: Tensor, attention_mask: Tensor) -> CLIPOutput:
         image_features = self.encode_image(images)
         text_features = self.encode_text(token_ids, attention_mask)
-        return CLIPOutput(
-            image_features, text_features, self.logit_scale(image_features, text_features)
-        )
+        return CLIPOutput(image_features, text_features, self.logit_scale(image_features, text_features))
 
     def encode_image(self, images: Tensor) -> Tensor:
         """`images (B, 3, H, W) -> image_features (B, embed_dim)`, float32, of length 1."""

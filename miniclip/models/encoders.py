@@ -120,9 +120,7 @@ class TransformerBlock(nn.Module):
         self.attention_norm = nn.LayerNorm(width)
         self.attention = attention
         self.mlp_norm = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
-        )
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: Tensor, attention_mask: Tensor) -> Tensor:

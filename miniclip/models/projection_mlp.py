@@ -1,14 +1,24 @@
-"""From the towers' outputs into the joint space.
-
-A projection answers `image(embedding)` and `text(embedding)`, both `(B, embed_dim) -> (B, embed_dim)`.
-"""
+"""From the towers' outputs into the joint space."""
 
 from torch import Tensor, nn
 
 from miniclip.errors import SettingError
 
 
-class ProjectionMLP(nn.Module):
+class Projection(nn.Module):
+    """Carries each tower's output into the joint space, `(B, embed_dim) -> (B, embed_dim)`.
+
+    As it stands one `forward` serves both towers.
+    """
+
+    def image(self, embedding: Tensor) -> Tensor:
+        return self(embedding)
+
+    def text(self, embedding: Tensor) -> Tensor:
+        return self(embedding)
+
+
+class ProjectionMLP(Projection):
     """Two linear layers with GELU between, a skip connection and LayerNorm, shared by both towers.
 
     Args:
@@ -21,39 +31,34 @@ class ProjectionMLP(nn.Module):
         hidden = round(expansion * embed_dim)
         if hidden < 1:
             raise SettingError("expansion", expansion, "must be above 0")
-        self.mlp = nn.Sequential(
-            nn.Linear(embed_dim, hidden), nn.GELU(), nn.Linear(hidden, embed_dim)
-        )
+        self.mlp = nn.Sequential(nn.Linear(embed_dim, hidden), nn.GELU(), nn.Linear(hidden, embed_dim))
         self.norm = nn.LayerNorm(embed_dim)
-
-    def image(self, embedding: Tensor) -> Tensor:
-        return self(embedding)
-
-    def text(self, embedding: Tensor) -> Tensor:
-        return self(embedding)
 
     def forward(self, embedding: Tensor) -> Tensor:
         return self.norm(embedding + self.mlp(embedding))
 
 
-class LinearProjection(nn.Module):
+class LinearProjection(Projection):
     """One linear layer, shared by both towers."""
 
     def __init__(self, *, embed_dim: int):
         super().__init__()
         self.linear = nn.Linear(embed_dim, embed_dim, bias=False)
 
-    def image(self, embedding: Tensor) -> Tensor:
-        return self.linear(embedding)
-
-    def text(self, embedding: Tensor) -> Tensor:
+    def forward(self, embedding: Tensor) -> Tensor:
         return self.linear(embedding)
 
 
-class SeparateProjection(nn.Module):
+class SeparateProjection(Projection):
     """A `ProjectionMLP` of its own for each tower."""
 
     def __init__(self, *, embed_dim: int, expansion: float):
         super().__init__()
-        self.image = ProjectionMLP(embed_dim=embed_dim, expansion=expansion)
-        self.text = ProjectionMLP(embed_dim=embed_dim, expansion=expansion)
+        self.image_mlp = ProjectionMLP(embed_dim=embed_dim, expansion=expansion)
+        self.text_mlp = ProjectionMLP(embed_dim=embed_dim, expansion=expansion)
+
+    def image(self, embedding: Tensor) -> Tensor:
+        return self.image_mlp(embedding)
+
+    def text(self, embedding: Tensor) -> Tensor:
+        return self.text_mlp(embedding)

@@ -29,6 +29,7 @@ class DynamicTemperature(nn.Module):
     """
 
     running_variance: Tensor
+    num_batches_tracked: Tensor
 
     def __init__(self, *, initial_scale: float, hidden: int, momentum: float):
         super().__init__()

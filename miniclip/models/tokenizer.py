@@ -27,9 +27,7 @@ class Tokenizer:
         pad_token: the token that fills up shorter captions.
     """
 
-    def __init__(
-        self, backend: tokenizers.Tokenizer | None, *, context_length: int, pad_token: str = PAD
-    ):
+    def __init__(self, backend: tokenizers.Tokenizer | None, *, context_length: int, pad_token: str = PAD):
         if context_length < 3:
             raise SettingError("context_length", context_length, "must be at least 3 tokens")
         self.context_length = context_length

@@ -134,11 +134,11 @@ class SAM(Optimizer):
         """Copy the saved weights back, exactly, whether or not they had a second gradient."""
         torch._foreach_copy_(self._ascended, [self._saved[p] for p in self._ascended])
 
-    def state_dict(self) -> dict[str, Any]:  # type: ignore[override]
+    def state_dict(self) -> dict[str, Any]:
         """The base optimizer's state: SAM keeps nothing from one step to the next."""
         return self.base_optimizer.state_dict()
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # type: ignore[override]
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.base_optimizer.load_state_dict(state_dict)
         self._share_base()
 
@@ -174,7 +174,7 @@ def frozen_statistics(model: nn.Module | None) -> Iterator[None]:
     well as its mean and variance; momentum = 0 would not.
     """
     modules = [] if model is None else list(model.modules())
-    tracking = [module for module in modules if getattr(module, "track_running_stats", False)]
+    tracking: list[Any] = [module for module in modules if getattr(module, "track_running_stats", False)]
     for module in tracking:
         module.track_running_stats = False
     try:

@@ -41,9 +41,9 @@ def draw_curves(records: Sequence[dict[str, Any]], path: Path) -> Path:
             _line(recall, records, key, f"R@{k} {title}", colour, marker="o", style=style)
     recall.set_ylim(0, 100)
     _finish(recall, "recall, %")
-    _line(scale, records, "train/logit_scale", "", BLUE)
+    _line(scale, records, "train/logit_scale", None, BLUE)
     _finish(scale, "logit_scale (1 / temperature)")
-    _line(rate, records, "train/lr", "", BLUE)
+    _line(rate, records, "train/lr", None, BLUE)
     _finish(rate, "learning rate")
     return _save(figure, path)
 
@@ -99,7 +99,7 @@ def _line(
     axis: "Axes",
     records: Sequence[dict[str, Any]],
     key: str,
-    label: str,
+    label: str | None,
     colour: str,
     *,
     style: str = "-",
@@ -109,9 +109,7 @@ def _line(
     points = [(r["step"], r[key]) for r in records if r.get(key) is not None]
     if points:
         steps, values = zip(*points, strict=True)
-        axis.plot(
-            steps, values, style, color=colour, label=label, lw=width, marker=marker, markersize=3
-        )
+        axis.plot(steps, values, style, color=colour, label=label, lw=width, marker=marker, markersize=3)
 
 
 def _finish(axis: "Axes", title: str) -> None:
@@ -119,7 +117,7 @@ def _finish(axis: "Axes", title: str) -> None:
     axis.set_xlabel("step", fontsize=9)
     axis.grid(alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
-    if any(line.get_label() and not line.get_label().startswith("_") for line in axis.lines):
+    if any(axis.get_legend_handles_labels()):
         axis.legend(fontsize=7, frameon=False)
 
 
@@ -139,6 +137,4 @@ def _text(axis: "Axes", text: str, *, hit: bool | None = None) -> None:
     colour = "black" if hit is None else GREEN if hit else ORANGE
     mark = "" if hit is None else "✓ " if hit else "✗ "
     wrapped = "\n".join(textwrap.wrap(mark + text, width=20, max_lines=6))
-    axis.text(
-        0.5, 0.5, wrapped, ha="center", va="center", fontsize=9, color=colour, parse_math=False
-    )
+    axis.text(0.5, 0.5, wrapped, ha="center", va="center", fontsize=9, color=colour, parse_math=False)

@@ -37,8 +37,7 @@ class Interruption:
             yield
             return
         previous = {
-            signum: signal.signal(signum, self._remember)
-            for signum in (signal.SIGINT, signal.SIGTERM)
+            signum: signal.signal(signum, self._remember) for signum in (signal.SIGINT, signal.SIGTERM)
         }
         try:
             yield

@@ -30,9 +30,7 @@ class Precision:
             dtype = "float16" if device.type == "cuda" else "bfloat16"
         self.device = device
         self.dtype: torch.dtype = getattr(torch, dtype)
-        self.scaler = (
-            torch.amp.GradScaler(device.type) if self.dtype is torch.float16 else None
-        )
+        self.scaler = torch.amp.GradScaler(device.type) if self.dtype is torch.float16 else None
         if device.type == "cpu" and self.dtype is not torch.float32:
             _warn_if_slow(dtype)
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from miniclip.data.dataset import CaptionedImages
-from miniclip.data.loader import Batch, EpochBatches, evaluation_loader, read, training_loader
+from miniclip.data.loader import EpochBatches, evaluation_loader, read, training_loader
 from miniclip.errors import SettingError, UserError
 from miniclip.evaluation import Features, encode, protocol_name, retrieval_metrics
 from miniclip.models import MiniCLIP, Tokenizer
@@ -145,9 +145,7 @@ class Trainer:
         self.device = find_device(device)
         self.resume = resume
 
-    def fit(
-        self, experiment: Experiment, run: RunDirectory, logger: JsonlLogger
-    ) -> FitResult:
+    def fit(self, experiment: Experiment, run: RunDirectory, logger: JsonlLogger) -> FitResult:
         """Train to the end; the model ends with the weights of its best checkpoint.
 
         Raises:
@@ -160,9 +158,7 @@ class Trainer:
 class _Fit:
     """One call of `Trainer.fit`: the state that lives as long as the run."""
 
-    def __init__(
-        self, trainer: Trainer, experiment: Experiment, run: RunDirectory, logger: JsonlLogger
-    ):
+    def __init__(self, trainer: Trainer, experiment: Experiment, run: RunDirectory, logger: JsonlLogger):
         num_images = len(experiment.train_set)
         if trainer.batch_size > num_images:
             raise SettingError(
@@ -191,10 +187,10 @@ class _Fit:
             "pin_memory": self.device.type == "cuda",
             "worker_init": ignore_in_worker,
         }
-        self.train_loader: DataLoader[Batch] = training_loader(
+        self.train_loader: DataLoader[Any] = training_loader(
             experiment.train_set, self.batches, **workers
         )
-        self.val_loader: DataLoader[Batch] = evaluation_loader(
+        self.val_loader: DataLoader[Any] = evaluation_loader(
             experiment.val_set, batch_size=trainer.batch_size, **workers
         )
         self.update = TrainingStep(
@@ -263,7 +259,9 @@ class _Fit:
                 )
                 progress.step += 1
                 progress.batch += 1
-                unread.append(({"step": progress.step, "train/lr": self._lr()}, result))
+                seconds = self.training_seconds + time.perf_counter() - started
+                record = {"step": progress.step, "train/lr": self._lr(), "train/seconds": seconds}
+                unread.append((record, result))
                 at_end = progress.step >= self.total_steps
                 if at_end or len(unread) == READ_EVERY_STEPS:
                     self._read_results(unread, bar)

@@ -1,0 +1,54 @@
+"""Paired timing and the conditions a figure was measured under."""
+
+import importlib.metadata
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import torch
+
+
+class Paired(NamedTuple):
+    """Alternating measurements of named rivals, in seconds."""
+
+    seconds: dict[str, list[float]]
+
+    def median(self, name: str) -> float:
+        return statistics.median(self.seconds[name])
+
+    def ratio(self, name: str, over: str) -> float:
+        """Median of the ratios within each round: a machine that drifts drifts for both."""
+        pairs = zip(self.seconds[name], self.seconds[over], strict=True)
+        return statistics.median(a / b for a, b in pairs)
+
+
+def alternate(rivals: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int = 2) -> Paired:
+    """Run the rivals in turn, `rounds` times each, after `warmup` rounds that do not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in rivals}
+    for number in range(warmup + rounds):
+        for name, run in rivals.items():
+            _wait()
+            started = time.perf_counter()
+            run()
+            _wait()
+            if number >= warmup:
+                seconds[name].append(time.perf_counter() - started)
+    return Paired(seconds)
+
+
+def conditions(*packages: str) -> str:
+    """Machine and versions, for the head of a table."""
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    return (
+        f"{device}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
+        f"Python {platform.python_version()}; {versions}"
+    )
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

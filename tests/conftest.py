@@ -1,0 +1,79 @@
+"""Shared material: the real data folder where there is one, and small sets made on the spot."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from miniclip.build import build
+from miniclip.cli import compose
+from miniclip.tracking import RunDirectory
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data sets, named by MINICLIP_TEST_DATA."""
+    folder = os.environ.get("MINICLIP_TEST_DATA")
+    if folder is None:
+        pytest.skip("needs the real data sets: set MINICLIP_TEST_DATA to their folder")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _offline(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test reaches a network, and none touches the user's Weights & Biases."""
+    os.environ.update(HF_HUB_OFFLINE="1", WANDB_MODE="offline", WANDB_SILENT="true")
+
+
+@pytest.fixture
+def picture_folder(tmp_path: Path) -> Path:
+    """Twelve small JPEG files, 0.jpg ... 11.jpg, each of one colour of its own."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for index in range(12):
+        pixels = np.full((40, 50, 3), [20 * index, 255 - 20 * index, 128], dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.jpg")
+    return folder
+
+
+def run_miniclip(
+    *overrides: str, cwd: Path | None = None, timeout: float = 300, **env: str
+) -> subprocess.CompletedProcess[str]:
+    """`python run.py ...` as a user types it."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "run.py"), *overrides],
+        cwd=cwd or ROOT,
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+TINY = (
+    "encoder/image=resnet18",
+    "encoder.text.width=32",
+    "encoder.text.num_layers=1",
+    "image_size=32",
+    "embed_dim=32",
+    "data.limit=40",
+    "trainer.batch_size=8",
+    "trainer.max_epochs=2",
+)
+"""The whole recipe, small: five steps an epoch, a second or two."""
+
+
+def fit(folder: Path, *overrides: str) -> RunDirectory:
+    """Train in this process and return the run directory."""
+    run = RunDirectory(folder)
+    trainer, experiment, logger = build(compose(*overrides), run)
+    logger.start(run.metrics, name="test", config=experiment.config)
+    summary, _ = trainer.fit(experiment, run, logger)
+    logger.finish(failed=False, summary=summary, figures={})
+    return run

@@ -1,0 +1,136 @@
+"""Items of a data set: reproducible, independent of workers and order."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from miniclip.data.dataset import CaptionedImages, Split
+from miniclip.data.images import ImageFiles
+from miniclip.data.loader import EpochBatches, evaluation_loader, read, training_loader
+from miniclip.data.transforms import evaluation_transform, training_transform
+from miniclip.errors import UserError
+from miniclip.training.interruption import ignore_in_worker
+
+
+def dataset(folder: Path, *, random: bool = True) -> CaptionedImages:
+    names = [f"{index}.jpg" for index in range(12)]
+    captions = [[f"{index}, caption {number}" for number in range(5)] for index in range(12)]
+    split = Split("train", names, ImageFiles(folder, names, decode_size=64), captions)
+    transform = (
+        training_transform(32, crop_scale=(0.5, 1.0), flip=True) if random else evaluation_transform(32)
+    )
+    return CaptionedImages(split, transform, seed=3, random=random)
+
+
+def epoch_of(data: CaptionedImages, *, num_workers: int) -> list[tuple[torch.Tensor, list[str]]]:
+    batches = EpochBatches(len(data), batch_size=4, seed=3)
+    loader = training_loader(
+        data, batches, num_workers=num_workers, pin_memory=False, worker_init=ignore_in_worker
+    )
+    found = []
+    for epoch in range(2):
+        data.set_epoch(epoch)
+        batches.start(epoch)
+        found += list(read(loader))
+    return found
+
+
+def test_an_item_is_an_image_tensor_and_a_raw_caption(picture_folder: Path) -> None:
+    image, caption = dataset(picture_folder)[7]
+    assert image.shape == (3, 32, 32) and image.dtype is torch.float32
+    assert caption.startswith("7, caption")
+
+
+def test_items_depend_on_seed_epoch_and_index_alone(picture_folder: Path) -> None:
+    first, second = dataset(picture_folder), dataset(picture_folder)
+    torch.manual_seed(1)
+    image, caption = first[5]
+    torch.manual_seed(2)
+    _ = second[3]
+    again, caption_again = second[5]
+    assert torch.equal(image, again) and caption == caption_again
+
+
+def test_all_captions_turn_up_over_the_epochs(picture_folder: Path) -> None:
+    data = dataset(picture_folder)
+    seen = set()
+    for epoch in range(40):
+        data.set_epoch(epoch)
+        seen.add(data[0][1])
+    assert len(seen) == 5
+
+
+def test_reading_an_item_leaves_the_global_generator_alone(picture_folder: Path) -> None:
+    state = torch.get_rng_state()
+    _ = dataset(picture_folder)[0]
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_workers_change_nothing(picture_folder: Path, num_workers: int) -> None:
+    alone = epoch_of(dataset(picture_folder), num_workers=0)
+    helped = epoch_of(dataset(picture_folder), num_workers=num_workers)
+    assert len(alone) == len(helped) == 6
+    for (images, captions), (same_images, same_captions) in zip(alone, helped, strict=True):
+        assert torch.equal(images, same_images) and captions == same_captions
+        assert images.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_epochs_differ_and_a_batch_never_holds_an_image_twice() -> None:
+    batches = EpochBatches(10, batch_size=4, seed=0)
+    first = list(batches)
+    batches.start(1)
+    assert list(batches) != first
+    assert len({i for batch in first for i in batch}) == 8
+
+
+def test_an_epoch_can_start_at_any_batch() -> None:
+    batches = EpochBatches(20, batch_size=4, seed=0)
+    whole = list(batches)
+    batches.start(0, first_batch=3)
+    assert list(batches) == whole[3:] and len(batches) == 2
+
+
+def test_evaluation_is_the_same_every_time(picture_folder: Path) -> None:
+    data = dataset(picture_folder, random=False)
+    loader = evaluation_loader(
+        data, batch_size=5, num_workers=0, pin_memory=False, worker_init=ignore_in_worker
+    )
+    captions = [caption for _, texts in read(loader) for caption in texts]
+    assert captions == [f"{index}, caption 0" for index in range(12)]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("content", [b"", b"<html>not found</html>", None, "truncated"])
+def test_a_broken_image_is_named(
+    picture_folder: Path, num_workers: int, content: bytes | str | None
+) -> None:
+    path = picture_folder / "3.jpg"
+    whole = path.read_bytes()
+    path.unlink()
+    if content is not None:
+        path.write_bytes(whole[: len(whole) // 2] if isinstance(content, str) else content)
+    with pytest.raises(UserError, match=r"3\.jpg") as caught:
+        epoch_of(dataset(picture_folder), num_workers=num_workers)
+    assert "Traceback" not in str(caught.value)
+
+
+def test_a_jpeg_decoded_small_looks_like_the_whole_one(tmp_path: Path) -> None:
+    gradient = Image.linear_gradient("L").resize((640, 480)).convert("RGB")
+    gradient.save(tmp_path / "a.jpg", quality=95)
+    transform = evaluation_transform(32)
+    small = transform(ImageFiles(tmp_path, ["a.jpg"], decode_size=64)[0])
+    whole = transform(ImageFiles(tmp_path, ["a.jpg"], decode_size=640)[0])
+    assert ImageFiles(tmp_path, ["a.jpg"], decode_size=64)[0].width < 640
+    torch.testing.assert_close(small, whole, atol=0.05, rtol=0)
+
+
+def test_fingerprints_tell_data_apart(picture_folder: Path) -> None:
+    split = dataset(picture_folder).split
+    changed = [list(own) for own in split.captions]
+    changed[3][2] = "another caption"
+    assert split.fingerprint() == dataset(picture_folder).split.fingerprint()
+    assert Split("train", split.ids, split.images, changed).fingerprint() != split.fingerprint()
+    assert Split("val", split.ids, split.images, split.captions).fingerprint() != split.fingerprint()

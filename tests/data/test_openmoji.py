@@ -1,0 +1,101 @@
+"""The embedded set: what is drawn, how it is split, how it is cached."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from miniclip.data import OpenMoji
+from miniclip.data import openmoji as module
+from miniclip.errors import SettingError
+
+
+def source(cache_dir: Path, **changes: Any) -> OpenMoji:
+    settings: dict[str, Any] = {
+        "val_fraction": 0.1,
+        "split_seed": 0,
+        "cache_dir": str(cache_dir),
+        "image_size": 32,
+        "crop_scale": [0.7, 1.0],
+        "flip": False,
+        "limit": None,
+        "seed": 0,
+    }
+    return OpenMoji(**settings | changes)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cache")
+    source(folder).splits()
+    return folder
+
+
+def drawings(split: Any) -> set[str]:
+    return {hashlib.sha256(pixels.tobytes()).hexdigest() for pixels in split.images.pixels}
+
+
+def test_no_drawing_stands_on_both_sides(cache: Path) -> None:
+    train, val = source(cache).splits()
+    assert drawings(train).isdisjoint(drawings(val))
+    assert len(train) + len(val) > 3900
+    assert 380 <= len(val) <= 420
+
+
+def test_some_emoji_share_a_drawing_and_a_side(cache: Path) -> None:
+    train, val = source(cache).splits()
+    assert len(drawings(train)) < len(train)
+    for one, other in (("🇹🇩", "🇷🇴"),):
+        assert (one in train.ids) == (other in train.ids)
+        assert (one in val.ids) == (other in val.ids)
+
+
+def test_the_split_follows_its_seed_alone(cache: Path) -> None:
+    assert source(cache).splits()[1].ids == source(cache, seed=5).splits()[1].ids
+    assert source(cache).splits()[1].ids != source(cache, split_seed=1).splits()[1].ids
+
+
+def test_names_and_aliases_are_captions() -> None:
+    assert module.captions_of("👍") == ("thumbs up", "thumbsup", "+1")
+    assert module.captions_of("👩🏽‍🚒") == ("woman firefighter medium skin tone",)
+
+
+def test_nothing_blank_is_kept(cache: Path) -> None:
+    train, _ = source(cache).splits()
+    assert (train.images.pixels.reshape(len(train), -1).min(axis=1) < 128).all()
+
+
+def test_the_second_reading_comes_from_the_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "draw_all", lambda: pytest.fail("drawn again"))
+    assert len(source(cache).splits()[0]) > 3000
+
+
+def test_a_half_written_cache_is_never_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = (["👍", "🚒", "🐶"], np.arange(3 * 72 * 72 * 3, dtype=np.uint8).reshape(3, 72, 72, 3))
+    monkeypatch.setattr(module, "draw_all", lambda: few)
+
+    def interrupted(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as during_writing, pytest.raises(KeyboardInterrupt):
+        during_writing.setattr(np, "save", interrupted)
+        source(tmp_path).splits()
+    train, val = source(tmp_path, val_fraction=0.4).splits()
+    assert sorted([*train.ids, *val.ids]) == sorted(few[0])
+
+
+def test_limit_keeps_the_first_images(cache: Path) -> None:
+    train, val = source(cache, limit=7).datasets()
+    assert len(train) == len(val) == 7
+    assert train.split.ids == source(cache).splits()[0].ids[:7]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"val_fraction": 1.0}, {"limit": 0}, {"crop_scale": [0.9, 0.5]}, {"image_size": 8}],
+)
+def test_refuses_settings_out_of_range(tmp_path: Path, changes: dict[str, Any]) -> None:
+    with pytest.raises(SettingError, match=next(iter(changes))):
+        source(tmp_path, **changes)

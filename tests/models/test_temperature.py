@@ -1,0 +1,77 @@
+"""Temperature: start, gradient, clamp, evaluation."""
+
+import math
+
+import pytest
+import torch
+
+from miniclip.errors import SettingError
+from miniclip.models import DynamicTemperature, FixedTemperature, LearnedTemperature
+
+
+def dynamic() -> DynamicTemperature:
+    return DynamicTemperature(initial_scale=1 / 0.07, hidden=8, momentum=0.1)
+
+
+@pytest.mark.parametrize("spread", [1e-4, 1e-2, 1.0])
+def test_starts_at_one_over_007_whatever_the_variance(spread: float) -> None:
+    similarity = spread * torch.randn(8, 8)
+    for temperature in (
+        dynamic(),
+        LearnedTemperature(initial_scale=1 / 0.07),
+        FixedTemperature(initial_scale=1 / 0.07),
+    ):
+        assert temperature(similarity).item() == pytest.approx(1 / 0.07, rel=1e-5)
+        assert temperature(similarity).shape == ()
+
+
+def test_gradient_reaches_every_weight_of_the_mlp() -> None:
+    temperature = dynamic()
+    optimizer = torch.optim.SGD(temperature.parameters(), lr=0.1)
+    for _ in range(2):  # the first update opens the way to the hidden layer
+        optimizer.zero_grad()
+        temperature(torch.randn(8, 8)).log().backward()
+        optimizer.step()
+    for name, parameter in temperature.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+def test_no_gradient_reaches_the_similarities() -> None:
+    similarity = torch.randn(8, 8, requires_grad=True)
+    temperature = dynamic()
+    torch.nn.init.ones_(temperature.mlp[-1].weight)
+    temperature(similarity).backward()
+    assert similarity.grad is None
+
+
+def test_scale_is_clamped_at_100() -> None:
+    for temperature, log_scale in (
+        (t := dynamic(), t.mlp[-1].bias),
+        (t2 := LearnedTemperature(initial_scale=10), t2.log_scale),
+    ):
+        torch.nn.init.constant_(log_scale, 9.0)
+        assert temperature(torch.randn(4, 4)).item() == 100
+
+
+def test_evaluation_uses_the_running_variance_and_not_the_batch() -> None:
+    temperature = dynamic()
+    torch.nn.init.normal_(temperature.mlp[-1].weight)
+    variances = []
+    for _ in range(3):
+        similarity = torch.randn(6, 6)
+        temperature(similarity)
+        variances.append(similarity.var(correction=0).item())
+    assert temperature.running_variance.item() == pytest.approx(sum(variances) / 3, rel=1e-5)
+    temperature.eval()
+    before = temperature.running_variance.clone()
+    assert temperature(torch.randn(4, 4)) == temperature(10 * torch.randn(4, 4))
+    assert torch.equal(temperature.running_variance, before)
+    feature = torch.log(before + 1e-6).reshape(1)
+    expected = math.exp(temperature.mlp(feature).item())
+    assert temperature(torch.zeros(2, 2)).item() == pytest.approx(min(expected, 100), rel=1e-5)
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, 101.0])
+def test_refuses_a_scale_out_of_range(scale: float) -> None:
+    with pytest.raises(SettingError, match="initial_scale"):
+        FixedTemperature(initial_scale=scale)

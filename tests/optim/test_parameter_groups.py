@@ -1,0 +1,67 @@
+"""What decays and what SAM perturbs, on the real model."""
+
+import torch
+from torch import nn
+
+from miniclip.models import (
+    DynamicTemperature,
+    FullAttention,
+    MiniCLIP,
+    ProjectionMLP,
+    ResNetEncoder,
+    TextEncoder,
+)
+from miniclip.optim import parameter_groups
+
+
+def model() -> MiniCLIP:
+    return MiniCLIP(
+        ResNetEncoder(architecture="resnet18", weights=None, embed_dim=16),
+        TextEncoder(
+            vocab_size=50,
+            attention=FullAttention,
+            width=16,
+            num_layers=1,
+            num_heads=2,
+            context_length=8,
+            dropout=0.0,
+            embed_dim=16,
+        ),
+        ProjectionMLP(embed_dim=16, expansion=2),
+        DynamicTemperature(initial_scale=10, hidden=4, momentum=0.1),
+    )
+
+
+def test_no_decay_on_biases_norms_and_temperature_and_no_perturbation_of_it() -> None:
+    clip = model()
+    names = {p: name for name, p in clip.named_parameters()}
+    weights, no_decay, scale = parameter_groups(clip)
+    assert "weight_decay" not in weights
+    assert no_decay["weight_decay"] == scale["weight_decay"] == 0
+    assert scale["perturb"] is False
+    norms = {
+        p
+        for module in clip.modules()
+        if isinstance(module, nn.BatchNorm2d | nn.LayerNorm)
+        for p in module.parameters()
+    }
+    assert norms <= set(no_decay["params"])
+    for p in weights["params"]:
+        assert not names[p].endswith("bias")
+    assert {names[p] for p in scale["params"]} == {
+        name for name in names.values() if name.startswith("temperature.")
+    }
+    grouped = [p for group in (weights, no_decay, scale) for p in group["params"]]
+    assert len(grouped) == len(set(grouped)) == len(names)
+
+
+def test_frozen_parameters_belong_to_no_group() -> None:
+    clip = model()
+    clip.image_encoder.requires_grad_(False)
+    grouped = {p for group in parameter_groups(clip) for p in group["params"]}
+    assert grouped.isdisjoint(clip.image_encoder.parameters())
+
+
+def test_groups_without_parameters_are_left_out() -> None:
+    assert len(parameter_groups(nn.Linear(2, 2, bias=False))) == 1
+    assert torch.optim.AdamW(parameter_groups(nn.Linear(2, 2))).param_groups

@@ -1,0 +1,130 @@
+"""Every config composes and builds; wrong settings are named before any data is read."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from miniclip.build import build, check
+from miniclip.cli import compose
+from miniclip.data import Source
+from miniclip.errors import UserError
+from miniclip.tracking import RunDirectory
+from tests.conftest import ROOT, TINY
+
+CONF = ROOT / "conf"
+OPTIONS = sorted(
+    path.relative_to(CONF).with_suffix("").as_posix()
+    for path in CONF.rglob("*.yaml")
+    if path.parent != CONF
+)
+# settings that an option needs and has no default for
+NEEDED = {
+    "data/csv": [f"data.{side}_{what}=nowhere" for side in ("train", "val") for what in ("csv", "root")],
+    "data/flickr8k": ["data.root=nowhere"],
+    "data/flickr30k": ["data.root=nowhere"],
+    "tokenizer/hf": ["tokenizer.name=nowhere"],
+}
+
+
+def override(option: str) -> str:
+    group, _, name = option.rpartition("/")
+    return f"{group}={name}"
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_composes_and_resolves(option: str) -> None:
+    cfg = compose(override(option), *NEEDED.get(option, []))
+    assert OmegaConf.to_container(cfg, resolve=True)
+
+
+@pytest.mark.parametrize("option", [o for o in OPTIONS if o not in NEEDED and o != "tokenizer/gpt2"])
+def test_every_option_builds(option: str, tmp_path: Path) -> None:
+    cfg = compose(*TINY, override(option), "image_size=32", "trainer.batch_size=8", "data.limit=40")
+    _, experiment, logger = build(cfg, RunDirectory(tmp_path))
+    logger.start(tmp_path / "metrics.jsonl", name="test", config=experiment.config)
+    logger.finish(failed=False, summary={}, figures={})
+    assert (tmp_path / "config.yaml").is_file()
+    assert (tmp_path / "tokenizer" / "tokenizer.json").is_file()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_experiment_composes(path: Path) -> None:
+    cfg = compose(f"experiments={path.stem}", "data.root=nowhere")
+    assert OmegaConf.to_container(cfg, resolve=True)
+    assert "python run.py" in path.read_text(encoding="utf-8")
+
+
+def test_every_target_belongs_to_the_project_or_its_dependencies() -> None:
+    targets = [
+        match
+        for path in [*CONF.rglob("*.yaml"), *(ROOT / "experiments").glob("*.yaml")]
+        for match in re.findall(r"^\s*_target_: (\S+)", path.read_text(encoding="utf-8"), re.M)
+    ]
+    assert len(targets) > 25
+    assert all(target.startswith(("miniclip.", "torch.optim.")) for target in targets)
+
+
+def test_the_environment_is_recorded(tmp_path: Path) -> None:
+    build(compose(*TINY), RunDirectory(tmp_path))
+    environment = OmegaConf.load(tmp_path / "environment.json")
+    assert environment.versions.torch == torch.__version__
+    assert environment.data.train.images == environment.data.val.images == 40
+    assert len(environment.data.val.fingerprint) == 16
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["optimizer.rho=-0.1"], "optimizer.rho=-0.1: must be at least 0"),
+        (["optimizer.rho=much"], "optimizer.rho='much': must be a number"),
+        (["+optimizer.roh=0.1"], "Did you mean optimizer.rho?"),
+        (["trainer.max_epochs=1.5"], "trainer.max_epochs=1.5: must be a whole number"),
+        (["trainer.batch_size=1"], "trainer.batch_size=1: must be at least 2"),
+        (["encoder.text.attention.k=64"], "encoder.text.attention.k=64: must lie between 1 and"),
+        (["encoder.text.num_heads=3"], "encoder.text.num_heads=3: must divide width=256"),
+        (["embed_dim=0"], "embed_dim=0: must be at least 1"),
+        (["image_size=4"], "image_size=4: must be at least 16"),
+        (["seed=zero"], "seed='zero': must be a whole number"),
+        (["data.flip=maybe"], "data.flip='maybe': must be true or false"),
+        (["data.crop_scale=[0.5]"], "data.crop_scale=[0.5]"),
+        (["data=csv"], "data.train_csv is needed: give data.train_csv=..."),
+        (["data=flickr8k", "data.root=nowhere"], "data.root=nowhere: does not exist"),
+        (["precision.dtype=float8"], "precision.dtype='float8': must be one of auto, float16"),
+        (["encoder.image.weights=nowhere.pth"], "encoder.image.weights=nowhere.pth: is no file"),
+        (["temperature.momentum=0"], "temperature.momentum=0: must lie in"),
+        (["projection.expansion=0"], "projection.expansion=0"),
+        (["tokenizer.vocab_size=10"], "tokenizer.vocab_size=10"),
+        (["optimizer.base.lr=-1"], "optimizer: Invalid learning rate: -1"),
+        (["optimizer._target_=miniclip.optim.Sam"], "optimizer._target_=miniclip.optim.Sam"),
+        (["schedule.final_factor=3"], "schedule.final_factor=3"),
+    ],
+)
+def test_a_wrong_setting_is_named_before_data_is_read(
+    overrides: list[str], named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Source, "datasets", lambda self: pytest.fail("data was read"))
+    with pytest.raises(UserError) as caught:
+        check(compose(*overrides))
+    assert named in str(caught.value)
+
+
+def test_cuda_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(UserError, match="device=cuda: torch finds 0 CUDA devices here"):
+        check(compose("device=cuda"))
+
+
+def test_a_good_config_passes_and_makes_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+    original = torch.nn.init.kaiming_normal_
+    monkeypatch.setattr(
+        torch.nn.init,
+        "kaiming_normal_",
+        lambda tensor, **kwargs: made.append(tensor.device.type) or original(tensor, **kwargs),
+    )
+    check(compose())
+    assert set(made) == {"meta"}

@@ -1,0 +1,58 @@
+"""Who may import whom: the layers of the package, read from its source."""
+
+import ast
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent.parent / "miniclip"
+PARTS = {"data", "models", "losses", "optim", "evaluation", "tracking"}
+ALLOWED = {
+    # the parts name each other's types; what they may not see is whoever puts them together
+    **{part: PARTS | {"errors"} for part in PARTS},
+    "training": PARTS | {"errors", "training"},
+    "report": {"evaluation", "tracking", "data", "errors", "report"},
+    "build": PARTS | {"errors", "training"},
+    "cli": {*PARTS, "errors", "training", "report", "build"},
+    "errors": set(),
+}
+ONLY_FOR_BUILD_AND_CLI = {"hydra", "omegaconf"}
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+def test_imports_keep_to_the_layers() -> None:
+    files = [path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py" or path.parent != PACKAGE]
+    assert len(files) > 20
+    for path in files:
+        layer = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        for module in imports(path):
+            head, _, rest = module.partition(".")
+            if head == "miniclip":
+                assert rest.split(".")[0] in ALLOWED[layer], f"{path} imports {module}"
+            if head in ONLY_FOR_BUILD_AND_CLI:
+                assert layer in ("build", "cli"), f"{path} imports {module}"
+
+
+def test_heavy_imports_wait_until_they_are_needed() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        top_level = ast.parse(path.read_text(encoding="utf-8")).body
+        names = {
+            alias.name.split(".")[0]
+            for node in top_level
+            if isinstance(node, ast.Import)
+            for alias in node.names
+        } | {
+            node.module.split(".")[0]
+            for node in top_level
+            if isinstance(node, ast.ImportFrom) and node.module
+        }
+        assert names.isdisjoint({"wandb", "transformers", "matplotlib"}), path
+        if path.name == "cli.py":
+            assert "torch" not in names

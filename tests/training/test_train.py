@@ -1,0 +1,240 @@
+"""The loop: learning, resuming, interruption, what lies in the run directory."""
+
+import json
+import math
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from miniclip.build import build
+from miniclip.cli import compose
+from miniclip.errors import UserError
+from miniclip.models import Tokenizer
+from miniclip.tracking import JsonlLogger, RunDirectory
+from miniclip.training.checkpoint import load_checkpoint, save_checkpoint
+from miniclip.training.interruption import Interrupted
+from tests.conftest import TINY, fit
+
+DROPOUT = "encoder.text.dropout=0.1"  # so that the random state matters
+
+
+def model_of(run: RunDirectory) -> dict[str, Any]:
+    return load_checkpoint(run.last_checkpoint)["model"]
+
+
+def assert_same(ours: Any, theirs: Any) -> None:
+    assert ours.keys() == theirs.keys()
+    for key in ours:
+        assert torch.equal(ours[key], theirs[key]), key
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    """Two epochs without interruption."""
+    return fit(tmp_path_factory.mktemp("whole"), *TINY, DROPOUT)
+
+
+def test_the_run_directory_is_complete(whole: RunDirectory) -> None:
+    names = {path.relative_to(whole.path).as_posix() for path in whole.path.rglob("*")}
+    assert {
+        "config.yaml",
+        "environment.json",
+        "metrics.jsonl",
+        "summary.json",
+        "tokenizer/tokenizer.json",
+        "checkpoints/last.pt",
+        "checkpoints/best.pt",
+    } <= names
+    summary = json.loads(whole.summary.read_text())
+    assert summary["best"]["protocol"].startswith("val: 40 images, ")
+    assert summary["best_rsum"] == summary["best"]["val/rsum"]
+    assert summary["steps"] == 10
+    records = [json.loads(line) for line in whole.metrics.read_text().splitlines()]
+    assert [r["step"] for r in records if "train/loss" in r] == list(range(1, 11))
+    assert [r["epoch"] for r in records if "val/rsum" in r] == [1, 2]
+    assert summary["best_rsum"] == max(r["val/rsum"] for r in records if "val/rsum" in r)
+
+
+def test_a_checkpoint_describes_itself(whole: RunDirectory) -> None:
+    checkpoint = load_checkpoint(whole.best_checkpoint)
+    assert {
+        "model",
+        "optimizer",
+        "scaler",
+        "progress",
+        "tokenizer",
+        "preprocessing",
+        "config",
+        "random_state",
+    } <= checkpoint.keys()
+    assert checkpoint["config"]["optimizer"]["rho"] == 0.05
+    assert Tokenizer.from_state(checkpoint["tokenizer"]).encode(["a dog"])[0].shape[0] == 1
+
+
+def test_the_same_seed_gives_the_same_run_and_another_does_not(whole: RunDirectory, tmp_path: Path) -> None:
+    assert_same(model_of(fit(tmp_path / "again", *TINY, DROPOUT)), model_of(whole))
+    other = model_of(fit(tmp_path / "other", *TINY, DROPOUT, "seed=1"))
+    assert not torch.equal(other["image_encoder.proj.weight"], model_of(whole)["image_encoder.proj.weight"])
+
+
+def test_resumed_after_an_epoch_equals_the_uninterrupted_run(
+    whole: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt_before_validation(monkeypatch, epoch=2)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "run" / "a", *TINY, DROPOUT)
+    monkeypatch.undo()
+    assert_resumes_exactly(whole, tmp_path)
+
+
+def test_resumed_in_the_middle_of_an_epoch_equals_the_uninterrupted_run(
+    whole: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signal_at_step(monkeypatch, step=7)
+    with pytest.raises(Interrupted) as caught:
+        fit(tmp_path / "run" / "a", *TINY, DROPOUT)
+    assert caught.value.signum == signal.SIGINT
+    monkeypatch.undo()
+    last = load_checkpoint(tmp_path / "run" / "a" / "checkpoints" / "last.pt")
+    assert last["progress"]["step"] == 7
+    assert_resumes_exactly(whole, tmp_path)
+
+
+def assert_resumes_exactly(whole: RunDirectory, tmp_path: Path) -> None:
+    resumed = fit(tmp_path / "run" / "b", *TINY, DROPOUT, "trainer.resume=auto")
+    assert_same(model_of(resumed), model_of(whole))
+    ours, theirs = (load_checkpoint(run.last_checkpoint) for run in (resumed, whole))
+    for index, state in ours["optimizer"]["state"].items():
+        assert_same(state, theirs["optimizer"]["state"][index])
+    losses = [
+        [(r["step"], r["train/loss"]) for r in map(json.loads, run.metrics.open()) if "train/loss" in r]
+        for run in (resumed, whole)
+    ]
+    assert losses[0] == losses[1]
+
+
+def interrupt_before_validation(monkeypatch: pytest.MonkeyPatch, *, epoch: int) -> None:
+    """Stop the run when the given epoch has been trained, as if it had never begun."""
+    from miniclip.training import train
+
+    original = train._Fit._train_epoch
+
+    def interrupted(self: Any) -> None:
+        if self.progress.epoch == epoch - 1:
+            raise KeyboardInterrupt
+        original(self)
+
+    monkeypatch.setattr(train._Fit, "_train_epoch", interrupted)
+
+
+def signal_at_step(monkeypatch: pytest.MonkeyPatch, *, step: int) -> None:
+    """Send this process a Ctrl-C in the middle of an update."""
+    from miniclip.training.step import TrainingStep
+
+    original = TrainingStep.__call__
+    calls = 0
+
+    def counting(self: Any, *args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == step:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, *args)
+
+    monkeypatch.setattr(TrainingStep, "__call__", counting)
+
+
+def test_resume_takes_a_run_directory_or_a_checkpoint(whole: RunDirectory, tmp_path: Path) -> None:
+    longer = [*TINY, DROPOUT, "trainer.max_epochs=3"]
+    runs = [
+        fit(tmp_path / str(number), *longer, f"trainer.resume={path}")
+        for number, path in enumerate((whole.path, whole.last_checkpoint))
+    ]
+    assert_same(model_of(runs[0]), model_of(runs[1]))
+    assert json.loads(runs[0].summary.read_text())["epochs"] == 3
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("projection=separate", "projection._target_=miniclip.models.ProjectionMLP (here "),
+        ("encoder/image=resnet34", "encoder.image.architecture=resnet18 (here resnet34)"),
+    ],
+)
+def test_a_checkpoint_of_another_architecture_is_refused(
+    whole: RunDirectory, tmp_path: Path, override: str, named: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        fit(tmp_path, *TINY, DROPOUT, override, f"trainer.resume={whole.path}")
+    assert "of another architecture" in str(caught.value) and named in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", "half"])
+def test_a_damaged_checkpoint_is_refused(whole: RunDirectory, tmp_path: Path, content: bytes | str) -> None:
+    path = tmp_path / "broken.pt"
+    data = whole.last_checkpoint.read_bytes()
+    path.write_bytes(data[: len(data) // 2] if isinstance(content, str) else content)
+    with pytest.raises(UserError, match=r"broken\.pt"):
+        load_checkpoint(path)
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, {"step": 1})
+    with pytest.raises(Exception, match="pickle"):
+        save_checkpoint(path, {"step": 2, "bad": lambda: None})
+    assert load_checkpoint(path)["step"] == 1
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_batch_larger_than_the_training_set(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"trainer\.batch_size=64.*training set of 40 images"):
+        fit(tmp_path, *TINY, "trainer.batch_size=64")
+
+
+def test_max_steps_ends_in_the_middle_of_an_epoch_with_a_validation(tmp_path: Path) -> None:
+    run = fit(tmp_path, *TINY, "trainer.max_steps=3")
+    assert json.loads(run.summary.read_text())["steps"] == 3
+
+
+def test_kept_checkpoints_and_sparse_validation(tmp_path: Path) -> None:
+    run = fit(
+        tmp_path,
+        *TINY,
+        "trainer.max_epochs=4",
+        "trainer.checkpoint_every_epochs=2",
+        "trainer.validate_every_epochs=3",
+        "logger=none",
+    )
+    assert {p.name for p in run.checkpoints.iterdir()} == {
+        "last.pt",
+        "best.pt",
+        "epoch_0002.pt",
+        "epoch_0004.pt",
+    }
+    records = [json.loads(line) for line in run.metrics.open()]
+    assert [r["epoch"] for r in records] == [3, 4]
+
+
+def test_an_update_that_is_not_finite_is_counted_and_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = compose(*TINY, "trainer.max_steps=2")
+    run = RunDirectory(tmp_path)
+    trainer, experiment, _ = build(cfg, run)
+    before = {name: p.detach().clone() for name, p in experiment.model.named_parameters()}
+    monkeypatch.setattr(
+        type(experiment.loss),
+        "__call__",
+        lambda self, images, texts, scale: images.sum() * math.nan,
+    )
+    logger = JsonlLogger(every_steps=1)
+    logger.start(run.metrics, name="test", config={})
+    summary, _ = trainer.fit(experiment, run, logger)
+    assert summary["skipped_steps"] == 2
+    for name, parameter in experiment.model.named_parameters():
+        assert torch.equal(parameter, before[name]), name
