@@ -3,6 +3,7 @@
 import difflib
 import inspect
 import logging
+import sys
 import types
 import typing
 import warnings
@@ -129,7 +130,8 @@ class CheckEveryJob(Callback):
                     )
                 )
             except UserError as error:
-                raise UserError(f"Job {' '.join(job)}: {error}") from None
+                # Hydra turns a callback's exceptions into warnings, but lets this one end the program
+                sys.exit(f"Error: job {' '.join(job)}: {error}")
 
 
 def make(cfg: DictConfig, part: str) -> Any:

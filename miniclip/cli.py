@@ -12,7 +12,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -54,7 +54,8 @@ def train() -> None:
     except (UserError, HydraException, OmegaConfBaseException) as error:
         if wants_traceback:
             traceback.print_exc()
-        sys.exit(f"Error: {error}{_nearest(str(error))}")
+        wrong = f"{error.override}: " if isinstance(error, OverrideParseException) else ""
+        sys.exit(f"Error: {wrong}{error}{_nearest(str(error))}")
 
 
 def compose(*overrides: str) -> DictConfig:
@@ -141,10 +142,11 @@ def _table(summary: dict[str, Any], run: Any) -> str:
     )
 
 
-def _short_overrides(overrides: str) -> str:
-    """A job's overrides as a folder name: paths left out, at most 100 characters."""
-    kept = [part for part in overrides.split(",") if "/" not in part.partition("=")[2]]
-    return re.sub(r"[^\w.,=+-]", "-", ",".join(kept))[:100].rstrip(",.") or "default"
+def _short_overrides(overrides: list[str]) -> str:
+    """A job's overrides as a folder name: `rho=0.05,seed=0`. Paths are left out, the last 80 letters kept."""
+    pairs = (override.partition("=") for override in overrides)
+    short = [f"{key.rpartition('.')[2]}={value}" for key, _, value in pairs if "/" not in value]
+    return re.sub(r"[^\w.,=-]", "-", ",".join(short))[-80:].lstrip(",.") or "default"
 
 
 def _nearest(message: str) -> str:

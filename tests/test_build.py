@@ -1,5 +1,6 @@
 """Every config composes and builds; wrong settings are named before any data is read."""
 
+import importlib.metadata
 import re
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ def test_every_target_belongs_to_the_project_or_its_dependencies() -> None:
 def test_the_environment_is_recorded(tmp_path: Path) -> None:
     build(compose(*TINY), RunDirectory(tmp_path))
     environment = OmegaConf.load(tmp_path / "environment.json")
-    assert environment.versions.torch == torch.__version__
+    assert environment.versions.torch == importlib.metadata.version("torch")
     assert environment.data.train.images == environment.data.val.images == 40
     assert len(environment.data.val.fingerprint) == 16
 

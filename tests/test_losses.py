@@ -16,11 +16,10 @@ def test_two_pairs_by_hand() -> None:
 
 
 def test_three_pairs_by_hand_tell_the_directions_apart() -> None:
-    # unit vectors of one plane with similarity rows (1, 0, 0.6), (0, 1, 0.8), (0.8, 0.6, 0.96)
     images = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.8, 0.6]])
-    texts = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
+    texts = torch.tensor([[0.8, 0.6], [0.0, 1.0], [0.6, 0.8]])
     scale = 2.0
-    rows = [(1, 0, 0.6), (0, 1, 0.8), (0.8, 0.6, 0.96)]
+    rows = [(0.8, 0.0, 0.6), (0.6, 1.0, 0.8), (1.0, 0.6, 0.96)]
 
     def cross_entropy(table: list[tuple[float, ...]]) -> float:
         terms = []

@@ -28,12 +28,13 @@ def test_it_learns(tmp_path: Path) -> None:
         "data.limit=256",
         "trainer.batch_size=32",
         "trainer.max_epochs=12",
+        "optimizer.rho=0.02",
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
     run = only(tmp_path, "outputs/miniclip/*")
     losses = [r["train/loss"] for r in map(json.loads, (run / "metrics.jsonl").open()) if "train/loss" in r]
-    assert sum(losses[-5:]) / 5 < 0.7 * losses[0]
+    assert sum(losses[-5:]) / 5 < 0.8 * losses[0]
     assert json.loads((run / "status.json").read_text())["status"] == "completed"
     for figure in ("curves.png", "retrieval.png"):
         assert (run / "figures" / figure).stat().st_size > 10_000
@@ -96,7 +97,7 @@ def test_a_sweep_leaves_a_directory_a_job(tmp_path: Path) -> None:
     sweep = only(tmp_path, "outputs/miniclip/sweep_*")
     jobs = sorted(path.name for path in sweep.iterdir() if path.is_dir())
     assert len(jobs) == 4
-    assert re.match(r"0_.*optimizer\.rho=0,seed=0", jobs[0])
+    assert re.match(r"0_.*,rho=0,seed=0$", jobs[0])
     for job in jobs:
         assert (sweep / job / "summary.json").is_file()
 

@@ -11,9 +11,10 @@ import json
 import logging
 import os
 import random
+import re
 import shutil
 import tempfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from importlib.resources import as_file
 from pathlib import Path
@@ -39,6 +40,9 @@ FONT_SIZE = 56
 
 class OpenMoji(Source):
     """Emoji drawings; the captions of one are its Unicode name and its aliases.
+
+    A drawing is held out only if each of its captions shares a word with a training caption: what is
+    measured is how known words combine, not luck with words never seen.
 
     Args:
         val_fraction: share of the distinct drawings held out for validation.
@@ -74,9 +78,12 @@ class OpenMoji(Source):
         # a whole group goes to one side: Chad and Romania share a drawing
         drawings = list(groups.values())
         random.Random(self.split_seed).shuffle(drawings)
-        num_val = round(len(drawings) * self.val_fraction)
-        val = [index for group in drawings[:num_val] for index in group]
-        train = [index for group in drawings[num_val:] for index in group]
+        held_out = _choose_answerable(
+            [[caption for i in group for caption in captions_of(characters[i])] for group in drawings],
+            round(len(drawings) * self.val_fraction),
+        )
+        train = [i for place, group in enumerate(drawings) if place not in held_out for i in group]
+        val = [i for place, group in enumerate(drawings) if place in held_out for i in group]
         return (
             _split("train", train, characters, pixels),
             _split("val", val, characters, pixels),
@@ -120,10 +127,33 @@ def draw_all() -> tuple[list[str], np.ndarray]:
 
 
 def captions_of(character: str) -> tuple[str, ...]:
-    """Name and aliases of an emoji as plain words: 👍 gives thumbs up, thumbsup, +1."""
+    """Name and aliases of an emoji as plain words: 👍 gives thumbs up, thumbsup, +1.
+
+    An alias that only spells the name in another case or with other hyphens is left out.
+    """
     entry = emoji.EMOJI_DATA[character]
-    names = [entry["en"], *entry.get("alias", [])]
-    return tuple(dict.fromkeys(name.strip(":").replace("_", " ") for name in names))
+    names = [name.strip(":").replace("_", " ") for name in (entry["en"], *entry.get("alias", []))]
+    distinct: dict[str, str] = {}
+    for name in names:
+        distinct.setdefault(re.sub(r"\W+", " ", name.casefold()).strip() or name, name)
+    return tuple(distinct.values())
+
+
+def _choose_answerable(captions: list[list[str]], wanted: int) -> set[int]:
+    """The first drawings whose every caption has a word that drawings left to train on have too."""
+    words = [[set(caption.casefold().split()) for caption in own] for own in captions]
+    of_drawing = [set().union(*own) for own in words]
+    uses = Counter(word for own in of_drawing for word in own)
+    shared = {word for word, count in uses.items() if count > 1}
+    chosen: set[int] = set()
+    for place, own in enumerate(words):
+        is_last_use = any(uses[word] == 1 for word in of_drawing[place] & shared)
+        if all(caption & shared for caption in own) and not is_last_use:
+            chosen.add(place)
+            uses.subtract(of_drawing[place])
+        if len(chosen) == wanted:
+            break
+    return chosen
 
 
 def _candidates() -> list[str]:

@@ -6,6 +6,7 @@ the mask is true on real tokens; what it returns at padded places has no meaning
 
 import warnings
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -49,10 +50,21 @@ class LinformerAttention(nn.Module):
         from linformer import LinformerSelfAttention
 
         self.attention = LinformerSelfAttention(dim=width, seq_len=context_length, k=k, heads=num_heads)
+        for projection in (self.attention.proj_k, self.attention.proj_v):
+            _start_as_folding(projection)
 
     def forward(self, tokens: Tensor, attention_mask: Tensor) -> Tensor:
         real = tokens.masked_fill(~attention_mask[..., None], 0)
         return self.attention(tokens, context=real)
+
+
+@torch.no_grad()
+def _start_as_folding(projection: Tensor) -> None:
+    """Let place i of the sequence (L, k) enter place i modulo k: captions of up to k tokens start with
+    exact attention, which learns faster than the package's random mixtures of all tokens."""
+    places = torch.arange(len(projection), device=projection.device)
+    projection.zero_()
+    projection[places, places % projection.shape[1]] = 1
 
 
 def linformer_attention(*, width: int, num_heads: int, context_length: int, k: int) -> nn.Module:

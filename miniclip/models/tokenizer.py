@@ -97,22 +97,26 @@ class Tokenizer:
 
 
 class BPETokenizer(Tokenizer):
-    """Byte-pair encoding (Sennrich et al. 2016) on bytes, so that no text is unknown; lower case.
+    """Byte-pair encoding (Sennrich et al. 2016) on bytes, so that no text is unknown.
 
     Args:
         vocab_size: the most token ids; at least 256 bytes and 3 special tokens.
+        lowercase: read capitals as small letters.
         context_length: see `Tokenizer`.
     """
 
-    def __init__(self, *, vocab_size: int, context_length: int):
+    def __init__(self, *, vocab_size: int, lowercase: bool, context_length: int):
         super().__init__(None, context_length=context_length)
         if vocab_size < 259:
             raise SettingError("vocab_size", vocab_size, "must be at least 259 (bytes and specials)")
         self.max_vocab_size = vocab_size
+        self.lowercase = lowercase
 
     def fit(self, captions: Iterable[str]) -> None:
         backend = tokenizers.Tokenizer(models.BPE())
-        backend.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+        backend.normalizer = normalizers.Sequence(
+            [normalizers.NFC(), *([normalizers.Lowercase()] if self.lowercase else [])]
+        )
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
         backend.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(

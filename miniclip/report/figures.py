@@ -40,7 +40,7 @@ def draw_curves(records: Sequence[dict[str, Any]], path: Path) -> Path:
             key = f"val/{direction}_r{k}"
             _line(recall, records, key, f"R@{k} {title}", colour, marker="o", style=style)
     recall.set_ylim(0, 100)
-    _finish(recall, "recall, %")
+    _finish(recall, "recall, %", columns=2, place="lower right")
     _line(scale, records, "train/logit_scale", None, BLUE)
     _finish(scale, "logit_scale (1 / temperature)")
     _line(rate, records, "train/lr", None, BLUE)
@@ -59,7 +59,7 @@ def draw_retrieval(features: Features, split: Split, path: Path, *, protocol: st
     num_examples = min(NUM_EXAMPLES, len(scores))
     examples = np.linspace(0, len(scores) - 1, num_examples).astype(int)
     num_nearest = min(NUM_NEAREST, len(scores))
-    figure, axes = _figure(2 * num_examples, 1 + NUM_NEAREST, size=(11, 2 * num_examples * 1.6))
+    figure, axes = _figure(2 * num_examples, 1 + NUM_NEAREST, size=(11, 2 * num_examples * 1.5))
     for axis in axes.flat:
         axis.axis("off")
     for row, image in enumerate(examples):
@@ -112,13 +112,13 @@ def _line(
         axis.plot(steps, values, style, color=colour, label=label, lw=width, marker=marker, markersize=3)
 
 
-def _finish(axis: "Axes", title: str) -> None:
+def _finish(axis: "Axes", title: str, *, columns: int = 1, place: str = "best") -> None:
     axis.set_title(title, loc="left", fontsize=10)
     axis.set_xlabel("step", fontsize=9)
     axis.grid(alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
     if any(axis.get_legend_handles_labels()):
-        axis.legend(fontsize=7, frameon=False)
+        axis.legend(fontsize=7, frameon=False, ncols=columns, loc=place)
 
 
 def _picture(axis: "Axes", image: Image.Image, *, hit: bool | None = None) -> None:

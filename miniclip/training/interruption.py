@@ -18,8 +18,9 @@ class Interrupted(KeyboardInterrupt):
 class Interruption:
     """Remembers a signal until the loop asks.
 
-    The first Ctrl-C waits for `check`; a second one stops at once. In a thread other than the main one
-    signals cannot be caught, and nothing changes.
+    The first Ctrl-C waits for `check`; a second one stops at once, with a plain KeyboardInterrupt, for the
+    update it tears must not be saved. In a thread other than the main one signals cannot be caught, and
+    nothing changes.
     """
 
     def __init__(self) -> None:
@@ -47,7 +48,7 @@ class Interruption:
 
     def _remember(self, signum: int, frame: FrameType | None) -> None:
         if self.signum is not None:
-            raise Interrupted(signum)
+            raise KeyboardInterrupt
         self.signum = signum
 
 

@@ -28,7 +28,7 @@ from miniclip.training.checkpoint import (
     load_model,
     save_checkpoint,
 )
-from miniclip.training.interruption import Interruption, ignore_in_worker
+from miniclip.training.interruption import Interrupted, Interruption, ignore_in_worker
 from miniclip.training.precision import Precision
 from miniclip.training.reproducibility import random_state, set_random_state
 from miniclip.training.step import StepResult, TrainingStep
@@ -187,9 +187,7 @@ class _Fit:
             "pin_memory": self.device.type == "cuda",
             "worker_init": ignore_in_worker,
         }
-        self.train_loader: DataLoader[Any] = training_loader(
-            experiment.train_set, self.batches, **workers
-        )
+        self.train_loader: DataLoader[Any] = training_loader(experiment.train_set, self.batches, **workers)
         self.val_loader: DataLoader[Any] = evaluation_loader(
             experiment.val_set, batch_size=trainer.batch_size, **workers
         )
@@ -208,7 +206,7 @@ class _Fit:
             try:
                 while self.progress.step < self.total_steps:
                     self._epoch()
-            except KeyboardInterrupt:
+            except Interrupted:
                 self._save_last()
                 log.warning(
                     "Interrupted at step %d. Go on with: trainer.resume=%s",
@@ -247,30 +245,36 @@ class _Fit:
         unread: list[tuple[dict[str, Any], StepResult]] = []
         started, first_step = time.perf_counter(), progress.step
         with self._bar(f"epoch {progress.epoch + 1}/{trainer.max_epochs}") as bar:
-            for images, captions in read(self.train_loader):
-                self.interruption.check()
-                factor = self.experiment.schedule.factor(progress.step, self.total_steps)
-                set_learning_rate(self.experiment.optimizer, factor)
-                token_ids, attention_mask = self.experiment.tokenizer.encode(captions)
-                result = self.update(
-                    images.to(self.device, non_blocking=True),
-                    token_ids.to(self.device, non_blocking=True),
-                    attention_mask.to(self.device, non_blocking=True),
-                )
-                progress.step += 1
-                progress.batch += 1
-                seconds = self.training_seconds + time.perf_counter() - started
-                record = {"step": progress.step, "train/lr": self._lr(), "train/seconds": seconds}
-                unread.append((record, result))
-                at_end = progress.step >= self.total_steps
-                if at_end or len(unread) == READ_EVERY_STEPS:
-                    self._read_results(unread, bar)
-                bar.update(len(images))
-                if at_end:
-                    break
+            try:
+                for images, captions in read(self.train_loader):
+                    self.interruption.check()
+                    factor = self.experiment.schedule.factor(progress.step, self.total_steps)
+                    set_learning_rate(self.experiment.optimizer, factor)
+                    result = self._update(images, captions)
+                    progress.step += 1
+                    progress.batch += 1
+                    seconds = self.training_seconds + time.perf_counter() - started
+                    record = {"step": progress.step, "train/lr": self._lr(), "train/seconds": seconds}
+                    unread.append((record, result))
+                    if len(unread) == READ_EVERY_STEPS:
+                        self._read_results(unread, bar)
+                    bar.update(len(images))
+                    if progress.step >= self.total_steps:
+                        break
+            except Interrupted:
+                self._read_results(unread, bar)
+                raise
             self._read_results(unread, bar)
         self.training_seconds += time.perf_counter() - started
         self.images_seen += (progress.step - first_step) * trainer.batch_size
+
+    def _update(self, images: Tensor, captions: list[str]) -> StepResult:
+        token_ids, attention_mask = self.experiment.tokenizer.encode(captions)
+        return self.update(
+            images.to(self.device, non_blocking=True),
+            token_ids.to(self.device, non_blocking=True),
+            attention_mask.to(self.device, non_blocking=True),
+        )
 
     def _bar(self, text: str) -> tqdm:
         """A bar over the images of the epoch; nothing where the output is no terminal."""

@@ -44,6 +44,14 @@ def test_no_drawing_stands_on_both_sides(cache: Path) -> None:
     assert 380 <= len(val) <= 420
 
 
+def test_every_held_out_caption_has_a_word_that_was_trained_on(cache: Path) -> None:
+    train, val = source(cache).splits()
+    trained = {word for own in train.captions for text in own for word in text.casefold().split()}
+    for captions in val.captions:
+        for caption in captions:
+            assert trained & set(caption.casefold().split()), caption
+
+
 def test_some_emoji_share_a_drawing_and_a_side(cache: Path) -> None:
     train, val = source(cache).splits()
     assert len(drawings(train)) < len(train)
@@ -75,6 +83,7 @@ def test_the_second_reading_comes_from_the_cache(cache: Path, monkeypatch: pytes
 def test_a_half_written_cache_is_never_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = (["👍", "🚒", "🐶"], np.arange(3 * 72 * 72 * 3, dtype=np.uint8).reshape(3, 72, 72, 3))
     monkeypatch.setattr(module, "draw_all", lambda: few)
+    monkeypatch.setattr(module, "captions_of", lambda character: ("an emoji",))
 
     def interrupted(*args: object) -> None:
         raise KeyboardInterrupt

@@ -97,12 +97,12 @@ def test_without_the_package_exact_attention_stands_in_with_one_warning(
 )
 def test_refuses_settings_out_of_range(setting: str, changes: dict[str, Any]) -> None:
     with pytest.raises(SettingError) as caught:
-        text_encoder(FullAttention, **changes)
+        text_encoder(**{"attention": FullAttention} | changes)
     assert caught.value.setting == setting
 
 
 def test_hf_text_encoder_takes_raw_strings() -> None:
-    tokenizer = BPETokenizer(vocab_size=300, context_length=16)
+    tokenizer = BPETokenizer(vocab_size=300, lowercase=True, context_length=16)
     tokenizer.fit(CAPTIONS)
     encoder = text_encoder(FullAttention)
     features = HFTextEncoder(tokenizer, encoder)(CAPTIONS)

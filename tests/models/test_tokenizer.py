@@ -13,7 +13,7 @@ CAPTIONS = ["a dog runs across the grass", "two dogs run", "the grass is green"]
 
 
 def trained(context_length: int = 12) -> BPETokenizer:
-    tokenizer = BPETokenizer(vocab_size=400, context_length=context_length)
+    tokenizer = BPETokenizer(vocab_size=400, lowercase=True, context_length=context_length)
     tokenizer.fit(CAPTIONS)
     return tokenizer
 
@@ -74,4 +74,4 @@ def test_a_hub_name_without_network_says_where_a_folder_goes() -> None:
 
 def test_refuses_a_vocabulary_too_small_for_bytes() -> None:
     with pytest.raises(SettingError, match="vocab_size"):
-        BPETokenizer(vocab_size=100, context_length=8)
+        BPETokenizer(vocab_size=100, lowercase=True, context_length=8)
