@@ -143,7 +143,7 @@ def _table(summary: dict[str, Any], run: Any) -> str:
 
 
 def _short_overrides(overrides: list[str]) -> str:
-    """A job's overrides as a folder name: `rho=0.05,seed=0`. Paths are left out, the last 80 letters kept."""
+    """A job's overrides as a folder name: `rho=0.05,seed=0`. No paths, the last 80 letters."""
     pairs = (override.partition("=") for override in overrides)
     short = [f"{key.rpartition('.')[2]}={value}" for key, _, value in pairs if "/" not in value]
     return re.sub(r"[^\w.,=-]", "-", ",".join(short))[-80:].lstrip(",.") or "default"

@@ -1,6 +1,7 @@
 """Images with their captions: what every data source delivers and what the training loop reads."""
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -129,6 +130,11 @@ class Source(ABC):
         self.flip = flip
         self.limit = limit
         self.seed = seed
+
+    @property
+    def decode_size(self) -> int:
+        """Shortest side a picture may be decoded at: its smallest crop still has `image_size` pixels."""
+        return math.ceil(self.image_size / math.sqrt(self.crop_scale[0]))
 
     @abstractmethod
     def splits(self) -> tuple[Split, Split]:

@@ -65,10 +65,9 @@ class Flickr(Source):
                 self._captions(), val_fraction=self.val_fraction, seed=self.split_seed
             )
             val_name = "seeded val"
-        decode_size = 2 * self.image_size
         return (
-            split_of_files("train", train, images, decode_size=decode_size),
-            split_of_files(val_name, val, images, decode_size=decode_size),
+            split_of_files("train", train, images, decode_size=self.decode_size),
+            split_of_files(val_name, val, images, decode_size=self.decode_size),
         )
 
     def _captions(self) -> Captions:

@@ -78,7 +78,7 @@ class CSVTable(Source):
             separator=self.separator,
         )
         captions = group_by_image(rows, table)
-        return split_of_files(name, captions, root, decode_size=2 * self.image_size)
+        return split_of_files(name, captions, root, decode_size=self.decode_size)
 
 
 def read_table(

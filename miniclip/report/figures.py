@@ -4,7 +4,7 @@ import json
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -112,7 +112,9 @@ def _line(
         axis.plot(steps, values, style, color=colour, label=label, lw=width, marker=marker, markersize=3)
 
 
-def _finish(axis: "Axes", title: str, *, columns: int = 1, place: str = "best") -> None:
+def _finish(
+    axis: "Axes", title: str, *, columns: int = 1, place: Literal["best", "lower right"] = "best"
+) -> None:
     axis.set_title(title, loc="left", fontsize=10)
     axis.set_xlabel("step", fontsize=9)
     axis.grid(alpha=0.3)
