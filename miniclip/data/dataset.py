@@ -55,9 +55,10 @@ class Split:
 class CaptionedImages(Dataset[tuple[Tensor, str]]):
     """A split ready for a model. An item is one image with one of its captions.
 
-    `dataset[i]` gives `(image_tensor, raw_caption)`. In training the caption and the crop are drawn
-    from (seed, epoch, index) alone, so that they do not depend on workers, order or resuming; in
-    evaluation the caption is the first one and the crop is the centre.
+    `dataset[i]` gives `(image_tensor, raw_caption)`, and `dataset[epoch, i]` the same item of another
+    epoch. In training the caption and the crop are drawn from (seed, epoch, index) alone, so that they
+    do not depend on workers, order or resuming; in evaluation the caption is the first one and the crop
+    is the centre.
     """
 
     def __init__(
@@ -72,24 +73,19 @@ class CaptionedImages(Dataset[tuple[Tensor, str]]):
         self.transform = transform
         self.seed = seed
         self.random = random
-        # in shared memory: persistent workers see the epoch change
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def __len__(self) -> int:
         return len(self.split)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose captions and crops the next items are drawn from."""
-        self._epoch.fill_(epoch)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, str]:
+    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, str]:
+        epoch, index = (0, key) if isinstance(key, int) else key
         image = self.split.images[index]
         captions = self.split.captions[index]
         if not self.random:
             return self.transform(image), captions[0]
         generator = torch.default_generator  # torchvision's transforms draw from this one only
         state = generator.get_state()
-        generator.manual_seed(_mix(self.seed, int(self._epoch), index))
+        generator.manual_seed(_mix(self.seed, epoch, index))
         try:
             choice = int(torch.randint(len(captions), ()))
             return self.transform(image), captions[choice]

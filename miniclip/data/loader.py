@@ -14,37 +14,43 @@ Batch = tuple[Tensor, list[str]]
 """images (B, 3, H, W) in channels_last memory, and one caption of each."""
 
 
-class EpochBatches(Sampler[list[int]]):
-    """Batches of one epoch in an order drawn from (seed, epoch), each image at most once.
+class EpochBatches(Sampler[list[tuple[int, int]]]):
+    """The (epoch, index) pairs of all training batches, one epoch after another without a pause.
 
-    The last incomplete batch is left out: the contrastive loss depends on the batch's size. Within an
-    epoch the batches can start anywhere, which is how a run goes on after an interruption.
+    The order of an epoch is drawn from (seed, epoch); each image turns up at most once in it. The last
+    incomplete batch is left out: the contrastive loss depends on the batch's size. Iteration can start
+    at any batch of any epoch, which is how a run goes on after an interruption.
     """
 
-    def __init__(self, num_images: int, *, batch_size: int, seed: int):
+    def __init__(self, num_images: int, *, batch_size: int, num_epochs: int, seed: int):
         self.num_images = num_images
         self.batch_size = batch_size
+        self.num_epochs = num_epochs
         self.seed = seed
-        self.epoch = 0
+        self.first_epoch = 0
         self.first_batch = 0
 
-    def start(self, epoch: int, *, first_batch: int = 0) -> None:
-        """Choose what the next iteration gives."""
-        self.epoch = epoch
-        self.first_batch = first_batch
+    def start_at(self, epoch: int, batch: int) -> None:
+        """Choose where the next iteration begins."""
+        self.first_epoch = epoch
+        self.first_batch = batch
 
     @property
     def batches_per_epoch(self) -> int:
         return self.num_images // self.batch_size
 
     def __len__(self) -> int:
-        return self.batches_per_epoch - self.first_batch
+        return (self.num_epochs - self.first_epoch) * self.batches_per_epoch - self.first_batch
 
-    def __iter__(self) -> Iterator[list[int]]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        order = torch.randperm(self.num_images, generator=generator).tolist()
-        for batch in range(self.first_batch, self.batches_per_epoch):
-            yield order[batch * self.batch_size : (batch + 1) * self.batch_size]
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        first_batch = self.first_batch
+        for epoch in range(self.first_epoch, self.num_epochs):
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+            order = torch.randperm(self.num_images, generator=generator).tolist()
+            for batch in range(first_batch, self.batches_per_epoch):
+                indices = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+                yield [(epoch, index) for index in indices]
+            first_batch = 0
 
 
 def training_loader(
@@ -55,13 +61,12 @@ def training_loader(
     pin_memory: bool,
     worker_init: Callable[[int], None],
 ) -> DataLoader[Any]:
-    """Batches in the order of `batches`. Uses no global randomness."""
+    """All batches in the order of `batches`. Uses no global randomness."""
     return DataLoader(
         dataset,
         batch_sampler=batches,
         num_workers=num_workers,
         pin_memory=pin_memory,
-        persistent_workers=num_workers > 0,
         worker_init_fn=worker_init,
         collate_fn=collate,
         generator=torch.Generator(),

@@ -126,7 +126,7 @@ class TransformerBlock(nn.Module):
     def forward(self, tokens: Tensor, attention_mask: Tensor) -> Tensor:
         mixed = self.attention(self.attention_norm(tokens), attention_mask)
         tokens = tokens + self.dropout(mixed)
-        return tokens + self.dropout(self.mlp(self.mlp_norm(tokens)))
+        return tokens + self.dropout(on_real_tokens(self.mlp, self.mlp_norm(tokens), attention_mask))
 
 
 class HFTextEncoder(nn.Module):
@@ -145,6 +145,23 @@ class HFTextEncoder(nn.Module):
         device = next(self.text_encoder.parameters()).device
         token_ids, attention_mask = self.tokenizer.encode(captions)
         return self.text_encoder(token_ids.to(device), attention_mask.to(device))
+
+
+def on_real_tokens(module: nn.Module, tokens: Tensor, attention_mask: Tensor) -> Tensor:
+    """Apply a module that treats each token alone to the real ones; padded places become zero.
+
+    Half of a batch of captions is padding. On CUDA every place is computed all the same: counting the
+    real ones would wait for the device, and the shapes would change with every batch.
+
+    `(B, L, D), (B, L) bool -> (B, L, D)`
+    """
+    if tokens.is_cuda:
+        return module(tokens)
+    places = tokens.flatten(0, 1)
+    real = attention_mask.flatten().nonzero().squeeze(1)
+    computed = module(places.index_select(0, real))
+    result = computed.new_zeros(len(places), computed.shape[1])
+    return result.index_copy(0, real, computed).view_as(tokens)
 
 
 def masked_mean(tokens: Tensor, attention_mask: Tensor) -> Tensor:

@@ -4,8 +4,9 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from miniclip.data.dataset import CaptionedImages
-from miniclip.data.loader import EpochBatches, evaluation_loader, read, training_loader
+from miniclip.data.loader import Batch, EpochBatches, evaluation_loader, read, training_loader
 from miniclip.errors import SettingError, UserError
 from miniclip.evaluation import Features, encode, protocol_name, retrieval_metrics
 from miniclip.models import MiniCLIP, Tokenizer
@@ -176,7 +177,10 @@ class _Fit:
         self.training_seconds = 0.0
         self.images_seen = 0
         self.batches = EpochBatches(
-            num_images, batch_size=trainer.batch_size, seed=experiment.config["seed"]
+            num_images,
+            batch_size=trainer.batch_size,
+            num_epochs=trainer.max_epochs,
+            seed=experiment.config["seed"],
         )
         self.steps_per_epoch = self.batches.batches_per_epoch
         self.total_steps = self.steps_per_epoch * trainer.max_epochs
@@ -201,11 +205,13 @@ class _Fit:
 
     def run_to_end(self) -> FitResult:
         self._resume()
+        self.batches.start_at(self.progress.epoch, self.progress.batch)
+        batches = read(self.train_loader)
         started = time.perf_counter()
         with self.interruption.caught():
             try:
                 while self.progress.step < self.total_steps:
-                    self._epoch()
+                    self._epoch(batches)
             except Interrupted:
                 self._save_last()
                 log.warning(
@@ -220,9 +226,9 @@ class _Fit:
         load_model(self.experiment.model, best, self.experiment.config)
         return FitResult(summary, self._encode_validation())
 
-    def _epoch(self) -> None:
+    def _epoch(self, batches: Iterator[Batch]) -> None:
         """Train one epoch, or what is left of it; validate and save where due."""
-        self._train_epoch()
+        self._train_epoch(batches)
         progress = self.progress
         if progress.batch == self.steps_per_epoch:
             progress.epoch, progress.batch = progress.epoch + 1, 0
@@ -237,16 +243,14 @@ class _Fit:
         if progress.epoch % self.trainer.checkpoint_every_epochs == 0 and progress.batch == 0:
             copy_checkpoint(last, last.with_name(f"epoch_{progress.epoch:04d}.pt"))
 
-    def _train_epoch(self) -> None:
+    def _train_epoch(self, batches: Iterator[Batch]) -> None:
         progress, trainer = self.progress, self.trainer
         self.experiment.model.train()
-        self.experiment.train_set.set_epoch(progress.epoch)
-        self.batches.start(progress.epoch, first_batch=progress.batch)
         unread: list[tuple[dict[str, Any], StepResult]] = []
         started, first_step = time.perf_counter(), progress.step
         with self._bar(f"epoch {progress.epoch + 1}/{trainer.max_epochs}") as bar:
             try:
-                for images, captions in read(self.train_loader):
+                for images, captions in islice(batches, self.steps_per_epoch - progress.batch):
                     self.interruption.check()
                     factor = self.experiment.schedule.factor(progress.step, self.total_steps)
                     set_learning_rate(self.experiment.optimizer, factor)

@@ -123,10 +123,10 @@ def interrupt_before_validation(monkeypatch: pytest.MonkeyPatch, *, epoch: int) 
 
     original = train._Fit._train_epoch
 
-    def interrupted(self: Any) -> None:
+    def interrupted(self: Any, batches: Any) -> None:
         if self.progress.epoch == epoch - 1:
             raise KeyboardInterrupt
-        original(self)
+        original(self, batches)
 
     monkeypatch.setattr(train._Fit, "_train_epoch", interrupted)
 
