@@ -35,12 +35,13 @@ def draw_curves(records: Sequence[dict[str, Any]], path: Path) -> Path:
     _line(loss, records, "train/loss", "training", GREY, width=0.8)
     _line(loss, records, "val/loss", "validation", BLUE, marker="o")
     _finish(loss, "loss")
-    for direction, title, style in (("i2t", "image to text", "-"), ("t2i", "text to image", "--")):
-        for k, colour in ((1, ORANGE), (5, GREEN), (10, BLUE)):
+    for k, colour in ((1, ORANGE), (5, GREEN), (10, BLUE)):
+        for direction, title, style in (("i2t", "image to text", "-"), ("t2i", "text to image", "--")):
             key = f"val/{direction}_r{k}"
             _line(recall, records, key, f"R@{k} {title}", colour, marker="o", style=style)
-    recall.set_ylim(0, 100)
-    _finish(recall, "recall, %", columns=2, place="lower right")
+    recall.set_ylim(0, 122)  # room for the legend above 100
+    recall.set_yticks(range(0, 101, 20))
+    _finish(recall, "recall, %", columns=3, place="upper center")
     _line(scale, records, "train/logit_scale", None, BLUE)
     _finish(scale, "logit_scale (1 / temperature)")
     _line(rate, records, "train/lr", None, BLUE)
@@ -113,7 +114,7 @@ def _line(
 
 
 def _finish(
-    axis: "Axes", title: str, *, columns: int = 1, place: Literal["best", "lower right"] = "best"
+    axis: "Axes", title: str, *, columns: int = 1, place: Literal["best", "upper center"] = "best"
 ) -> None:
     axis.set_title(title, loc="left", fontsize=10)
     axis.set_xlabel("step", fontsize=9)
