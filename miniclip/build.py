@@ -2,12 +2,12 @@
 
 import difflib
 import inspect
-import logging
 import sys
 import types
 import typing
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, Union
 
 import hydra
@@ -29,8 +29,6 @@ from miniclip.optim import SAM, parameter_groups
 from miniclip.tracking import JsonlLogger, RunDirectory
 from miniclip.training import Experiment, Precision, Trainer
 from miniclip.training.reproducibility import seed_everything
-
-log = logging.getLogger(__name__)
 
 ROOT_TYPES: dict[str, type] = {
     "name": str,
@@ -105,7 +103,6 @@ def check(cfg: DictConfig) -> None:
         make_model(cfg, vocab_size=1)
     trainer: Trainer = make(cfg, "trainer")
     make_optimizer(cfg, torch.nn.Linear(1, 1, device=trainer.device))
-    make_precision(cfg, trainer)
     for part in ("data", "tokenizer", "loss", "schedule", "logger"):
         make(cfg, part)
 
@@ -169,26 +166,21 @@ def _call(cfg: DictConfig, part: str, *args: Any, **kwargs: Any) -> Any:
         return factory(*args, **kwargs)
 
 
-class _names_of:
+@contextmanager
+def _names_of(cfg: DictConfig, part: str) -> Iterator[None]:
     """Turn a part's errors into ones that name settings as the user types them."""
-
-    def __init__(self, cfg: DictConfig, part: str):
-        self.cfg = cfg
-        self.part = part
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, InstantiationException):
-            error = error.__cause__
+    try:
+        yield
+    except Exception as raised:
+        error = raised.__cause__ if isinstance(raised, InstantiationException) else raised
         if isinstance(error, SettingError):
-            name = _full_name(self.cfg, self.part, error.setting)
+            name = _full_name(cfg, part, error.setting)
             raise SettingError(name, error.value, error.allowed) from None
         if isinstance(error, UserError):
             raise error from None
         if isinstance(error, ValueError | TypeError):
-            raise UserError(f"{self.part}: {error}. Change its settings, {self.part}.*") from error
+            raise UserError(f"{part}: {error}. Change its settings, {part}.*") from error
+        raise
 
 
 def _full_name(cfg: DictConfig, part: str, setting: str) -> str:

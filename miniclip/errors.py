@@ -18,9 +18,5 @@ class SettingError(UserError):
         self.value = value
         self.allowed = allowed
 
-    def within(self, part: str) -> "SettingError":
-        """The same error with the setting's full name: `rho` within `optimizer` is `optimizer.rho`."""
-        return SettingError(f"{part}.{self.setting}", self.value, self.allowed)
-
     def __str__(self) -> str:
         return f"{self.setting}={self.value}: {self.allowed}. Change it with {self.setting}=..."

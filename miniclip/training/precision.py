@@ -90,5 +90,6 @@ def _step_if_finite(optimizer: Optimizer, norm: Tensor) -> None:
 
 
 def _warn_if_slow(dtype: str) -> None:
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported() and dtype == "bfloat16":
+    has_bfloat16 = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if dtype == "bfloat16" and not has_bfloat16:
         log.warning("This CPU has no bfloat16 arithmetic; precision=fp32 will be faster.")
