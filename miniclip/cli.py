@@ -105,7 +105,6 @@ def _job(cfg: DictConfig) -> float:
         raise
     except BaseException as error:
         run.write_status("failed", reason=f"{type(error).__name__}: {error}")
-        log.debug("failed", exc_info=True)
         raise
     run.write_status("completed")
     log.info("%s", _table(summary, run))

@@ -121,7 +121,7 @@ class SAM(Optimizer):
         norms = torch.stack(torch._foreach_norm(gradients))
         norm = torch.linalg.vector_norm(norms)
         lengths = norms if self.per_layer else norm.expand_as(norms)
-        # where, not a product: 0 * inf is NaN
+        # after an overflow the second pass is worthless; _mark_overflow makes sure its update is skipped
         scales = torch.where(norm.isfinite(), self.rho / lengths.clamp(min=1e-12), 0)
         for p, gradient, scale in zip(params, gradients, scales, strict=True):
             if self.adaptive:

@@ -412,10 +412,14 @@ class _Fit:
         self.progress = Progress(**checkpoint["progress"])
         set_random_state(checkpoint["random_state"])
         _carry_on_metrics(path.parent.parent, self.run, self.progress.step)
+        log.info("Resumed from %s at step %d.", path, self.progress.step)
         best = path.with_name("best.pt")
         if best.is_file() and not self.run.best_checkpoint.exists():
             copy_checkpoint(best, self.run.best_checkpoint)
-        log.info("Resumed from %s at step %d.", path, self.progress.step)
+        elif not best.is_file():  # a checkpoint on its own is the best there is
+            self.progress.best = None
+            self._validate()
+            copy_checkpoint(path, self.run.best_checkpoint)
 
     def _summary(self, seconds: float) -> dict[str, Any]:
         progress, experiment = self.progress, self.experiment

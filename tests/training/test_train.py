@@ -158,6 +158,19 @@ def test_resume_takes_a_run_directory_or_a_checkpoint(whole: RunDirectory, tmp_p
     assert json.loads(runs[0].summary.read_text())["epochs"] == 3
 
 
+@pytest.mark.parametrize("max_epochs", [2, 3])
+def test_a_checkpoint_on_its_own_can_be_resumed(
+    whole: RunDirectory, tmp_path: Path, max_epochs: int
+) -> None:
+    """Whether or not there is something left to train, and whether or not it improves."""
+    alone = tmp_path / "moved.pt"
+    alone.write_bytes(whole.last_checkpoint.read_bytes())
+    settings = [f"trainer.max_epochs={max_epochs}", f"trainer.resume={alone}"]
+    run = fit(tmp_path / "run", *TINY, DROPOUT, *settings)
+    assert json.loads(run.summary.read_text())["epochs"] == max_epochs
+    assert run.best_checkpoint.is_file()
+
+
 @pytest.mark.parametrize(
     ("override", "named"),
     [
