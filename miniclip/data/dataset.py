@@ -3,26 +3,25 @@
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from miniclip.data.transforms import evaluation_transform, training_transform
+from miniclip.data.transforms import Crop, evaluation_crop, normalise, training_crop
 from miniclip.errors import SettingError, UserError
 
 
 class Images(Protocol):
-    """A sequence of pictures that are read one at a time."""
+    """A sequence of pictures (3, H, W) uint8 that are read one at a time."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> Image.Image: ...
+    def __getitem__(self, index: int) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -64,13 +63,13 @@ class CaptionedImages(Dataset[tuple[Tensor, str]]):
     def __init__(
         self,
         split: Split,
-        transform: Callable[[Image.Image], Tensor],
+        crop: Crop,
         *,
         seed: int = 0,
         random: bool = False,
     ):
         self.split = split
-        self.transform = transform
+        self.crop = crop
         self.seed = seed
         self.random = random
 
@@ -78,17 +77,22 @@ class CaptionedImages(Dataset[tuple[Tensor, str]]):
         return len(self.split)
 
     def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, str]:
+        pixels, caption = self.pixels(key)
+        return normalise(pixels), caption
+
+    def pixels(self, key: int | tuple[int, int]) -> tuple[Tensor, str]:
+        """The item with its image as uint8, not yet normalised: a quarter of the bytes to carry."""
         epoch, index = (0, key) if isinstance(key, int) else key
         image = self.split.images[index]
         captions = self.split.captions[index]
         if not self.random:
-            return self.transform(image), captions[0]
+            return self.crop(image), captions[0]
         generator = torch.default_generator  # torchvision's transforms draw from this one only
         state = generator.get_state()
         generator.manual_seed(_mix(self.seed, epoch, index))
         try:
             choice = int(torch.randint(len(captions), ()))
-            return self.transform(image), captions[choice]
+            return self.crop(image), captions[choice]
         finally:
             generator.set_state(state)
 
@@ -146,11 +150,11 @@ class Source(ABC):
         return (
             CaptionedImages(
                 train,
-                training_transform(self.image_size, crop_scale=self.crop_scale, flip=self.flip),
+                training_crop(self.image_size, crop_scale=self.crop_scale, flip=self.flip),
                 seed=self.seed,
                 random=True,
             ),
-            CaptionedImages(val, evaluation_transform(self.image_size)),
+            CaptionedImages(val, evaluation_crop(self.image_size)),
         )
 
     def _limited(self, split: Split) -> Split:

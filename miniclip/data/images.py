@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps
+from torch import Tensor
 
 from miniclip.errors import UserError
 
@@ -27,12 +29,12 @@ class ImageFiles:
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, index: int) -> Image.Image:
+    def __getitem__(self, index: int) -> Tensor:
         path = self.root / self.names[index]
         try:
             with Image.open(path) as image:
                 image.draft("RGB", (self.decode_size, self.decode_size))
-                return ImageOps.exif_transpose(image).convert("RGB")
+                return as_pixels(ImageOps.exif_transpose(image).convert("RGB"))
         except FileNotFoundError:
             raise UserError(f"The image {path} is missing.") from None
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -50,5 +52,10 @@ class ImageArray:
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def __getitem__(self, index: int) -> Image.Image:
-        return Image.fromarray(self.pixels[index])
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.from_numpy(self.pixels[index]).permute(2, 0, 1)
+
+
+def as_pixels(image: Image.Image) -> Tensor:
+    """An RGB picture as uint8 (3, H, W), laid out pixel by pixel as torch's fast resize wants it."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)

@@ -5,13 +5,27 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from miniclip.data.dataset import CaptionedImages
+from miniclip.data.transforms import normalise
 from miniclip.errors import UserError
 
 Batch = tuple[Tensor, list[str]]
-"""images (B, 3, H, W) in channels_last memory, and one caption of each."""
+"""normalised images (B, 3, H, W) in channels_last memory, and one caption of each."""
+
+
+class _Pixels(Dataset[tuple[Tensor, str]]):
+    """A data set's items before they are normalised, which the device does a batch at a time."""
+
+    def __init__(self, dataset: CaptionedImages):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, str]:
+        return self.dataset.pixels(key)
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
@@ -63,7 +77,7 @@ def training_loader(
 ) -> DataLoader[Any]:
     """All batches in the order of `batches`. Uses no global randomness."""
     return DataLoader(
-        dataset,
+        _Pixels(dataset),
         batch_sampler=batches,
         num_workers=num_workers,
         pin_memory=pin_memory,
@@ -83,7 +97,7 @@ def evaluation_loader(
 ) -> DataLoader[Any]:
     """All images in order, the last batch as small as it is. Uses no global randomness."""
     return DataLoader(
-        dataset,
+        _Pixels(dataset),
         batch_size=batch_size,
         num_workers=num_workers,
         pin_memory=pin_memory,
@@ -93,15 +107,18 @@ def evaluation_loader(
     )
 
 
-def read(loader: DataLoader[Any]) -> Iterator[Batch]:
-    """The loader's batches; an error of a worker reads like one of the main process."""
+def read(loader: DataLoader[Any], device: torch.device) -> Iterator[Batch]:
+    """The loader's batches on a device; an error of a worker reads like one of the main process."""
     try:
-        yield from loader
+        for pixels, captions in loader:
+            yield normalise(pixels.to(device, non_blocking=True)), captions
     except UserError as error:
         # torch puts the worker's traceback in front of the text
         raise UserError(str(error).rsplit("UserError: ", 1)[-1].strip()) from None
 
 
-def collate(items: list[tuple[Tensor, str]]) -> Batch:
+def collate(items: list[tuple[Tensor, str]]) -> tuple[Tensor, list[str]]:
+    """Stack images in channels_last memory."""
     images, captions = zip(*items, strict=True)
-    return default_collate(list(images)).contiguous(memory_format=torch.channels_last), list(captions)
+    by_pixel = default_collate([image.permute(1, 2, 0) for image in images])
+    return by_pixel.permute(0, 3, 1, 2), list(captions)

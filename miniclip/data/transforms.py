@@ -1,38 +1,39 @@
-"""From a picture to the normalised tensor a model reads."""
+"""From a picture to the normalised tensor a model reads: crop one by one, normalise a batch at once."""
 
 from collections.abc import Callable
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
+Crop = Callable[[Tensor], Tensor]
+"""A whole picture (3, H, W) to the square the model sees (3, S, S), both uint8."""
 
-def training_transform(
-    image_size: int, *, crop_scale: tuple[float, float], flip: bool
-) -> Callable[[Image.Image], Tensor]:
-    """Random resized crop, a mirror image half the time if `flip`, normalised (3, S, S) float32."""
-    steps: list[Callable] = [
+
+def training_crop(image_size: int, *, crop_scale: tuple[float, float], flip: bool) -> Crop:
+    """Random resized crop, and a mirror image half the time if `flip`."""
+    steps: list[Crop] = [
         v2.RandomResizedCrop(image_size, scale=crop_scale, interpolation=v2.InterpolationMode.BICUBIC)
     ]
     if flip:
         steps.append(v2.RandomHorizontalFlip())
-    return v2.Compose([*steps, *_to_tensor()])
+    return v2.Compose(steps)
 
 
-def evaluation_transform(image_size: int) -> Callable[[Image.Image], Tensor]:
-    """Shorter side to `image_size`, centre crop, normalised (3, S, S) float32."""
+def evaluation_crop(image_size: int) -> Crop:
+    """Shorter side to `image_size`, then the centre."""
     return v2.Compose(
         [
             v2.Resize(image_size, interpolation=v2.InterpolationMode.BICUBIC),
             v2.CenterCrop(image_size),
-            *_to_tensor(),
         ]
     )
 
 
-def _to_tensor() -> list[Callable]:
-    return [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
+def normalise(pixels: Tensor) -> Tensor:
+    """Pixels `(..., 3, H, W)` uint8 to float32 of about mean 0 and deviation 1, as torchvision's weights expect."""
+    mean, std = (torch.tensor(values, device=pixels.device)[:, None, None] for values in (MEAN, STD))
+    return pixels.float().sub_(255 * mean).div_(255 * std)

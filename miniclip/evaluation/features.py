@@ -51,7 +51,7 @@ def encode(
     """Encode images, and all their captions, in evaluation mode.
 
     Args:
-        batches: the images in order; their captions are not used.
+        batches: the images in order, on `device`; their captions are not used.
         captions: for each image all its captions.
         batch_size: captions encoded at once.
     """
@@ -60,9 +60,7 @@ def encode(
     texts, image_of_caption = caption_owners(captions)
     try:
         with autocast():
-            image_features = [
-                model.encode_image(images.to(device, non_blocking=True)) for images, _ in batches
-            ]
+            image_features = [model.encode_image(images) for images, _ in batches]
             text_features = []
             for start in range(0, len(texts), batch_size):
                 token_ids, mask = tokenizer.encode(texts[start : start + batch_size])

@@ -10,6 +10,8 @@ import torchvision
 from torch import Tensor, nn
 
 from miniclip.errors import SettingError, UserError
+from miniclip.models.attention import TokenPlaces
+from miniclip.models.convolution import SmallMapConv2d
 from miniclip.models.tokenizer import Tokenizer
 
 
@@ -46,6 +48,7 @@ class ResNetEncoder(nn.Module):
             self.backbone.load_state_dict(_backbone_state(self.backbone, architecture, weights))
         self.proj = nn.Linear(self.backbone.fc.in_features, embed_dim)
         self.backbone.fc = nn.Identity()
+        SmallMapConv2d.replace_in(self.backbone)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.proj(self.backbone(images))
@@ -106,10 +109,13 @@ class TextEncoder(nn.Module):
         nn.init.normal_(self.position_embedding, std=0.01)
 
     def forward(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        tokens = self.token_embedding(token_ids) + self.position_embedding[: token_ids.shape[1]]
+        places = TokenPlaces(attention_mask)
+        padded = self.token_embedding(token_ids) + self.position_embedding[: token_ids.shape[1]]
+        tokens = places.pack(padded)
         for block in self.blocks:
-            tokens = block(tokens, attention_mask)
-        return self.proj(masked_mean(self.norm(tokens), attention_mask))
+            tokens = block(tokens, places)
+        total = places.pad(self.norm(tokens)).sum(dim=1)
+        return self.proj(total / attention_mask.sum(dim=1, keepdim=True).clamp(min=1))
 
 
 class TransformerBlock(nn.Module):
@@ -123,10 +129,9 @@ class TransformerBlock(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, tokens: Tensor, attention_mask: Tensor) -> Tensor:
-        mixed = self.attention(self.attention_norm(tokens), attention_mask)
-        tokens = tokens + self.dropout(mixed)
-        return tokens + self.dropout(on_real_tokens(self.mlp, self.mlp_norm(tokens), attention_mask))
+    def forward(self, tokens: Tensor, places: TokenPlaces) -> Tensor:
+        tokens = tokens + self.dropout(self.attention(self.attention_norm(tokens), places))
+        return tokens + self.dropout(self.mlp(self.mlp_norm(tokens)))
 
 
 class HFTextEncoder(nn.Module):
@@ -145,29 +150,6 @@ class HFTextEncoder(nn.Module):
         device = next(self.text_encoder.parameters()).device
         token_ids, attention_mask = self.tokenizer.encode(captions)
         return self.text_encoder(token_ids.to(device), attention_mask.to(device))
-
-
-def on_real_tokens(module: nn.Module, tokens: Tensor, attention_mask: Tensor) -> Tensor:
-    """Apply a module that treats each token alone to the real ones; padded places become zero.
-
-    Half of a batch of captions is padding. On CUDA every place is computed all the same: counting the
-    real ones would wait for the device, and the shapes would change with every batch.
-
-    `(B, L, D), (B, L) bool -> (B, L, D)`
-    """
-    if tokens.is_cuda:
-        return module(tokens)
-    places = tokens.flatten(0, 1)
-    real = attention_mask.flatten().nonzero().squeeze(1)
-    computed = module(places.index_select(0, real))
-    result = computed.new_zeros(len(places), computed.shape[1])
-    return result.index_copy(0, real, computed).view_as(tokens)
-
-
-def masked_mean(tokens: Tensor, attention_mask: Tensor) -> Tensor:
-    """Mean over the real tokens: `(B, L, D), (B, L) bool -> (B, D)`."""
-    real = attention_mask[..., None].to(tokens.dtype)
-    return (tokens * real).sum(dim=1) / real.sum(dim=1).clamp(min=1)
 
 
 def _backbone_state(backbone: nn.Module, architecture: str, weights: str) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from torch import Tensor
 
 from miniclip.data.dataset import Split
 from miniclip.evaluation import Features
@@ -124,7 +125,8 @@ def _finish(
         axis.legend(fontsize=7, frameon=False, ncols=columns, loc=place)
 
 
-def _picture(axis: "Axes", image: Image.Image, *, hit: bool | None = None) -> None:
+def _picture(axis: "Axes", pixels: Tensor, *, hit: bool | None = None) -> None:
+    image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
     axis.imshow(np.asarray(ImageOps.contain(image, (160, 160))))
     if hit is None:
         return

@@ -206,7 +206,7 @@ class _Fit:
     def run_to_end(self) -> FitResult:
         self._resume()
         self.batches.start_at(self.progress.epoch, self.progress.batch)
-        batches = read(self.train_loader)
+        batches = read(self.train_loader, self.device)
         started = time.perf_counter()
         with self.interruption.caught():
             try:
@@ -275,7 +275,7 @@ class _Fit:
     def _update(self, images: Tensor, captions: list[str]) -> StepResult:
         token_ids, attention_mask = self.experiment.tokenizer.encode(captions)
         return self.update(
-            images.to(self.device, non_blocking=True),
+            images,
             token_ids.to(self.device, non_blocking=True),
             attention_mask.to(self.device, non_blocking=True),
         )
@@ -339,7 +339,7 @@ class _Fit:
         with self._bar_of_validation() as bar:
 
             def checked() -> Any:
-                for images, captions in read(self.val_loader):
+                for images, captions in read(self.val_loader, self.device):
                     self.interruption.check()
                     yield images, captions
                     bar.update(len(images))

@@ -14,10 +14,12 @@ from miniclip.models import (
     BPETokenizer,
     FullAttention,
     HFTextEncoder,
+    LinformerAttention,
     ResNetEncoder,
     TextEncoder,
     linformer_attention,
 )
+from miniclip.models.attention import TokenPlaces
 
 ATTENTIONS = {"full": FullAttention, "linformer": partial(linformer_attention, k=8)}
 CAPTIONS = ["a small dog", "two men in the rain with umbrellas", ""]
@@ -54,12 +56,12 @@ def test_padding_never_changes_an_embedding(name: str) -> None:
 def test_padding_never_changes_a_gradient(name: str) -> None:
     gradients = []
     for num_pads in (0, 5):
-        encoder = text_encoder(ATTENTIONS[name])
+        encoder = text_encoder(ATTENTIONS[name]).double()
         token_ids = torch.arange(6).repeat(2, 1)
         padded = torch.nn.functional.pad(token_ids, (0, num_pads), value=299)
         encoder(padded, torch.arange(6 + num_pads).repeat(2, 1) < 6).square().sum().backward()
         gradients.append(encoder.blocks[0].mlp[0].weight.grad)
-    torch.testing.assert_close(gradients[1], gradients[0], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(gradients[1], gradients[0], atol=1e-9, rtol=1e-9)
 
 
 def test_word_order_matters() -> None:
@@ -151,3 +153,14 @@ def test_a_failed_download_says_where_the_file_goes(
         ResNetEncoder(architecture="resnet18", weights="IMAGENET1K_V1", embed_dim=8)
     assert str(tmp_path / "hub" / "checkpoints") in str(caught.value)
     assert "encoder.image.weights=PATH" in str(caught.value)
+
+
+def test_linformer_is_the_packages_module_on_unpadded_tokens() -> None:
+    torch.manual_seed(0)
+    attention = LinformerAttention(width=32, num_heads=4, context_length=16, k=8)
+    for projection in (attention.attention.proj_k, attention.attention.proj_v):
+        torch.nn.init.normal_(projection)
+    tokens = torch.randn(3, 12, 32)
+    places = TokenPlaces(torch.ones(3, 12, dtype=torch.bool))
+    mixed = places.pad(attention(places.pack(tokens), places))
+    torch.testing.assert_close(mixed, attention.attention(tokens), atol=1e-6, rtol=1e-5)
