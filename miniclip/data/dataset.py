@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from miniclip.data.transforms import Crop, evaluation_crop, normalise, training_crop
+from miniclip.data.transforms import Crop, TrainingCrop, evaluation_crop, normalise
 from miniclip.errors import SettingError, UserError
 
 
@@ -150,7 +150,7 @@ class Source(ABC):
         return (
             CaptionedImages(
                 train,
-                training_crop(self.image_size, crop_scale=self.crop_scale, flip=self.flip),
+                TrainingCrop(self.image_size, crop_scale=self.crop_scale, flip=self.flip),
                 seed=self.seed,
                 random=True,
             ),

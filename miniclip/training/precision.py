@@ -61,13 +61,16 @@ class Precision:
             self.scaler.unscale_(base)
         params = [p for group in base.param_groups for p in group["params"] if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in params])
+        if self.scaler is None and getattr(base, "_step_supports_amp_scaling", False):
+            _fused_step(base, norm, max_norm)
+            return norm
         if max_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(params, max_norm, norm)
         if self.scaler is not None:
             self.scaler.step(base)
             self.scaler.update()
-        else:
-            _step_if_finite(base, norm)
+        elif norm.isfinite():
+            base.step()
         return norm
 
     def state_dict(self) -> dict:
@@ -78,15 +81,13 @@ class Precision:
             self.scaler.load_state_dict(state)
 
 
-def _step_if_finite(optimizer: Optimizer, norm: Tensor) -> None:
-    """What GradScaler.step does, without a scale: fused optimizers test on the device, without a sync."""
-    if getattr(optimizer, "_step_supports_amp_scaling", False):
-        optimizer.grad_scale = None  # type: ignore[attr-defined]
-        optimizer.found_inf = (~norm.isfinite()).to(torch.float32)  # type: ignore[attr-defined]
-        optimizer.step()
-        del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]
-    elif norm.isfinite():
-        optimizer.step()
+def _fused_step(optimizer: Optimizer, norm: Tensor, max_norm: float | None) -> None:
+    """Clip, test for finiteness and update in the optimizer's own kernel, as it does for a GradScaler."""
+    too_long = None if max_norm is None else (norm / max_norm).clamp(min=1).to(torch.float32)
+    optimizer.grad_scale = too_long  # type: ignore[attr-defined]
+    optimizer.found_inf = (~norm.isfinite()).to(torch.float32)  # type: ignore[attr-defined]
+    optimizer.step()
+    del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]
 
 
 def _warn_if_slow(dtype: str) -> None:

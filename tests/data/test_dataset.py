@@ -9,7 +9,7 @@ from PIL import Image
 from miniclip.data.dataset import CaptionedImages, Split
 from miniclip.data.images import ImageFiles
 from miniclip.data.loader import EpochBatches, evaluation_loader, read, training_loader
-from miniclip.data.transforms import evaluation_crop, normalise, training_crop
+from miniclip.data.transforms import TrainingCrop, evaluation_crop, normalise
 from miniclip.errors import UserError
 from miniclip.training.interruption import ignore_in_worker
 
@@ -22,7 +22,7 @@ def dataset(folder: Path, *, random: bool = True) -> CaptionedImages:
     captions = [[f"{index}, caption {number}" for number in range(5)] for index in range(12)]
     split = Split("train", names, ImageFiles(folder, names, decode_size=64), captions)
     crop = (
-        training_crop(32, crop_scale=(0.5, 1.0), flip=True) if random else evaluation_crop(32)
+        TrainingCrop(32, crop_scale=(0.5, 1.0), flip=True) if random else evaluation_crop(32)
     )
     return CaptionedImages(split, crop, seed=3, random=random)
 
