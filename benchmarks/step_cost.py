@@ -1,9 +1,10 @@
-"""What a SAM step costs over an AdamW step on the default model.
+"""What an update of SAM and its family costs over one of AdamW, on the default model.
 
 python -m benchmarks.step_cost [ROUNDS] [SETTING=VALUE ...]
 """
 
 import sys
+from functools import partial
 
 import torch
 
@@ -11,6 +12,11 @@ from benchmarks.timing import alternate, conditions
 from miniclip import build
 from miniclip.cli import compose
 from miniclip.training import Trainer, TrainingStep
+
+OPTIMIZERS = ("adamw", "sam", "sam_norm_only", "looksam", "interval", "msam", "asam", "gsam")
+
+CYCLE = 5
+"""Updates timed together: those that perturb now and then do so once in five."""
 
 
 def step(*overrides: str) -> TrainingStep:
@@ -30,22 +36,26 @@ def step(*overrides: str) -> TrainingStep:
 
 
 def main() -> None:
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 10
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 6
     shared = sys.argv[2:]
-    steps = {name: step(f"optimizer={name}", *shared) for name in ("adamw", "sam")}
+    steps = {name: step(f"optimizer={name}", *shared) for name in OPTIMIZERS}
     device = next(steps["sam"].model.parameters()).device
     images = torch.randn(64, 3, 48, 48, device=device).contiguous(memory_format=torch.channels_last)
     token_ids = torch.randint(4096, (64, 12), device=device)
     batch = images, token_ids, torch.ones_like(token_ids, dtype=torch.bool)
+
+    def one_cycle(update: TrainingStep) -> None:
+        for _ in range(CYCLE):
+            update([batch])
+
     times = alternate(
-        {name: lambda update=update: update(*batch) for name, update in steps.items()},  # type: ignore[misc]
-        rounds=rounds,
+        {name: partial(one_cycle, update) for name, update in steps.items()}, rounds=rounds, warmup=1
     )
     print(conditions("torch", "torchvision"))
-    print(f"median of {rounds} alternating pairs, batch 64 at 48 pixels")
+    print(f"median of {rounds} alternating rounds of {CYCLE} updates, batch 64 at 48 pixels")
     for name in steps:
         ratio = times.ratio(name, over="adamw")
-        print(f"{name:8} {1000 * times.median(name):8.1f} ms   {ratio:.3f} x adamw")
+        print(f"{name:14} {1000 * times.median(name) / CYCLE:8.1f} ms   {ratio:.3f} x adamw")
 
 
 if __name__ == "__main__":

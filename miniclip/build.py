@@ -8,7 +8,8 @@ import typing
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, Union
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Union
 
 import hydra
 import torch
@@ -21,13 +22,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from miniclip.data import Source
+from miniclip import data, losses, models
+from miniclip.data import CaptionedImages, Source
 from miniclip.data.transforms import MEAN, STD
 from miniclip.errors import SettingError, UserError
 from miniclip.models import MiniCLIP, Tokenizer
 from miniclip.optim import SAM, parameter_groups
 from miniclip.tracking import JsonlLogger, RunDirectory
 from miniclip.training import Experiment, Precision, Trainer
+from miniclip.training.checkpoint import load_checkpoint, load_model
 from miniclip.training.reproducibility import seed_everything
 
 ROOT_TYPES: dict[str, type] = {
@@ -83,6 +86,67 @@ def build(cfg: DictConfig, run: RunDirectory) -> tuple[Trainer, Experiment, Json
         },
     )
     return trainer, experiment, make(cfg, "logger")
+
+
+class Restored(NamedTuple):
+    """What a checkpoint rebuilds without further settings.
+
+    Attributes:
+        checkpoint: the file it came from.
+        config: the resolved config of its run, with the changes asked for.
+    """
+
+    checkpoint: Path
+    config: DictConfig
+    model: MiniCLIP
+    tokenizer: Tokenizer
+
+    def datasets(self) -> tuple[CaptionedImages, CaptionedImages]:
+        """The training and the validation data set of the run."""
+        return make(self.config, "data").datasets()
+
+    def loss(self) -> typing.Callable[..., torch.Tensor]:
+        """The loss of the run."""
+        return make(self.config, "loss")
+
+
+def restore(path: Path, *changes: str) -> Restored:
+    """Rebuild the model of a run directory (its best checkpoint) or of a checkpoint, on the CPU.
+
+    A config can name any function to call, so from a file only MiniCLIP's own parts are made.
+
+    Args:
+        path: of the run directory or checkpoint.
+        changes: "data.root=/elsewhere" and the like.
+
+    Raises:
+        UserError: when there is no whole checkpoint, or its config names anything else to make.
+    """
+    checkpoint_path = path / "checkpoints" / "best.pt" if path.is_dir() else path
+    checkpoint = load_checkpoint(checkpoint_path)
+    cfg = OmegaConf.create(checkpoint["config"])
+    for change in changes:
+        key, equals, _ = change.partition("=")
+        if not equals or OmegaConf.select(cfg, key) is None:
+            raise UserError(
+                f"{change}: the run has no setting {key}; give SETTING=VALUE, data.root=... say"
+            )
+    cfg.merge_with_dotlist(list(changes))
+    assert isinstance(cfg, DictConfig)
+    safe = {f"{part.__name__}.{name}" for part in (data, losses, models) for name in part.__all__}
+    for part in ("data", "encoder", "projection", "temperature", "loss"):
+        for place in _targets(cfg, part):
+            target = OmegaConf.select(cfg, f"{place}._target_")
+            if target not in safe:
+                raise UserError(
+                    f"{checkpoint_path}: its config wants to call {target} as {place}; refused."
+                )
+    if "weights" in cfg.encoder.image:
+        cfg.encoder.image.weights = None  # the checkpoint holds them
+    tokenizer = Tokenizer.from_state(checkpoint["tokenizer"])
+    model = make_model(cfg, vocab_size=tokenizer.vocab_size)
+    load_model(model, checkpoint, checkpoint["config"])
+    return Restored(checkpoint_path, cfg, model.to(memory_format=torch.channels_last).eval(), tokenizer)
 
 
 def check(cfg: DictConfig) -> None:
@@ -202,9 +266,11 @@ def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", value
 
 
-def _targets(cfg: DictConfig) -> list[str]:
+def _targets(cfg: DictConfig, part: str = "") -> list[str]:
+    """Places below a part, or anywhere, that name something to make."""
     leaves = _leaves(OmegaConf.to_container(cfg, resolve=False))
-    return [path.removesuffix("._target_") for path, _ in leaves if path.endswith("._target_")]
+    places = [path.removesuffix("._target_") for path, _ in leaves if path.endswith("._target_")]
+    return [place for place in places if not part or place == part or place.startswith(f"{part}.")]
 
 
 def _check_signature(cfg: DictConfig, path: str) -> None:
@@ -214,8 +280,7 @@ def _check_signature(cfg: DictConfig, path: str) -> None:
         target = hydra.utils.get_object(node._target_)
     except Exception as error:
         raise SettingError(f"{path}._target_", node._target_, f"cannot be found ({error})") from None
-    parameters = inspect.signature(target).parameters
-    hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    parameters, hints = _parameters(target)
     for key in node:
         if key in ("_target_", "_partial_"):
             continue
@@ -228,6 +293,26 @@ def _check_signature(cfg: DictConfig, path: str) -> None:
         value = _select(cfg, f"{path}.{key}")
         if node._target_.startswith("miniclip."):
             _check_type(cfg, f"{path}.{key}", value, hints.get(str(key), Any))
+
+
+def _parameters(target: Any) -> tuple[list[str], dict[str, Any]]:
+    """Names and types of what a function or class takes; `**settings` are those of the base class."""
+    functions = (
+        [vars(base)["__init__"] for base in target.__mro__ if "__init__" in vars(base)]
+        if (inspect.isclass(target))
+        else [target]
+    )
+    names: dict[str, None] = {}
+    hints: dict[str, Any] = {}
+    for function in functions:
+        parameters = inspect.signature(function).parameters.values()
+        names |= dict.fromkeys(
+            p.name for p in parameters if p.kind is not p.VAR_KEYWORD and p.name != "self"
+        )
+        hints = typing.get_type_hints(function) | hints
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return list(names), hints
 
 
 def _select(cfg: DictConfig, path: str) -> Any:

@@ -1,12 +1,15 @@
-"""The command line: `python run.py ...`, which is also `miniclip train ...`."""
+"""The command line: `python run.py ...`, which is also `miniclip train ...`, and `miniclip evaluate`."""
 
+import argparse
 import difflib
+import json
 import logging
 import os
 import re
 import sys
 import traceback
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +30,14 @@ HOME = PACKAGE if (PACKAGE / "conf").is_dir() else PACKAGE.parent
 
 def main() -> None:
     """The `miniclip` command."""
-    commands: dict[str, Callable[[], None]] = {"train": train}
+    commands: dict[str, Callable[[], None]] = {"train": train, "evaluate": evaluate}
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help"):
-        print("usage: miniclip train [SETTING=VALUE ...]\n\n  train   the same as python run.py")
+        print(
+            "usage: miniclip COMMAND ...\n\n"
+            "  train [SETTING=VALUE ...]   the same as python run.py\n"
+            "  evaluate RUN sharpness      how sharp the minimum is that a run found"
+        )
         return
     if name not in commands:
         sys.exit(f"miniclip has no command {name}; it has: {', '.join(commands)}")
@@ -56,6 +63,73 @@ def train() -> None:
             traceback.print_exc()
         wrong = f"{error.override}: " if isinstance(error, OverrideParseException) else ""
         sys.exit(f"Error: {wrong}{error}{_nearest(str(error))}")
+
+
+def evaluate() -> None:
+    """Measure a trained run: print, and write into RUN/evaluation/."""
+    parser = argparse.ArgumentParser(prog="miniclip evaluate", description=evaluate.__doc__)
+    parser.add_argument("run", type=Path, help="a run directory, or a checkpoint")
+    parser.add_argument("task", choices=["sharpness"])
+    parser.add_argument("changes", nargs="*", metavar="SETTING=VALUE", help="data.root=/elsewhere, ...")
+    parser.add_argument("--radii", type=float, nargs="+", default=[0.01, 0.02, 0.05, 0.1, 0.2])
+    parser.add_argument("--batches", type=int, default=2, help="training batches looked at")
+    parser.add_argument("--batch-size", type=int, default=64, help="images a batch, the m of m-sharpness")
+    parser.add_argument("--device", default="auto")
+    arguments = parser.parse_args()
+    try:
+        _sharpness(arguments)
+    except UserError as error:
+        sys.exit(f"Error: {error}")
+
+
+def _sharpness(arguments: argparse.Namespace) -> None:
+    from miniclip import build, evaluation
+    from miniclip.data.loader import EpochBatches, read, training_loader
+    from miniclip.report.figures import draw_landscape
+    from miniclip.tracking import write_text
+    from miniclip.training.interruption import ignore_in_worker
+    from miniclip.training.train import find_device
+
+    device = find_device(arguments.device)
+    restored = build.restore(arguments.run, *arguments.changes)
+    model = restored.model.to(device)
+    train_set, _ = restored.datasets()
+    size, count = arguments.batch_size, arguments.batches
+    if min(arguments.radii) <= 0 or size < 2 or not 1 <= count <= len(train_set) // size:
+        raise UserError(
+            f"--radii must be above 0, --batch-size at least 2, and --batches={count} of "
+            f"--batch-size={size} must fit into the {len(train_set):,} training images."
+        )
+    order = EpochBatches(len(train_set), batch_size=size, num_epochs=1, seed=restored.config.seed)
+    loader = training_loader(
+        train_set, order, num_workers=0, pin_memory=False, worker_init=ignore_in_worker
+    )
+    batches = []
+    for images, captions in islice(read(loader, device), count):
+        token_ids, attention_mask = restored.tokenizer.encode(captions)
+        batches.append((images, token_ids.to(device), attention_mask.to(device)))
+    surface = evaluation.LossSurface(model, restored.loss(), batches)
+    rises = {f"{radius:g}": evaluation.m_sharpness(surface, radius) for radius in arguments.radii}
+    result: dict[str, Any] = {
+        "checkpoint": str(restored.checkpoint),
+        "protocol": f"train: {count} batches of {size} images, float32, batch statistics",
+        "data_fingerprint": train_set.split.fingerprint(),
+        "loss": surface.mean_loss(),
+        "m_sharpness": rises,
+        "top_eigenvalue": evaluation.top_eigenvalue(surface),
+    }
+    slices = evaluation.landscape(surface, radius=max(arguments.radii))
+    folder = arguments.run if arguments.run.is_dir() else restored.checkpoint.parent.parent
+    folder = folder / "evaluation"
+    folder.mkdir(exist_ok=True)
+    write_text(folder / "sharpness.json", json.dumps(result | {"landscape": slices._asdict()}, indent=2))
+    draw_landscape(slices, folder / "sharpness.png", protocol=result["protocol"])
+    print(f"{restored.checkpoint} ({result['protocol']})")
+    print(f"loss at the weights     {result['loss']:12.4f}")
+    for radius, rise in rises.items():
+        print(f"m-sharpness, rho {radius:6} {rise:12.4f}")
+    print(f"top Hessian eigenvalue  {result['top_eigenvalue']:12.4f}")
+    print(f"Everything is in {folder}")
 
 
 def compose(*overrides: str) -> DictConfig:

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+__all__ = ["ClipLoss"]
+
 
 class ClipLoss:
     """Symmetric cross-entropy over the B x B similarities (Radford et al. 2021, figure 3).

@@ -32,15 +32,25 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     """The (epoch, index) pairs of all training batches, one epoch after another without a pause.
 
     The order of an epoch is drawn from (seed, epoch); each image turns up at most once in it. The last
-    incomplete batch is left out: the contrastive loss depends on the batch's size. Iteration can start
-    at any batch of any epoch, which is how a run goes on after an interruption.
+    incomplete batch is left out: the contrastive loss depends on the batch's size; so are batches that
+    do not fill up the last update of `accumulate_steps`. Iteration can start at any batch of any epoch,
+    which is how a run goes on after an interruption.
     """
 
-    def __init__(self, num_images: int, *, batch_size: int, num_epochs: int, seed: int):
+    def __init__(
+        self,
+        num_images: int,
+        *,
+        batch_size: int,
+        num_epochs: int,
+        seed: int,
+        accumulate_steps: int = 1,
+    ):
         self.num_images = num_images
         self.batch_size = batch_size
         self.num_epochs = num_epochs
         self.seed = seed
+        self.accumulate_steps = accumulate_steps
         self.first_epoch = 0
         self.first_batch = 0
 
@@ -51,7 +61,8 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 
     @property
     def batches_per_epoch(self) -> int:
-        return self.num_images // self.batch_size
+        updates = self.num_images // (self.batch_size * self.accumulate_steps)
+        return updates * self.accumulate_steps
 
     def __len__(self) -> int:
         return (self.num_epochs - self.first_epoch) * self.batches_per_epoch - self.first_batch

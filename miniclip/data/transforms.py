@@ -68,6 +68,6 @@ def evaluation_crop(image_size: int) -> Crop:
 
 
 def normalise(pixels: Tensor) -> Tensor:
-    """Pixels `(..., 3, H, W)` uint8 to float32 of about mean 0 and deviation 1, as torchvision's weights expect."""
+    """Pixels (..., 3, H, W) uint8 to float32 of about mean 0 and deviation 1, as torchvision has them."""
     mean, std = (torch.tensor(values, device=pixels.device)[:, None, None] for values in (MEAN, STD))
     return pixels.float().sub_(255 * mean).div_(255 * std)

@@ -2,5 +2,16 @@
 
 from miniclip.evaluation.features import Features, encode
 from miniclip.evaluation.retrieval import protocol_name, retrieval_metrics
+from miniclip.evaluation.sharpness import Landscape, LossSurface, landscape, m_sharpness, top_eigenvalue
 
-__all__ = ["Features", "encode", "protocol_name", "retrieval_metrics"]
+__all__ = [
+    "Features",
+    "Landscape",
+    "LossSurface",
+    "encode",
+    "landscape",
+    "m_sharpness",
+    "protocol_name",
+    "retrieval_metrics",
+    "top_eigenvalue",
+]

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from miniclip.errors import SettingError
 
-
 FEW_KEYS = 256
 """Up to so many keys the plain products beat torch's fused kernel on the CPU, three times at 32 keys."""
 

@@ -15,11 +15,13 @@ class CLIPOutput(NamedTuple):
         image_features: (B, embed_dim) float32, of length 1.
         text_features: (B, embed_dim) float32, of length 1.
         logit_scale: () float32, the factor on the cosine similarities.
+        similarity: (B, B) float32, the cosines that the temperature read; no gradient reaches them.
     """
 
     image_features: Tensor
     text_features: Tensor
     logit_scale: Tensor
+    similarity: Tensor
 
 
 class MiniCLIP(nn.Module):
@@ -45,10 +47,19 @@ class MiniCLIP(nn.Module):
         self.projection = projection
         self.temperature = temperature
 
-    def forward(self, images: Tensor, token_ids: Tensor, attention_mask: Tensor) -> CLIPOutput:
+    def forward(
+        self,
+        images: Tensor,
+        token_ids: Tensor,
+        attention_mask: Tensor,
+        similarity: Tensor | None = None,
+    ) -> CLIPOutput:
+        """A batch of pairs. Given a `similarity`, the temperature reads it in place of this pass's own."""
         image_features = self.encode_image(images)
         text_features = self.encode_text(token_ids, attention_mask)
-        return CLIPOutput(image_features, text_features, self.logit_scale(image_features, text_features))
+        if similarity is None:
+            similarity = _similarity(image_features, text_features)
+        return CLIPOutput(image_features, text_features, self.temperature(similarity), similarity)
 
     def encode_image(self, images: Tensor) -> Tensor:
         """`images (B, 3, H, W) -> image_features (B, embed_dim)`, float32, of length 1."""
@@ -60,7 +71,11 @@ class MiniCLIP(nn.Module):
 
     def logit_scale(self, image_features: Tensor, text_features: Tensor) -> Tensor:
         """The temperature's answer to a batch of pairs, ()."""
-        return self.temperature(image_features.detach() @ text_features.detach().T)
+        return self.temperature(_similarity(image_features, text_features))
+
+
+def _similarity(image_features: Tensor, text_features: Tensor) -> Tensor:
+    return image_features.detach() @ text_features.detach().T
 
 
 def _unit(features: Tensor) -> Tensor:

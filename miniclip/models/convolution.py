@@ -5,6 +5,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_input
 
 SMALL_MAP = 4
 """Largest side of an output map, pixels, on which matrix products give the weight gradient faster."""
@@ -70,9 +71,7 @@ class _Conv3x3(torch.autograd.Function):
         if ctx.needs_input_grad[0] and _is_dense(images, ctx.stride):
             grad_images = _dense_product(grad, _dense_kernel(weight, *images.shape[-2:]))
         elif ctx.needs_input_grad[0]:
-            grad_images = torch.nn.grad.conv2d_input(
-                images.shape, weight, grad, stride=ctx.stride, padding=1
-            )
+            grad_images = conv2d_input(images.shape, weight, grad, stride=ctx.stride, padding=1)
         if ctx.needs_input_grad[1]:
             grad_weight = _weight_gradient(images, grad, ctx.stride)
         return grad_images, grad_weight, None

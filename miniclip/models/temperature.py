@@ -5,6 +5,7 @@ and the clamp happen here and nowhere else.
 """
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,19 +27,31 @@ class DynamicTemperature(nn.Module):
         initial_scale: logit_scale before the first update.
         hidden: width of the MLP.
         momentum: weight of the newest variance in the running average.
+        sam: what SAM's second pass reads: "recompute" takes the variance at the perturbed weights,
+            "reuse" that of the first pass, so that both passes have one scale.
     """
 
     running_variance: Tensor
     num_batches_tracked: Tensor
 
-    def __init__(self, *, initial_scale: float, hidden: int, momentum: float):
+    def __init__(
+        self,
+        *,
+        initial_scale: float,
+        hidden: int,
+        momentum: float,
+        sam: Literal["recompute", "reuse"] = "recompute",
+    ):
         super().__init__()
         _check_scale(initial_scale)
         if hidden < 1:
             raise SettingError("hidden", hidden, "must be at least 1")
         if not 0 < momentum <= 1:
             raise SettingError("momentum", momentum, "must lie in 0 < momentum <= 1")
+        if sam not in ("recompute", "reuse"):
+            raise SettingError("sam", sam, "must be recompute or reuse")
         self.momentum = momentum
+        self.sam = sam
         # the name batch norm uses: SAM holds such modules' statistics still in its second pass
         self.track_running_stats = True
         self.register_buffer("running_variance", torch.tensor(0.0))

@@ -2,11 +2,15 @@
 
 from miniclip.optim.parameter_groups import parameter_groups
 from miniclip.optim.sam import SAM, frozen_statistics
+from miniclip.optim.sam_variants import GSAM, MSAM, LookSAM
 from miniclip.optim.schedule import Constant, Schedule, WarmupCosine, set_learning_rate
 
 __all__ = [
+    "GSAM",
+    "MSAM",
     "SAM",
     "Constant",
+    "LookSAM",
     "Schedule",
     "WarmupCosine",
     "frozen_statistics",

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from miniclip.data.dataset import Split
-from miniclip.evaluation import Features
+from miniclip.evaluation import Features, Landscape
 from miniclip.tracking import RunDirectory
 
 if TYPE_CHECKING:
@@ -76,6 +76,19 @@ def draw_retrieval(features: Features, split: Split, path: Path, *, protocol: st
             hit = int(owners[nearest]) == image
             _text(axes[row, 1 + column], captions[nearest], hit=hit)
     figure.suptitle(f"A caption's nearest images, an image's nearest captions ({protocol})")
+    return _save(figure, path)
+
+
+def draw_landscape(landscape: Landscape, path: Path, *, protocol: str) -> Path:
+    """Draw the loss on two lines through the weights; write a PNG."""
+    figure, ((axis,),) = _figure(1, 1, size=(7, 4.5))
+    for losses, colour, label in (
+        (landscape.gradient, ORANGE, "along the gradient"),
+        (landscape.random, BLUE, "a random direction, filters in proportion"),
+    ):
+        axis.plot(landscape.distances, losses, color=colour, marker="o", markersize=3, label=label)
+    _finish(axis, f"loss around the weights ({protocol})")
+    axis.set_xlabel("distance from the weights", fontsize=9)
     return _save(figure, path)
 
 

@@ -1,35 +1,45 @@
 """One update of the weights from one batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
+from miniclip.models import MiniCLIP
 from miniclip.models.clip import CLIPOutput
 from miniclip.optim import SAM
 from miniclip.training.precision import Precision
+
+Inputs = tuple[Tensor, Tensor, Tensor]
+"""images (B, 3, H, W), token_ids (B, L) and attention_mask (B, L) on the model's device."""
 
 
 class StepResult(NamedTuple):
     """What one update tells, as tensors () on the device: reading them would wait for it.
 
     Attributes:
-        loss: at the weights before the update.
-        logit_scale: of the first pass.
+        loss: of the first pass, the mean over the micro-batches.
+        logit_scale: of the first pass, the mean over the micro-batches.
         grad_norm: before clipping; not finite when the update was skipped.
+        measures: what the optimizer tells besides; see `SAM.measures`.
     """
 
     loss: Tensor
     logit_scale: Tensor
     grad_norm: Tensor
+    measures: Mapping[str, Tensor]
 
 
 class TrainingStep:
     """Forward, backward and update, whatever the optimizer: one pass or SAM's two.
 
+    Gradients of several micro-batches add up to the mean of their losses before the update; SAM perturbs
+    once, along their sum. Each micro-batch has its own negatives.
+
     Args:
-        model: called with (images, token_ids, attention_mask), gives what `loss` takes.
+        model: a `MiniCLIP`.
         loss: `(image_features, text_features, logit_scale) -> ()`.
         optimizer: any torch optimizer, or one of SAM's family.
         precision: owner of autocast and scaler.
@@ -38,7 +48,7 @@ class TrainingStep:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: MiniCLIP,
         loss: Callable[..., Tensor],
         optimizer: Optimizer,
         precision: Precision,
@@ -51,21 +61,34 @@ class TrainingStep:
         self.precision = precision
         self.grad_clip_norm = grad_clip_norm
 
-    def __call__(self, images: Tensor, token_ids: Tensor, attention_mask: Tensor) -> StepResult:
-        scales = []
+    def __call__(self, micro_batches: Sequence[Inputs]) -> StepResult:
+        first_pass: list[CLIPOutput] = []
 
         def forward_and_backward() -> Tensor:
-            with self.precision.autocast():
-                output: CLIPOutput = self.model(images, token_ids, attention_mask)
-            loss = self.loss(*output)
-            self.precision.backward(loss)
-            scales.append(output.logit_scale.detach())
-            return loss.detach()
+            is_second = len(first_pass) == len(micro_batches)
+            losses = []
+            for number, inputs in enumerate(micro_batches):
+                known = first_pass[number].similarity if is_second and self._reuses_similarity else None
+                with self.precision.autocast():
+                    output: CLIPOutput = self.model(*inputs, similarity=known)
+                loss = self.loss(output.image_features, output.text_features, output.logit_scale)
+                loss = loss / len(micro_batches)
+                self.precision.backward(loss)
+                losses.append(loss.detach())
+                if not is_second:
+                    first_pass.append(CLIPOutput(*(part.detach() for part in output)))
+            return torch.stack(losses).sum()
 
         if isinstance(self.optimizer, SAM):
             loss = self.optimizer.backward(forward_and_backward)
+            measures: Mapping[str, Tensor] = self.optimizer.measures
         else:
             self.optimizer.zero_grad()
-            loss = forward_and_backward()
+            loss, measures = forward_and_backward(), {}
         grad_norm = self.precision.step(self.optimizer, max_norm=self.grad_clip_norm)
-        return StepResult(loss, scales[0], grad_norm)
+        scale = torch.stack([output.logit_scale for output in first_pass]).mean()
+        return StepResult(loss, scale, grad_norm, measures)
+
+    @property
+    def _reuses_similarity(self) -> bool:
+        return getattr(self.model.temperature, "sam", None) == "reuse"

@@ -21,7 +21,7 @@ from miniclip.data.loader import Batch, EpochBatches, evaluation_loader, read, t
 from miniclip.errors import SettingError, UserError
 from miniclip.evaluation import Features, encode, protocol_name, retrieval_metrics
 from miniclip.models import MiniCLIP, Tokenizer
-from miniclip.optim import Schedule, set_learning_rate
+from miniclip.optim import SAM, Schedule, set_learning_rate
 from miniclip.tracking import JsonlLogger, RunDirectory
 from miniclip.training.checkpoint import (
     copy_checkpoint,
@@ -32,7 +32,7 @@ from miniclip.training.checkpoint import (
 from miniclip.training.interruption import Interrupted, Interruption, ignore_in_worker
 from miniclip.training.precision import Precision
 from miniclip.training.reproducibility import random_state, set_random_state
-from miniclip.training.step import StepResult, TrainingStep
+from miniclip.training.step import Inputs, StepResult, TrainingStep
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +70,7 @@ class Progress:
         batch: batches of the next epoch already trained on.
         step: updates done, skipped ones included.
         skipped_steps: updates skipped because a gradient was not finite.
+        skipped_in_a_row: of these, the ones since the last update that was not.
         best: the validation record with the highest rsum.
     """
 
@@ -77,7 +78,12 @@ class Progress:
     batch: int = 0
     step: int = 0
     skipped_steps: int = 0
+    skipped_in_a_row: int = 0
     best: dict[str, Any] | None = None
+
+
+class _TooManySkips(UserError):
+    """Too many updates in a row were skipped."""
 
 
 class FitResult(NamedTuple):
@@ -98,7 +104,10 @@ class Trainer:
     Args:
         max_epochs: passes over the training images.
         max_steps: stop after so many updates; null for no limit. The schedule ends there.
-        batch_size: images a batch, each with one caption.
+        batch_size: images a batch, each with one caption; the others in it are the negatives.
+        accumulate_steps: batches an update; their gradients add up to the mean.
+        max_skipped_steps: stop after more than so many updates in a row were skipped because a gradient
+            was not finite.
         grad_clip_norm: longest gradient; null does not clip.
         validate_every_epochs: epochs between validations; the last epoch is always validated.
         checkpoint_every_epochs: epochs between checkpoints that are kept; last and best always are.
@@ -117,6 +126,8 @@ class Trainer:
         max_epochs: int,
         max_steps: int | None,
         batch_size: int,
+        accumulate_steps: int,
+        max_skipped_steps: int,
         grad_clip_norm: float | None,
         validate_every_epochs: int,
         checkpoint_every_epochs: int,
@@ -128,6 +139,8 @@ class Trainer:
             ("max_epochs", max_epochs, 1),
             ("max_steps", max_steps, 1),
             ("batch_size", batch_size, 2),
+            ("accumulate_steps", accumulate_steps, 1),
+            ("max_skipped_steps", max_skipped_steps, 0),
             ("validate_every_epochs", validate_every_epochs, 1),
             ("checkpoint_every_epochs", checkpoint_every_epochs, 1),
             ("num_workers", num_workers, 0),
@@ -139,6 +152,8 @@ class Trainer:
         self.max_epochs = max_epochs
         self.max_steps = max_steps
         self.batch_size = batch_size
+        self.accumulate_steps = accumulate_steps
+        self.max_skipped_steps = max_skipped_steps
         self.grad_clip_norm = grad_clip_norm
         self.validate_every_epochs = validate_every_epochs
         self.checkpoint_every_epochs = checkpoint_every_epochs
@@ -161,12 +176,18 @@ class _Fit:
 
     def __init__(self, trainer: Trainer, experiment: Experiment, run: RunDirectory, logger: JsonlLogger):
         num_images = len(experiment.train_set)
-        if trainer.batch_size > num_images:
-            raise SettingError(
-                "trainer.batch_size",
-                trainer.batch_size,
-                f"is larger than the training set of {num_images:,} images",
-            )
+        for setting, images_needed in (
+            ("batch_size", trainer.batch_size),
+            ("accumulate_steps", trainer.batch_size * trainer.accumulate_steps),
+        ):
+            if images_needed > num_images:
+                raise SettingError(
+                    f"trainer.{setting}",
+                    getattr(trainer, setting),
+                    f"is larger than the training set of {num_images:,} images"
+                    if setting == "batch_size"
+                    else f"asks for {images_needed:,} images an update; there are {num_images:,}",
+                )
         self.trainer = trainer
         self.experiment = experiment
         self.run = run
@@ -181,8 +202,9 @@ class _Fit:
             batch_size=trainer.batch_size,
             num_epochs=trainer.max_epochs,
             seed=experiment.config["seed"],
+            accumulate_steps=trainer.accumulate_steps,
         )
-        self.steps_per_epoch = self.batches.batches_per_epoch
+        self.steps_per_epoch = self.batches.batches_per_epoch // trainer.accumulate_steps
         self.total_steps = self.steps_per_epoch * trainer.max_epochs
         if trainer.max_steps is not None:
             self.total_steps = min(self.total_steps, trainer.max_steps)
@@ -220,6 +242,9 @@ class _Fit:
                     self.run.path,
                 )
                 raise
+            except _TooManySkips:
+                self._save_last()
+                raise
         summary = self._summary(time.perf_counter() - started)
         self.run.write_json("summary.json", summary)
         best = load_checkpoint(self.run.best_checkpoint)
@@ -230,7 +255,7 @@ class _Fit:
         """Train one epoch, or what is left of it; validate and save where due."""
         self._train_epoch(batches)
         progress = self.progress
-        if progress.batch == self.steps_per_epoch:
+        if progress.batch == self.batches.batches_per_epoch:
             progress.epoch, progress.batch = progress.epoch + 1, 0
         at_end = progress.step >= self.total_steps
         improved = False
@@ -250,19 +275,22 @@ class _Fit:
         started, first_step = time.perf_counter(), progress.step
         with self._bar(f"epoch {progress.epoch + 1}/{trainer.max_epochs}") as bar:
             try:
-                for images, captions in islice(batches, self.steps_per_epoch - progress.batch):
+                while progress.batch < self.batches.batches_per_epoch:
+                    micro_batches = list(islice(batches, trainer.accumulate_steps))
                     self.interruption.check()
                     factor = self.experiment.schedule.factor(progress.step, self.total_steps)
                     set_learning_rate(self.experiment.optimizer, factor)
-                    result = self._update(images, captions)
+                    result = self.update([self._inputs(*batch) for batch in micro_batches])
                     progress.step += 1
-                    progress.batch += 1
+                    progress.batch += trainer.accumulate_steps
                     seconds = self.training_seconds + time.perf_counter() - started
                     record = {"step": progress.step, "train/lr": self._lr(), "train/seconds": seconds}
+                    if isinstance(self.experiment.optimizer, SAM):
+                        record["train/rho"] = self.experiment.optimizer.last_rho
                     unread.append((record, result))
                     if len(unread) == READ_EVERY_STEPS:
                         self._read_results(unread, bar)
-                    bar.update(len(images))
+                    bar.update(trainer.batch_size * trainer.accumulate_steps)
                     if progress.step >= self.total_steps:
                         break
             except Interrupted:
@@ -270,11 +298,11 @@ class _Fit:
                 raise
             self._read_results(unread, bar)
         self.training_seconds += time.perf_counter() - started
-        self.images_seen += (progress.step - first_step) * trainer.batch_size
+        self.images_seen += (progress.step - first_step) * trainer.batch_size * trainer.accumulate_steps
 
-    def _update(self, images: Tensor, captions: list[str]) -> StepResult:
+    def _inputs(self, images: Tensor, captions: list[str]) -> Inputs:
         token_ids, attention_mask = self.experiment.tokenizer.encode(captions)
-        return self.update(
+        return (
             images,
             token_ids.to(self.device, non_blocking=True),
             attention_mask.to(self.device, non_blocking=True),
@@ -283,7 +311,7 @@ class _Fit:
     def _bar(self, text: str) -> tqdm:
         """A bar over the images of the epoch; nothing where the output is no terminal."""
         return tqdm(
-            total=self.steps_per_epoch * self.trainer.batch_size,
+            total=self.batches.batches_per_epoch * self.trainer.batch_size,
             initial=self.progress.batch * self.trainer.batch_size,
             desc=text,
             unit="img",
@@ -295,21 +323,37 @@ class _Fit:
         """Bring results to the host, all in one transfer, and record them."""
         if not unread:
             return
-        results = torch.stack([torch.stack([x.float() for x in result]) for _, result in unread])
-        for (record, _), values in zip(unread, results.tolist(), strict=True):
-            loss, logit_scale, grad_norm = values
-            self.progress.skipped_steps += not math.isfinite(grad_norm)
-            record |= {
-                "train/loss": loss,
-                "train/logit_scale": logit_scale,
-                "train/grad_norm": grad_norm,
-                "train/skipped_steps": self.progress.skipped_steps,
-            }
+        results = [
+            {"loss": r.loss, "logit_scale": r.logit_scale, "grad_norm": r.grad_norm, **r.measures}
+            for _, r in unread
+        ]
+        flat = torch.stack([value.float() for result in results for value in result.values()])
+        values = iter(flat.tolist())
+        too_many_skips = False
+        for (record, _), result in zip(unread, results, strict=True):
+            record |= {f"train/{name}": next(values) for name in result}
+            too_many_skips |= self._count_skipped(math.isfinite(record["train/grad_norm"]))
+            record["train/skipped_steps"] = self.progress.skipped_steps
             every = self.logger.every_steps
             if every is not None and record["step"] % every == 0:
                 self.logger.log(record)
-        bar.set_postfix(loss=f"{loss:.3f}", logit_scale=f"{logit_scale:.1f}")
+        loss, scale = record["train/loss"], record["train/logit_scale"]
+        bar.set_postfix(loss=f"{loss:.3f}", logit_scale=f"{scale:.1f}")
         unread.clear()
+        if too_many_skips:
+            raise _TooManySkips(
+                f"Stopped at step {self.progress.step}: more than trainer.max_skipped_steps="
+                f"{self.trainer.max_skipped_steps} updates in a row were skipped, because a gradient was "
+                f"not finite. The weights before them are in {self.run.last_checkpoint}. Lower the "
+                "learning rate or rho, or try precision=fp32."
+            )
+
+    def _count_skipped(self, was_applied: bool) -> bool:
+        """Returns whether too many updates in a row were skipped."""
+        progress = self.progress
+        progress.skipped_in_a_row = 0 if was_applied else progress.skipped_in_a_row + 1
+        progress.skipped_steps += not was_applied
+        return progress.skipped_in_a_row > self.trainer.max_skipped_steps
 
     def _validate(self) -> bool:
         """Measure, record and print. Returns whether rsum is the best so far."""

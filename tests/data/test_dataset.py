@@ -13,7 +13,6 @@ from miniclip.data.transforms import TrainingCrop, evaluation_crop, normalise
 from miniclip.errors import UserError
 from miniclip.training.interruption import ignore_in_worker
 
-
 CPU = torch.device("cpu")
 
 
@@ -21,9 +20,7 @@ def dataset(folder: Path, *, random: bool = True) -> CaptionedImages:
     names = [f"{index}.jpg" for index in range(12)]
     captions = [[f"{index}, caption {number}" for number in range(5)] for index in range(12)]
     split = Split("train", names, ImageFiles(folder, names, decode_size=64), captions)
-    crop = (
-        TrainingCrop(32, crop_scale=(0.5, 1.0), flip=True) if random else evaluation_crop(32)
-    )
+    crop = TrainingCrop(32, crop_scale=(0.5, 1.0), flip=True) if random else evaluation_crop(32)
     return CaptionedImages(split, crop, seed=3, random=random)
 
 

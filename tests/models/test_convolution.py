@@ -39,9 +39,9 @@ def test_first_and_second_derivatives_in_float64() -> None:
     images = torch.randn(2, 3, 4, 3, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(2, 3, 3, 3, dtype=torch.float64, requires_grad=True)
     for stride in (1, 2):
-        apply = convolution._Conv3x3.apply
-        assert torch.autograd.gradcheck(lambda x, w, s=stride: apply(x, w, s), (images, weight))
-        assert torch.autograd.gradgradcheck(lambda x, w, s=stride: apply(x, w, s), (images, weight))
+        inputs = images, weight, stride
+        assert torch.autograd.gradcheck(convolution._Conv3x3.apply, inputs)
+        assert torch.autograd.gradgradcheck(convolution._Conv3x3.apply, inputs)
 
 
 def test_other_convolutions_stay_as_they_are() -> None:

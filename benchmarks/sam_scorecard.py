@@ -1,0 +1,397 @@
+"""Ten ways in which a SAM goes wrong, each run against MiniCLIP's and pytorch_optimizer's.
+
+    python -m benchmarks.sam_scorecard
+
+Needs the extra `bench`. Every cell is what happened when it was tried here; nothing is looked up.
+"""
+
+import importlib.metadata
+import multiprocessing
+import resource
+import statistics
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import pytorch_optimizer
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from benchmarks.timing import alternate, conditions
+from miniclip.optim import SAM
+
+Closure = Callable[[], Tensor]
+RHO = 0.1
+
+
+class Rival(NamedTuple):
+    """A SAM as its documentation says to use it.
+
+    Attributes:
+        make: `(params, base class, model, **base settings) -> optimizer`.
+        update: runs one update with a closure that does forward and backward and zeroes nothing.
+    """
+
+    name: str
+    make: Callable[..., Optimizer]
+    update: Callable[[Any, Closure], object]
+
+
+class Verdict(NamedTuple):
+    passed: bool
+    detail: str
+
+
+def _make_ours(params: Any, base: type, model: nn.Module | None = None, **settings: Any) -> Optimizer:
+    return SAM(params, partial(base, **settings), rho=RHO, measure_every=None, model=model)
+
+
+def _make_theirs(params: Any, base: type, model: nn.Module | None = None, **settings: Any) -> Optimizer:
+    return pytorch_optimizer.SAM(params, base, rho=RHO, **settings)
+
+
+def _update_theirs(optimizer: Any, closure: Closure) -> None:
+    def again() -> Tensor:
+        optimizer.zero_grad()
+        return closure()
+
+    again()
+    optimizer.step(again)
+
+
+OURS = Rival("MiniCLIP", _make_ours, lambda optimizer, closure: optimizer.step(closure))
+THEIRS = Rival("pytorch_optimizer", _make_theirs, _update_theirs)
+
+
+def _net(seed: int = 0, *, dropout: float = 0.0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Linear(8, 16), nn.BatchNorm1d(16), nn.GELU(), nn.Dropout(dropout), nn.Linear(16, 4)
+    )
+
+
+def _closure(model: nn.Module, inputs: Tensor) -> Closure:
+    def closure() -> Tensor:
+        loss = model(inputs).square().mean()
+        loss.backward()
+        return loss.detach()
+
+    return closure
+
+
+def _inputs(count: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(32, 8, generator=generator) for _ in range(count)]
+
+
+def _weights(model: nn.Module) -> Tensor:
+    return nn.utils.parameters_to_vector(model.parameters()).detach().clone()
+
+
+def resume_keeps_the_moments(rival: Rival) -> Verdict:
+    """A run that is saved and loaded after three updates ends as the uninterrupted one."""
+    finals = []
+    for interrupted in (False, True):
+        model = _net()
+        optimizer = rival.make(model.parameters(), torch.optim.AdamW, model, lr=0.01)
+        for number, inputs in enumerate(_inputs(6)):
+            if interrupted and number == 3:
+                state = optimizer.state_dict()
+                optimizer = rival.make(model.parameters(), torch.optim.AdamW, model, lr=0.01)
+                optimizer.load_state_dict(state)
+            rival.update(optimizer, _closure(model, inputs))
+        finals.append(_weights(model))
+    return Verdict(torch.equal(*finals), f"differs by {(finals[0] - finals[1]).abs().max():.1e}")
+
+
+def overflow_in_the_first_pass(rival: Rival) -> Verdict:
+    """One inf in a first gradient, ordinary under float16, leaves weights and moments finite.
+
+    Under a GradScaler, as AMP's documentation uses it with several backward passes.
+    """
+    model = _net()
+    optimizer = rival.make(model.parameters(), torch.optim.AdamW, model, lr=0.01)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    passes = 0
+
+    def closure() -> Tensor:
+        nonlocal passes
+        passes += 1
+        loss = model(_inputs(1)[0]).square().mean()
+        scaler.scale(loss).backward()
+        if passes == 1:
+            next(model.parameters()).grad[0, 0] = torch.inf  # type: ignore[index]
+        return loss.detach()
+
+    _scaled_update(optimizer, scaler, closure, forced=True)
+    state = [v for s in optimizer.state.values() for v in s.values() if isinstance(v, Tensor)]
+    finite = bool(_weights(model).isfinite().all()) and all(bool(v.isfinite().all()) for v in state)
+    return Verdict(finite, "weights or moments are NaN")
+
+
+def missing_second_gradient(rival: Rival) -> Verdict:
+    """A parameter without a gradient in the second pass is not left perturbed."""
+    always, once = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+    passes = 0
+
+    def closure() -> Tensor:
+        nonlocal passes
+        passes += 1
+        loss = always.square().sum() + (once.square().sum() if passes == 1 else 0)
+        loss.backward()
+        return loss.detach()
+
+    rival.update(rival.make([always, once], torch.optim.SGD, lr=0.1), closure)
+    return Verdict(torch.equal(once, torch.ones(3)), f"off by {(once - 1).abs().max():.1e}")
+
+
+def storage_stays(rival: Rival) -> Verdict:
+    """Weights keep their storage, and perturbing makes none anew: CUDA graphs and flat buffers hold."""
+    model = _net()
+    optimizer = rival.make(model.parameters(), torch.optim.SGD, model, lr=0.1)
+    seen: list[tuple[int, ...]] = []
+    for inputs in _inputs(4):
+        kept: list[Tensor] = []
+
+        def closure(inputs: Tensor = inputs, kept: list[Tensor] = kept) -> Tensor:
+            # whatever the optimizer holds between the passes
+            kept.extend(v for s in optimizer.state.values() for v in s.values() if isinstance(v, Tensor))
+            return _closure(model, inputs)()
+
+        rival.update(optimizer, closure)
+        saved = getattr(optimizer, "_saved", None)
+        held = list(saved.values()) if saved is not None else kept
+        _pool.extend(held)  # so that a freed address is not handed out again
+        seen.append(tuple(t.data_ptr() for t in [*model.parameters(), *held]))
+    weights_stay = len({pointers[:6] for pointers in seen}) == 1
+    if not weights_stay:
+        return Verdict(False, "weights change their storage")
+    return Verdict(len(set(seen)) == 1, "one copy of the weights is allocated each step")
+
+
+_pool: list[Tensor] = []
+
+
+def exact_restore(rival: Rival) -> Verdict:
+    """After 100 cycles with a learning rate of 0 every weight is what it was, bit for bit."""
+    model = _net()
+    optimizer = rival.make(model.parameters(), torch.optim.SGD, model, lr=0.0)
+    before = _weights(model)
+    for inputs in _inputs(100):
+        rival.update(optimizer, _closure(model, inputs))
+    share = (_weights(model) != before).float().mean()
+    return Verdict(share.item() == 0, f"{100 * share:.1f} % of the weights moved")
+
+
+def batch_norm_moves_once(rival: Rival) -> Verdict:
+    """Running statistics and their counter move as in one plain step."""
+    plain, model = _net(), _net()
+    inputs = _inputs(1)[0]
+    plain(inputs)
+    optimizer = rival.make(model.parameters(), torch.optim.SGD, model, lr=0.1)
+    rival.update(optimizer, _closure(model, inputs))
+    same = all(torch.equal(a, b) for a, b in zip(plain.buffers(), model.buffers(), strict=True))
+    return Verdict(same, f"num_batches_tracked is {model[1].num_batches_tracked}")
+
+
+def scaled_is_unscaled(rival: Rival) -> Verdict:
+    """A GradScaler changes nothing; with SGD, since AdamW hides a wrong scale."""
+    finals = []
+    for scaled in (False, True):
+        model = _net()
+        optimizer = rival.make(model.parameters(), torch.optim.SGD, model, lr=0.1)
+        scaler = torch.amp.GradScaler("cpu", enabled=scaled, init_scale=1024.0)
+        for inputs in _inputs(3):
+
+            def closure(model: nn.Module = model, scaler: Any = scaler, inputs: Tensor = inputs) -> Tensor:
+                loss = model(inputs).square().mean()
+                scaler.scale(loss).backward()
+                return loss.detach()
+
+            try:
+                _scaled_update(optimizer, scaler, closure)
+            except RuntimeError as error:
+                return Verdict(False, str(error).split(" since")[0])
+        finals.append(_weights(model))
+    close = torch.allclose(finals[0], finals[1], rtol=1e-5, atol=1e-6)
+    return Verdict(close, f"off by {(finals[0] - finals[1]).abs().max():.1e}")
+
+
+def _scaled_update(
+    optimizer: Any, scaler: torch.amp.GradScaler, closure: Closure, *, forced: bool = False
+) -> None:
+    """One update with a scaler: ours by its docstring, a two-step SAM by the AMP page's recipe.
+
+    That recipe unscales before each step, which the scaler refuses; `forced` makes it forget the first.
+    """
+    if isinstance(optimizer, SAM):
+        optimizer.backward(closure)
+        scaler.unscale_(optimizer.base_optimizer)
+        scaler.step(optimizer.base_optimizer)
+        scaler.update()
+        return
+    optimizer.zero_grad()
+    closure()
+    scaler.unscale_(optimizer)
+    optimizer.first_step(zero_grad=True)
+    closure()
+    if forced:
+        scaler._per_optimizer_states.clear()
+    scaler.unscale_(optimizer)
+    optimizer.second_step()
+    scaler.update()
+
+
+def no_host_synchronisation(rival: Rival) -> Verdict:
+    """An update asks the device for no value. Tried on `meta`, whose tensors have none to give."""
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 4))
+        inputs = torch.randn(32, 8)
+    optimizer = rival.make(model.parameters(), torch.optim.SGD, model, lr=0.1)
+    try:
+        for _ in range(2):
+            rival.update(optimizer, _closure(model, inputs))
+    except (RuntimeError, NotImplementedError) as error:
+        return Verdict(False, str(error).splitlines()[0][:60])
+    return Verdict(True, "")
+
+
+def temperature_stays(rival: Rival) -> Verdict:
+    """A parameter can be trained and left out of the perturbation: the temperature."""
+    w, scale = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(1))
+    seen = []
+
+    def closure() -> Tensor:
+        seen.append(scale.detach().clone())
+        loss = (scale * w).square().sum()
+        loss.backward()
+        return loss.detach()
+
+    groups = [{"params": [w]}, {"params": [scale], "perturb": False}]
+    rival.update(rival.make(groups, torch.optim.SGD, lr=0.1), closure)
+    trained = not torch.equal(scale.detach(), seen[0])
+    return Verdict(torch.equal(seen[0], seen[1]) and trained, f"moved by {(seen[1] - seen[0]).item():.1e}")
+
+
+def accumulation(rival: Rival) -> Verdict:
+    """Micro-batches: one perturbation, the same dropout masks in both passes."""
+    model = _net(dropout=0.5)
+    masks: list[Tensor] = []
+    model[3].register_forward_hook(lambda _, inputs, output: masks.append(output == 0))
+
+    def closure() -> Tensor:
+        losses = [model(part).square().mean() / 4 for part in _inputs(1)[0].chunk(4)]
+        for loss in losses:
+            loss.backward()
+        return torch.stack(losses).sum().detach()
+
+    rival.update(rival.make(model.parameters(), torch.optim.SGD, model, lr=0.1), closure)
+    same = all(torch.equal(a, b) for a, b in zip(masks[:4], masks[4:], strict=True))
+    return Verdict(same and len(masks) == 8, "the second pass draws other masks")
+
+
+PITFALLS: dict[str, Callable[[Rival], Verdict]] = {
+    "resuming keeps the base optimizer's moments": resume_keeps_the_moments,
+    "an inf in the first pass leaves weights and moments finite": overflow_in_the_first_pass,
+    "a parameter without second gradient is restored": missing_second_gradient,
+    "storage is made once and never swapped": storage_stays,
+    "weights come back bit for bit, 100 cycles": exact_restore,
+    "batch-norm statistics move once, the counter too": batch_norm_moves_once,
+    "a GradScaler changes nothing (SGD)": scaled_is_unscaled,
+    "no host synchronisation in an update": no_host_synchronisation,
+    "the temperature is trained and not perturbed": temperature_stays,
+    "micro-batches see the same dropout in both passes": accumulation,
+}
+
+
+def optimizer_seconds(rounds: int = 15) -> dict[str, float]:
+    """Both half-steps less AdamW's step, over the default model's number of weights, in milliseconds."""
+    shapes = [(512, 512, 3, 3)] * 5 + [(256, 256, 3, 3)] * 12 + [(1024, 256)] * 20 + [(256,)] * 60
+    rivals: dict[str, Callable[[], object]] = {}
+    for name in ("AdamW", OURS.name, THEIRS.name):
+        params = [nn.Parameter(torch.randn(shape)) for shape in shapes]
+        fill = partial(_fill, params, [torch.randn_like(p) for p in params])
+        if name == "AdamW":
+            rivals[name] = partial(_plain_update, torch.optim.AdamW(params, fused=True), fill)
+        else:
+            rival = OURS if name == OURS.name else THEIRS
+            optimizer = rival.make(params, torch.optim.AdamW, fused=True)
+            rivals[name] = partial(rival.update, optimizer, fill)
+    times = alternate(rivals, rounds=rounds)
+    return {
+        name: 1000
+        * statistics.median(a - b for a, b in zip(times.seconds[name], times.seconds["AdamW"], strict=True))
+        for name in (OURS.name, THEIRS.name)
+    }
+
+
+def _fill(params: list[nn.Parameter], gradients: list[Tensor]) -> Tensor:
+    for p, gradient in zip(params, gradients, strict=True):
+        p.grad = gradient
+    return torch.zeros(())
+
+
+def _plain_update(optimizer: Optimizer, closure: Closure) -> None:
+    optimizer.zero_grad()
+    closure()
+    optimizer.step()
+
+
+def memory_in_copies() -> dict[str, float]:
+    """Peak memory of an update above AdamW's, in copies of the weights; each in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    peaks = {}
+    for name in ("AdamW", OURS.name, THEIRS.name):
+        with context.Pool(1) as pool:
+            peaks[name] = pool.apply(_peak_bytes, (name,))
+    one_copy = 4 * MEMORY_PARAMS
+    return {name: (peaks[name] - peaks["AdamW"]) / one_copy for name in (OURS.name, THEIRS.name)}
+
+
+MEMORY_PARAMS = 100_000_000
+
+
+def _peak_bytes(name: str) -> int:
+    params = [nn.Parameter(torch.ones(MEMORY_PARAMS // 100)) for _ in range(100)]
+
+    def fill() -> Tensor:
+        for p in params:
+            p.grad = torch.full_like(p, 0.5)
+        return torch.zeros(())
+
+    rivals = {rival.name: rival for rival in (OURS, THEIRS)}
+    if name in rivals:
+        optimizer = rivals[name].make(params, torch.optim.AdamW, fused=True)
+        update = rivals[name].update
+    else:
+        optimizer, update = torch.optim.AdamW(params, fused=True), _plain_update
+    for _ in range(3):
+        update(optimizer, fill)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def scorecard() -> dict[str, tuple[Verdict, Verdict]]:
+    """Every pitfall tried on both."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return {text: (check(OURS), check(THEIRS)) for text, check in PITFALLS.items()}
+
+
+def main() -> None:
+    print(conditions("torch", "pytorch-optimizer"))
+    theirs = f"pytorch_optimizer {importlib.metadata.version('pytorch-optimizer')}"
+    print(f"\n| | MiniCLIP | {theirs} |\n|---|---|---|")
+    for text, verdicts in scorecard().items():
+        cells = ["yes" if passed else f"**no**: {detail}" for passed, detail in verdicts]
+        print(f"| {text} | {' | '.join(cells)} |")
+    seconds, copies = optimizer_seconds(), memory_in_copies()
+    cells = [f"{seconds[name]:.1f} ms" for name in (OURS.name, THEIRS.name)]
+    print(f"| time in the optimizer alone, above AdamW | {' | '.join(cells)} |")
+    cells = [f"{copies[name]:.2f} copies of the weights" for name in (OURS.name, THEIRS.name)]
+    print(f"| peak memory above AdamW | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()
