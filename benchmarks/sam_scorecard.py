@@ -354,7 +354,8 @@ MEMORY_PARAMS = 100_000_000
 
 
 def _peak_bytes(name: str) -> int:
-    params = [nn.Parameter(torch.ones(MEMORY_PARAMS // 100)) for _ in range(100)]
+    # above 32 MiB glibc gives freed memory back at once, so that the peak is what was in use
+    params = [nn.Parameter(torch.ones(MEMORY_PARAMS // 10)) for _ in range(10)]
 
     def fill() -> Tensor:
         for p in params:

@@ -22,7 +22,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from miniclip import data, losses, models
+import miniclip.data
+import miniclip.losses
+import miniclip.models
 from miniclip.data import CaptionedImages, Source
 from miniclip.data.transforms import MEAN, STD
 from miniclip.errors import SettingError, UserError
@@ -133,7 +135,8 @@ def restore(path: Path, *changes: str) -> Restored:
             )
     cfg.merge_with_dotlist(list(changes))
     assert isinstance(cfg, DictConfig)
-    safe = {f"{part.__name__}.{name}" for part in (data, losses, models) for name in part.__all__}
+    makers = (miniclip.data, miniclip.losses, miniclip.models)
+    safe = {f"{module.__name__}.{name}" for module in makers for name in module.__all__}
     for part in ("data", "encoder", "projection", "temperature", "loss"):
         for place in _targets(cfg, part):
             target = OmegaConf.select(cfg, f"{place}._target_")

@@ -83,15 +83,16 @@ def evaluate() -> None:
 
 
 def _sharpness(arguments: argparse.Namespace) -> None:
-    from miniclip import build, evaluation
+    from miniclip.build import restore
     from miniclip.data.loader import EpochBatches, read, training_loader
+    from miniclip.evaluation import LossSurface, landscape, m_sharpness, top_eigenvalue
     from miniclip.report.figures import draw_landscape
     from miniclip.tracking import write_text
     from miniclip.training.interruption import ignore_in_worker
     from miniclip.training.train import find_device
 
     device = find_device(arguments.device)
-    restored = build.restore(arguments.run, *arguments.changes)
+    restored = restore(arguments.run, *arguments.changes)
     model = restored.model.to(device)
     train_set, _ = restored.datasets()
     size, count = arguments.batch_size, arguments.batches
@@ -108,17 +109,17 @@ def _sharpness(arguments: argparse.Namespace) -> None:
     for images, captions in islice(read(loader, device), count):
         token_ids, attention_mask = restored.tokenizer.encode(captions)
         batches.append((images, token_ids.to(device), attention_mask.to(device)))
-    surface = evaluation.LossSurface(model, restored.loss(), batches)
-    rises = {f"{radius:g}": evaluation.m_sharpness(surface, radius) for radius in arguments.radii}
+    surface = LossSurface(model, restored.loss(), batches)
+    rises = {f"{radius:g}": m_sharpness(surface, radius) for radius in arguments.radii}
     result: dict[str, Any] = {
         "checkpoint": str(restored.checkpoint),
-        "protocol": f"train: {count} batches of {size} images, float32, batch statistics",
+        "protocol": f"train: {count} x {size} images, float32, batch statistics",
         "data_fingerprint": train_set.split.fingerprint(),
         "loss": surface.mean_loss(),
         "m_sharpness": rises,
-        "top_eigenvalue": evaluation.top_eigenvalue(surface),
+        "top_eigenvalue": top_eigenvalue(surface),
     }
-    slices = evaluation.landscape(surface, radius=max(arguments.radii))
+    slices = landscape(surface, radius=max(arguments.radii))
     folder = arguments.run if arguments.run.is_dir() else restored.checkpoint.parent.parent
     folder = folder / "evaluation"
     folder.mkdir(exist_ok=True)

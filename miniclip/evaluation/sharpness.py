@@ -23,14 +23,16 @@ class Landscape(NamedTuple):
     """The loss along two lines through the weights w.
 
     Attributes:
-        distances: Euclidean distances from w, negative ones on the other side.
-        gradient: loss along the gradient at w.
-        random: loss along a random direction whose filters are as long in proportion as those of w (Li
-            et al. 2018, arXiv 1712.09913, section 4).
+        distances: Euclidean distances from w along the gradient, negative ones downhill.
+        gradient: loss at these.
+        shares: steps along a random direction whose filters are as long as those of w (Li et al. 2018,
+            arXiv 1712.09913, section 4); 1 is as far as the weights are long.
+        random: loss at these.
     """
 
     distances: list[float]
     gradient: list[float]
+    shares: list[float]
     random: list[float]
 
 
@@ -129,20 +131,21 @@ def top_eigenvalue(
     return value
 
 
-def landscape(surface: LossSurface, *, radius: float, points: int = 21, seed: int = 0) -> Landscape:
-    """The loss on two lines through w, from -radius to radius."""
+def landscape(
+    surface: LossSurface, *, radius: float, share: float = 0.5, points: int = 21, seed: int = 0
+) -> Landscape:
+    """The loss on two lines through w, from -radius to radius and from -share to share."""
     gradients = [surface.gradient(batch) for batch in surface.batches]
     uphill = _unit([torch.stack(parts).mean(dim=0) for parts in zip(*gradients, strict=True)])
     random = _random_like(surface.params, seed)
     for direction, p in zip(random, surface.params, strict=True):
         _match_filters(direction, p)
-    random = _unit(random)
-    distances = torch.linspace(-radius, radius, points).tolist()
-    losses = [
-        [surface.moved(torch._foreach_mul(line, d), surface.mean_loss) for d in distances]
-        for line in (uphill, random)
-    ]
-    return Landscape(distances, *losses)
+
+    def losses(line: list[Tensor], steps: list[float]) -> list[float]:
+        return [surface.moved(torch._foreach_mul(line, step), surface.mean_loss) for step in steps]
+
+    distances, shares = (torch.linspace(-most, most, points).tolist() for most in (radius, share))
+    return Landscape(distances, losses(uphill, distances), shares, losses(random, shares))
 
 
 def _match_filters(direction: Tensor, p: Tensor) -> None:

@@ -211,7 +211,7 @@ class SAM(Optimizer):
             with torch.enable_grad(), frozen_statistics(self.model), randomness.replayed():
                 perturbed_loss = closure()
             self.measures["sharpness"] = perturbed_loss.detach() - loss.detach()
-            if measured:
+            if measured and self._ascended:
                 self._measure()
         finally:
             self.descend()

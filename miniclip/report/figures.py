@@ -81,14 +81,22 @@ def draw_retrieval(features: Features, split: Split, path: Path, *, protocol: st
 
 def draw_landscape(landscape: Landscape, path: Path, *, protocol: str) -> Path:
     """Draw the loss on two lines through the weights; write a PNG."""
-    figure, ((axis,),) = _figure(1, 1, size=(7, 4.5))
-    for losses, colour, label in (
-        (landscape.gradient, ORANGE, "along the gradient"),
-        (landscape.random, BLUE, "a random direction, filters in proportion"),
+    figure, axes = _figure(1, 2, size=(10, 4))
+    for axis, steps, losses, title, unit in (
+        (axes[0, 0], landscape.distances, landscape.gradient, "along the gradient", "distance"),
+        (
+            axes[0, 1],
+            landscape.shares,
+            landscape.random,
+            "a random direction, filter by filter",
+            "distance over the length of the weights",
+        ),
     ):
-        axis.plot(landscape.distances, losses, color=colour, marker="o", markersize=3, label=label)
-    _finish(axis, f"loss around the weights ({protocol})")
-    axis.set_xlabel("distance from the weights", fontsize=9)
+        axis.plot(steps, losses, color=BLUE, marker="o", markersize=3)
+        axis.axvline(0, color=GREY, lw=0.8)
+        _finish(axis, title)
+        axis.set_xlabel(unit, fontsize=9)
+    figure.suptitle(f"Loss around the weights ({protocol})", fontsize=10)
     return _save(figure, path)
 
 

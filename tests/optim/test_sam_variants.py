@@ -332,7 +332,7 @@ def test_an_overflow_in_one_micro_batch_skips_the_update_and_nothing_else(
     name: str, dtype: Any, breaks_in_pass: int, in_update: int
 ) -> None:
     model = small_net()
-    optimizer = make(name, model, ADAMW)
+    optimizer = make(name, model, ADAMW, measure_every=1)
     precision = Precision(dtype=dtype, device=CPU)
     passes = 0
 

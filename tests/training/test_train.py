@@ -104,8 +104,22 @@ def test_resumed_in_the_middle_of_an_epoch_equals_the_uninterrupted_run(
     assert_resumes_exactly(whole, tmp_path)
 
 
-def assert_resumes_exactly(whole: RunDirectory, tmp_path: Path) -> None:
-    resumed = fit(tmp_path / "run" / "b", *TINY, DROPOUT, "trainer.resume=auto")
+@pytest.mark.parametrize("optimizer", ["looksam", "interval", "msam"])
+def test_resumed_in_the_middle_of_a_cycle_and_with_micro_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
+) -> None:
+    settings = (f"optimizer={optimizer}", "optimizer.every=3", "trainer.accumulate_steps=2")
+    uninterrupted = fit(tmp_path / "whole", *TINY, DROPOUT, *settings)
+    assert json.loads(uninterrupted.summary.read_text())["steps"] == 4  # five batches an epoch
+    signal_at_step(monkeypatch, step=3)
+    with pytest.raises(Interrupted):
+        fit(tmp_path / "run" / "a", *TINY, DROPOUT, *settings)
+    monkeypatch.undo()
+    assert_resumes_exactly(uninterrupted, tmp_path, *settings)
+
+
+def assert_resumes_exactly(whole: RunDirectory, tmp_path: Path, *settings: str) -> None:
+    resumed = fit(tmp_path / "run" / "b", *TINY, DROPOUT, "trainer.resume=auto", *settings)
     assert_same(model_of(resumed), model_of(whole))
     ours, theirs = (load_checkpoint(run.last_checkpoint) for run in (resumed, whole))
     for index, state in ours["optimizer"]["state"].items():
@@ -207,6 +221,8 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) 
 def test_a_batch_larger_than_the_training_set(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"trainer\.batch_size=64.*training set of 40 images"):
         fit(tmp_path, *TINY, "trainer.batch_size=64")
+    with pytest.raises(UserError, match=r"trainer\.accumulate_steps=6.*asks for 48 images an update"):
+        fit(tmp_path, *TINY, "trainer.accumulate_steps=6")
 
 
 def test_max_steps_ends_in_the_middle_of_an_epoch_with_a_validation(tmp_path: Path) -> None:
@@ -251,3 +267,12 @@ def test_an_update_that_is_not_finite_is_counted_and_changes_nothing(
     assert summary["skipped_steps"] == 2
     for name, parameter in experiment.model.named_parameters():
         assert torch.equal(parameter, before[name]), name
+
+
+def test_too_many_skipped_updates_in_a_row_stop_the_run(tmp_path: Path) -> None:
+    exploding = ("optimizer.base.lr=1e30", "trainer.max_epochs=6", "trainer.max_skipped_steps=4")
+    with pytest.raises(UserError, match=r"trainer\.max_skipped_steps=4.*gradient was not finite"):
+        fit(tmp_path, *TINY, *exploding)
+    progress = load_checkpoint(tmp_path / "checkpoints" / "last.pt")["progress"]
+    assert progress["skipped_in_a_row"] > 4
+    assert progress["step"] < 30
