@@ -106,9 +106,9 @@ def _sharpness(arguments: argparse.Namespace) -> None:
         train_set, order, num_workers=0, pin_memory=False, worker_init=ignore_in_worker
     )
     batches = []
-    for images, captions in islice(read(loader, device), count):
-        token_ids, attention_mask = restored.tokenizer.encode(captions)
-        batches.append((images, token_ids.to(device), attention_mask.to(device)))
+    for batch in islice(read(loader, device), count):
+        token_ids, attention_mask = restored.tokenizer.encode(batch.captions)
+        batches.append((batch.images, token_ids.to(device), attention_mask.to(device)))
     surface = LossSurface(model, restored.loss(), batches)
     rises = {f"{radius:g}": m_sharpness(surface, radius) for radius in arguments.radii}
     result: dict[str, Any] = {

@@ -11,13 +11,35 @@ class ClipLoss:
     """Symmetric cross-entropy over the B x B similarities (Radford et al. 2021, figure 3).
 
     Row i of the images belongs to row i of the captions; all other pairs of the batch are negatives.
+
+    Args:
+        multi_positive: take captions of one image, and equal captions of two, for positives as well: the
+            target of a row is then spread evenly over its positives.
     """
 
-    def __call__(self, image_features: Tensor, text_features: Tensor, logit_scale: Tensor) -> Tensor:
-        """`(B, D), (B, D), () -> loss ()`; ln(B) is the value of a model that knows nothing."""
+    def __init__(self, *, multi_positive: bool = False):
+        self.multi_positive = multi_positive
+
+    def __call__(
+        self,
+        image_features: Tensor,
+        text_features: Tensor,
+        logit_scale: Tensor,
+        positives: Tensor | None = None,
+    ) -> Tensor:
+        """`(B, D), (B, D), () -> loss ()`; ln(B) is the value of a model that knows nothing.
+
+        Args:
+            positives: (B, B) bool, true where caption j is right for image i; used by `multi_positive`.
+        """
         with torch.autocast(image_features.device.type, enabled=False):
             logits_per_image = logit_scale.float() * image_features.float() @ text_features.float().T
-            targets = torch.arange(len(logits_per_image), device=logits_per_image.device)
+            targets = targets_per_text = torch.arange(len(logits_per_image), device=logits_per_image.device)
+            if self.multi_positive and positives is not None:
+                shares = positives.to(logits_per_image.dtype)
+                targets = shares / shares.sum(dim=1, keepdim=True)
+                targets_per_text = shares.T / shares.T.sum(dim=1, keepdim=True)
             return (
-                F.cross_entropy(logits_per_image, targets) + F.cross_entropy(logits_per_image.T, targets)
+                F.cross_entropy(logits_per_image, targets)
+                + F.cross_entropy(logits_per_image.T, targets_per_text)
             ) / 2

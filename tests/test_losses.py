@@ -46,3 +46,23 @@ def test_loss_is_float32_under_autocast() -> None:
         mixed = ClipLoss()(features, features.flip(1), torch.tensor(50.0))
     assert mixed.dtype is torch.float32
     assert torch.equal(mixed, exact)
+
+
+def test_several_positives_share_the_target() -> None:
+    """By hand: captions 0 and 1 belong to images 0 and 1 alike, caption 2 to image 2."""
+    images, texts = torch.eye(3), torch.tensor([[0.8, 0.6, 0.0], [0.6, 0.8, 0.0], [0.0, 0.0, 1.0]])
+    positives = torch.tensor([[1, 1, 0], [1, 1, 0], [0, 0, 1]]).bool()
+    log_probabilities = (2 * images @ texts.T).log_softmax(dim=1)
+    shares = torch.tensor([[0.5, 0.5, 0.0], [0.5, 0.5, 0.0], [0.0, 0.0, 1.0]])
+    expected = -(shares * log_probabilities).sum(dim=1).mean()  # symmetric, so both directions agree
+    loss = ClipLoss(multi_positive=True)(images, texts, torch.tensor(2.0), positives)
+    torch.testing.assert_close(loss, expected)
+    assert loss != ClipLoss()(images, texts, torch.tensor(2.0), positives)
+
+
+def test_one_positive_a_row_is_the_plain_loss() -> None:
+    torch.manual_seed(0)
+    images, texts = (torch.nn.functional.normalize(torch.randn(5, 4), dim=1) for _ in range(2))
+    plain = ClipLoss()(images, texts, torch.tensor(7.0))
+    several = ClipLoss(multi_positive=True)(images, texts, torch.tensor(7.0), torch.eye(5).bool())
+    torch.testing.assert_close(several, plain)

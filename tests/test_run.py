@@ -54,6 +54,7 @@ def test_it_learns(tmp_path: Path) -> None:
         ["optimizer=looksam", "temperature.sam=reuse"],
         ["optimizer=msam", "optimizer/base=nadam"],
         ["optimizer=interval", "optimizer/base=sgd"],
+        ["optimizer=sam", "optimizer/base=muon", "data.captions=all", "loss.multi_positive=true"],
         ["optimizer/base=sgd", "optimizer.per_layer=true"],
         ["encoder/text=transformer", "temperature=learned", "projection=separate"],
         ["precision=fp16", "schedule=constant", "temperature=fixed", "projection=linear"],

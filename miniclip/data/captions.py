@@ -3,6 +3,7 @@
 import logging
 import os
 import random
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -62,17 +63,38 @@ def seeded_split(captions: Captions, *, val_fraction: float, seed: int) -> tuple
 
 
 def _check_files(root: Path, names: Iterable[str]) -> None:
-    folder = os.path.abspath(root)
-    missing = []
+    """Each folder is listed once; asking for every file by itself takes ten times as long."""
+    by_folder: dict[str, list[str]] = defaultdict(list)
     for name in names:
-        path = os.path.abspath(os.path.join(folder, name))
-        if os.path.commonpath([folder, path]) != folder:
-            raise UserError(f"The image {name} lies outside the image folder {root}.")
-        if not os.path.isfile(path):
-            missing.append(path)
+        folder, file = os.path.split(name)
+        by_folder[folder].append(file)
+    home = os.path.realpath(root)
+    missing = []
+    for folder, files in by_folder.items():
+        path = os.path.join(home, folder)
+        if "\0" in folder or not _lies_within(home, path):
+            raise _outside(root, f"{folder}/{files[0]}")
+        if not os.path.isdir(path):
+            missing += [os.path.join(path, file) for file in files]
+            continue
+        with os.scandir(path) as entries:
+            links = {entry.name: entry.is_symlink() for entry in entries if not entry.is_dir()}
+        for file in files:
+            if file not in links:
+                missing.append(os.path.join(path, file))
+            elif links[file] and not _lies_within(home, os.path.join(path, file)):
+                raise _outside(root, os.path.join(folder, file))
     if missing:
         more = f" and {len(missing) - 1:,} more" if len(missing) > 1 else ""
         raise UserError(
-            f"The image {missing[0]}{more} named by the captions is missing. Check the image folder "
+            f"The image {missing[0]!r}{more} named by the captions is missing. Check the image folder "
             f"{root}, or remove the rows."
         )
+
+
+def _lies_within(home: str, path: str) -> bool:
+    return os.path.commonpath([home, os.path.realpath(path)]) == home
+
+
+def _outside(root: Path, name: str) -> UserError:
+    return UserError(f"The image {name!r} lies outside the image folder {root}; it is not opened.")

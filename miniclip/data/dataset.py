@@ -1,19 +1,25 @@
 """Images with their captions: what every data source delivers and what the training loop reads."""
 
 import hashlib
+import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from miniclip.data.transforms import Crop, TrainingCrop, evaluation_crop, normalise
 from miniclip.errors import SettingError, UserError
+
+log = logging.getLogger(__name__)
+
+CaptionChoice = Literal["first", "random", "all"]
 
 
 class Images(Protocol):
@@ -22,6 +28,20 @@ class Images(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Tensor: ...
+
+
+class Selection:
+    """Some of the pictures of a sequence."""
+
+    def __init__(self, images: Images, chosen: Sequence[int]):
+        self.images = images
+        self.chosen = chosen
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.images[self.chosen[index]]
 
 
 @dataclass(frozen=True)
@@ -43,6 +63,13 @@ class Split:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def select(self, name: str, rows: Sequence[int]) -> "Split":
+        """Some of the images, under another name."""
+        if list(rows) == list(range(len(self))):
+            return Split(name, self.ids, self.images, self.captions)
+        images = Selection(self.images, rows)
+        return Split(name, [self.ids[i] for i in rows], images, [self.captions[i] for i in rows])
+
     def fingerprint(self) -> str:
         """A hash of image ids, captions and the split's name: equal data gives equal text."""
         digest = hashlib.sha256(self.name.encode())
@@ -51,13 +78,38 @@ class Split:
         return digest.hexdigest()[:16]
 
 
+class Item(NamedTuple):
+    """One image with one of its captions, as it leaves a worker.
+
+    Attributes:
+        pixels: (3, S, S) uint8, not yet normalised: a quarter of the bytes to carry.
+        caption: as it was written.
+        image: place of the image in the split.
+        problem: why another image had to stand in, else None.
+    """
+
+    pixels: Tensor
+    caption: str
+    image: int
+    problem: str | None = None
+
+
 class CaptionedImages(Dataset[tuple[Tensor, str]]):
     """A split ready for a model. An item is one image with one of its captions.
 
     `dataset[i]` gives `(image_tensor, raw_caption)`, and `dataset[epoch, i]` the same item of another
-    epoch. In training the caption and the crop are drawn from (seed, epoch, index) alone, so that they
-    do not depend on workers, order or resuming; in evaluation the caption is the first one and the crop
-    is the centre.
+    epoch. In training the crop, and with `captions="random"` the caption, are drawn from (seed, epoch,
+    index) alone, so that they do not depend on workers, order or resuming.
+
+    Args:
+        split: images and captions.
+        crop: from a whole picture to the square the model sees.
+        seed: of crops and captions.
+        random: whether the crop draws random numbers.
+        captions: "first" of each image, a "random" one each time, or "all", where each caption is an
+            item of its own.
+        max_broken_fraction: let the next image stand in for one that cannot be read, as long as no more
+            than this share of the images is broken (whoever reads the batches counts); None raises.
     """
 
     def __init__(
@@ -67,32 +119,60 @@ class CaptionedImages(Dataset[tuple[Tensor, str]]):
         *,
         seed: int = 0,
         random: bool = False,
+        captions: CaptionChoice = "first",
+        max_broken_fraction: float | None = None,
     ):
         self.split = split
         self.crop = crop
         self.seed = seed
         self.random = random
+        self.captions = captions
+        self.max_broken_fraction = max_broken_fraction
+        counts = [len(own) for own in split.captions] if captions == "all" else []
+        self._first_item = np.cumsum([0, *counts])
 
     def __len__(self) -> int:
-        return len(self.split)
+        return int(self._first_item[-1]) if self.captions == "all" else len(self.split)
 
     def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, str]:
-        pixels, caption = self.pixels(key)
-        return normalise(pixels), caption
+        item = self.item(key)
+        return normalise(item.pixels), item.caption
 
-    def pixels(self, key: int | tuple[int, int]) -> tuple[Tensor, str]:
-        """The item with its image as uint8, not yet normalised: a quarter of the bytes to carry."""
+    def item(self, key: int | tuple[int, int]) -> Item:
+        """What `dataset[key]` is made of.
+
+        Raises:
+            UserError: when the image cannot be read and none may stand in.
+        """
         epoch, index = (0, key) if isinstance(key, int) else key
-        image = self.split.images[index]
-        captions = self.split.captions[index]
+        problem = None
+        for stand_in in range(len(self)):
+            try:
+                image, caption, pixels = self._read(epoch, (index + stand_in) % len(self))
+                return Item(pixels, caption, image, problem)
+            except UserError as error:
+                if self.max_broken_fraction is None:
+                    raise
+                problem = problem or str(error)
+        raise UserError(f"None of the {len(self):,} images of the {self.split.name} split can be read.")
+
+    def _read(self, epoch: int, index: int) -> tuple[int, str, Tensor]:
+        image, choice = index, 0
+        if self.captions == "all":
+            image = int(np.searchsorted(self._first_item, index, side="right")) - 1
+            choice = index - int(self._first_item[image])
+        picture = self.split.images[image]
+        captions = self.split.captions[image]
         if not self.random:
-            return self.crop(image), captions[0]
+            return image, captions[choice], self.crop(picture)
         generator = torch.default_generator  # torchvision's transforms draw from this one only
         state = generator.get_state()
         generator.manual_seed(_mix(self.seed, epoch, index))
         try:
-            choice = int(torch.randint(len(captions), ()))
-            return self.crop(image), captions[choice]
+            drawn = int(torch.randint(len(captions), ()))
+            if self.captions == "random":
+                choice = drawn
+            return image, captions[choice], self.crop(picture)
         finally:
             generator.set_state(state)
 
@@ -104,6 +184,11 @@ class Source(ABC):
         image_size: side of the square images the model sees, pixels.
         crop_scale: share of the picture's area that a random training crop keeps, (least, most).
         flip: mirror every second training image; wrong where left and right have meaning.
+        captions: which captions of an image train: the "first", a "random" one each epoch, or "all", where
+            an epoch holds every caption once. Evaluation always takes all of them.
+        on_broken_image: "raise" stops at an image that cannot be read; "skip" lets another stand in for it
+            in training and leaves it out of validation.
+        max_broken_fraction: share of the images that may be broken before "skip" stops too.
         limit: keep only the first images of each split; null keeps all.
         seed: seed of crops and caption choice.
     """
@@ -116,7 +201,16 @@ class Source(ABC):
         flip: bool,
         limit: int | None,
         seed: int,
+        captions: CaptionChoice = "random",
+        on_broken_image: Literal["raise", "skip"] = "raise",
+        max_broken_fraction: float = 0.01,
     ):
+        if captions not in ("first", "random", "all"):
+            raise SettingError("captions", captions, "must be first, random or all")
+        if on_broken_image not in ("raise", "skip"):
+            raise SettingError("on_broken_image", on_broken_image, "must be raise or skip")
+        if not 0 <= max_broken_fraction <= 1:
+            raise SettingError("max_broken_fraction", max_broken_fraction, "must lie between 0 and 1")
         if image_size < 16:
             raise SettingError("image_size", image_size, "must be at least 16 pixels")
         if len(crop_scale) != 2 or not 0 < crop_scale[0] <= crop_scale[1] <= 1:
@@ -130,6 +224,9 @@ class Source(ABC):
         self.flip = flip
         self.limit = limit
         self.seed = seed
+        self.captions: CaptionChoice = captions
+        self.skips_broken = on_broken_image == "skip"
+        self.max_broken_fraction = max_broken_fraction
 
     @property
     def decode_size(self) -> int:
@@ -153,15 +250,59 @@ class Source(ABC):
                 TrainingCrop(self.image_size, crop_scale=self.crop_scale, flip=self.flip),
                 seed=self.seed,
                 random=True,
+                captions=self.captions,
+                max_broken_fraction=self.max_broken_fraction if self.skips_broken else None,
             ),
-            CaptionedImages(val, evaluation_crop(self.image_size)),
+            CaptionedImages(
+                self._readable(val) if self.skips_broken else val, evaluation_crop(self.image_size)
+            ),
         )
+
+    def _readable(self, split: Split) -> Split:
+        """The split without images that cannot be read: in a ranking nothing can stand in for them."""
+        readable = []
+        for index in range(len(split)):
+            try:
+                _ = split.images[index]
+                readable.append(index)
+            except UserError as error:
+                log.warning("Left out of the %s split: %s", split.name, error)
+        num_broken = len(split) - len(readable)
+        if num_broken > self.max_broken_fraction * len(split):
+            raise UserError(
+                f"{num_broken:,} of the {len(split):,} images of the {split.name} split cannot be read, "
+                f"more than data.max_broken_fraction={self.max_broken_fraction:g}. Mend the files above."
+            )
+        return split.select(split.name, readable)
 
     def _limited(self, split: Split) -> Split:
         if len(split) == 0:
             raise UserError(f"The {split.name} split holds no images. Check the data.* settings.")
         keep = len(split) if self.limit is None else min(self.limit, len(split))
         return Split(split.name, split.ids[:keep], split.images, split.captions[:keep])
+
+
+class FolderSource(Source):
+    """A source that is one folder. Where nobody published a split, a seeded share validates.
+
+    Args:
+        root: the folder.
+        val_fraction: share of the images that validate where there is no split; the split is then named
+            "seeded val" in every result.
+        split_seed: seed of that choice; apart from `seed`, so that runs of several seeds compare.
+        source_settings: see `Source`.
+
+    Raises:
+        SettingError: when `root` is no folder.
+    """
+
+    def __init__(self, *, root: str, val_fraction: float, split_seed: int, **source_settings: Any):
+        super().__init__(**source_settings)
+        if not 0 < val_fraction < 1:
+            raise SettingError("val_fraction", val_fraction, "must lie between 0 and 1")
+        self.root = existing_path("root", root, kind="folder")
+        self.val_fraction = val_fraction
+        self.split_seed = split_seed
 
 
 def existing_path(setting: str, value: str, *, kind: str = "file") -> Path:

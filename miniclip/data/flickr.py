@@ -1,6 +1,8 @@
-"""Flickr8k and Flickr30k: a folder of photographs and five captions each."""
+"""Flickr8k, Flickr30k and COCO captions: a folder of photographs and five captions each."""
 
+import csv
 import json
+import logging
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,86 +10,83 @@ from pathlib import Path
 from typing import ClassVar
 
 from miniclip.data.captions import Captions, group_by_image, seeded_split, split_of_files
-from miniclip.data.dataset import Source, Split, existing_path
+from miniclip.data.dataset import FolderSource, Split
 from miniclip.data.table import read_table
 from miniclip.errors import SettingError, UserError
 
+log = logging.getLogger(__name__)
+
 TOKEN_LINE = re.compile(r"^(?P<image>.+?)#\d+\t(?P<caption>.*)$")
+RESULTS_LINE = re.compile(r"^(?P<image>[^|]+)\|\s*\d+\s*(?P<separator>\|)?\s*(?P<caption>.*)$")
 
 
-class Flickr(Source):
-    """Photographs with captions below one folder.
+class Photographs(FolderSource):
+    """Photographs with captions below one folder, in any layout the data set is public in."""
 
-    With Karpathy's split file (Karpathy & Li 2015) in the folder its training and validation parts are
-    used; without it a seeded share of the images validates, and the split is named "seeded val".
+    image_folders: ClassVar[tuple[str, ...]]
 
-    Args:
-        root: the folder with the captions file and the image folder.
-        val_fraction: share of the images that validate where there is no split file.
-        split_seed: seed of that choice.
-        source_settings: see `Source`.
+    def _split(self, name: str, captions: Captions, images: Path) -> Split:
+        return split_of_files(name, captions, images, decode_size=self.decode_size)
 
-    Raises:
-        SettingError: when `root` is no folder, or lacks captions or images.
-    """
+    def _image_folder(self, names: Sequence[str]) -> Path:
+        """Where the public archives put the pictures: a folder of one of the names, or the same within."""
+        for name in names:
+            for folder in (self.root / name, self.root / name / name):
+                if _holds_jpegs(folder):
+                    return folder
+        if _holds_jpegs(self.root):
+            return self.root
+        raise SettingError("root", self.root, f"holds no image folder with .jpg files ({', '.join(names)})")
+
+
+class Flickr(Photographs):
+    """Flickr with Karpathy's split file (Karpathy & Li 2015), or captions with or without split lists."""
 
     split_file: ClassVar[str]
     caption_files: ClassVar[tuple[str, ...]]
-    image_folders: ClassVar[tuple[str, ...]]
-
-    def __init__(
-        self,
-        *,
-        root: str,
-        val_fraction: float,
-        split_seed: int,
-        image_size: int,
-        crop_scale: Sequence[float],
-        flip: bool,
-        limit: int | None,
-        seed: int,
-    ):
-        super().__init__(image_size=image_size, crop_scale=crop_scale, flip=flip, limit=limit, seed=seed)
-        if not 0 < val_fraction < 1:
-            raise SettingError("val_fraction", val_fraction, "must lie between 0 and 1")
-        self.root = existing_path("root", root, kind="folder")
-        self.val_fraction = val_fraction
-        self.split_seed = split_seed
+    split_lists: ClassVar[tuple[str, ...]] = ()
 
     def splits(self) -> tuple[Split, Split]:
-        images = self._image_folder()
+        images = self._image_folder(self.image_folders)
         karpathy = self.root / self.split_file
+        hugging_face = self.root / "flickr_annotations_30k.csv"
         if karpathy.is_file():
             parts = read_karpathy(karpathy)
-            train, val, val_name = parts["train"], parts["val"], "val"
+            train, val, val_name = parts.get("train", {}), parts.get("val", {}), "val"
+        elif hugging_face.is_file():
+            parts = read_hugging_face(hugging_face)
+            train, val, val_name = parts.get("train", {}), parts.get("val", {}), "val"
+        elif all((self.root / name).is_file() for name in self.split_lists) and self.split_lists:
+            captions = self._captions()
+            train, val = (self._listed(captions, self.root / name) for name in self.split_lists)
+            val_name = "val"
         else:
             train, val = seeded_split(
                 self._captions(), val_fraction=self.val_fraction, seed=self.split_seed
             )
             val_name = "seeded val"
-        return (
-            split_of_files("train", train, images, decode_size=self.decode_size),
-            split_of_files(val_name, val, images, decode_size=self.decode_size),
-        )
+        return self._split("train", train, images), self._split(val_name, val, images)
+
+    def _listed(self, captions: Captions, path: Path) -> Captions:
+        names = path.read_text(encoding="utf-8").split()
+        for name in names:
+            if name not in captions:
+                raise UserError(f"{path} names {name}, which has no captions.")
+        return {name: captions[name] for name in names}
 
     def _captions(self) -> Captions:
         for name in self.caption_files:
             path = self.root / name
             if path.is_file():
-                is_token_file = path.suffix == ".token" or path.name.endswith(".token.txt")
-                return group_by_image(read_token_file(path) if is_token_file else read_table(path), path)
+                if ".token" in path.suffixes:
+                    rows = read_token_file(path)
+                elif path.name == "results.csv":
+                    rows = read_results(path)
+                else:
+                    rows = read_table(path)
+                return group_by_image(rows, path)
         wanted = ", ".join([self.split_file, *self.caption_files])
         raise SettingError("root", self.root, f"holds none of the captions files {wanted}")
-
-    def _image_folder(self) -> Path:
-        for name in self.image_folders:
-            for folder in (self.root / name, self.root / name / name):
-                if any(folder.glob("*.jpg")):
-                    return folder
-        if any(self.root.glob("*.jpg")):
-            return self.root
-        wanted = ", ".join(self.image_folders)
-        raise SettingError("root", self.root, f"holds no image folder with .jpg files ({wanted})")
 
 
 class Flickr8k(Flickr):
@@ -96,6 +95,7 @@ class Flickr8k(Flickr):
     split_file = "dataset_flickr8k.json"
     caption_files = ("captions.txt", "Flickr8k.token.txt")
     image_folders = ("Images", "Flicker8k_Dataset", "Flickr8k_Dataset", "images")
+    split_lists = ("Flickr_8k.trainImages.txt", "Flickr_8k.devImages.txt")
 
 
 class Flickr30k(Flickr):
@@ -104,6 +104,77 @@ class Flickr30k(Flickr):
     split_file = "dataset_flickr30k.json"
     caption_files = ("results_20130124.token", "results.csv", "captions.txt")
     image_folders = ("flickr30k-images", "flickr30k_images", "Images", "images")
+
+
+class CocoCaptions(Photographs):
+    """COCO captions (Chen et al. 2015, arXiv 1504.00325): `captions_*.json` as published.
+
+    Its own training and validation parts are used; with the training file alone a seeded share of it
+    validates.
+    """
+
+    image_folders = ("train2017", "val2017", "train2014", "val2014")
+
+    def splits(self) -> tuple[Split, Split]:
+        files = {
+            part: next(iter(sorted(self.root.glob(f"**/captions_{part}*.json"), reverse=True)), None)
+            for part in ("train", "val")
+        }
+        if files["train"] is None:
+            raise SettingError("root", self.root, "holds no captions_train*.json")
+        train, val = (None if path is None else read_coco(path) for path in files.values())
+        assert train is not None
+        folders = [path.stem.removeprefix("captions_") for path in files.values() if path is not None]
+        images = self._image_folder(folders[:1])
+        if val is None:
+            train, val = seeded_split(train, val_fraction=self.val_fraction, seed=self.split_seed)
+            return self._split("train", train, images), self._split("seeded val", val, images)
+        return (
+            self._split("train", train, images),
+            self._split("val", val, self._image_folder(folders[1:])),
+        )
+
+
+def read_coco(path: Path) -> Captions:
+    """Captions of a `captions_*.json`, by file name; images without a caption are left out."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        names = {image["id"]: image["file_name"] for image in content["images"]}
+        rows = [(names[row["image_id"]], row["caption"]) for row in content["annotations"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is no COCO captions file ({error!r}).") from None
+    return group_by_image(rows, path)
+
+
+def read_results(path: Path) -> Iterator[tuple[str, str]]:
+    """Rows of `results.csv`, `name| number| caption`, as (image name, caption).
+
+    In the published file one row lacks its second separator; such rows are mended, and counted aloud.
+    """
+    num_mended = 0
+    with open(path, encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip() or (number == 1 and line.startswith("image_name")):
+                continue
+            match = RESULTS_LINE.match(line.rstrip("\r\n"))
+            if match is None:
+                raise UserError(f"{path}, line {number}: not of the form NAME| NUMBER| CAPTION.")
+            num_mended += match["separator"] is None
+            yield match["image"].strip(), match["caption"]
+    if num_mended:
+        log.warning("%s: the missing separator of %d row was put in.", path, num_mended)
+
+
+def read_hugging_face(path: Path) -> Mapping[str, Captions]:
+    """Captions by split from `flickr_annotations_30k.csv`, whose column `raw` holds JSON lists."""
+    parts: dict[str, dict[str, list[str]]] = defaultdict(dict)
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            for row in csv.DictReader(file):
+                parts[row["split"]][row["filename"]] = [str(text) for text in json.loads(row["raw"])]
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise UserError(f"{path} is not Hugging Face's table of Flickr30k ({error!r}).") from None
+    return parts
 
 
 def read_token_file(path: Path) -> Iterator[tuple[str, str]]:
@@ -129,3 +200,7 @@ def read_karpathy(path: Path) -> Mapping[str, Captions]:
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise UserError(f"{path} is not Karpathy's split file ({error!r}).") from None
     return parts
+
+
+def _holds_jpegs(folder: Path) -> bool:
+    return folder.is_dir() and any(path.suffix.lower() in (".jpg", ".jpeg") for path in folder.iterdir())

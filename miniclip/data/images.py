@@ -1,7 +1,9 @@
-"""Pictures in files and pictures in memory."""
+"""Pictures in files, in memory and in bytes."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -10,16 +12,12 @@ from torch import Tensor
 
 from miniclip.errors import UserError
 
+MAX_PIXELS = 100_000_000
+"""More pixels than this in one picture are taken for a decompression bomb."""
+
 
 class ImageFiles:
-    """RGB pictures read from `root` when asked for.
-
-    A JPEG is decoded at the smallest of the codec's own scales that still is `decode_size` pixels in
-    both directions, which costs a fraction of the full decode.
-
-    Raises (on reading):
-        UserError: when a file is missing or broken; the text names it.
-    """
+    """RGB pictures (3, H, W) uint8 read from `root` when asked for; see `decode`."""
 
     def __init__(self, root: Path, names: Sequence[str], *, decode_size: int):
         self.root = root
@@ -31,16 +29,32 @@ class ImageFiles:
 
     def __getitem__(self, index: int) -> Tensor:
         path = self.root / self.names[index]
-        try:
-            with Image.open(path) as image:
-                image.draft("RGB", (self.decode_size, self.decode_size))
-                return as_pixels(ImageOps.exif_transpose(image).convert("RGB"))
-        except FileNotFoundError:
-            raise UserError(f"The image {path} is missing.") from None
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise UserError(
-                f"The image {path} cannot be read ({error}). Replace it or remove it."
-            ) from None
+        return decode(path, str(path), decode_size=self.decode_size)
+
+
+class ImageBytes:
+    """RGB pictures (3, H, W) uint8 decoded from a sequence of encoded ones; see `decode`.
+
+    Args:
+        encoded: has each picture's file content, as bytes or as a scalar with `as_py()`.
+        names: how an error calls the pictures.
+    """
+
+    def __init__(self, encoded: Sequence[Any], names: Sequence[str], *, decode_size: int):
+        self.encoded = encoded
+        self.names = names
+        self.decode_size = decode_size
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Tensor:
+        content = self.encoded[index]
+        if not isinstance(content, bytes):
+            content = content.as_py()
+        if content is None:
+            raise UserError(f"The image {self.names[index]} is missing.")
+        return decode(io.BytesIO(content), self.names[index], decode_size=self.decode_size)
 
 
 class ImageArray:
@@ -56,6 +70,38 @@ class ImageArray:
         return torch.from_numpy(self.pixels[index]).permute(2, 0, 1)
 
 
-def as_pixels(image: Image.Image) -> Tensor:
-    """An RGB picture as uint8 (3, H, W), laid out pixel by pixel as torch's fast resize wants it."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+def decode(file: Path | BinaryIO, name: str, *, decode_size: int) -> Tensor:
+    """Decode a picture as RGB (3, H, W) uint8, laid out pixel by pixel as torch's fast resize wants it.
+
+    A JPEG is decoded at the smallest of the codec's own scales that still is `decode_size` pixels in both
+    directions, which costs a fraction of the full decode. A camera's rotation is applied; transparent
+    pixels become white; 16 bits become 8; of an animation the first frame is taken.
+
+    Raises:
+        UserError: when the file is missing, broken or has more than `MAX_PIXELS`; the text names it.
+    """
+    try:
+        with Image.open(file) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise UserError(
+                    f"The image {name} has {image.width} x {image.height} pixels; more than "
+                    f"{MAX_PIXELS:,} are taken for a decompression bomb. Scale it down or remove it."
+                )
+            image.draft("RGB", (decode_size, decode_size))
+            rgb = _as_rgb(ImageOps.exif_transpose(image))
+            return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
+    except FileNotFoundError:
+        raise UserError(f"The image {name} is missing.") from None
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise UserError(f"The image {name} cannot be read ({error}). Replace it or remove it.") from None
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits, which convert("RGB") would clip at 255
+        high = np.asarray(image).astype(np.int64) >> 8
+        return Image.fromarray(high.clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        on_white = Image.new("RGBA", image.size, "white")
+        on_white.alpha_composite(image.convert("RGBA"))
+        return on_white.convert("RGB")
+    return image.convert("RGB")

@@ -1,21 +1,40 @@
 """Batches: which images, in which order, read by whom."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from miniclip.data.dataset import CaptionedImages
+from miniclip.data.dataset import CaptionedImages, Item
 from miniclip.data.transforms import normalise
 from miniclip.errors import UserError
 
-Batch = tuple[Tensor, list[str]]
-"""normalised images (B, 3, H, W) in channels_last memory, and one caption of each."""
+
+class Batch(NamedTuple):
+    """Images with one caption each.
+
+    Attributes:
+        images: (B, 3, H, W) in channels_last memory; uint8 from a worker, normalised after `read`.
+        captions: B of them.
+        places: (B,) int64, place of each image in its split.
+        problems: why images could not be read for which others stand in.
+    """
+
+    images: Tensor
+    captions: list[str]
+    places: Tensor
+    problems: list[str]
+
+    def positives(self) -> Tensor:
+        """Which captions are right for which images, (B, B) bool: those of one image, and equal ones."""
+        numbers = {caption: number for number, caption in enumerate(self.captions)}
+        texts = torch.tensor([numbers[caption] for caption in self.captions])
+        return (self.places[:, None] == self.places) | (texts[:, None] == texts)
 
 
-class _Pixels(Dataset[tuple[Tensor, str]]):
+class _Items(Dataset[Item]):
     """A data set's items before they are normalised, which the device does a batch at a time."""
 
     def __init__(self, dataset: CaptionedImages):
@@ -24,8 +43,8 @@ class _Pixels(Dataset[tuple[Tensor, str]]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, str]:
-        return self.dataset.pixels(key)
+    def __getitem__(self, key: int | tuple[int, int]) -> Item:
+        return self.dataset.item(key)
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
@@ -88,7 +107,7 @@ def training_loader(
 ) -> DataLoader[Any]:
     """All batches in the order of `batches`. Uses no global randomness."""
     return DataLoader(
-        _Pixels(dataset),
+        _Items(dataset),
         batch_sampler=batches,
         num_workers=num_workers,
         pin_memory=pin_memory,
@@ -108,7 +127,7 @@ def evaluation_loader(
 ) -> DataLoader[Any]:
     """All images in order, the last batch as small as it is. Uses no global randomness."""
     return DataLoader(
-        _Pixels(dataset),
+        _Items(dataset),
         batch_size=batch_size,
         num_workers=num_workers,
         pin_memory=pin_memory,
@@ -121,15 +140,20 @@ def evaluation_loader(
 def read(loader: DataLoader[Any], device: torch.device) -> Iterator[Batch]:
     """The loader's batches on a device; an error of a worker reads like one of the main process."""
     try:
-        for pixels, captions in loader:
-            yield normalise(pixels.to(device, non_blocking=True)), captions
+        for batch in loader:
+            images = normalise(batch.images.to(device, non_blocking=True))
+            yield batch._replace(images=images)
     except UserError as error:
         # torch puts the worker's traceback in front of the text
         raise UserError(str(error).rsplit("UserError: ", 1)[-1].strip()) from None
 
 
-def collate(items: list[tuple[Tensor, str]]) -> tuple[Tensor, list[str]]:
+def collate(items: list[Item]) -> Batch:
     """Stack images in channels_last memory."""
-    images, captions = zip(*items, strict=True)
-    by_pixel = default_collate([image.permute(1, 2, 0) for image in images])
-    return by_pixel.permute(0, 3, 1, 2), list(captions)
+    by_pixel = default_collate([item.pixels.permute(1, 2, 0) for item in items])
+    return Batch(
+        images=by_pixel.permute(0, 3, 1, 2),
+        captions=[item.caption for item in items],
+        places=torch.tensor([item.image for item in items]),
+        problems=[item.problem for item in items if item.problem is not None],
+    )

@@ -15,9 +15,9 @@ import re
 import shutil
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Sequence
 from importlib.resources import as_file
 from pathlib import Path
+from typing import Any
 
 import emoji
 import numpy as np
@@ -57,13 +57,9 @@ class OpenMoji(Source):
         val_fraction: float,
         split_seed: int,
         cache_dir: str | None,
-        image_size: int,
-        crop_scale: Sequence[float],
-        flip: bool,
-        limit: int | None,
-        seed: int,
+        **source_settings: Any,
     ):
-        super().__init__(image_size=image_size, crop_scale=crop_scale, flip=flip, limit=limit, seed=seed)
+        super().__init__(**source_settings)
         if not 0 < val_fraction < 1:
             raise SettingError("val_fraction", val_fraction, "must lie between 0 and 1")
         self.val_fraction = val_fraction

@@ -1,8 +1,10 @@
 """Images named by a table with one caption a row."""
 
 import csv
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from miniclip.data.captions import group_by_image, split_of_files
 from miniclip.data.dataset import Source, Split, existing_path
@@ -21,12 +23,15 @@ CAPTION_COLUMNS = (
 )
 SEPARATORS = (",", "\t", ";", "|")
 
+csv.field_size_limit(2**31 - 1)  # a caption may be longer than the 128 KiB the module allows
+
 
 class CSVTable(Source):
     """Two tables, one for training and one for validation. Rows that name one image share it.
 
     Args:
-        train_csv, val_csv: the tables, UTF-8, with a header.
+        train_csv, val_csv: the tables, UTF-8: with a header, or JSON lines (`.jsonl`), where a caption may
+            also be a list of captions.
         train_root, val_root: the folders that the image column is relative to.
         image_column, caption_column: column names; null finds them among the usual ones.
         separator: between the columns; null finds it in the header.
@@ -43,13 +48,9 @@ class CSVTable(Source):
         image_column: str | None,
         caption_column: str | None,
         separator: str | None,
-        image_size: int,
-        crop_scale: Sequence[float],
-        flip: bool,
-        limit: int | None,
-        seed: int,
+        **source_settings: Any,
     ):
-        super().__init__(image_size=image_size, crop_scale=crop_scale, flip=flip, limit=limit, seed=seed)
+        super().__init__(**source_settings)
         if separator is not None and len(separator) != 1:
             raise SettingError("separator", separator, "must be one character, or null to find it")
         self.image_column = image_column
@@ -71,12 +72,11 @@ class CSVTable(Source):
 
     def _split(self, name: str) -> Split:
         table, root = self.tables[name]
-        rows = read_table(
-            table,
-            image_column=self.image_column,
-            caption_column=self.caption_column,
-            separator=self.separator,
-        )
+        columns = {"image_column": self.image_column, "caption_column": self.caption_column}
+        if table.suffix in (".jsonl", ".ndjson"):
+            rows = read_json_lines(table, **columns)
+        else:
+            rows = read_table(table, **columns, separator=self.separator)
         captions = group_by_image(rows, table)
         return split_of_files(name, captions, root, decode_size=self.decode_size)
 
@@ -114,6 +114,37 @@ def read_table(
                     )
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} cannot be read as a UTF-8 table ({error}).") from None
+
+
+def read_json_lines(
+    path: Path, *, image_column: str | None = None, caption_column: str | None = None
+) -> Iterator[tuple[str, str]]:
+    """Rows of a file with one JSON object a line as (image name, caption).
+
+    Raises:
+        UserError: when a line is no object, or lacks the image or the caption.
+    """
+    with open(path, encoding="utf-8-sig", errors="strict") as file:
+        keys: tuple[str, str] | None = None
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise UserError(f"{path}, line {number}: no JSON ({error}).") from None
+            if not isinstance(row, dict):
+                raise UserError(f"{path}, line {number}: not an object with an image and a caption.")
+            if keys is None:
+                header = list(map(str, row))
+                image = _column(path, header, "image_column", image_column, IMAGE_COLUMNS)
+                caption = _column(path, header, "caption_column", caption_column, CAPTION_COLUMNS)
+                keys = header[image], header[caption]
+            name, captions = (row.get(key) for key in keys)
+            if not isinstance(name, str):
+                raise UserError(f"{path}, line {number}: {keys[0]} is not the name of an image.")
+            for text in captions if isinstance(captions, list) else [captions]:
+                yield name, text if isinstance(text, str) else ""
 
 
 def _column(path: Path, header: list[str], setting: str, given: str | None, usual: tuple[str, ...]) -> int:

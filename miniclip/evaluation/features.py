@@ -7,7 +7,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from miniclip.data.loader import Batch
 from miniclip.evaluation.retrieval import caption_owners
 from miniclip.models.clip import MiniCLIP
 from miniclip.models.tokenizer import Tokenizer
@@ -40,7 +39,7 @@ class Features(NamedTuple):
 @torch.inference_mode()
 def encode(
     model: MiniCLIP,
-    batches: Iterable[Batch],
+    images: Iterable[Tensor],
     captions: Sequence[Sequence[str]],
     tokenizer: Tokenizer,
     *,
@@ -51,7 +50,7 @@ def encode(
     """Encode images, and all their captions, in evaluation mode.
 
     Args:
-        batches: the images in order, on `device`; their captions are not used.
+        images: batches (B, 3, H, W) of the images in order, on `device`.
         captions: for each image all its captions.
         batch_size: captions encoded at once.
     """
@@ -60,7 +59,7 @@ def encode(
     texts, image_of_caption = caption_owners(captions)
     try:
         with autocast():
-            image_features = [model.encode_image(images) for images, _ in batches]
+            image_features = [model.encode_image(batch) for batch in images]
             text_features = []
             for start in range(0, len(texts), batch_size):
                 token_ids, mask = tokenizer.encode(texts[start : start + batch_size])

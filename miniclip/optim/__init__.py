@@ -1,5 +1,6 @@
 """Sharpness-aware optimizers, parameter groups and schedules."""
 
+from miniclip.optim.muon import MuonAdamW
 from miniclip.optim.parameter_groups import parameter_groups
 from miniclip.optim.sam import SAM, frozen_statistics
 from miniclip.optim.sam_variants import GSAM, MSAM, LookSAM
@@ -11,6 +12,7 @@ __all__ = [
     "SAM",
     "Constant",
     "LookSAM",
+    "MuonAdamW",
     "Schedule",
     "WarmupCosine",
     "frozen_statistics",

@@ -12,8 +12,21 @@ from miniclip.models.clip import CLIPOutput
 from miniclip.optim import SAM
 from miniclip.training.precision import Precision
 
-Inputs = tuple[Tensor, Tensor, Tensor]
-"""images (B, 3, H, W), token_ids (B, L) and attention_mask (B, L) on the model's device."""
+
+class Inputs(NamedTuple):
+    """One batch on the model's device.
+
+    Attributes:
+        images: (B, 3, H, W) float32.
+        token_ids: (B, L) int64.
+        attention_mask: (B, L) bool.
+        positives: (B, B) bool, which captions are right for which images; None is the diagonal.
+    """
+
+    images: Tensor
+    token_ids: Tensor
+    attention_mask: Tensor
+    positives: Tensor | None = None
 
 
 class StepResult(NamedTuple):
@@ -40,7 +53,7 @@ class TrainingStep:
 
     Args:
         model: a `MiniCLIP`.
-        loss: `(image_features, text_features, logit_scale) -> ()`.
+        loss: `(image_features, text_features, logit_scale, positives) -> ()`.
         optimizer: any torch optimizer, or one of SAM's family.
         precision: owner of autocast and scaler.
         grad_clip_norm: see `Precision.step`.
@@ -70,8 +83,8 @@ class TrainingStep:
             for number, inputs in enumerate(micro_batches):
                 known = first_pass[number].similarity if is_second and self._reuses_similarity else None
                 with self.precision.autocast():
-                    output: CLIPOutput = self.model(*inputs, similarity=known)
-                loss = self.loss(output.image_features, output.text_features, output.logit_scale)
+                    output: CLIPOutput = self.model(*inputs[:3], similarity=known)
+                loss = self.loss(*output[:3], inputs.positives)
                 loss = loss / len(micro_batches)
                 self.precision.backward(loss)
                 losses.append(loss.detach())

@@ -4,7 +4,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -54,7 +54,7 @@ class Experiment:
     tokenizer: Tokenizer
     train_set: CaptionedImages
     val_set: CaptionedImages
-    loss: Callable[[Tensor, Tensor, Tensor], Tensor]
+    loss: Callable[..., Tensor]
     optimizer: Optimizer
     schedule: Schedule
     precision: Precision
@@ -82,8 +82,8 @@ class Progress:
     best: dict[str, Any] | None = None
 
 
-class _TooManySkips(UserError):
-    """Too many updates in a row were skipped."""
+class _Stopped(UserError):
+    """The run goes on no further; its last checkpoint is to be saved."""
 
 
 class FitResult(NamedTuple):
@@ -197,6 +197,7 @@ class _Fit:
         self.interruption = Interruption()
         self.training_seconds = 0.0
         self.images_seen = 0
+        self.broken: set[str] = set()
         self.batches = EpochBatches(
             num_images,
             batch_size=trainer.batch_size,
@@ -242,7 +243,7 @@ class _Fit:
                     self.run.path,
                 )
                 raise
-            except _TooManySkips:
+            except _Stopped:
                 self._save_last()
                 raise
         summary = self._summary(time.perf_counter() - started)
@@ -278,13 +279,19 @@ class _Fit:
                 while progress.batch < self.batches.batches_per_epoch:
                     micro_batches = list(islice(batches, trainer.accumulate_steps))
                     self.interruption.check()
+                    self._count_broken(micro_batches)
                     factor = self.experiment.schedule.factor(progress.step, self.total_steps)
                     set_learning_rate(self.experiment.optimizer, factor)
-                    result = self.update([self._inputs(*batch) for batch in micro_batches])
+                    positives = [batch.positives() for batch in micro_batches]
+                    result = self.update(list(map(self._inputs, micro_batches, positives)))
                     progress.step += 1
                     progress.batch += trainer.accumulate_steps
                     seconds = self.training_seconds + time.perf_counter() - started
                     record = {"step": progress.step, "train/lr": self._lr(), "train/seconds": seconds}
+                    if not getattr(self.experiment.loss, "multi_positive", False):
+                        pairs = sum(int(right.sum()) for right in positives)
+                        batch_images = trainer.batch_size * trainer.accumulate_steps
+                        record["train/false_negatives"] = pairs - batch_images
                     if isinstance(self.experiment.optimizer, SAM):
                         record["train/rho"] = self.experiment.optimizer.last_rho
                     unread.append((record, result))
@@ -300,13 +307,26 @@ class _Fit:
         self.training_seconds += time.perf_counter() - started
         self.images_seen += (progress.step - first_step) * trainer.batch_size * trainer.accumulate_steps
 
-    def _inputs(self, images: Tensor, captions: list[str]) -> Inputs:
-        token_ids, attention_mask = self.experiment.tokenizer.encode(captions)
-        return (
-            images,
-            token_ids.to(self.device, non_blocking=True),
-            attention_mask.to(self.device, non_blocking=True),
+    def _inputs(self, batch: Batch, positives: Tensor) -> Inputs:
+        encoded = self.experiment.tokenizer.encode(batch.captions)
+        token_ids, attention_mask, positives = (
+            part.to(self.device, non_blocking=True) for part in (*encoded, positives)
         )
+        return Inputs(batch.images, token_ids, attention_mask, positives)
+
+    def _count_broken(self, batches: Sequence[Batch]) -> None:
+        """Tell of each broken image once; stop when there are too many."""
+        for problem in {problem for batch in batches for problem in batch.problems} - self.broken:
+            log.warning("Another image stands in: %s", problem)
+            self.broken.add(problem)
+        train_set = self.experiment.train_set
+        most = (train_set.max_broken_fraction or 0) * len(train_set.split)
+        if len(self.broken) > most:
+            raise _Stopped(
+                f"Stopped at step {self.progress.step}: {len(self.broken):,} of the "
+                f"{len(train_set.split):,} training images cannot be read, more than "
+                f"data.max_broken_fraction={train_set.max_broken_fraction:g} of them. Mend the files above."
+            )
 
     def _bar(self, text: str) -> tqdm:
         """A bar over the images of the epoch; nothing where the output is no terminal."""
@@ -341,7 +361,7 @@ class _Fit:
         bar.set_postfix(loss=f"{loss:.3f}", logit_scale=f"{scale:.1f}")
         unread.clear()
         if too_many_skips:
-            raise _TooManySkips(
+            raise _Stopped(
                 f"Stopped at step {self.progress.step}: more than trainer.max_skipped_steps="
                 f"{self.trainer.max_skipped_steps} updates in a row were skipped, because a gradient was "
                 f"not finite. The weights before them are in {self.run.last_checkpoint}. Lower the "
@@ -383,10 +403,10 @@ class _Fit:
         with self._bar_of_validation() as bar:
 
             def checked() -> Any:
-                for images, captions in read(self.val_loader, self.device):
+                for batch in read(self.val_loader, self.device):
                     self.interruption.check()
-                    yield images, captions
-                    bar.update(len(images))
+                    yield batch.images
+                    bar.update(len(batch.images))
 
             return encode(
                 self.experiment.model,

@@ -8,7 +8,7 @@ from PIL import Image
 
 from miniclip.data.dataset import CaptionedImages, Split
 from miniclip.data.images import ImageFiles
-from miniclip.data.loader import EpochBatches, evaluation_loader, read, training_loader
+from miniclip.data.loader import Batch, EpochBatches, evaluation_loader, read, training_loader
 from miniclip.data.transforms import TrainingCrop, evaluation_crop, normalise
 from miniclip.errors import UserError
 from miniclip.training.interruption import ignore_in_worker
@@ -21,7 +21,7 @@ def dataset(folder: Path, *, random: bool = True) -> CaptionedImages:
     captions = [[f"{index}, caption {number}" for number in range(5)] for index in range(12)]
     split = Split("train", names, ImageFiles(folder, names, decode_size=64), captions)
     crop = TrainingCrop(32, crop_scale=(0.5, 1.0), flip=True) if random else evaluation_crop(32)
-    return CaptionedImages(split, crop, seed=3, random=random)
+    return CaptionedImages(split, crop, seed=3, random=random, captions="random" if random else "first")
 
 
 def epoch_of(data: CaptionedImages, *, num_workers: int) -> list[tuple[torch.Tensor, list[str]]]:
@@ -29,7 +29,7 @@ def epoch_of(data: CaptionedImages, *, num_workers: int) -> list[tuple[torch.Ten
     loader = training_loader(
         data, batches, num_workers=num_workers, pin_memory=False, worker_init=ignore_in_worker
     )
-    return list(read(loader, CPU))
+    return [(batch.images, batch.captions) for batch in read(loader, CPU)]
 
 
 def test_an_item_is_an_image_tensor_and_a_raw_caption(picture_folder: Path) -> None:
@@ -92,7 +92,7 @@ def test_evaluation_is_the_same_every_time(picture_folder: Path) -> None:
     loader = evaluation_loader(
         data, batch_size=5, num_workers=0, pin_memory=False, worker_init=ignore_in_worker
     )
-    captions = [caption for _, texts in read(loader, CPU) for caption in texts]
+    captions = [caption for batch in read(loader, CPU) for caption in batch.captions]
     assert captions == [f"{index}, caption 0" for index in range(12)]
 
 
@@ -128,3 +128,14 @@ def test_fingerprints_tell_data_apart(picture_folder: Path) -> None:
     assert split.fingerprint() == dataset(picture_folder).split.fingerprint()
     assert Split("train", split.ids, split.images, changed).fingerprint() != split.fingerprint()
     assert Split("val", split.ids, split.images, split.captions).fingerprint() != split.fingerprint()
+
+
+def test_positives_are_captions_of_one_image_and_equal_captions() -> None:
+    batch = Batch(
+        images=torch.zeros(4, 3, 8, 8),
+        captions=["a dog", "a cat", "a dog", "a bird"],
+        places=torch.tensor([0, 1, 2, 1]),
+        problems=[],
+    )
+    expected = [[1, 0, 1, 0], [0, 1, 0, 1], [1, 0, 1, 0], [0, 1, 0, 1]]
+    assert batch.positives().int().tolist() == expected

@@ -71,7 +71,7 @@ def test_columns_and_separator_can_be_given(tmp_path: Path, picture_folder: Path
         (b"picture,words\n0.jpg,red\n", "it has: picture, words"),
         (b"image,caption\n0.jpg\n", "line 2"),
         ("image,caption\n0.jpg,grün\n".encode("latin-1"), "UTF-8"),
-        (b"image,caption\nmissing.jpg,red\nalso.jpg,blue\n", "missing.jpg and 1 more"),
+        (b"image,caption\nmissing.jpg,red\nalso.jpg,blue\n", "missing.jpg' and 1 more"),
         (b"image,caption\n../secret.jpg,red\n", "outside the image folder"),
         (b"image,caption\n/etc/passwd,red\n", "outside the image folder"),
     ],

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from miniclip.errors import SettingError, UserError
-from miniclip.optim import GSAM, MSAM, SAM, LookSAM, set_learning_rate
+from miniclip.optim import GSAM, MSAM, SAM, LookSAM, MuonAdamW, set_learning_rate
 from miniclip.training import Precision
 from tests.optim.test_sam import ADAMW, CPU, CURVATURE, SGD, batches, quadratic, regression, small_net
 
 MOMENTUM_SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9)
+
+MUON = partial(MuonAdamW, lr=0.01, weight_decay=0.1, momentum=0.95, betas=(0.9, 0.98), eps=1e-6)
 
 VARIANTS: dict[str, Callable[..., SAM]] = {
     "sam": SAM,
@@ -270,15 +272,16 @@ def test_refuses_a_negative_alpha(optimizer_type: Any) -> None:
 
 @pytest.mark.parametrize("name", VARIANTS)
 @pytest.mark.parametrize("done", [1, 2, 4])
-def test_a_state_dict_goes_on_in_the_middle_of_a_cycle(name: str, done: int) -> None:
+@pytest.mark.parametrize("base", [MOMENTUM_SGD, MUON])
+def test_a_state_dict_goes_on_in_the_middle_of_a_cycle(name: str, done: int, base: Any) -> None:
     model = small_net()
-    optimizer = make(name, model, rho_schedule="warmup", rho_warmup_steps=5)
+    optimizer = make(name, model, base, rho_schedule="warmup", rho_warmup_steps=5)
     data = batches(8)
     for inputs in data[:done]:
         optimizer.step(regression(model, inputs))
     restored_model = small_net(seed=9)
     restored_model.load_state_dict(model.state_dict())
-    restored = make(name, restored_model, rho_schedule="warmup", rho_warmup_steps=5)
+    restored = make(name, restored_model, base, rho_schedule="warmup", rho_warmup_steps=5)
     restored.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     for inputs in data[done:]:
         optimizer.step(regression(model, inputs))
@@ -426,7 +429,7 @@ def test_low_precision_stays_near_float32(name: str, dtype: Any, bound: float) -
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-@pytest.mark.parametrize("base", [MOMENTUM_SGD, ADAMW, partial(torch.optim.NAdam, lr=0.01)])
+@pytest.mark.parametrize("base", [MOMENTUM_SGD, ADAMW, partial(torch.optim.NAdam, lr=0.01), MUON])
 def test_each_learns_the_digits(name: str, base: Any) -> None:
     """Real data: handwritten digits of 8 x 8 pixels (scikit-learn), 300 to learn and 300 to test."""
     from sklearn.datasets import load_digits
@@ -449,3 +452,23 @@ def test_each_learns_the_digits(name: str, base: Any) -> None:
     model.eval()
     accuracy = (model(images[300:]).argmax(dim=1) == labels[300:]).float().mean()
     assert accuracy > 0.75  # chance is 0.1
+
+
+def test_muon_takes_the_matrices_and_adamw_the_rest() -> None:
+    model, alone = small_net(), small_net()
+    together = MUON(model.parameters())
+    matrices = [p for p in alone.parameters() if p.ndim == 2]
+    rest = [p for p in alone.parameters() if p.ndim != 2]
+    muon = torch.optim.Muon(
+        matrices, lr=0.01, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw"
+    )
+    adamw = torch.optim.AdamW(rest, lr=0.01, weight_decay=0.1, betas=(0.9, 0.98), eps=1e-6, fused=True)
+    for inputs in batches():
+        for own_model, optimizers in ((model, [together]), (alone, [muon, adamw])):
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            regression(own_model, inputs)()
+            for optimizer in optimizers:
+                set_learning_rate(optimizer, 0.5)
+                optimizer.step()
+    assert torch.equal(vector(model), vector(alone))

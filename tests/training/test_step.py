@@ -8,7 +8,7 @@ from torch import Tensor
 
 from miniclip import build
 from miniclip.cli import compose
-from miniclip.training import StepResult, TrainingStep
+from miniclip.training import Inputs, StepResult, TrainingStep
 from tests.conftest import TINY
 
 PLAIN = ("encoder.image.architecture=resnet18", "precision=fp32", "trainer.grad_clip_norm=null")
@@ -23,11 +23,11 @@ def step(*overrides: str) -> TrainingStep:
     return TrainingStep(model, build.make(cfg, "loss"), optimizer, precision, grad_clip_norm=None)
 
 
-def batch(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+def batch(seed: int = 0) -> Inputs:
     generator = torch.Generator().manual_seed(seed)
     token_ids = torch.randint(300, (8, 6), generator=generator)
     images = torch.randn(8, 3, 32, 32, generator=generator)
-    return images, token_ids, torch.ones_like(token_ids, dtype=torch.bool)
+    return Inputs(images, token_ids, torch.ones_like(token_ids, dtype=torch.bool))
 
 
 def weights(update: TrainingStep) -> Tensor:

@@ -259,7 +259,7 @@ def test_an_update_that_is_not_finite_is_counted_and_changes_nothing(
     monkeypatch.setattr(
         type(experiment.loss),
         "__call__",
-        lambda self, images, texts, scale: images.sum() * math.nan,
+        lambda self, images, *rest: images.sum() * math.nan,
     )
     logger = JsonlLogger(every_steps=1)
     logger.start(run.metrics, name="test", config={})
@@ -276,3 +276,33 @@ def test_too_many_skipped_updates_in_a_row_stop_the_run(tmp_path: Path) -> None:
     progress = load_checkpoint(tmp_path / "checkpoints" / "last.pt")["progress"]
     assert progress["skipped_in_a_row"] > 4
     assert progress["step"] < 30
+
+
+def test_false_negatives_are_counted(tmp_path: Path) -> None:
+    for name, settings in (("plain", ()), ("several", ("loss.multi_positive=true",))):
+        run = fit(tmp_path / name, *TINY, "data.captions=all", *settings)
+        counts = [
+            r.get("train/false_negatives") for r in map(json.loads, run.metrics.open()) if "train/loss" in r
+        ]
+        if settings:
+            assert set(counts) == {None}
+        else:  # 40 emoji have more captions than one: some batch holds two of one image
+            assert max(counts) > 0 and all(count % 2 == 0 for count in counts)
+
+
+def test_too_many_broken_images_stop_the_run(tmp_path: Path, picture_folder: Path) -> None:
+    rows = "".join(f"{index}.jpg,number {index}\n" for index in range(12))
+    table = tmp_path / "table.csv"
+    table.write_text("image,caption\n" + rows)
+    tables = [
+        f"data.{side}_{key}={value}"
+        for side in ("train", "val")
+        for key, value in (("csv", table), ("root", picture_folder))
+    ]
+    settings = (*TINY, "data=csv", *tables, "trainer.batch_size=4", "data.on_broken_image=skip")
+    (picture_folder / "3.jpg").write_bytes(b"")
+    run = fit(tmp_path / "one", *settings, "data.max_broken_fraction=0.1")
+    assert json.loads(run.summary.read_text())["steps"] == 6
+    (picture_folder / "4.jpg").write_bytes(b"")
+    with pytest.raises(UserError, match=r"2 of the 12 .* cannot be read.*max_broken_fraction"):
+        fit(tmp_path / "two", *settings, "data.max_broken_fraction=0.1")
