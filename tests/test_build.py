@@ -20,13 +20,15 @@ CONF = ROOT / "conf"
 OPTIONS = sorted(
     path.relative_to(CONF).with_suffix("").as_posix()
     for path in CONF.rglob("*.yaml")
-    if path.parent != CONF
+    if path.parent != CONF and path.parent != CONF / "data" / "base"  # parts of the options beside it
 )
 # settings that an option needs and has no default for
 NEEDED = {
     "data/csv": [f"data.{side}_{what}=nowhere" for side in ("train", "val") for what in ("csv", "root")],
-    "data/flickr8k": ["data.root=nowhere"],
-    "data/flickr30k": ["data.root=nowhere"],
+    **{
+        f"data/{name}": ["data.root=nowhere"]
+        for name in ("flickr8k", "flickr30k", "coco_captions", "folder", "parquet")
+    },
     "tokenizer/hf": ["tokenizer.name=nowhere"],
 }
 
