@@ -53,7 +53,7 @@ def test_it_learns(tmp_path: Path) -> None:
         ["optimizer=sam_norm_only", "trainer.accumulate_steps=2"],
         ["optimizer=looksam", "temperature.sam=reuse"],
         ["optimizer=msam", "optimizer/base=nadam"],
-        ["optimizer=interval", "optimizer/base=sgd"],
+        ["optimizer=interval", "optimizer/base=sgd", "data.cache=memory"],
         ["optimizer=sam", "optimizer/base=muon", "data.captions=all", "loss.multi_positive=true"],
         ["optimizer/base=sgd", "optimizer.per_layer=true"],
         ["encoder/text=transformer", "temperature=learned", "projection=separate"],

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
+import platformdirs
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -189,6 +190,9 @@ class Source(ABC):
         on_broken_image: "raise" stops at an image that cannot be read; "skip" lets another stand in for it
             in training and leaves it out of validation.
         max_broken_fraction: share of the images that may be broken before "skip" stops too.
+        cache: "none" decodes an image each time it is read; "memory" and "disk" decode all of them once, in
+            parallel, and keep their pixels at the size that crops need.
+        cache_dir: where "disk" keeps them; null is the user's cache folder.
         limit: keep only the first images of each split; null keeps all.
         seed: seed of crops and caption choice.
     """
@@ -204,7 +208,11 @@ class Source(ABC):
         captions: CaptionChoice = "random",
         on_broken_image: Literal["raise", "skip"] = "raise",
         max_broken_fraction: float = 0.01,
+        cache: Literal["none", "memory", "disk"] = "none",
+        cache_dir: str | None = None,
     ):
+        if cache not in ("none", "memory", "disk"):
+            raise SettingError("cache", cache, "must be none, memory or disk")
         if captions not in ("first", "random", "all"):
             raise SettingError("captions", captions, "must be first, random or all")
         if on_broken_image not in ("raise", "skip"):
@@ -227,6 +235,8 @@ class Source(ABC):
         self.captions: CaptionChoice = captions
         self.skips_broken = on_broken_image == "skip"
         self.max_broken_fraction = max_broken_fraction
+        self.cache = cache
+        self.cache_dir = platformdirs.user_cache_path("miniclip") if cache_dir is None else Path(cache_dir)
 
     @property
     def decode_size(self) -> int:
@@ -243,7 +253,7 @@ class Source(ABC):
         Raises:
             UserError: when a split holds no image.
         """
-        train, val = (self._limited(split) for split in self.splits())
+        train, val = (self._cached(self._limited(split)) for split in self.splits())
         return (
             CaptionedImages(
                 train,
@@ -257,6 +267,24 @@ class Source(ABC):
                 self._readable(val) if self.skips_broken else val, evaluation_crop(self.image_size)
             ),
         )
+
+    def _cached(self, split: Split) -> Split:
+        """The split with its pictures decoded, as `cache` says."""
+        if self.cache == "none":
+            return split
+        from miniclip.data.cache import cache_in_memory, cache_on_disk
+
+        images: Images
+        if self.cache == "memory":
+            images = cache_in_memory(split.images, size=self.decode_size, skips_broken=self.skips_broken)
+        else:
+            digest = hashlib.sha256(f"1 {self.decode_size} {split.fingerprint()} ".encode())
+            digest.update(repr(getattr(split.images, "identity", "")).encode())
+            folder = self.cache_dir / f"pixels-{digest.hexdigest()[:24]}"
+            images = cache_on_disk(
+                split.images, folder, size=self.decode_size, skips_broken=self.skips_broken
+            )
+        return Split(split.name, split.ids, images, split.captions)
 
     def _readable(self, split: Split) -> Split:
         """The split without images that cannot be read: in a ranking nothing can stand in for them."""

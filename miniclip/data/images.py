@@ -1,6 +1,7 @@
 """Pictures in files, in memory and in bytes."""
 
 import io
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -31,6 +32,12 @@ class ImageFiles:
         path = self.root / self.names[index]
         return decode(path, str(path), decode_size=self.decode_size)
 
+    @property
+    def identity(self) -> list[tuple[int, int]]:
+        """Size and time of change of each file: equal files give an equal list."""
+        stats = [(self.root / name).stat() for name in self.names]
+        return [(stat.st_size, stat.st_mtime_ns) for stat in stats]
+
 
 class ImageBytes:
     """RGB pictures (3, H, W) uint8 decoded from a sequence of encoded ones; see `decode`.
@@ -55,6 +62,16 @@ class ImageBytes:
         if content is None:
             raise UserError(f"The image {self.names[index]} is missing.")
         return decode(io.BytesIO(content), self.names[index], decode_size=self.decode_size)
+
+    @property
+    def identity(self) -> int:
+        """A checksum of all encoded pictures."""
+        checksum = 0
+        for content in self.encoded:
+            checksum = zlib.crc32(
+                (content if isinstance(content, bytes) else content.as_py()) or b"", checksum
+            )
+        return checksum
 
 
 class ImageArray:

@@ -47,7 +47,6 @@ class OpenMoji(Source):
     Args:
         val_fraction: share of the distinct drawings held out for validation.
         split_seed: seed of the split; apart from `seed`, so that runs of several seeds compare.
-        cache_dir: where the drawings are kept; null is the user's cache folder.
         source_settings: see `Source`.
     """
 
@@ -56,7 +55,6 @@ class OpenMoji(Source):
         *,
         val_fraction: float,
         split_seed: int,
-        cache_dir: str | None,
         **source_settings: Any,
     ):
         super().__init__(**source_settings)
@@ -64,7 +62,6 @@ class OpenMoji(Source):
             raise SettingError("val_fraction", val_fraction, "must lie between 0 and 1")
         self.val_fraction = val_fraction
         self.split_seed = split_seed
-        self.cache_dir = platformdirs.user_cache_path("miniclip") if cache_dir is None else Path(cache_dir)
 
     def splits(self) -> tuple[Split, Split]:
         characters, pixels = self._drawings()

@@ -1,0 +1,134 @@
+"""Training images a second out of the loader, beside the usual torchvision pipeline.
+
+    python -m benchmarks.loading /path/to/photographs [ROUNDS]
+
+The rival is `Image.open -> RandomResizedCrop(224) -> ToTensor -> Normalize` in a DataLoader. Both read the
+same photographs, scaled to 500 x 375 first, with the same number of worker processes; a round is one epoch
+of each.
+"""
+
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from benchmarks.timing import conditions
+from miniclip.data import Folder
+from miniclip.data.loader import EpochBatches, read, training_loader
+from miniclip.data.transforms import MEAN, STD
+from miniclip.training.interruption import ignore_in_worker
+
+IMAGE_SIZE = 224
+BATCH_SIZE = 64
+NUM_WORKERS = 2
+CPU = torch.device("cpu")
+
+
+class Usual(Dataset[Tensor]):
+    """The rival's data set."""
+
+    def __init__(self, files: list[Path]):
+        self.files = files
+        self.transform = transforms.Compose(
+            [
+                transforms.RandomResizedCrop(IMAGE_SIZE),
+                transforms.ToTensor(),
+                transforms.Normalize(MEAN, STD),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.transform(Image.open(self.files[index]).convert("RGB"))
+
+
+def usual_batches(files: list[Path]) -> Iterable[Tensor]:
+    """One epoch of the rival."""
+    return DataLoader(
+        Usual(files), batch_size=BATCH_SIZE, shuffle=True, num_workers=NUM_WORKERS, drop_last=True
+    )
+
+
+def our_batches(root: Path, cache: str) -> Iterable[Tensor]:
+    """One epoch of ours; a cache is made on the first call."""
+    source = Folder(
+        root=str(root),
+        val_fraction=0.1,
+        split_seed=0,
+        image_size=IMAGE_SIZE,
+        crop_scale=[0.5, 1.0],
+        flip=False,
+        limit=None,
+        seed=0,
+        cache=cache,
+        cache_dir=str(root.parent / "cache"),
+    )
+    train_set, _ = source.datasets()
+    order = EpochBatches(len(train_set), batch_size=BATCH_SIZE, num_epochs=1, seed=0)
+    loader = training_loader(
+        train_set, order, num_workers=NUM_WORKERS, pin_memory=False, worker_init=ignore_in_worker
+    )
+    return (batch.images for batch in read(loader, CPU))
+
+
+def rate(batches: Iterable[Tensor]) -> float:
+    """Images a second after the first two batches, while which the workers start."""
+    count, started = 0, 0.0
+    for number, images in enumerate(batches):
+        if number == 1:
+            started = time.perf_counter()
+        elif number > 1:
+            count += len(images)
+    return count / (time.perf_counter() - started)
+
+
+def prepare(photographs: Path, folder: Path, copies: int) -> list[Path]:
+    """Scale the photographs to 500 x 375 and give each a caption; several names for each make an epoch."""
+    folder.mkdir()
+    files = []
+    for path in sorted(photographs.rglob("*.jpg")):
+        target = folder / path.name
+        Image.open(path).convert("RGB").resize((500, 375)).save(target, quality=90)
+        for copy in range(copies):
+            name = target if copy == 0 else target.with_stem(f"{target.stem}-{copy}")
+            if copy:
+                name.hardlink_to(target)
+            name.with_suffix(".txt").write_text(path.stem)
+            files.append(name)
+    return files
+
+
+def main() -> None:
+    rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 3
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary) / "photographs"
+        files = prepare(Path(sys.argv[1]), root, copies=3)
+        started = time.perf_counter()
+        our_batches(root, "disk")
+        print(f"building the cache of {len(files):,} images: {time.perf_counter() - started:.1f} s")
+        rates: dict[str, list[float]] = {"usual": [], "uncached": [], "cached": []}
+        for _ in range(rounds):
+            rates["usual"].append(rate(usual_batches(files[::3])))
+            rates["uncached"].append(rate(our_batches(root, "none")))
+            rates["cached"].append(rate(our_batches(root, "disk")))
+            print("  ".join(f"{name} {own[-1]:.0f}" for name, own in rates.items()), flush=True)
+    print(conditions("torch", "torchvision", "pillow"))
+    for name in ("uncached", "cached"):
+        ratio = statistics.median(a / b for a, b in zip(rates[name], rates["usual"], strict=True))
+        print(
+            f"{name}: {statistics.median(rates[name]):.0f} images/s, {ratio:.1f} times the usual pipeline"
+        )
+
+
+if __name__ == "__main__":
+    main()

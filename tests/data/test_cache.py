@@ -1,0 +1,162 @@
+"""Decoded pixels: the same pictures, whole or not there, made anew when they do not fit."""
+
+import logging
+import multiprocessing
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from miniclip.data import CSVTable
+from miniclip.data.cache import CachedImages, cache_in_memory, cache_on_disk
+from miniclip.data.images import ImageFiles
+from miniclip.errors import UserError
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> ImageFiles:
+    """Smooth pictures of several shapes, the last one smaller than the cache's size."""
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    names = []
+    for number, (width, height) in enumerate([(200, 133), (133, 200), (300, 300), (150, 90), (40, 30)]):
+        y, x = np.mgrid[0:height, 0:width]
+        pixels = np.stack([x * 255 // width, y * 255 // height, np.full_like(x, 40 * number)], axis=-1)
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.jpg", quality=95)
+        names.append(f"{number}.jpg")
+    return ImageFiles(folder, names, decode_size=64)
+
+
+def cached(images: ImageFiles, tmp_path: Path, kind: str, **changes: Any) -> CachedImages:
+    settings = {"size": 64, "skips_broken": False} | changes
+    if kind == "memory":
+        return cache_in_memory(images, **settings)
+    return cache_on_disk(images, tmp_path / "cache" / "pixels", **settings)
+
+
+@pytest.mark.parametrize("kind", ["memory", "disk"])
+def test_pictures_are_shrunk_and_otherwise_the_same(
+    photographs: ImageFiles, tmp_path: Path, kind: str
+) -> None:
+    images = cached(photographs, tmp_path, kind)
+    assert len(images) == 5
+    for index in range(5):
+        whole, small = photographs[index], images[index]
+        assert min(small.shape[1:]) == min(64, min(whole.shape[1:]))
+        resized = torch.nn.functional.interpolate(
+            whole[None].float(), size=small.shape[1:], mode="bicubic", antialias=True
+        )[0]
+        assert (resized - small.float()).abs().max() <= 2  # levels of 255
+
+
+def source(folder: Path, cache_dir: Path, **changes: Any) -> CSVTable:
+    table = folder / "table.csv"
+    if not table.exists():
+        names = sorted(path.name for path in folder.glob("*.jpg"))
+        table.write_text("image,caption\n" + "".join(f"{name},picture {name}\n" for name in names))
+    settings: dict[str, Any] = {
+        **{f"{side}_csv": str(table) for side in ("train", "val")},
+        **{f"{side}_root": str(folder) for side in ("train", "val")},
+        "image_column": None,
+        "caption_column": None,
+        "separator": None,
+        "image_size": 48,
+        "crop_scale": [0.5, 1.0],
+        "flip": True,
+        "limit": None,
+        "seed": 0,
+        "cache_dir": str(cache_dir),
+    }
+    return CSVTable(**settings | changes)
+
+
+@pytest.mark.parametrize("kind", ["memory", "disk"])
+def test_a_model_sees_the_same_with_and_without(photographs: ImageFiles, tmp_path: Path, kind: Any) -> None:
+    """Within 4 of 255 levels on smooth pictures: one resize more."""
+    plain = source(photographs.root, tmp_path / "cache").datasets()
+    fast = source(photographs.root, tmp_path / "cache", cache=kind).datasets()
+    for uncached, with_cache in zip(plain, fast, strict=True):
+        for index in range(len(uncached)):
+            expected, actual = uncached.item((3, index)), with_cache.item((3, index))
+            assert (expected.pixels.float() - actual.pixels.float()).abs().mean() < 4
+            assert expected.caption == actual.caption
+
+
+def test_what_was_decoded_is_not_decoded_again(
+    photographs: ImageFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = cached(photographs, tmp_path, "disk")
+
+    def fail(self: Any, index: int) -> torch.Tensor:
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr(ImageFiles, "__getitem__", fail)
+    again = cached(photographs, tmp_path, "disk")
+    assert torch.equal(first[2], again[2])
+
+
+def test_another_picture_or_size_is_another_cache(photographs: ImageFiles, tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    for changes in ({}, {}, {"image_size": 32}):
+        source(photographs.root, folder, cache="disk", **changes).datasets()
+    assert len(list(folder.glob("pixels-*"))) == 4  # two splits, two sizes
+    Image.new("RGB", (70, 70), (1, 2, 3)).save(photographs.root / "2.jpg")
+    train, _ = source(photographs.root, folder, cache="disk").datasets()
+    assert train.split.images[2][:, 30, 30].tolist() == pytest.approx([1, 2, 3], abs=3)
+
+
+@pytest.mark.parametrize("damage", ["a flipped bit", "cut off", "no index", "half an index", "others"])
+def test_a_damaged_cache_is_made_anew(
+    photographs: ImageFiles, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = [
+        picture.clone() for picture in map(cached(photographs, tmp_path, "disk").__getitem__, range(5))
+    ]
+    folder = tmp_path / "cache" / "pixels"
+    pixels, index = folder / "pixels.bin", folder / "index.json"
+    content = bytearray(pixels.read_bytes())
+    if damage == "a flipped bit":
+        content[1000] ^= 1
+        pixels.write_bytes(content)
+    elif damage == "cut off":
+        pixels.write_bytes(content[:-10])
+    elif damage == "no index":
+        index.unlink()
+    elif damage == "half an index":
+        index.write_text(index.read_text()[:40])
+    else:
+        index.write_text(index.read_text().replace("[[", "[[1, 1], [", 1))
+    with caplog.at_level(logging.WARNING):
+        anew = cached(photographs, tmp_path, "disk")
+    assert "damaged and is made anew" in caplog.text
+    assert all(torch.equal(anew[i], expected[i]) for i in range(5))
+
+
+@pytest.mark.parametrize("kind", ["memory", "disk"])
+def test_a_broken_image_stops_or_is_kept_in_mind(
+    photographs: ImageFiles, tmp_path: Path, kind: str
+) -> None:
+    (photographs.root / "1.jpg").write_bytes(b"<html>")
+    with pytest.raises(UserError, match=r"1\.jpg"):
+        cached(photographs, tmp_path, kind)
+    assert not (tmp_path / "cache").exists() or not list((tmp_path / "cache").iterdir())
+    for _ in range(2):
+        images = cached(photographs, tmp_path, kind, skips_broken=True)
+        assert images[2].shape == (3, 64, 64)
+        with pytest.raises(UserError, match=r"1\.jpg"):
+            _ = images[1]
+
+
+def _sum(images: CachedImages) -> int:
+    return int(images[3].sum())
+
+
+def test_other_processes_map_the_file_for_themselves(photographs: ImageFiles, tmp_path: Path) -> None:
+    images = cached(photographs, tmp_path, "disk")
+    assert len(pickle.dumps(images)) < 5000
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.apply(_sum, (images,)) == _sum(images)
