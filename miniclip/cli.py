@@ -30,13 +30,14 @@ HOME = PACKAGE if (PACKAGE / "conf").is_dir() else PACKAGE.parent
 
 def main() -> None:
     """The `miniclip` command."""
-    commands: dict[str, Callable[[], None]] = {"train": train, "evaluate": evaluate}
+    commands: dict[str, Callable[[], None]] = {"train": train, "evaluate": evaluate, "doctor": doctor}
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help"):
         print(
             "usage: miniclip COMMAND ...\n\n"
             "  train [SETTING=VALUE ...]   the same as python run.py\n"
-            "  evaluate RUN sharpness      how sharp the minimum is that a run found"
+            "  evaluate RUN sharpness      how sharp the minimum is that a run found\n"
+            "  doctor [SETTING=VALUE ...]  what is wrong with a data set"
         )
         return
     if name not in commands:
@@ -80,6 +81,62 @@ def evaluate() -> None:
         _sharpness(arguments)
     except UserError as error:
         sys.exit(f"Error: {error}")
+
+
+def doctor() -> None:
+    """Examine the data set of `python run.py SETTINGS`; print, and write outputs/NAME/doctor/.
+
+    Exits with 1 when images lie on both sides of the split or cannot be read.
+    """
+    overrides = [argument for argument in sys.argv[1:] if argument not in ("-h", "--help")]
+    if overrides != sys.argv[1:]:
+        print("usage: miniclip doctor [SETTING=VALUE ...], data=folder data.root=DIR for example")
+        return
+    try:
+        healthy = _examine(compose(*overrides))
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        sys.exit(f"Error: {error}{_nearest(str(error))}")
+    sys.exit(0 if healthy else 1)
+
+
+def _examine(cfg: DictConfig) -> bool:
+    from miniclip.build import check, make
+    from miniclip.data.doctor import examine
+    from miniclip.report.figures import draw_examination
+    from miniclip.tracking import write_text
+
+    check(cfg)
+    splits = make(cfg, "data").splits()
+    tokenizer = make(cfg, "tokenizer")
+    tokenizer.fit(caption for own in splits[0].captions for caption in own)
+    found = examine(splits, token_lengths=tokenizer.lengths, context_length=cfg.context_length)
+    folder = Path("outputs") / cfg.name / "doctor"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "doctor.json", json.dumps(found.as_dict(), indent=2, ensure_ascii=False) + "\n")
+    draw_examination(found, folder / "doctor.png")
+    for name, counts in found.splits.items():
+        least, mean, most = counts["captions_an_image"]
+        print(
+            f"{name}: {counts['images']:,} images, {counts['captions']:,} captions ({least} to {most} an "
+            f"image, {mean:.1f} on average), fingerprint {counts['fingerprint']}"
+        )
+    num_captions = sum(found.token_lengths.values())
+    print(
+        f"captions cut off at context_length={found.context_length}: {found.num_truncated:,} of "
+        f"{num_captions:,}; the longest has {max(found.token_lengths)} tokens"
+    )
+    for title, groups in (
+        ("images that cannot be read", [[reason] for reason in found.broken.values()]),
+        ("groups of images with the same pixels", found.exact_duplicates),
+        ("pairs of images that look the same", found.near_duplicates),
+        ("of these on both sides of the split", found.leaks),
+    ):
+        print(f"{title}: {len(groups):,}")
+        for group in groups[:3]:
+            print(f"    {' = '.join(group)}")
+    healthy = not found.leaks and not found.broken
+    print(f"{'Healthy.' if healthy else 'NOT healthy.'} Everything is in {folder}")
+    return healthy
 
 
 def _sharpness(arguments: argparse.Namespace) -> None:

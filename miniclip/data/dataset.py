@@ -44,6 +44,11 @@ class Selection:
     def __getitem__(self, index: int) -> Tensor:
         return self.images[self.chosen[index]]
 
+    @property
+    def identity(self) -> tuple[Any, list[int]]:
+        """What identifies the pictures, and which of them."""
+        return getattr(self.images, "identity", None), list(self.chosen)
+
 
 @dataclass(frozen=True)
 class Split:
@@ -66,8 +71,6 @@ class Split:
 
     def select(self, name: str, rows: Sequence[int]) -> "Split":
         """Some of the images, under another name."""
-        if list(rows) == list(range(len(self))):
-            return Split(name, self.ids, self.images, self.captions)
         images = Selection(self.images, rows)
         return Split(name, [self.ids[i] for i in rows], images, [self.captions[i] for i in rows])
 
@@ -279,7 +282,7 @@ class Source(ABC):
             images = cache_in_memory(split.images, size=self.decode_size, skips_broken=self.skips_broken)
         else:
             digest = hashlib.sha256(f"1 {self.decode_size} {split.fingerprint()} ".encode())
-            digest.update(repr(getattr(split.images, "identity", "")).encode())
+            digest.update(repr(getattr(split.images, "identity", None)).encode())
             folder = self.cache_dir / f"pixels-{digest.hexdigest()[:24]}"
             images = cache_on_disk(
                 split.images, folder, size=self.decode_size, skips_broken=self.skips_broken
@@ -307,7 +310,7 @@ class Source(ABC):
         if len(split) == 0:
             raise UserError(f"The {split.name} split holds no images. Check the data.* settings.")
         keep = len(split) if self.limit is None else min(self.limit, len(split))
-        return Split(split.name, split.ids[:keep], split.images, split.captions[:keep])
+        return split.select(split.name, range(keep))
 
 
 class FolderSource(Source):

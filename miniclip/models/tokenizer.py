@@ -55,6 +55,13 @@ class Tokenizer:
         attention_mask = torch.tensor([encoding.attention_mask for encoding in encodings])
         return token_ids, attention_mask.bool()
 
+    def lengths(self, captions: list[str]) -> list[int]:
+        """Number of tokens of each caption, nothing cut off or filled up."""
+        backend = tokenizers.Tokenizer.from_str(self.backend.to_str())
+        backend.no_truncation()
+        backend.no_padding()
+        return [len(encoding.ids) for encoding in backend.encode_batch_fast(captions)]
+
     def decode(self, token_ids: Iterable[int]) -> str:
         """The text of one caption's ids, special tokens left out."""
         return self.backend.decode(list(token_ids))

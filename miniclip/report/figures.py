@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from miniclip.data.dataset import Split
+from miniclip.data.doctor import Examination
 from miniclip.evaluation import Features, Landscape
 from miniclip.tracking import RunDirectory
 
@@ -76,6 +77,32 @@ def draw_retrieval(features: Features, split: Split, path: Path, *, protocol: st
             hit = int(owners[nearest]) == image
             _text(axes[row, 1 + column], captions[nearest], hit=hit)
     figure.suptitle(f"A caption's nearest images, an image's nearest captions ({protocol})")
+    return _save(figure, path)
+
+
+def draw_examination(examination: Examination, path: Path) -> Path:
+    """Draw how many tokens the captions have and what was found among the images; write a PNG."""
+    figure, axes = _figure(1, 2, size=(10, 4))
+    tokens, findings = axes[0]
+    lengths = examination.token_lengths
+    colours = [ORANGE if length > examination.context_length else BLUE for length in lengths]
+    tokens.bar(list(lengths), list(lengths.values()), width=1.0, color=colours)
+    tokens.axvline(examination.context_length + 0.5, color=GREY, lw=0.8)
+    share = examination.num_truncated / sum(lengths.values())
+    _finish(tokens, f"tokens a caption; {share:.1%} are cut off")
+    tokens.set_xlabel("tokens", fontsize=9)
+    counts = {
+        "cannot be read": len(examination.broken),
+        "same pixels": len(examination.exact_duplicates),
+        "look the same": len(examination.near_duplicates),
+        "on both sides": len(examination.leaks),
+    }
+    bars = findings.barh(list(counts), list(counts.values()), color=[ORANGE, BLUE, BLUE, ORANGE])
+    findings.bar_label(bars, fontsize=9, padding=3)
+    findings.invert_yaxis()
+    findings.set_xlim(0, max(1, *counts.values()) * 1.15)
+    _finish(findings, "images, groups or pairs")
+    findings.set_xlabel("count", fontsize=9)
     return _save(figure, path)
 
 

@@ -108,3 +108,14 @@ def test_limit_keeps_the_first_images(cache: Path) -> None:
 def test_refuses_settings_out_of_range(tmp_path: Path, changes: dict[str, Any]) -> None:
     with pytest.raises(SettingError, match=next(iter(changes))):
         source(tmp_path, **changes)
+
+
+def test_drawings_that_look_the_same_are_one() -> None:
+    generator = np.random.default_rng(0)
+    coarse = generator.integers(0, 200, (4, 12, 12, 3), dtype=np.uint8)
+    pixels = coarse.repeat(6, axis=1).repeat(6, axis=2)
+    moved, other = pixels[0].copy(), pixels[0].copy()
+    moved[10:12, 10:14] += 40  # a few pixels
+    other[6:12, 6:12] += 40  # a whole cell
+    drawings = np.stack([*pixels, moved, other, pixels[3]])
+    assert module.group_alike(drawings) == [[0, 4], [1], [2], [3, 6], [5]]

@@ -1,0 +1,155 @@
+"""What is wrong with a data set, found before it is trained on."""
+
+import hashlib
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from miniclip.data.dataset import Split
+from miniclip.errors import UserError
+
+NEAR_BITS = 4
+"""Perceptual hashes of 64 bits that differ in no more bits than this may be those of one picture."""
+
+NEAR_LEVELS = 8
+"""And they are, if no cell of their 16 x 16 thumbnails differs by more levels (of 255): that allows for
+another size or compression. The hash alone sees no colour and takes all white shirts for one."""
+
+CHUNK = 2048
+
+
+@dataclass
+class Examination:
+    """What was found in two splits.
+
+    Attributes:
+        splits: for each split counts of images, captions, captions an image, and its fingerprint.
+        broken: image to why it cannot be read.
+        exact_duplicates: groups of images with the same pixels, each named "split: id".
+        near_duplicates: pairs of images that look the same but are not.
+        leaks: those of both that lie on two sides; they falsify a result.
+        token_lengths: number of captions by number of tokens, of both splits.
+        num_truncated: captions longer than `context_length`.
+    """
+
+    splits: dict[str, dict[str, Any]]
+    context_length: int
+    broken: dict[str, str] = field(default_factory=dict)
+    exact_duplicates: list[list[str]] = field(default_factory=list)
+    near_duplicates: list[tuple[str, str]] = field(default_factory=list)
+    token_lengths: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def leaks(self) -> list[Sequence[str]]:
+        groups = [*self.exact_duplicates, *self.near_duplicates]
+        return [group for group in groups if len({_side(name) for name in group}) > 1]
+
+    @property
+    def num_truncated(self) -> int:
+        return sum(n for length, n in self.token_lengths.items() if length > self.context_length)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for a file."""
+        return {**asdict(self), "leaks": self.leaks, "num_truncated": self.num_truncated}
+
+
+def examine(
+    splits: Sequence[Split], *, token_lengths: Callable[[list[str]], list[int]], context_length: int
+) -> Examination:
+    """Decode every image in full, compare all of them, and measure every caption.
+
+    Args:
+        splits: whole, as `Source.splits` gives them.
+        token_lengths: captions to their numbers of tokens, nothing cut off.
+        context_length: tokens that the model will see.
+
+    Raises:
+        UserError: when a split is empty, or the package imagehash is missing.
+    """
+    result = Examination({split.name: _counts(split) for split in splits}, context_length)
+    captions = [text for split in splits for own in split.captions for text in own]
+    result.token_lengths = dict(sorted(Counter(token_lengths(captions)).items()))
+    names = [f"{split.name}: {image_id}" for split in splits for image_id in split.ids]
+    traits = dict(zip(names, _traits_of_all(splits), strict=True))
+    result.broken = {name: found for name, found in traits.items() if isinstance(found, str)}
+    whole = {name: found for name, found in traits.items() if not isinstance(found, str)}
+    groups: dict[bytes, list[str]] = defaultdict(list)
+    for name, own in whole.items():
+        groups[own.exact].append(name)
+    result.exact_duplicates = [group for group in groups.values() if len(group) > 1]
+    one_each = [group[0] for group in groups.values()]
+    looks = np.array([whole[name].look for name in one_each], dtype=np.uint64)
+    thumbnails = np.array([whole[name].thumbnail for name in one_each], dtype=np.int16)
+    result.near_duplicates = [(one_each[a], one_each[b]) for a, b in _near_pairs(looks, thumbnails)]
+    return result
+
+
+def _counts(split: Split) -> dict[str, Any]:
+    if len(split) == 0:
+        raise UserError(f"The {split.name} split holds no images. Check the data.* settings.")
+    per_image = [len(own) for own in split.captions]
+    return {
+        "images": len(split),
+        "captions": sum(per_image),
+        "captions_an_image": [min(per_image), float(np.mean(per_image)), max(per_image)],
+        "longest_caption": max((text for own in split.captions for text in own), key=len)[:200],
+        "fingerprint": split.fingerprint(),
+    }
+
+
+class _Traits(NamedTuple):
+    """What an image is compared by: a hash of its pixels, one of its looks, and its thumbnail (768,)."""
+
+    exact: bytes
+    look: int
+    thumbnail: np.ndarray
+
+
+def _traits_of_all(splits: Sequence[Split]) -> list[_Traits | str]:
+    """The traits of each image, or why it cannot be read."""
+    try:
+        from imagehash import phash
+    except ImportError:
+        raise UserError('miniclip doctor needs imagehash: pip install -e ".[data]"') from None
+
+    def traits(place: tuple[Split, int]) -> _Traits | str:
+        split, index = place
+        try:
+            pixels = split.images[index].permute(1, 2, 0).contiguous().numpy()
+        except UserError as error:
+            return str(error)
+        image = Image.fromarray(pixels)
+        look = int(np.packbits(phash(image).hash).view(">u8")[0])
+        thumbnail = np.asarray(image.resize((16, 16), Image.Resampling.BILINEAR)).ravel()
+        return _Traits(
+            hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest(), look, thumbnail
+        )
+
+    places = [(split, index) for split in splits for index in range(len(split))]
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        found = threads.map(traits, places)
+        return list(tqdm(found, total=len(places), unit="img", leave=False, disable=None))
+
+
+def _near_pairs(looks: np.ndarray, thumbnails: np.ndarray) -> list[tuple[int, int]]:
+    """Pairs of places (a < b) whose hashes and thumbnails are near each other."""
+    pairs = []
+    for start in range(0, len(looks), CHUNK):
+        rows = looks[start : start + CHUNK, None]
+        bits = np.bitwise_count(rows ^ looks[None, start:])
+        for a, b in np.argwhere(bits <= NEAR_BITS):
+            levels = np.abs(thumbnails[start + a] - thumbnails[start + b]).max()
+            if a < b and levels <= NEAR_LEVELS:
+                pairs.append((start + int(a), start + int(b)))
+    return pairs
+
+
+def _side(name: str) -> str:
+    return name.partition(": ")[0]
