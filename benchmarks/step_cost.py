@@ -11,7 +11,8 @@ import torch
 from benchmarks.timing import alternate, conditions
 from miniclip import build
 from miniclip.cli import compose
-from miniclip.training import Inputs, Trainer, TrainingStep
+from miniclip.models import Inputs
+from miniclip.training import Trainer, TrainingStep
 
 OPTIMIZERS = ("adamw", "sam", "sam_norm_only", "looksam", "interval", "msam", "asam", "gsam")
 

@@ -129,7 +129,7 @@ def restore(path: Path, *changes: str) -> Restored:
     cfg = OmegaConf.create(checkpoint["config"])
     for change in changes:
         key, equals, _ = change.partition("=")
-        if not equals or OmegaConf.select(cfg, key) is None:
+        if not equals or OmegaConf.select(cfg, key, default=...) is ...:
             raise UserError(
                 f"{change}: the run has no setting {key}; give SETTING=VALUE, data.root=... say"
             )

@@ -143,6 +143,7 @@ def _sharpness(arguments: argparse.Namespace) -> None:
     from miniclip.build import restore
     from miniclip.data.loader import EpochBatches, read, training_loader
     from miniclip.evaluation import LossSurface, landscape, m_sharpness, top_eigenvalue
+    from miniclip.models import inputs_of
     from miniclip.report.figures import draw_landscape
     from miniclip.tracking import write_text
     from miniclip.training.interruption import ignore_in_worker
@@ -162,10 +163,7 @@ def _sharpness(arguments: argparse.Namespace) -> None:
     loader = training_loader(
         train_set, order, num_workers=0, pin_memory=False, worker_init=ignore_in_worker
     )
-    batches = []
-    for batch in islice(read(loader, device), count):
-        token_ids, attention_mask = restored.tokenizer.encode(batch.captions)
-        batches.append((batch.images, token_ids.to(device), attention_mask.to(device)))
+    batches = [inputs_of(batch, restored.tokenizer) for batch in islice(read(loader, device), count)]
     surface = LossSurface(model, restored.loss(), batches)
     rises = {f"{radius:g}": m_sharpness(surface, radius) for radius in arguments.radii}
     result: dict[str, Any] = {

@@ -12,11 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from miniclip.models import MiniCLIP
+from miniclip.models import Inputs, MiniCLIP
 from miniclip.optim import frozen_statistics, parameter_groups
-
-Inputs = tuple[Tensor, Tensor, Tensor]
-"""images (B, 3, H, W), token_ids (B, L) and attention_mask (B, L) on the model's device."""
 
 
 class Landscape(NamedTuple):
@@ -41,7 +38,7 @@ class LossSurface:
 
     Args:
         model: left as it was after each call.
-        loss: `(image_features, text_features, logit_scale) -> ()`.
+        loss: `(image_features, text_features, logit_scale, positives) -> ()`.
         batches: each with its own negatives.
     """
 
@@ -60,8 +57,8 @@ class LossSurface:
         self.model.train()
         try:
             with frozen_statistics(self.model), sdpa_kernel(SDPBackend.MATH):  # which differentiates twice
-                output = self.model(*batch)
-                return self.loss(output.image_features, output.text_features, output.logit_scale)
+                output = self.model(*batch[:3])
+                return self.loss(*output[:3], batch.positives)
         finally:
             self.model.train(training)
 
@@ -72,15 +69,17 @@ class LossSurface:
 
     def gradient(self, batch: Inputs) -> list[Tensor]:
         """Gradient of one batch's loss."""
-        return list(torch.autograd.grad(self.batch_loss(batch), self.params))
+        return list(torch.autograd.grad(self.batch_loss(batch), self.params, materialize_grads=True))
 
     def hessian_product(self, vector: Sequence[Tensor]) -> list[Tensor]:
         """The Hessian of the mean loss times a vector, by differentiating twice (Pearlmutter 1994)."""
         product = [torch.zeros_like(v) for v in vector]
         for batch in self.batches:
-            gradients = torch.autograd.grad(self.batch_loss(batch), self.params, create_graph=True)
+            gradients = torch.autograd.grad(
+                self.batch_loss(batch), self.params, create_graph=True, materialize_grads=True
+            )
             slope = torch.stack([(g * v).sum() for g, v in zip(gradients, vector, strict=True)]).sum()
-            torch._foreach_add_(product, torch.autograd.grad(slope, self.params))
+            torch._foreach_add_(product, torch.autograd.grad(slope, self.params, materialize_grads=True))
         torch._foreach_div_(product, len(self.batches))
         return product
 

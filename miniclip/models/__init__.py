@@ -3,6 +3,7 @@
 from miniclip.models.attention import FullAttention, LinformerAttention, linformer_attention
 from miniclip.models.clip import CLIPOutput, MiniCLIP
 from miniclip.models.encoders import HFTextEncoder, ResNetEncoder, TextEncoder
+from miniclip.models.inputs import Inputs, inputs_of
 from miniclip.models.projection_mlp import LinearProjection, ProjectionMLP, SeparateProjection
 from miniclip.models.temperature import DynamicTemperature, FixedTemperature, LearnedTemperature
 from miniclip.models.tokenizer import BPETokenizer, HFTokenizer, Tokenizer
@@ -15,6 +16,7 @@ __all__ = [
     "FullAttention",
     "HFTextEncoder",
     "HFTokenizer",
+    "Inputs",
     "LearnedTemperature",
     "LinearProjection",
     "LinformerAttention",
@@ -24,5 +26,6 @@ __all__ = [
     "SeparateProjection",
     "TextEncoder",
     "Tokenizer",
+    "inputs_of",
     "linformer_attention",
 ]

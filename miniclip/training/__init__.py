@@ -1,7 +1,7 @@
 """The training loop and what keeps it exact: one update, precision, checkpoints, randomness."""
 
 from miniclip.training.precision import Precision
-from miniclip.training.step import Inputs, StepResult, TrainingStep
+from miniclip.training.step import StepResult, TrainingStep
 from miniclip.training.train import Experiment, FitResult, Trainer
 
-__all__ = ["Experiment", "FitResult", "Inputs", "Precision", "StepResult", "Trainer", "TrainingStep"]
+__all__ = ["Experiment", "FitResult", "Precision", "StepResult", "Trainer", "TrainingStep"]

@@ -7,26 +7,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from miniclip.models import MiniCLIP
+from miniclip.models import Inputs, MiniCLIP
 from miniclip.models.clip import CLIPOutput
 from miniclip.optim import SAM
 from miniclip.training.precision import Precision
-
-
-class Inputs(NamedTuple):
-    """One batch on the model's device.
-
-    Attributes:
-        images: (B, 3, H, W) float32.
-        token_ids: (B, L) int64.
-        attention_mask: (B, L) bool.
-        positives: (B, B) bool, which captions are right for which images; None is the diagonal.
-    """
-
-    images: Tensor
-    token_ids: Tensor
-    attention_mask: Tensor
-    positives: Tensor | None = None
 
 
 class StepResult(NamedTuple):

@@ -20,7 +20,7 @@ from miniclip.data.dataset import CaptionedImages
 from miniclip.data.loader import Batch, EpochBatches, evaluation_loader, read, training_loader
 from miniclip.errors import SettingError, UserError
 from miniclip.evaluation import Features, encode, protocol_name, retrieval_metrics
-from miniclip.models import MiniCLIP, Tokenizer
+from miniclip.models import MiniCLIP, Tokenizer, inputs_of
 from miniclip.optim import SAM, Schedule, set_learning_rate
 from miniclip.tracking import JsonlLogger, RunDirectory
 from miniclip.training.checkpoint import (
@@ -32,7 +32,7 @@ from miniclip.training.checkpoint import (
 from miniclip.training.interruption import Interrupted, Interruption, ignore_in_worker
 from miniclip.training.precision import Precision
 from miniclip.training.reproducibility import random_state, set_random_state
-from miniclip.training.step import Inputs, StepResult, TrainingStep
+from miniclip.training.step import StepResult, TrainingStep
 
 log = logging.getLogger(__name__)
 
@@ -282,16 +282,17 @@ class _Fit:
                     self._count_broken(micro_batches)
                     factor = self.experiment.schedule.factor(progress.step, self.total_steps)
                     set_learning_rate(self.experiment.optimizer, factor)
-                    positives = [batch.positives() for batch in micro_batches]
-                    result = self.update(list(map(self._inputs, micro_batches, positives)))
+                    tokenizer = self.experiment.tokenizer
+                    result = self.update([inputs_of(batch, tokenizer) for batch in micro_batches])
                     progress.step += 1
                     progress.batch += trainer.accumulate_steps
                     seconds = self.training_seconds + time.perf_counter() - started
-                    record = {"step": progress.step, "train/lr": self._lr(), "train/seconds": seconds}
-                    if not getattr(self.experiment.loss, "multi_positive", False):
-                        pairs = sum(int(right.sum()) for right in positives)
-                        batch_images = trainer.batch_size * trainer.accumulate_steps
-                        record["train/false_negatives"] = pairs - batch_images
+                    record = {
+                        "step": progress.step,
+                        "train/lr": self._lr(),
+                        "train/seconds": seconds,
+                        "train/false_negatives": sum(map(_false_negatives, micro_batches)),
+                    }
                     if isinstance(self.experiment.optimizer, SAM):
                         record["train/rho"] = self.experiment.optimizer.last_rho
                     unread.append((record, result))
@@ -306,13 +307,6 @@ class _Fit:
             self._read_results(unread, bar)
         self.training_seconds += time.perf_counter() - started
         self.images_seen += (progress.step - first_step) * trainer.batch_size * trainer.accumulate_steps
-
-    def _inputs(self, batch: Batch, positives: Tensor) -> Inputs:
-        encoded = self.experiment.tokenizer.encode(batch.captions)
-        token_ids, attention_mask, positives = (
-            part.to(self.device, non_blocking=True) for part in (*encoded, positives)
-        )
-        return Inputs(batch.images, token_ids, attention_mask, positives)
 
     def _count_broken(self, batches: Sequence[Batch]) -> None:
         """Tell of each broken image once; stop when there are too many."""
@@ -544,6 +538,11 @@ def _carry_on_metrics(source: Path, run: RunDirectory, step: int) -> None:
     lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
     kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
     run.metrics.write_text("".join(kept), encoding="utf-8")
+
+
+def _false_negatives(batch: Batch) -> int:
+    """Right pairs that a loss without several positives takes for wrong ones."""
+    return int(batch.positives().sum()) - len(batch.captions)
 
 
 def _epoch_line(record: dict[str, Any], max_epochs: int) -> str:

@@ -14,6 +14,8 @@ from miniclip import build
 from miniclip.cli import compose
 from miniclip.errors import UserError
 from miniclip.evaluation import LossSurface, landscape, m_sharpness, top_eigenvalue
+from miniclip.losses import ClipLoss
+from miniclip.models import Inputs
 from tests.conftest import TINY, fit
 
 CURVATURE = torch.tensor([1.0, 4.0, 9.0])
@@ -64,9 +66,9 @@ def test_hessian_products_of_the_model_are_differences_of_gradients() -> None:
                 smooth = nn.Softplus(beta=3) if isinstance(child, nn.ReLU) else nn.AvgPool2d(3, 2, 1)
                 setattr(module, name, smooth)
     token_ids = torch.randint(300, (8, 6))
-    inputs = torch.randn(8, 3, 32, 32).double(), token_ids, torch.ones_like(token_ids).bool()
+    inputs = Inputs(torch.randn(8, 3, 32, 32).double(), token_ids, torch.ones_like(token_ids).bool())
 
-    def loss(image_features: Tensor, text_features: Tensor, logit_scale: Tensor) -> Tensor:
+    def loss(image_features: Tensor, text_features: Tensor, *rest: Tensor | None) -> Tensor:
         return -(image_features * text_features).sum()
 
     surface = LossSurface(model, loss, [inputs])
@@ -132,3 +134,22 @@ def test_a_checkpoint_cannot_call_what_it_likes(tmp_path: Path) -> None:
     torch.save(checkpoint, tmp_path / "bad.pt")
     with pytest.raises(UserError, match=r"os\.system"):
         build.restore(tmp_path / "bad.pt")
+
+
+def test_a_setting_of_the_run_can_be_changed_also_one_that_was_null(tmp_path: Path) -> None:
+    run = fit(tmp_path / "run", *TINY, "trainer.max_steps=1")
+    restored = build.restore(run.path, "data.limit=20", "trainer.max_steps=null", "trainer.resume=auto")
+    assert len(restored.datasets()[0]) == 20 and restored.config.trainer.resume == "auto"
+
+
+def test_the_surface_is_that_of_the_loss_with_several_positives() -> None:
+    cfg = compose(*TINY)
+    torch.manual_seed(0)
+    model = build.make_model(cfg, vocab_size=300)
+    token_ids = torch.randint(300, (8, 6))
+    everything = torch.ones(8, 8, dtype=torch.bool)
+    inputs = Inputs(torch.randn(8, 3, 32, 32), token_ids, torch.ones_like(token_ids).bool(), everything)
+    several, plain = (
+        LossSurface(model, ClipLoss(multi_positive=flag), [inputs]).mean_loss() for flag in (True, False)
+    )
+    assert several != pytest.approx(plain, rel=1e-3)

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from miniclip import build
 from miniclip.cli import compose
-from miniclip.training import Inputs, StepResult, TrainingStep
+from miniclip.models import Inputs
+from miniclip.training import StepResult, TrainingStep
 from tests.conftest import TINY
 
 PLAIN = ("encoder.image.architecture=resnet18", "precision=fp32", "trainer.grad_clip_norm=null")
