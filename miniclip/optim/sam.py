@@ -26,6 +26,9 @@ Closure = Callable[[], Tensor]
 """Runs forward and backward over the batch, or over all its micro-batches, adds to `.grad` and returns the
 loss. It zeroes nothing."""
 
+Params = Iterable[Tensor] | Iterable[dict[str, Any]]
+Base = Callable[..., Optimizer]
+
 RhoSchedule = Literal["constant", "warmup", "lr"]
 
 NORM_LAYERS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
@@ -62,7 +65,7 @@ class SAM(Optimizer):
         rho_schedule: "constant"; "warmup", linear over `rho_warmup_steps` updates; or "lr", in
             proportion to the learning rate of the first group.
         rho_warmup_steps: updates until rho is reached under "warmup".
-        rho_min: what the schedule starts from, or falls to.
+        rho_floor: what the schedule starts from, or falls to, as a share of rho.
         measure_every: updates between those that measure `measures` in full; null never does.
         model: its batch-norm statistics (and those of any module with `track_running_stats`) are held
             still in the second pass.
@@ -83,8 +86,8 @@ class SAM(Optimizer):
 
     def __init__(
         self,
-        params: Iterable[Tensor] | Iterable[dict[str, Any]],
-        base: Callable[..., Optimizer],
+        params: Params,
+        base: Base,
         *,
         rho: float = 0.05,
         per_layer: bool = False,
@@ -93,14 +96,14 @@ class SAM(Optimizer):
         every: int = 1,
         rho_schedule: RhoSchedule = "constant",
         rho_warmup_steps: int = 100,
-        rho_min: float = 0.0,
+        rho_floor: float = 0.0,
         measure_every: int | None = 10,
         model: nn.Module | None = None,
     ):
         if not rho >= 0:
             raise SettingError("rho", rho, "must be at least 0 (0 turns the perturbation off)")
-        if not 0 <= rho_min <= rho:
-            raise SettingError("rho_min", rho_min, f"must lie between 0 and rho={rho:g}")
+        if not 0 <= rho_floor <= 1:
+            raise SettingError("rho_floor", rho_floor, "is a share of rho and must lie between 0 and 1")
         for setting, value in (
             ("every", every),
             ("rho_warmup_steps", rho_warmup_steps),
@@ -120,7 +123,7 @@ class SAM(Optimizer):
         self.every = every
         self.rho_schedule = rho_schedule
         self.rho_warmup_steps = rho_warmup_steps
-        self.rho_min = rho_min
+        self.rho_floor = rho_floor
         self.measure_every = measure_every
         self.model = model
         self.num_updates = 0
@@ -166,7 +169,7 @@ class SAM(Optimizer):
         elif self.rho_schedule == "lr":
             group = self.param_groups[0]
             factor = float(group["lr"]) / float(group.get("initial_lr", group["lr"]))
-        return self.rho_min + (self.rho - self.rho_min) * factor
+        return self.rho * (self.rho_floor + (1 - self.rho_floor) * factor)
 
     @torch.no_grad()
     def ascend(self, rho: float | None = None) -> Tensor:
@@ -250,14 +253,14 @@ class SAM(Optimizer):
         self._lengths = norms if self.per_layer else norm.expand_as(norms)
         self._norm, self._rho = norm, rho
         is_finite = norm.isfinite()
-        on_cpu = norm.device.type == "cpu"
-        if on_cpu and not is_finite:
+        asked = is_near(norm)
+        if asked and not is_finite:
             return norm  # the second pass runs at w, its update will be skipped
         if self.adaptive:
             torch._foreach_mul_(directions, params)
         self._ascended = params
         scales = rho / self._lengths.clamp(min=1e-12)
-        if on_cpu:  # tensor by tensor, while it is in the cache
+        if asked:  # tensor by tensor, while it is in the cache
             for p, copy, direction, scale in zip(params, saved, directions, scales.tolist(), strict=True):
                 copy.copy_(p)
                 p.add_(direction, alpha=scale)
@@ -342,6 +345,11 @@ def frozen_statistics(model: nn.Module | None) -> Iterator[None]:
 def _norm_params(model: nn.Module) -> set[Tensor]:
     """Gains and biases of the norm layers."""
     return {p for module in model.modules() if isinstance(module, NORM_LAYERS) for p in module.parameters()}
+
+
+def is_near(tensor: Tensor) -> bool:
+    """Whether the host can read a value without waiting for the device."""
+    return tensor.device.type == "cpu"
 
 
 def inner_product(a: Tensor, b: Tensor) -> Tensor:

@@ -4,14 +4,13 @@ What holds for `SAM` holds for each: any base optimizer, scaled gradients, exact
 overflows, frozen statistics, and a state dict that goes on in the middle of a cycle.
 """
 
-from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from miniclip.errors import SettingError, UserError
-from miniclip.optim.sam import SAM, Closure, inner_product, length_of
+from miniclip.optim.sam import SAM, Base, Closure, Params, inner_product, is_near, length_of
 
 MOMENTA = ("exp_avg", "momentum_buffer")
 """Names under which torch's optimizers keep the running mean of the gradient."""
@@ -25,7 +24,7 @@ class GSAM(SAM):
 
         gradient = g_p - alpha * (g - <g, g_p> / ||g_p||^2 * g_p)
 
-    The paper's schedule of rho, falling with the learning rate to `rho_min`, is `rho_schedule="lr"`.
+    The paper's schedule of rho, falling with the learning rate to a floor, is `rho_schedule="lr"`.
 
     Args:
         alpha: weight of the orthogonal part; 0 is SAM.
@@ -34,14 +33,7 @@ class GSAM(SAM):
 
     keeps_first_gradient: ClassVar[bool] = True
 
-    def __init__(
-        self,
-        params: Iterable[Tensor] | Iterable[dict[str, Any]],
-        base: Callable[..., torch.optim.Optimizer],
-        *,
-        alpha: float = 0.4,
-        **sam_settings: Any,
-    ):
+    def __init__(self, params: Params, base: Base, *, alpha: float = 0.4, **sam_settings: Any):
         super().__init__(params, base, **sam_settings)
         self.alpha = _at_least_zero("alpha", alpha)
 
@@ -72,13 +64,7 @@ class LookSAM(SAM):
     keeps_first_gradient: ClassVar[bool] = True
 
     def __init__(
-        self,
-        params: Iterable[Tensor] | Iterable[dict[str, Any]],
-        base: Callable[..., torch.optim.Optimizer],
-        *,
-        alpha: float = 0.7,
-        every: int = 5,
-        **sam_settings: Any,
+        self, params: Params, base: Base, *, alpha: float = 0.7, every: int = 5, **sam_settings: Any
     ):
         super().__init__(params, base, every=every, **sam_settings)
         self.alpha = _at_least_zero("alpha", alpha)
@@ -92,14 +78,14 @@ class LookSAM(SAM):
         share = _share(pairs, of=[g for g, _ in pairs])
         # the share is finite only if both gradients are, in each of their elements
         is_finite = share.isfinite()
-        on_cpu = share.device.type == "cpu"
-        if on_cpu and not is_finite:
+        asked = is_near(share)
+        if asked and not is_finite:
             return
         for (g, g_s), p in zip(pairs, _with_both(first), strict=True):
             if p not in self._kept:
                 self._kept[p] = torch.zeros_like(p)
             minus_share = -share.to(g.dtype)
-            if on_cpu:
+            if asked:
                 torch.addcmul(g_s, g, minus_share, out=self._kept[p])
             else:
                 kept = torch.where(is_finite, torch.addcmul(g_s, g, minus_share), self._kept[p])

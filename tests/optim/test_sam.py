@@ -182,22 +182,6 @@ def test_groups_are_shared_with_the_base_before_and_after_loading() -> None:
     assert optimizer.base_optimizer.param_groups[0]["lr"] == 0.5
 
 
-def test_a_parameter_without_gradient_in_the_second_pass_is_restored() -> None:
-    always, once = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
-    passes = 0
-
-    def closure() -> Tensor:
-        nonlocal passes
-        passes += 1
-        loss = always.square().sum() + (once.square().sum() if passes == 1 else 0)
-        loss.backward()
-        return loss.detach()
-
-    SAM([always, once], SGD, rho=0.5).step(closure)
-    assert torch.equal(once, torch.ones(3))
-    assert not torch.equal(always, torch.ones(3))
-
-
 def test_weights_come_back_when_the_second_pass_raises() -> None:
     w = nn.Parameter(torch.ones(3))
     passes = 0
