@@ -22,7 +22,7 @@ from torchvision import transforms
 
 from benchmarks.timing import conditions
 from miniclip.data import Folder
-from miniclip.data.loader import EpochBatches, read, training_loader
+from miniclip.data.loader import EpochBatches, Loader
 from miniclip.data.transforms import MEAN, STD
 from miniclip.training.interruption import ignore_in_worker
 
@@ -75,10 +75,8 @@ def our_batches(root: Path, cache: str) -> Iterable[Tensor]:
     )
     train_set, _ = source.datasets()
     order = EpochBatches(len(train_set), batch_size=BATCH_SIZE, num_epochs=1, seed=0)
-    loader = training_loader(
-        train_set, order, num_workers=NUM_WORKERS, pin_memory=False, worker_init=ignore_in_worker
-    )
-    return (batch.images for batch in read(loader, CPU))
+    loader = Loader(train_set, order, device=CPU, num_workers=NUM_WORKERS, worker_init=ignore_in_worker)
+    return (batch.images for batch in loader)
 
 
 def rate(batches: Iterable[Tensor]) -> float:

@@ -120,6 +120,13 @@ def _examine(cfg: DictConfig) -> bool:
             f"{name}: {counts['images']:,} images, {counts['captions']:,} captions ({least} to {most} an "
             f"image, {mean:.1f} on average), fingerprint {counts['fingerprint']}"
         )
+        if counts["classes"]:
+            classes = list(counts["classes"].items())
+            (largest, most), (smallest, least) = classes[0], classes[-1]
+            print(
+                f"{name}: {len(classes):,} classes, from {largest} ({most:,} images) to "
+                f"{smallest} ({least:,})"
+            )
     num_captions = sum(found.token_lengths.values())
     print(
         f"captions cut off at context_length={found.context_length}: {found.num_truncated:,} of "
@@ -141,7 +148,7 @@ def _examine(cfg: DictConfig) -> bool:
 
 def _sharpness(arguments: argparse.Namespace) -> None:
     from miniclip.build import restore
-    from miniclip.data.loader import EpochBatches, read, training_loader
+    from miniclip.data.loader import EpochBatches, Loader
     from miniclip.evaluation import LossSurface, landscape, m_sharpness, top_eigenvalue
     from miniclip.models import inputs_of
     from miniclip.report.figures import draw_landscape
@@ -160,10 +167,8 @@ def _sharpness(arguments: argparse.Namespace) -> None:
             f"--batch-size={size} must fit into the {len(train_set):,} training images."
         )
     order = EpochBatches(len(train_set), batch_size=size, num_epochs=1, seed=restored.config.seed)
-    loader = training_loader(
-        train_set, order, num_workers=0, pin_memory=False, worker_init=ignore_in_worker
-    )
-    batches = [inputs_of(batch, restored.tokenizer) for batch in islice(read(loader, device), count)]
+    loader = Loader(train_set, order, device=device, num_workers=0, worker_init=ignore_in_worker)
+    batches = [inputs_of(batch, restored.tokenizer) for batch in islice(loader, count)]
     surface = LossSurface(model, restored.loss(), batches)
     rises = {f"{radius:g}": m_sharpness(surface, radius) for radius in arguments.radii}
     result: dict[str, Any] = {

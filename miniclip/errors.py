@@ -20,3 +20,18 @@ class SettingError(UserError):
 
     def __str__(self) -> str:
         return f"{self.setting}={self.value}: {self.allowed}. Change it with {self.setting}=..."
+
+
+class BrokenImage(UserError):
+    """An image cannot be read.
+
+    Attributes:
+        reason: "missing", "too large" or "broken", to count by.
+    """
+
+    def __init__(self, text: str, reason: str = "broken"):
+        super().__init__(text)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type["BrokenImage"], tuple[str, str]]:
+        return BrokenImage, (str(self), self.reason)

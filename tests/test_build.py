@@ -29,6 +29,7 @@ NEEDED = {
         f"data/{name}": ["data.root=nowhere"]
         for name in ("flickr8k", "flickr30k", "coco_captions", "folder", "parquet")
     },
+    "data/hub": ["data.hub=nowhere"],
     "tokenizer/hf": ["tokenizer.name=nowhere"],
 }
 

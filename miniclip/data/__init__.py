@@ -3,6 +3,7 @@
 from miniclip.data.dataset import CaptionedImages, Source, Split
 from miniclip.data.flickr import CocoCaptions, Flickr8k, Flickr30k
 from miniclip.data.folder import Folder
+from miniclip.data.hub import Hub
 from miniclip.data.openmoji import OpenMoji
 from miniclip.data.parquet import Parquet
 from miniclip.data.table import CSVTable
@@ -14,6 +15,7 @@ __all__ = [
     "Flickr8k",
     "Flickr30k",
     "Folder",
+    "Hub",
     "OpenMoji",
     "Parquet",
     "Source",

@@ -19,7 +19,7 @@ from torchvision.transforms.v2 import functional as F
 from tqdm import tqdm
 
 from miniclip.data.dataset import Images
-from miniclip.errors import UserError
+from miniclip.errors import BrokenImage, UserError
 
 log = logging.getLogger(__name__)
 
@@ -32,12 +32,12 @@ class _Index(NamedTuple):
 
     Attributes:
         shapes: height and width of each picture; zeros for one that could not be read.
-        problems: why it could not, by its place.
+        problems: why it could not, by its place: text and reason of a `BrokenImage`.
         checksum: crc32 of all pixels.
     """
 
     shapes: list[tuple[int, int]]
-    problems: dict[int, str]
+    problems: dict[int, tuple[str, str]]
     checksum: int
 
 
@@ -47,6 +47,8 @@ class CachedImages:
     Args:
         pixels: (bytes,) uint8, or the file that holds them, which each process maps for itself.
     """
+
+    is_decoded = True
 
     def __init__(self, pixels: Tensor | Path, index: _Index):
         self.file = pixels if isinstance(pixels, Path) else None
@@ -60,7 +62,7 @@ class CachedImages:
 
     def __getitem__(self, index: int) -> Tensor:
         if index in self.problems:
-            raise UserError(self.problems[index])
+            raise BrokenImage(*self.problems[index])
         height, width = map(int, self.shapes[index])
         own = self.pixels[int(self.ends[index]) - 3 * height * width : int(self.ends[index])]
         return own.view(height, width, 3).permute(2, 0, 1)
@@ -78,9 +80,9 @@ def cache_in_memory(images: Images, *, size: int, skips_broken: bool) -> CachedI
     """Decode all pictures, shrunk to a shorter side of `size`, into memory that workers share."""
     decoded, shapes, problems = [], [], {}
     for place, result in enumerate(_decoded(images, size, skips_broken=skips_broken)):
-        shapes.append((0, 0) if isinstance(result, str) else result.shape[:2])
-        if isinstance(result, str):
-            problems[place] = result
+        shapes.append((0, 0) if isinstance(result, BrokenImage) else result.shape[:2])
+        if isinstance(result, BrokenImage):
+            problems[place] = str(result), result.reason
         else:
             decoded.append(result)
     pixels = torch.empty(sum(array.size for array in decoded), dtype=torch.uint8).share_memory_()
@@ -106,9 +108,9 @@ def cache_on_disk(images: Images, folder: Path, *, size: int, skips_broken: bool
         shapes, problems, checksum = [], {}, 0
         with open(partial / "pixels.bin", "wb") as file:
             for place, result in enumerate(_decoded(images, size, skips_broken=skips_broken)):
-                shapes.append((0, 0) if isinstance(result, str) else result.shape[:2])
-                if isinstance(result, str):
-                    problems[place] = result
+                shapes.append((0, 0) if isinstance(result, BrokenImage) else result.shape[:2])
+                if isinstance(result, BrokenImage):
+                    problems[place] = str(result), result.reason
                 else:
                     checksum = zlib.crc32(result.data, checksum)
                     file.write(result.data)
@@ -132,7 +134,7 @@ def _opened(folder: Path, num_images: int) -> CachedImages | None:
         return None
     try:
         content = json.loads((folder / "index.json").read_text())
-        problems = {int(place): problem for place, problem in content["problems"].items()}
+        problems = {int(place): (text, reason) for place, (text, reason) in content["problems"].items()}
         index = _Index([(h, w) for h, w in content["shapes"]], problems, content["checksum"])
         cached = CachedImages(folder / "pixels.bin", index)
         checksum = zlib.crc32(cached.pixels.numpy().data)
@@ -154,16 +156,16 @@ def _mapped(file: Path) -> Tensor:
     return torch.from_numpy(np.memmap(file, dtype=np.uint8, mode="c"))
 
 
-def _decoded(images: Images, size: int, *, skips_broken: bool) -> Iterator[np.ndarray | str]:
+def _decoded(images: Images, size: int, *, skips_broken: bool) -> Iterator[np.ndarray | BrokenImage]:
     """Each picture (H, W, 3) uint8 in order, or why it could not be read; decoded by several threads."""
 
-    def decode(place: int) -> np.ndarray | str:
+    def decode(place: int) -> np.ndarray | BrokenImage:
         try:
             picture = images[place]
-        except UserError as error:
+        except BrokenImage as error:
             if not skips_broken:
                 raise
-            return str(error)
+            return error
         if min(picture.shape[1:]) > size:
             picture = F.resize(picture, [size], InterpolationMode.BICUBIC)
         return picture.permute(1, 2, 0).contiguous().numpy()

@@ -53,13 +53,17 @@ def split_of_files(name: str, captions: Captions, root: Path, *, decode_size: in
 
 def seeded_split(captions: Captions, *, val_fraction: float, seed: int) -> tuple[Captions, Captions]:
     """Training and validation captions, shared out by image."""
-    names = list(captions)
-    random.Random(seed).shuffle(names)
-    num_val = round(len(names) * val_fraction)
-    chosen = set(names[:num_val])
-    train = {name: own for name, own in captions.items() if name not in chosen}
-    val = {name: own for name, own in captions.items() if name in chosen}
-    return train, val
+    items = list(captions.items())
+    train, val = seeded_rows(len(items), val_fraction=val_fraction, seed=seed)
+    return {items[row][0]: items[row][1] for row in train}, {items[row][0]: items[row][1] for row in val}
+
+
+def seeded_rows(count: int, *, val_fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    """Rows of training and of validation images, each in order."""
+    rows = list(range(count))
+    random.Random(seed).shuffle(rows)
+    num_val = round(count * val_fraction)
+    return sorted(rows[num_val:]), sorted(rows[:num_val])
 
 
 def _check_files(root: Path, names: Iterable[str]) -> None:

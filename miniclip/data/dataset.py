@@ -4,8 +4,8 @@ import hashlib
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from miniclip.data.transforms import Crop, TrainingCrop, evaluation_crop, normalise
-from miniclip.errors import SettingError, UserError
+from miniclip.data.texts import TextLists, Texts
+from miniclip.data.transforms import Box, CentreCrop, Crop, TrainingCrop, cut, normalise
+from miniclip.errors import BrokenImage, SettingError, UserError
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ class Images(Protocol):
 class Selection:
     """Some of the pictures of a sequence."""
 
-    def __init__(self, images: Images, chosen: Sequence[int]):
+    def __init__(self, images: Images, chosen: np.ndarray):
         self.images = images
         self.chosen = chosen
 
@@ -42,74 +43,90 @@ class Selection:
         return len(self.chosen)
 
     def __getitem__(self, index: int) -> Tensor:
-        return self.images[self.chosen[index]]
+        return self.images[int(self.chosen[index])]
 
     @property
-    def identity(self) -> tuple[Any, list[int]]:
+    def identity(self) -> tuple[Any, bytes]:
         """What identifies the pictures, and which of them."""
-        return getattr(self.images, "identity", None), list(self.chosen)
+        return getattr(self.images, "identity", None), self.chosen.tobytes()
 
 
-@dataclass(frozen=True)
 class Split:
     """One side of a data set, before any transform: names, pictures and all captions of each picture.
 
-    Attributes:
+    Args:
         name: "train" or "val".
         ids: a name for each image, unique within the data set.
         images: the pictures, in the order of `ids`.
         captions: for each image its captions, at least one.
+        labels: for each image the name of its class, where the data set has classes.
     """
 
-    name: str
-    ids: Sequence[str]
-    images: Images
-    captions: Sequence[Sequence[str]]
+    def __init__(
+        self,
+        name: str,
+        ids: Iterable[str],
+        images: Images,
+        captions: Iterable[Iterable[str]],
+        labels: Iterable[str] | None = None,
+    ):
+        self.name = name
+        self.ids = Texts.of(ids)
+        self.images = images
+        self.captions = TextLists.of(captions)
+        self.labels = None if labels is None else Texts.of(labels)
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def select(self, name: str, rows: Sequence[int]) -> "Split":
         """Some of the images, under another name."""
-        images = Selection(self.images, rows)
-        return Split(name, [self.ids[i] for i in rows], images, [self.captions[i] for i in rows])
+        chosen = np.asarray(rows, dtype=np.int64)
+        labels = None if self.labels is None else self.labels.select(chosen)
+        images = Selection(self.images, chosen)
+        return Split(name, self.ids.select(chosen), images, self.captions.select(chosen), labels)
+
+    def with_images(self, images: Images) -> "Split":
+        """The same with its pictures read from elsewhere."""
+        return Split(self.name, self.ids, images, self.captions, self.labels)
 
     def fingerprint(self) -> str:
         """A hash of image ids, captions and the split's name: equal data gives equal text."""
         digest = hashlib.sha256(self.name.encode())
         for image_id, captions in zip(self.ids, self.captions, strict=True):
-            digest.update(repr((str(image_id), tuple(captions))).encode())
+            digest.update(repr((image_id, tuple(captions))).encode())
         return digest.hexdigest()[:16]
 
 
 class Item(NamedTuple):
-    """One image with one of its captions, as it leaves a worker.
+    """One image with one of its captions.
 
     Attributes:
-        pixels: (3, S, S) uint8, not yet normalised: a quarter of the bytes to carry.
+        picture: (3, H, W) uint8, all of it.
+        box: the part that the model sees.
         caption: as it was written.
         image: place of the image in the split.
         problem: why another image had to stand in, else None.
     """
 
-    pixels: Tensor
+    picture: Tensor
+    box: Box
     caption: str
     image: int
-    problem: str | None = None
+    problem: BrokenImage | None = None
 
 
 class CaptionedImages(Dataset[tuple[Tensor, str]]):
     """A split ready for a model. An item is one image with one of its captions.
 
     `dataset[i]` gives `(image_tensor, raw_caption)`, and `dataset[epoch, i]` the same item of another
-    epoch. In training the crop, and with `captions="random"` the caption, are drawn from (seed, epoch,
+    epoch. Whatever the crop draws, and with `captions="random"` the caption, follow from (seed, epoch,
     index) alone, so that they do not depend on workers, order or resuming.
 
     Args:
         split: images and captions.
-        crop: from a whole picture to the square the model sees.
+        crop: chooses the part of a picture that the model sees.
         seed: of crops and captions.
-        random: whether the crop draws random numbers.
         captions: "first" of each image, a "random" one each time, or "all", where each caption is an
             item of its own.
         max_broken_fraction: let the next image stand in for one that cannot be read, as long as no more
@@ -122,25 +139,32 @@ class CaptionedImages(Dataset[tuple[Tensor, str]]):
         crop: Crop,
         *,
         seed: int = 0,
-        random: bool = False,
         captions: CaptionChoice = "first",
         max_broken_fraction: float | None = None,
     ):
         self.split = split
         self.crop = crop
         self.seed = seed
-        self.random = random
         self.captions = captions
         self.max_broken_fraction = max_broken_fraction
-        counts = [len(own) for own in split.captions] if captions == "all" else []
-        self._first_item = np.cumsum([0, *counts])
+        counts = split.captions.counts if captions == "all" else np.ones(len(split), dtype=np.int64)
+        self._first_item = np.concatenate([[0], np.cumsum(counts)])
 
     def __len__(self) -> int:
-        return int(self._first_item[-1]) if self.captions == "all" else len(self.split)
+        return int(self._first_item[-1])
+
+    @property
+    def is_decoded(self) -> bool:
+        """Whether the pictures lie in memory, or on disk as they will in memory."""
+        images = self.split.images
+        while isinstance(images, Selection):
+            images = images.images
+        return getattr(images, "is_decoded", False)
 
     def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, str]:
         item = self.item(key)
-        return normalise(item.pixels), item.caption
+        pixels = cut(item.picture, item.box, self.crop.image_size)
+        return normalise(pixels[None])[0], item.caption
 
     def item(self, key: int | tuple[int, int]) -> Item:
         """What `dataset[key]` is made of.
@@ -152,33 +176,25 @@ class CaptionedImages(Dataset[tuple[Tensor, str]]):
         problem = None
         for stand_in in range(len(self)):
             try:
-                image, caption, pixels = self._read(epoch, (index + stand_in) % len(self))
-                return Item(pixels, caption, image, problem)
-            except UserError as error:
+                return self._read(epoch, (index + stand_in) % len(self))._replace(problem=problem)
+            except BrokenImage as error:
                 if self.max_broken_fraction is None:
                     raise
-                problem = problem or str(error)
+                problem = problem or error
         raise UserError(f"None of the {len(self):,} images of the {self.split.name} split can be read.")
 
-    def _read(self, epoch: int, index: int) -> tuple[int, str, Tensor]:
-        image, choice = index, 0
-        if self.captions == "all":
-            image = int(np.searchsorted(self._first_item, index, side="right")) - 1
-            choice = index - int(self._first_item[image])
+    def _read(self, epoch: int, index: int) -> Item:
+        image = int(np.searchsorted(self._first_item, index, side="right")) - 1
+        choice = index - int(self._first_item[image])
         picture = self.split.images[image]
         captions = self.split.captions[image]
-        if not self.random:
-            return image, captions[choice], self.crop(picture)
-        generator = torch.default_generator  # torchvision's transforms draw from this one only
-        state = generator.get_state()
-        generator.manual_seed(_mix(self.seed, epoch, index))
-        try:
-            drawn = int(torch.randint(len(captions), ()))
-            if self.captions == "random":
-                choice = drawn
-            return image, captions[choice], self.crop(picture)
-        finally:
-            generator.set_state(state)
+        generator = torch.Generator().manual_seed(_mix(self.seed, epoch, index))
+        drawn = int(torch.randint(len(captions), (), generator=generator))
+        if self.captions == "random":
+            choice = drawn
+        height, width = picture.shape[1:]
+        box = self.crop.box(height, width, generator)
+        return Item(picture, box, captions[choice], image)
 
 
 class Source(ABC):
@@ -262,13 +278,10 @@ class Source(ABC):
                 train,
                 TrainingCrop(self.image_size, crop_scale=self.crop_scale, flip=self.flip),
                 seed=self.seed,
-                random=True,
                 captions=self.captions,
                 max_broken_fraction=self.max_broken_fraction if self.skips_broken else None,
             ),
-            CaptionedImages(
-                self._readable(val) if self.skips_broken else val, evaluation_crop(self.image_size)
-            ),
+            CaptionedImages(self._readable(val) if self.skips_broken else val, CentreCrop(self.image_size)),
         )
 
     def _cached(self, split: Split) -> Split:
@@ -281,28 +294,29 @@ class Source(ABC):
         if self.cache == "memory":
             images = cache_in_memory(split.images, size=self.decode_size, skips_broken=self.skips_broken)
         else:
-            digest = hashlib.sha256(f"1 {self.decode_size} {split.fingerprint()} ".encode())
+            digest = hashlib.sha256(f"3 {self.decode_size} {split.fingerprint()} ".encode())
             digest.update(repr(getattr(split.images, "identity", None)).encode())
             folder = self.cache_dir / f"pixels-{digest.hexdigest()[:24]}"
             images = cache_on_disk(
                 split.images, folder, size=self.decode_size, skips_broken=self.skips_broken
             )
-        return Split(split.name, split.ids, images, split.captions)
+        return split.with_images(images)
 
     def _readable(self, split: Split) -> Split:
         """The split without images that cannot be read: in a ranking nothing can stand in for them."""
-        readable = []
+        readable, reasons = [], []
         for index in range(len(split)):
             try:
                 _ = split.images[index]
                 readable.append(index)
-            except UserError as error:
+            except BrokenImage as error:
                 log.warning("Left out of the %s split: %s", split.name, error)
-        num_broken = len(split) - len(readable)
-        if num_broken > self.max_broken_fraction * len(split):
+                reasons.append(error.reason)
+        if len(reasons) > self.max_broken_fraction * len(split):
             raise UserError(
-                f"{num_broken:,} of the {len(split):,} images of the {split.name} split cannot be read, "
-                f"more than data.max_broken_fraction={self.max_broken_fraction:g}. Mend the files above."
+                f"{len(reasons):,} of the {len(split):,} images of the {split.name} split cannot be read "
+                f"({by_reason(reasons)}), more than data.max_broken_fraction={self.max_broken_fraction:g}. "
+                "Mend the files above."
             )
         return split.select(split.name, readable)
 
@@ -329,11 +343,24 @@ class FolderSource(Source):
 
     def __init__(self, *, root: str, val_fraction: float, split_seed: int, **source_settings: Any):
         super().__init__(**source_settings)
-        if not 0 < val_fraction < 1:
-            raise SettingError("val_fraction", val_fraction, "must lie between 0 and 1")
+        check_val_fraction(val_fraction)
         self.root = existing_path("root", root, kind="folder")
         self.val_fraction = val_fraction
         self.split_seed = split_seed
+
+
+def by_reason(reasons: Iterable[str]) -> str:
+    """How many of each: "2 missing, 1 broken"."""
+    return ", ".join(f"{count:,} {reason}" for reason, count in Counter(reasons).most_common())
+
+
+def check_val_fraction(value: float) -> None:
+    """
+    Raises:
+        SettingError: when it is no share.
+    """
+    if not 0 < value < 1:
+        raise SettingError("val_fraction", value, "must lie between 0 and 1")
 
 
 def existing_path(setting: str, value: str, *, kind: str = "file") -> Path:

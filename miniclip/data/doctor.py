@@ -30,7 +30,8 @@ class Examination:
     """What was found in two splits.
 
     Attributes:
-        splits: for each split counts of images, captions, captions an image, and its fingerprint.
+        splits: for each split counts of images, captions, captions an image and images a class (None where
+            there are no classes), and its fingerprint.
         broken: image to why it cannot be read.
         exact_duplicates: groups of images with the same pixels, each named "split: id".
         near_duplicates: pairs of images that look the same but are not.
@@ -94,13 +95,15 @@ def examine(
 def _counts(split: Split) -> dict[str, Any]:
     if len(split) == 0:
         raise UserError(f"The {split.name} split holds no images. Check the data.* settings.")
-    per_image = [len(own) for own in split.captions]
+    per_image = split.captions.counts
+    classes = None if split.labels is None else dict(Counter(split.labels).most_common())
     return {
         "images": len(split),
-        "captions": sum(per_image),
-        "captions_an_image": [min(per_image), float(np.mean(per_image)), max(per_image)],
+        "captions": int(per_image.sum()),
+        "captions_an_image": [int(per_image.min()), float(per_image.mean()), int(per_image.max())],
         "longest_caption": max((text for own in split.captions for text in own), key=len)[:200],
         "fingerprint": split.fingerprint(),
+        "classes": classes,
     }
 
 

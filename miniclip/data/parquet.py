@@ -1,10 +1,10 @@
-"""Parquet files in Hugging Face's image layout, and data sets of its hub."""
+"""Parquet files in Hugging Face's image layout."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from miniclip.data.captions import seeded_split
+from miniclip.data.captions import seeded_rows
 from miniclip.data.dataset import FolderSource, Split
 from miniclip.data.images import ImageBytes
 from miniclip.data.table import CAPTION_COLUMNS, IMAGE_COLUMNS
@@ -24,16 +24,25 @@ class Parquet(FolderSource):
     Args:
         image_column, caption_column: column names; null finds them among the usual ones. A caption may be a
             text or a list of texts.
+        class_column: column with the name of each image's class; null for none.
         folder_settings: see `FolderSource`.
 
     Raises:
         UserError: when pyarrow is missing, or the files or a column.
     """
 
-    def __init__(self, *, image_column: str | None, caption_column: str | None, **folder_settings: Any):
+    def __init__(
+        self,
+        *,
+        image_column: str | None,
+        caption_column: str | None,
+        class_column: str | None,
+        **folder_settings: Any,
+    ):
         super().__init__(**folder_settings)
         self.image_column = image_column
         self.caption_column = caption_column
+        self.class_column = class_column
 
     def splits(self) -> tuple[Split, Split]:
         files = {part: self._files(names) for part, names in PARTS.items()}
@@ -42,9 +51,7 @@ class Parquet(FolderSource):
         train = self._split("train", files["train"])
         if files["val"]:
             return train, self._split("val", files["val"])
-        by_id = {str(row): own for row, own in enumerate(train.captions)}
-        parts = seeded_split(by_id, val_fraction=self.val_fraction, seed=self.split_seed)
-        rows = [[int(row) for row in part] for part in parts]
+        rows = seeded_rows(len(train), val_fraction=self.val_fraction, seed=self.split_seed)
         return train.select("train", rows[0]), train.select("seeded val", rows[1])
 
     def _files(self, names: Sequence[str]) -> list[Path]:
@@ -63,35 +70,66 @@ class Parquet(FolderSource):
             raise UserError('data=parquet needs pyarrow: pip install -e ".[data]"') from None
         try:
             columns = pyarrow.parquet.read_schema(files[0]).names
-            image = self._column(files[0], columns, "image_column", self.image_column, IMAGE_COLUMNS)
-            caption = self._column(
-                files[0], columns, "caption_column", self.caption_column, CAPTION_COLUMNS
-            )
+            image = find_column(files[0], columns, "image_column", self.image_column, IMAGE_COLUMNS)
+            caption = find_column(files[0], columns, "caption_column", self.caption_column, CAPTION_COLUMNS)
+            wanted = [image, caption]
+            if self.class_column is not None:
+                wanted.append(find_column(files[0], columns, "class_column", self.class_column, ()))
             table = pyarrow.concat_tables(
-                pyarrow.parquet.read_table(file, columns=[image, caption]) for file in files
+                pyarrow.parquet.read_table(file, columns=wanted) for file in files
             )
         except (pyarrow.ArrowException, OSError) as error:
             raise UserError(f"{files[0].parent}: the parquet files cannot be read ({error}).") from None
+        ids = [f"{files[0].name.partition('-')[0]} row {row}" for row in range(len(table))]
         encoded = _bytes_of(table.column(image), files[0], image)
-        texts = [own if isinstance(own, list) else [own] for own in table.column(caption).to_pylist()]
-        captions = [[text.strip() for text in own if text and text.strip()] for own in texts]
-        rows = [row for row, own in enumerate(captions) if own]
-        if not rows:
-            raise UserError(f"{files[0]}: the column {caption} holds no captions.")
-        ids = [f"{files[0].name.partition('-')[0]} row {row}" for row in range(len(captions))]
-        images = ImageBytes(encoded, ids, decode_size=self.decode_size)
-        return Split(name, ids, images, captions).select(name, rows)
-
-    def _column(
-        self, file: Path, columns: Sequence[str], setting: str, given: str | None, usual: Sequence[str]
-    ) -> str:
-        for name in [given] if given is not None else usual:
-            if name in columns:
-                return name
-        raise UserError(
-            f"{file} has no column {given or 'named ' + ', '.join(usual)}; it has: {', '.join(columns)}. "
-            f"Name the right one with data.{setting}=..."
+        return split_of_columns(
+            name,
+            ids,
+            ImageBytes(encoded, ids, decode_size=self.decode_size),
+            table.column(caption).to_pylist(),
+            None if self.class_column is None else table.column(self.class_column).to_pylist(),
+            source=f"{files[0]}: the column {caption}",
         )
+
+
+def split_of_columns(
+    name: str,
+    ids: Sequence[str],
+    images: ImageBytes,
+    captions: Iterable[str | list[str] | None],
+    labels: Iterable[Any] | None,
+    *,
+    source: str,
+) -> Split:
+    """A split from the columns of a table; rows without a caption are left out.
+
+    Raises:
+        UserError: when no row is left; the text begins with `source`.
+    """
+    texts = ([cell] if isinstance(cell, str) else cell or [] for cell in captions)
+    stripped = [[text.strip() for text in own if text and text.strip()] for own in texts]
+    rows = [row for row, own in enumerate(stripped) if own]
+    if not rows:
+        raise UserError(f"{source} holds no captions.")
+    names = None if labels is None else ["" if label is None else str(label) for label in labels]
+    return Split(name, ids, images, stripped, names).select(name, rows)
+
+
+def find_column(
+    source: object, columns: Sequence[str], setting: str, given: str | None, usual: Sequence[str]
+) -> str:
+    """The column a setting names, or the first of the usual ones.
+
+    Raises:
+        UserError: when there is none; the text names those there are.
+    """
+    for name in [given] if given is not None else usual:
+        if name in columns:
+            return name
+    raise UserError(
+        f"{source} has no column {given or 'named ' + ', '.join(usual)}; it has: {', '.join(columns)}. "
+        f"Name the right one with data.{setting}=..."
+    )
 
 
 def _bytes_of(column: "pyarrow.ChunkedArray", file: Path, name: str) -> "pyarrow.ChunkedArray":

@@ -81,9 +81,10 @@ def draw_retrieval(features: Features, split: Split, path: Path, *, protocol: st
 
 
 def draw_examination(examination: Examination, path: Path) -> Path:
-    """Draw how many tokens the captions have and what was found among the images; write a PNG."""
-    figure, axes = _figure(1, 2, size=(10, 4))
-    tokens, findings = axes[0]
+    """Draw how long the captions are, what was found among the images, and how large classes are; a PNG."""
+    classes = {name: own["classes"] for name, own in examination.splits.items() if own["classes"]}
+    figure, axes = _figure(1, 3 if classes else 2, size=(14 if classes else 10, 4))
+    tokens, findings, *sizes = axes[0]
     lengths = examination.token_lengths
     colours = [ORANGE if length > examination.context_length else BLUE for length in lengths]
     tokens.bar(list(lengths), list(lengths.values()), width=1.0, color=colours)
@@ -103,6 +104,14 @@ def draw_examination(examination: Examination, path: Path) -> Path:
     findings.set_xlim(0, max(1, *counts.values()) * 1.15)
     _finish(findings, "images, groups or pairs")
     findings.set_xlabel("count", fontsize=9)
+    for axis in sizes:
+        for (name, counts), colour in zip(classes.items(), (BLUE, ORANGE), strict=False):
+            axis.step(
+                range(1, len(counts) + 1), list(counts.values()), where="mid", color=colour, label=name
+            )
+        axis.set_yscale("log")
+        _finish(axis, "images a class")
+        axis.set_xlabel("classes, largest first", fontsize=9)
     return _save(figure, path)
 
 

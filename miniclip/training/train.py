@@ -4,8 +4,10 @@ import json
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,11 +15,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from miniclip.data.dataset import CaptionedImages
-from miniclip.data.loader import Batch, EpochBatches, evaluation_loader, read, training_loader
+from miniclip.data.dataset import CaptionedImages, by_reason
+from miniclip.data.loader import Batch, EpochBatches, Loader, in_order
 from miniclip.errors import SettingError, UserError
 from miniclip.evaluation import Features, encode, protocol_name, retrieval_metrics
 from miniclip.models import MiniCLIP, Tokenizer, inputs_of
@@ -71,6 +72,7 @@ class Progress:
         step: updates done, skipped ones included.
         skipped_steps: updates skipped because a gradient was not finite.
         skipped_in_a_row: of these, the ones since the last update that was not.
+        broken: what is wrong with training images that cannot be read, and the reason in a word.
         best: the validation record with the highest rsum.
     """
 
@@ -79,6 +81,7 @@ class Progress:
     step: int = 0
     skipped_steps: int = 0
     skipped_in_a_row: int = 0
+    broken: dict[str, str] = field(default_factory=dict)
     best: dict[str, Any] | None = None
 
 
@@ -197,7 +200,6 @@ class _Fit:
         self.interruption = Interruption()
         self.training_seconds = 0.0
         self.images_seen = 0
-        self.broken: set[str] = set()
         self.batches = EpochBatches(
             num_images,
             batch_size=trainer.batch_size,
@@ -209,15 +211,11 @@ class _Fit:
         self.total_steps = self.steps_per_epoch * trainer.max_epochs
         if trainer.max_steps is not None:
             self.total_steps = min(self.total_steps, trainer.max_steps)
-        workers: dict[str, Any] = {
-            "num_workers": trainer.num_workers,
-            "pin_memory": self.device.type == "cuda",
-            "worker_init": ignore_in_worker,
-        }
-        self.train_loader: DataLoader[Any] = training_loader(experiment.train_set, self.batches, **workers)
-        self.val_loader: DataLoader[Any] = evaluation_loader(
-            experiment.val_set, batch_size=trainer.batch_size, **workers
+        reading = partial(
+            Loader, device=self.device, num_workers=trainer.num_workers, worker_init=ignore_in_worker
         )
+        self.train_loader = reading(experiment.train_set, self.batches)
+        self.val_loader = reading(experiment.val_set, in_order(len(experiment.val_set), trainer.batch_size))
         self.update = TrainingStep(
             experiment.model,
             experiment.loss,
@@ -229,7 +227,7 @@ class _Fit:
     def run_to_end(self) -> FitResult:
         self._resume()
         self.batches.start_at(self.progress.epoch, self.progress.batch)
-        batches = read(self.train_loader, self.device)
+        batches = iter(self.train_loader)
         started = time.perf_counter()
         with self.interruption.caught():
             try:
@@ -246,6 +244,10 @@ class _Fit:
             except _Stopped:
                 self._save_last()
                 raise
+        if self.progress.broken:
+            broken = self.progress.broken
+            text = "Other images stood in for %d that cannot be read (%s)."
+            log.warning(text, len(broken), by_reason(broken.values()))
         summary = self._summary(time.perf_counter() - started)
         self.run.write_json("summary.json", summary)
         best = load_checkpoint(self.run.best_checkpoint)
@@ -310,15 +312,17 @@ class _Fit:
 
     def _count_broken(self, batches: Sequence[Batch]) -> None:
         """Tell of each broken image once; stop when there are too many."""
-        for problem in {problem for batch in batches for problem in batch.problems} - self.broken:
-            log.warning("Another image stands in: %s", problem)
-            self.broken.add(problem)
+        broken = self.progress.broken
+        for problem in (problem for batch in batches for problem in batch.problems):
+            if str(problem) not in broken:
+                log.warning("Another image stands in: %s", problem)
+                broken[str(problem)] = problem.reason
         train_set = self.experiment.train_set
         most = (train_set.max_broken_fraction or 0) * len(train_set.split)
-        if len(self.broken) > most:
+        if len(broken) > most:
             raise _Stopped(
-                f"Stopped at step {self.progress.step}: {len(self.broken):,} of the "
-                f"{len(train_set.split):,} training images cannot be read, more than "
+                f"Stopped at step {self.progress.step}: {len(broken):,} of the "
+                f"{len(train_set.split):,} training images cannot be read ({by_reason(broken.values())}), more than "
                 f"data.max_broken_fraction={train_set.max_broken_fraction:g} of them. Mend the files above."
             )
 
@@ -397,7 +401,7 @@ class _Fit:
         with self._bar_of_validation() as bar:
 
             def checked() -> Any:
-                for batch in read(self.val_loader, self.device):
+                for batch in self.val_loader:
                     self.interruption.check()
                     yield batch.images
                     bar.update(len(batch.images))
@@ -488,6 +492,7 @@ class _Fit:
             "steps": progress.step,
             "epochs": progress.epoch,
             "skipped_steps": progress.skipped_steps,
+            "broken_images": dict(Counter(progress.broken.values())),
             "seconds": seconds,
             "images_per_second": self.images_seen / max(self.training_seconds, 1e-9),
             "parameters": sum(p.numel() for p in experiment.model.parameters()),

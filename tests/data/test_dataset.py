@@ -8,8 +8,8 @@ from PIL import Image
 
 from miniclip.data.dataset import CaptionedImages, Split
 from miniclip.data.images import ImageFiles
-from miniclip.data.loader import Batch, EpochBatches, evaluation_loader, read, training_loader
-from miniclip.data.transforms import TrainingCrop, evaluation_crop, normalise
+from miniclip.data.loader import Batch, EpochBatches, Loader, collate, in_order
+from miniclip.data.transforms import Box, CentreCrop, TrainingCrop, cut, cut_batch
 from miniclip.errors import UserError
 from miniclip.training.interruption import ignore_in_worker
 
@@ -20,16 +20,14 @@ def dataset(folder: Path, *, random: bool = True) -> CaptionedImages:
     names = [f"{index}.jpg" for index in range(12)]
     captions = [[f"{index}, caption {number}" for number in range(5)] for index in range(12)]
     split = Split("train", names, ImageFiles(folder, names, decode_size=64), captions)
-    crop = TrainingCrop(32, crop_scale=(0.5, 1.0), flip=True) if random else evaluation_crop(32)
-    return CaptionedImages(split, crop, seed=3, random=random, captions="random" if random else "first")
+    crop = TrainingCrop(32, crop_scale=(0.5, 1.0), flip=True) if random else CentreCrop(32)
+    return CaptionedImages(split, crop, seed=3, captions="random" if random else "first")
 
 
 def epoch_of(data: CaptionedImages, *, num_workers: int) -> list[tuple[torch.Tensor, list[str]]]:
     batches = EpochBatches(len(data), batch_size=4, num_epochs=2, seed=3)
-    loader = training_loader(
-        data, batches, num_workers=num_workers, pin_memory=False, worker_init=ignore_in_worker
-    )
-    return [(batch.images, batch.captions) for batch in read(loader, CPU)]
+    loader = Loader(data, batches, device=CPU, num_workers=num_workers, worker_init=ignore_in_worker)
+    return [(batch.images, batch.captions) for batch in loader]
 
 
 def test_an_item_is_an_image_tensor_and_a_raw_caption(picture_folder: Path) -> None:
@@ -69,6 +67,45 @@ def test_workers_change_nothing(picture_folder: Path, num_workers: int) -> None:
         assert images.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_workers_that_are_started_anew_read_the_same(picture_folder: Path) -> None:
+    """As on Windows and macOS, where a worker inherits nothing."""
+    alone = epoch_of(dataset(picture_folder), num_workers=0)
+    torch.multiprocessing.set_start_method("spawn", force=True)
+    try:
+        helped = epoch_of(dataset(picture_folder), num_workers=1)
+    finally:
+        torch.multiprocessing.set_start_method(None, force=True)
+    assert all(torch.equal(a, b) for (a, _), (b, _) in zip(alone, helped, strict=True))
+
+
+def test_the_memory_of_a_batch_is_used_again_only_when_nothing_needs_it(picture_folder: Path) -> None:
+    data = dataset(picture_folder)
+    loader = Loader(data, in_order(12, 4), device=CPU, num_workers=0, worker_init=ignore_in_worker)
+    weight = torch.ones(1, requires_grad=True)
+    outputs, copies, addresses = [], [], []
+    for batch in [*loader, *loader]:  # all of them at once: none may share
+        copies.append(batch.images.clone())
+        outputs.append((batch.images * weight).sum())  # autograd keeps the images
+        addresses.append(batch.images.data_ptr())
+    del batch
+    assert len(set(addresses)) == 6
+    for output, copy in zip(outputs, copies, strict=True):
+        (gradient,) = torch.autograd.grad(output, weight)
+        torch.testing.assert_close(gradient, copy.sum()[None])
+    del outputs, output
+    assert {batch.images.data_ptr() for _ in range(3) for batch in loader} <= set(addresses)
+
+
+def test_the_device_cuts_what_workers_would(picture_folder: Path) -> None:
+    """The way of a GPU: whole pictures travel, and a batch is cut at once."""
+    data = dataset(picture_folder)
+    items = [data.item((1, index)) for index in range(12)]
+    whole, parts = collate(items, image_size=None), collate(items, image_size=32)
+    assert whole.images.shape == (12, 3, 40, 50) and whole.boxes is not None and parts.boxes is None
+    levels = (cut_batch(whole.images, whole.boxes, 32) - parts.images).abs()
+    assert levels.max() <= 1
+
+
 def test_epochs_differ_and_hold_an_image_at_most_once() -> None:
     first, second, third, fourth = EpochBatches(10, batch_size=4, num_epochs=2, seed=0)
     assert {epoch for epoch, _ in first + second} == {0}
@@ -89,11 +126,10 @@ def test_training_can_start_at_any_batch() -> None:
 
 def test_evaluation_is_the_same_every_time(picture_folder: Path) -> None:
     data = dataset(picture_folder, random=False)
-    loader = evaluation_loader(
-        data, batch_size=5, num_workers=0, pin_memory=False, worker_init=ignore_in_worker
-    )
-    captions = [caption for batch in read(loader, CPU) for caption in batch.captions]
-    assert captions == [f"{index}, caption 0" for index in range(12)]
+    loader = Loader(data, in_order(12, 5), device=CPU, num_workers=1, worker_init=ignore_in_worker)
+    for _ in range(2):
+        captions = [caption for batch in loader for caption in batch.captions]
+        assert captions == [f"{index}, caption 0" for index in range(12)]
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
@@ -114,11 +150,10 @@ def test_a_broken_image_is_named(
 def test_a_jpeg_decoded_small_looks_like_the_whole_one(tmp_path: Path) -> None:
     gradient = Image.linear_gradient("L").resize((640, 480)).convert("RGB")
     gradient.save(tmp_path / "a.jpg", quality=95)
-    crop = evaluation_crop(32)
-    small = crop(ImageFiles(tmp_path, ["a.jpg"], decode_size=64)[0])
-    whole = crop(ImageFiles(tmp_path, ["a.jpg"], decode_size=640)[0])
-    assert ImageFiles(tmp_path, ["a.jpg"], decode_size=64)[0].shape[2] < 640
-    torch.testing.assert_close(normalise(small), normalise(whole), atol=0.05, rtol=0)
+    small, whole = (ImageFiles(tmp_path, ["a.jpg"], decode_size=size)[0] for size in (64, 640))
+    assert small.shape[2] < 640 == whole.shape[2]
+    seen = [cut(picture, Box(0, 0, *picture.shape[1:]), 32).float() for picture in (small, whole)]
+    torch.testing.assert_close(*seen, atol=3, rtol=0)
 
 
 def test_fingerprints_tell_data_apart(picture_folder: Path) -> None:
@@ -133,6 +168,7 @@ def test_fingerprints_tell_data_apart(picture_folder: Path) -> None:
 def test_positives_are_captions_of_one_image_and_equal_captions() -> None:
     batch = Batch(
         images=torch.zeros(4, 3, 8, 8),
+        boxes=None,
         captions=["a dog", "a cat", "a dog", "a bird"],
         places=torch.tensor([0, 1, 2, 1]),
         problems=[],

@@ -53,7 +53,7 @@ def test_karpathys_split_is_used_when_present(root: Path) -> None:
     (root / "dataset_flickr30k.json").write_text(json.dumps({"images": images}))
     train, val = Flickr30k(root=str(root), **SETTINGS).splits()
     assert (len(train), list(val.ids), val.name) == (8, ["8.jpg", "9.jpg"], "val")
-    assert val.captions[0] == ["raw 8"] * 5
+    assert list(val.captions[0]) == ["raw 8"] * 5
 
 
 def test_a_damaged_split_file_is_named(root: Path) -> None:

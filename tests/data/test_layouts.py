@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from miniclip import data
@@ -76,7 +77,7 @@ def test_flickr30k_results_with_the_malformed_row(
         zip([*train.split.ids, *val.split.ids], [*train.split.captions, *val.split.captions], strict=True)
     )
     assert every["1.jpg"][4] == "A dog runs across the grass ."
-    assert every["0.jpg"] == captions(0)
+    assert list(every["0.jpg"]) == captions(0)
     assert "missing separator of 1 row" in caplog.text
 
 
@@ -102,7 +103,7 @@ def test_flickr30k_of_hugging_face(root: Path, picture_folder: Path) -> None:
     (root / "flickr_annotations_30k.csv").write_text("raw,sentids,split,filename,img_id\n" + "".join(rows))
     train, val = datasets(data.Flickr30k(root=str(root), **SEEDED))
     assert (val.split.name, len(train), len(val)) == ("val", 8, 3)
-    assert train.split.captions[3] == captions(3)
+    assert list(train.split.captions[3]) == captions(3)
 
 
 def test_flickr8k_split_lists(root: Path, picture_folder: Path) -> None:
@@ -177,7 +178,9 @@ def test_parquet(root: Path, picture_folder: Path, lists: bool, plain: bool, val
     write_parquet(folder / "train-00001-of-00002.parquet", picture_folder, range(5, 8), **shape)
     if val is not None:
         write_parquet(folder / f"{val}-00000-of-00001.parquet", picture_folder, range(8, 12), **shape)
-    source = data.Parquet(root=str(root), image_column=None, caption_column=None, **SEEDED)
+    source = data.Parquet(
+        root=str(root), image_column=None, caption_column=None, class_column=None, **SEEDED
+    )
     assert sizes(source) == (("val", 8, 4) if val is not None else ("seeded val", 6, 2))
     assert len(datasets(source)[0].split.captions[0]) == (5 if lists else 1)
 
@@ -189,16 +192,94 @@ def test_parquet_without_the_column_names_those_it_has(root: Path, picture_folde
         {"image_column": "x", "caption_column": None},
     ):
         with pytest.raises(UserError, match="it has: image, caption"):
-            data.Parquet(root=str(root), **settings, **SEEDED).datasets()
+            data.Parquet(root=str(root), class_column=None, **settings, **SEEDED).datasets()
     (root / "train.parquet").write_bytes(b"PAR1 no parquet")
     with pytest.raises(UserError, match="cannot be read"):
-        data.Parquet(root=str(root), image_column=None, caption_column=None, **SEEDED).datasets()
+        data.Parquet(
+            root=str(root), image_column=None, caption_column=None, class_column=None, **SEEDED
+        ).datasets()
 
 
 def test_the_real_products(real_data: Path) -> None:
-    source = data.Parquet(root=str(real_data / "fashion"), image_column=None, caption_column=None, **SEEDED)
+    source = data.Parquet(
+        root=str(real_data / "fashion"), image_column=None, caption_column=None, class_column=None, **SEEDED
+    )
     train, val = datasets(source)
     assert (val.split.name, len(train), len(val)) == ("val", 40_072, 2_000)
+
+
+HUB = {
+    "config": None,
+    "train_split": None,
+    "val_split": None,
+    "image_column": None,
+    "caption_column": None,
+    "class_column": None,
+}
+
+
+def hub(name: Path | str, **changes: Any) -> data.Hub:
+    return data.Hub(hub=str(name), **{**HUB, **SEEDED, **changes})
+
+
+@pytest.mark.parametrize("lists", [True, False])
+@pytest.mark.parametrize("val", ["validation", None])
+def test_a_copy_of_a_hub_set(root: Path, picture_folder: Path, lists: bool, val: str | None) -> None:
+    hub_sets = pytest.importorskip("datasets")
+    content = {"image": [], "caption": [], "kind": []}  # type: ignore[var-annotated]
+    for index in range(12):
+        content["image"].append({"bytes": (picture_folder / f"{index}.jpg").read_bytes(), "path": None})
+        content["caption"].append(captions(index) if lists else captions(index)[0])
+        content["kind"].append(index % 2)
+    rows = hub_sets.Dataset.from_dict(content).cast_column("image", hub_sets.Image())
+    rows = rows.cast_column("kind", hub_sets.ClassLabel(names=["even", "odd"]))
+    rows.select(range(8)).to_parquet(root / "train-00000-of-00001.parquet")
+    if val is not None:
+        rows.select(range(8, 12)).to_parquet(root / f"{val}-00000-of-00001.parquet")
+    source = hub(root, class_column="kind")
+    assert sizes(source) == (("val", 8, 4) if val is not None else ("seeded val", 6, 2))
+    train, held_out = datasets(source)
+    assert len(train.split.captions[0]) == (5 if lists else 1)
+    if val is not None:
+        assert list(held_out.split.labels or []) == ["even", "odd"] * 2
+        same = data.Parquet(
+            root=str(root), image_column=None, caption_column=None, class_column=None, **SEEDED
+        ).datasets()
+        assert torch.equal(train[3][0], same[0][3][0])
+        assert list(train.split.captions[3]) == list(same[0].split.captions[3])
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"val_split": "dev"}, "val_split"),
+        ({"caption_column": "titel"}, "it has: image, text"),
+        ({"image_column": "text"}, "holds no images"),
+    ],
+)
+def test_a_hub_set_that_is_asked_for_what_it_lacks(
+    root: Path, picture_folder: Path, settings: dict[str, str], says: str
+) -> None:
+    hub_sets = pytest.importorskip("datasets")
+    images = [str(picture_folder / f"{index}.jpg") for index in range(4)]
+    rows = hub_sets.Dataset.from_dict({"image": images, "text": ["one", "two", "three", "four"]})
+    rows.cast_column("image", hub_sets.Image()).to_parquet(root / "train-0.parquet")
+    with pytest.raises(UserError, match=says):
+        hub(root, **settings).datasets()
+    assert len(hub(root).datasets()[0]) == 3
+
+
+def test_a_hub_set_of_image_files(root: Path, picture_folder: Path) -> None:
+    pytest.importorskip("datasets")
+    put_images(picture_folder, root / "train")
+    rows = "".join(f"{index}.jpg,{captions(index)[0].replace(',', ';')}\n" for index in range(12))
+    (root / "train" / "metadata.csv").write_text(f"file_name,text\n{rows}")
+    assert sizes(hub(root)) == ("seeded val", 9, 3)
+
+
+def test_the_hub_without_a_network_says_where_files_go() -> None:
+    with pytest.raises(UserError, match=r"nobody/nothing cannot be loaded.*data\.root=FOLDER"):
+        hub("nobody/nothing").datasets()
 
 
 @pytest.mark.parametrize("lists", [True, False])
@@ -240,7 +321,7 @@ def test_broken_images_are_replaced_in_training_and_left_out_of_validation(
         (root / "Images" / split.ids[1]).write_bytes(b"<html>not found</html>")
     train, val = data.Flickr8k(root=str(root), **settings).datasets()
     item = train.item((0, 1))
-    assert item.problem is not None and train.split.ids[1] in item.problem
+    assert item.problem is not None and train.split.ids[1] in str(item.problem)
     assert item.caption == train.split.captions[2][0] and item.image == 2
     assert len(val) == 2 and "Left out of the seeded val split" in caplog.text
     with pytest.raises(UserError, match=r"max_broken_fraction=0\.1"):

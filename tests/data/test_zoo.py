@@ -2,6 +2,7 @@
 
 import io
 import os
+import random
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,8 @@ import torch
 from PIL import Image
 
 from miniclip.data import CSVTable
-from miniclip.data.images import ImageFiles
-from miniclip.errors import UserError
+from miniclip.data.images import ImageFiles, decode
+from miniclip.errors import BrokenImage, UserError
 
 RED = Image.new("RGB", (40, 30), (255, 0, 0))
 
@@ -209,7 +210,7 @@ def test_a_bad_table_is_named(zoo: Path, name: str) -> None:
 @pytest.mark.parametrize("text", ["None", "NA", "nan", "null", "NULL", "n/a", "0", "-", "true", "1e5"])
 def test_words_that_look_like_missing_values_are_captions(zoo: Path, text: str) -> None:
     train, _ = table(zoo, f"image,caption\na.jpg,{text}\nb.jpg,a dog\n").datasets()
-    assert train.split.captions[0] == [text]
+    assert list(train.split.captions[0]) == [text]
 
 
 def test_odd_but_good_tables(zoo: Path) -> None:
@@ -244,3 +245,31 @@ def test_an_unreadable_file_is_named(zoo: Path) -> None:
 
 def test_the_zoo_is_large_enough() -> None:
     assert len(BAD_IMAGES) + len(BAD_TABLES) >= 40
+
+
+def test_a_jpeg_is_what_pillow_makes_of_it_whole_or_damaged() -> None:
+    """The fast decoder takes and refuses the same files, and gives the same pixels."""
+    noise = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
+    photograph = Image.fromarray(noise).resize((120, 90), Image.Resampling.BICUBIC)
+    outcomes = {True: 0, False: 0}
+    draw = random.Random(0)
+    for settings in ({}, {"subsampling": 0}, {"progressive": True}, {"quality": 20}):
+        file = io.BytesIO()
+        photograph.save(file, "JPEG", **settings)
+        whole = file.getvalue()
+        for number in range(60):
+            content = bytearray(whole if number % 2 else whole[: draw.randrange(1, len(whole))])
+            for _ in range(number % 4):
+                content[draw.randrange(len(content))] = draw.randrange(256)
+            try:
+                with Image.open(io.BytesIO(content)) as image:
+                    expected = np.array(image.convert("RGB"))
+            except (OSError, SyntaxError, ValueError):
+                outcomes[False] += 1
+                with pytest.raises(BrokenImage):
+                    decode(bytes(content), "it", decode_size=1000)
+                continue
+            outcomes[True] += 1
+            actual = decode(bytes(content), "it", decode_size=1000)
+            assert np.array_equal(actual.permute(1, 2, 0).numpy(), expected), number
+    assert min(outcomes.values()) > 50
