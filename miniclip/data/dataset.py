@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from miniclip.data.texts import TextLists, Texts
-from miniclip.data.transforms import Box, CentreCrop, Crop, TrainingCrop, cut, normalise
+from miniclip.data.transforms import Box, CentreCrop, Crop, ShiftedCrop, TrainingCrop, cut, normalise
 from miniclip.errors import BrokenImage, SettingError, UserError
 
 log = logging.getLogger(__name__)
@@ -184,8 +184,10 @@ class CaptionedImages(Dataset[tuple[Tensor, str]]):
         raise UserError(f"None of the {len(self):,} images of the {self.split.name} split can be read.")
 
     def _read(self, epoch: int, index: int) -> Item:
-        image = int(np.searchsorted(self._first_item, index, side="right")) - 1
-        choice = index - int(self._first_item[image])
+        image, choice = index, 0
+        if self.captions == "all":
+            image = int(np.searchsorted(self._first_item, index, side="right")) - 1
+            choice = index - int(self._first_item[image])
         picture = self.split.images[image]
         captions = self.split.captions[image]
         generator = torch.Generator().manual_seed(_mix(self.seed, epoch, index))
@@ -202,7 +204,10 @@ class Source(ABC):
 
     Args:
         image_size: side of the square images the model sees, pixels.
-        crop_scale: share of the picture's area that a random training crop keeps, (least, most).
+        crop: what of a picture trains: "resized", a part of random size, proportions and place; or
+            "shifted", a square of 7/8 of the shorter side at a random place, which a cache has at hand
+            without resizing.
+        crop_scale: share of the picture's area that a resized crop keeps, (least, most).
         flip: mirror every second training image; wrong where left and right have meaning.
         captions: which captions of an image train: the "first", a "random" one each epoch, or "all", where
             an epoch holds every caption once. Evaluation always takes all of them.
@@ -224,6 +229,7 @@ class Source(ABC):
         flip: bool,
         limit: int | None,
         seed: int,
+        crop: Literal["resized", "shifted"] = "resized",
         captions: CaptionChoice = "random",
         on_broken_image: Literal["raise", "skip"] = "raise",
         max_broken_fraction: float = 0.01,
@@ -232,6 +238,8 @@ class Source(ABC):
     ):
         if cache not in ("none", "memory", "disk"):
             raise SettingError("cache", cache, "must be none, memory or disk")
+        if crop not in ("resized", "shifted"):
+            raise SettingError("crop", crop, "must be resized or shifted")
         if captions not in ("first", "random", "all"):
             raise SettingError("captions", captions, "must be first, random or all")
         if on_broken_image not in ("raise", "skip"):
@@ -247,6 +255,7 @@ class Source(ABC):
         if limit is not None and limit < 1:
             raise SettingError("limit", limit, "must be at least 1, or null for all images")
         self.image_size = image_size
+        self.crop = crop
         self.crop_scale = (crop_scale[0], crop_scale[1])
         self.flip = flip
         self.limit = limit
@@ -260,6 +269,8 @@ class Source(ABC):
     @property
     def decode_size(self) -> int:
         """Shortest side a picture may be decoded at: its smallest crop still has `image_size` pixels."""
+        if self.crop == "shifted":
+            return ShiftedCrop.picture_size(self.image_size)
         return math.ceil(self.image_size / math.sqrt(self.crop_scale[0]))
 
     @abstractmethod
@@ -273,10 +284,13 @@ class Source(ABC):
             UserError: when a split holds no image.
         """
         train, val = (self._cached(self._limited(split)) for split in self.splits())
+        crop: Crop = ShiftedCrop(self.image_size, flip=self.flip)
+        if self.crop == "resized":
+            crop = TrainingCrop(self.image_size, crop_scale=self.crop_scale, flip=self.flip)
         return (
             CaptionedImages(
                 train,
-                TrainingCrop(self.image_size, crop_scale=self.crop_scale, flip=self.flip),
+                crop,
                 seed=self.seed,
                 captions=self.captions,
                 max_broken_fraction=self.max_broken_fraction if self.skips_broken else None,

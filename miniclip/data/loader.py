@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from threading import Lock
-from typing import Any, NamedTuple
+from threading import Barrier, Lock
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from miniclip.data.dataset import CaptionedImages, Item
 from miniclip.data.transforms import cut, cut_batch, normalise
 from miniclip.errors import BrokenImage, UserError
+
+T = TypeVar("T")
 
 
 class Batch(NamedTuple):
@@ -137,12 +139,12 @@ class Loader:
         self.num_workers = num_workers
         self._floats, self._pixels = _Memory(torch.float32), _Memory(torch.uint8)
         self._processes: DataLoader[Any] | None = None
-        if not dataset.is_decoded:
+        if num_workers > 0 and not dataset.is_decoded:
             self._processes = DataLoader(
                 _Items(dataset),
                 batch_sampler=order,
                 num_workers=num_workers,
-                persistent_workers=num_workers > 0,
+                persistent_workers=True,
                 pin_memory=device.type == "cuda",
                 worker_init_fn=worker_init,
                 collate_fn=partial(collate, image_size=dataset.crop.image_size),
@@ -151,43 +153,60 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         try:
-            for batch in self._processes or self._from_threads():
-                yield self._finished(batch)
+            if self.num_workers == 0:
+                yield from map(self._read, self.order)
+            elif self._processes is None:
+                yield from _in_threads(self._read, self.order, num_threads=self.num_workers)
+            else:
+                yield from _in_threads(self._finish, self._processes, num_threads=1)
         except UserError as error:
             # torch puts the worker's traceback in front of the text
             raise UserError(str(error).rsplit(f"{type(error).__name__}: ", 1)[-1].strip()) from None
 
-    def _from_threads(self) -> Iterator[Batch]:
-        size = self.dataset.crop.image_size if self.device.type == "cpu" else None
+    def _read(self, keys: list[Any]) -> Batch:
+        items = [self.dataset.item(key) for key in keys]
+        travel_whole = self.device.type != "cpu" and self.dataset.is_decoded
+        size = None if travel_whole else self.dataset.crop.image_size
+        batch = collate(items, image_size=size, lend=self._pixels.lend)
+        if self.device.type == "cuda":
+            batch = batch._replace(images=batch.images.pin_memory())
+        return self._finish(batch)
 
-        def read(keys: list[Any], lend: Callable[..., Tensor] | None) -> Batch:
-            return collate([self.dataset.item(key) for key in keys], image_size=size, lend=lend)
-
-        if self.num_workers == 0:
-            for keys in self.order:
-                yield read(keys, self._pixels.lend)
-            return
-        with ThreadPoolExecutor(self.num_workers, "reader") as readers:
-            ahead: deque[Future[Batch]] = deque()
-            try:
-                for keys in self.order:
-                    ahead.append(readers.submit(read, keys, self._pixels.lend))
-                    if len(ahead) > 2 * self.num_workers:
-                        yield ahead.popleft().result()
-                while ahead:
-                    yield ahead.popleft().result()
-            finally:
-                readers.shutdown(cancel_futures=True)
-
-    def _finished(self, batch: Batch) -> Batch:
+    def _finish(self, batch: Batch) -> Batch:
         """The batch on the device, cut and normalised."""
-        on_cpu = self.device.type == "cpu"
-        pixels = batch.images if on_cpu else batch.images.pin_memory().to(self.device, non_blocking=True)
+        pixels = batch.images.to(self.device, non_blocking=True)
         if batch.boxes is not None:
             boxes = batch.boxes.to(self.device, non_blocking=True)
             pixels = cut_batch(pixels, boxes, self.dataset.crop.image_size)
-        out = self._floats.lend(pixels.shape) if on_cpu else None
+        out = self._floats.lend(pixels.shape) if self.device.type == "cpu" else None
         return batch._replace(images=normalise(pixels, out), boxes=None)
+
+
+def _in_threads(
+    function: Callable[[T], Batch], inputs: Iterable[T], *, num_threads: int
+) -> Iterator[Batch]:
+    """`map`, a few batches ahead."""
+    with _single_core_threads(num_threads) as threads:
+        ahead: deque[Future[Batch]] = deque()
+        try:
+            for value in inputs:
+                ahead.append(threads.submit(function, value))
+                if len(ahead) > 2 * num_threads:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            threads.shutdown(cancel_futures=True)
+
+
+def _single_core_threads(count: int) -> ThreadPoolExecutor:
+    """Threads without helpers of torch's, which wait in a busy loop and take the cores from the others."""
+    own = torch.get_num_threads()
+    started = Barrier(count)
+    threads = ThreadPoolExecutor(count, "reader", initializer=partial(torch.set_num_threads, 1))
+    list(threads.map(lambda _: started.wait(), range(count)))
+    torch.set_num_threads(own)  # the number belongs to a thread, but is also that of threads to come
+    return threads
 
 
 class _Memory:

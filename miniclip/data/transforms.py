@@ -64,6 +64,29 @@ class TrainingCrop:
         return _centred(height, width, *side)._replace(mirrored=mirrored)
 
 
+class ShiftedCrop:
+    """A square of 7/8 of the shorter side, anywhere in the picture, and mirrored half the time if `flip`.
+
+    Pictures whose shorter side has `picture_size(image_size)` pixels need no resizing.
+    """
+
+    def __init__(self, image_size: int, *, flip: bool):
+        self.image_size = image_size
+        self.flip = flip
+
+    @staticmethod
+    def picture_size(image_size: int) -> int:
+        """The shorter side of pictures of which the square has just `image_size` pixels a side."""
+        return math.ceil(image_size * 8 / 7)
+
+    def box(self, height: int, width: int, generator: torch.Generator) -> Box:
+        """Draws a place and a direction."""
+        down, right, flips = torch.rand(3, generator=generator).tolist()
+        side = max(1, min(height, width) * 7 // 8)
+        top, left = int(down * (height - side + 1)), int(right * (width - side + 1))
+        return Box(top, left, side, side, self.flip and flips < 0.5)
+
+
 class CentreCrop:
     """The largest square in the middle.
 
@@ -89,12 +112,12 @@ def cut(picture: Tensor, box: Box, size: int) -> Tensor:
 
     Bicubic, with the antialiasing of Pillow.
     """
-    # as a batch of one, pixel by pixel in memory: torch's fast way for uint8
-    by_pixel = picture.permute(1, 2, 0)[
-        None, box.top : box.top + box.height, box.left : box.left + box.width
-    ]
-    square = interpolate(by_pixel.permute(0, 3, 1, 2), (size, size), mode="bicubic", antialias=True)[0]
-    return square.flip(2) if box.mirrored else square
+    part = picture[:, box.top : box.top + box.height, box.left : box.left + box.width]
+    if part.shape[1:] != (size, size):
+        # as a batch of one, pixel by pixel in memory: torch's fast way for uint8
+        by_pixel = part.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
+        part = interpolate(by_pixel, (size, size), mode="bicubic", antialias=True)[0]
+    return part.flip(2) if box.mirrored else part
 
 
 def cut_batch(pictures: Tensor, boxes: Tensor, size: int) -> Tensor:

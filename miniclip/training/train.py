@@ -322,8 +322,9 @@ class _Fit:
         if len(broken) > most:
             raise _Stopped(
                 f"Stopped at step {self.progress.step}: {len(broken):,} of the "
-                f"{len(train_set.split):,} training images cannot be read ({by_reason(broken.values())}), more than "
-                f"data.max_broken_fraction={train_set.max_broken_fraction:g} of them. Mend the files above."
+                f"{len(train_set.split):,} training images cannot be read ({by_reason(broken.values())}), "
+                f"more than data.max_broken_fraction={train_set.max_broken_fraction:g} of them. "
+                "Mend the files above."
             )
 
     def _bar(self, text: str) -> tqdm:

@@ -76,10 +76,13 @@ def source(folder: Path, cache_dir: Path, **changes: Any) -> CSVTable:
 
 
 @pytest.mark.parametrize("kind", ["memory", "disk"])
-def test_a_model_sees_the_same_with_and_without(photographs: ImageFiles, tmp_path: Path, kind: Any) -> None:
+@pytest.mark.parametrize("crop", ["resized", "shifted"])
+def test_a_model_sees_the_same_with_and_without(
+    photographs: ImageFiles, tmp_path: Path, kind: Any, crop: Any
+) -> None:
     """Within 4 of 255 levels on smooth pictures: one resize more."""
-    plain = source(photographs.root, tmp_path / "cache").datasets()
-    fast = source(photographs.root, tmp_path / "cache", cache=kind).datasets()
+    plain = source(photographs.root, tmp_path / "cache", crop=crop).datasets()
+    fast = source(photographs.root, tmp_path / "cache", crop=crop, cache=kind).datasets()
     for uncached, with_cache in zip(plain, fast, strict=True):
         for index in range(len(uncached)):
             expected, actual = uncached.item((3, index)), with_cache.item((3, index))

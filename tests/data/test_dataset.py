@@ -1,5 +1,6 @@
 """Items of a data set: reproducible, independent of workers and order."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -7,13 +8,14 @@ import torch
 from PIL import Image
 
 from miniclip.data.dataset import CaptionedImages, Split
-from miniclip.data.images import ImageFiles
+from miniclip.data.images import ImageArray, ImageFiles
 from miniclip.data.loader import Batch, EpochBatches, Loader, collate, in_order
 from miniclip.data.transforms import Box, CentreCrop, TrainingCrop, cut, cut_batch
 from miniclip.errors import UserError
 from miniclip.training.interruption import ignore_in_worker
 
 CPU = torch.device("cpu")
+NUM_THREADS = torch.get_num_threads()
 
 
 def dataset(folder: Path, *, random: bool = True) -> CaptionedImages:
@@ -94,6 +96,20 @@ def test_the_memory_of_a_batch_is_used_again_only_when_nothing_needs_it(picture_
         torch.testing.assert_close(gradient, copy.sum()[None])
     del outputs, output
     assert {batch.images.data_ptr() for _ in range(3) for batch in loader} <= set(addresses)
+
+
+def test_threads_read_what_the_main_process_would(picture_folder: Path) -> None:
+    """Of decoded pictures; and they leave torch's number of threads as it was."""
+    data = dataset(picture_folder)
+    pixels = torch.stack([data.split.images[index].permute(1, 2, 0) for index in range(12)]).numpy()
+    decoded = data.split.with_images(ImageArray(pixels))
+    data = CaptionedImages(decoded, data.crop, seed=3, captions="random")
+    assert data.is_decoded
+    alone, helped = (epoch_of(data, num_workers=number) for number in (0, 3))
+    for (images, captions), (same_images, same_captions) in zip(alone, helped, strict=True):
+        assert torch.equal(images, same_images) and captions == same_captions
+    with ThreadPoolExecutor(1) as another:
+        assert another.submit(torch.get_num_threads).result() == torch.get_num_threads() == NUM_THREADS
 
 
 def test_the_device_cuts_what_workers_would(picture_folder: Path) -> None:

@@ -6,7 +6,17 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from miniclip.data.transforms import MEAN, STD, Box, CentreCrop, TrainingCrop, cut, cut_batch, normalise
+from miniclip.data.transforms import (
+    MEAN,
+    STD,
+    Box,
+    CentreCrop,
+    ShiftedCrop,
+    TrainingCrop,
+    cut,
+    cut_batch,
+    normalise,
+)
 
 
 def boxes(crop: TrainingCrop, height: int, width: int, count: int) -> Tensor:
@@ -52,6 +62,23 @@ def test_half_of_the_pictures_are_mirrored_if_asked() -> None:
     for flip, least, most in ((True, 80, 120), (False, 0, 0)):
         crop = TrainingCrop(16, crop_scale=(1.0, 1.0), flip=flip)
         assert least <= int(boxes(crop, 64, 64, 200)[:, 4].sum()) <= most
+
+
+def test_a_shifted_crop_needs_no_resizing_where_the_picture_has_the_right_size() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for size in (16, 24, 31, 48, 64, 100, 224):
+        side = ShiftedCrop.picture_size(size)
+        drawn = torch.tensor(
+            [ShiftedCrop(size, flip=True).box(side, side + 9, generator) for _ in range(300)]
+        )
+        top, left, height, width, mirrored = drawn.T
+        assert set(height.tolist()) == set(width.tolist()) == {size}
+        assert (int(top.min()), int(top.max())) == (0, side - size)
+        assert int(left.min()) == 0 and int((left + width).max()) <= side + 9
+        assert 100 < int(mirrored.sum()) < 200
+    (picture,) = pictures(1, 60, 90)
+    box = Box(3, 5, 24, 24, mirrored=True)
+    assert torch.equal(cut(picture, box, 24), picture[:, 3:27, 5:29].flip(2))
 
 
 def test_evaluation_takes_the_centre() -> None:
