@@ -1,8 +1,19 @@
 """Encoders, attention, projection, temperature, tokenizers and the model they make."""
 
-from miniclip.models.attention import FullAttention, LinformerAttention, linformer_attention
+from miniclip.models.attention import (
+    FullAttention,
+    FusedLinformerAttention,
+    LinformerAttention,
+    linformer_attention,
+)
 from miniclip.models.clip import CLIPOutput, MiniCLIP
-from miniclip.models.encoders import HFTextEncoder, ResNetEncoder, TextEncoder
+from miniclip.models.efficient_attention import (
+    BigBirdAttention,
+    NystromAttention,
+    PerformerAttention,
+    ReformerAttention,
+)
+from miniclip.models.encoders import BagOfTokens, HFTextEncoder, ResNetEncoder, TextEncoder
 from miniclip.models.inputs import Inputs, inputs_of
 from miniclip.models.projection_mlp import LinearProjection, ProjectionMLP, SeparateProjection
 from miniclip.models.temperature import DynamicTemperature, FixedTemperature, LearnedTemperature
@@ -10,10 +21,13 @@ from miniclip.models.tokenizer import BPETokenizer, HFTokenizer, Tokenizer
 
 __all__ = [
     "BPETokenizer",
+    "BagOfTokens",
+    "BigBirdAttention",
     "CLIPOutput",
     "DynamicTemperature",
     "FixedTemperature",
     "FullAttention",
+    "FusedLinformerAttention",
     "HFTextEncoder",
     "HFTokenizer",
     "Inputs",
@@ -21,7 +35,10 @@ __all__ = [
     "LinearProjection",
     "LinformerAttention",
     "MiniCLIP",
+    "NystromAttention",
+    "PerformerAttention",
     "ProjectionMLP",
+    "ReformerAttention",
     "ResNetEncoder",
     "SeparateProjection",
     "TextEncoder",

@@ -5,6 +5,7 @@ captions, one behind the other; `places`, a `TokenPlaces`, lays them out as (B, 
 """
 
 import warnings
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,8 +29,17 @@ class TokenPlaces:
 
     def __init__(self, attention_mask: Tensor):
         self.attention_mask = attention_mask
-        is_cpu = attention_mask.device.type == "cpu"
-        self._real = attention_mask.flatten().nonzero().squeeze(1) if is_cpu else None
+        self._real = attention_mask.flatten().nonzero().squeeze(1) if self.is_packed else None
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether real tokens are gathered."""
+        return self.attention_mask.device.type == "cpu"
+
+    @property
+    def length(self) -> int:
+        """L, places of a caption."""
+        return self.attention_mask.shape[1]
 
     def pack(self, padded: Tensor) -> Tensor:
         """`(B, L, D) -> (T, D)`"""
@@ -55,78 +65,168 @@ class FullAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, tokens: Tensor, places: TokenPlaces) -> Tensor:
-        qkv = places.pad(self.qkv(tokens)).chunk(3, dim=-1)
-        mask = places.attention_mask[:, None, None, :]
-        return self.out(places.pack(_attend(*qkv, num_heads=self.num_heads, mask=mask)))
+        queries, keys, values = in_heads(places.pad(self.qkv(tokens)), 3 * self.num_heads).chunk(3, dim=1)
+        mixed = attend(queries, keys, values, places.attention_mask[:, None, None, :])
+        return self.out(places.pack(merged(mixed)))
 
 
 class LinformerAttention(nn.Module):
-    """Linformer self-attention (Wang et al. 2020, arXiv 2006.04768, eq. 7) of the package linformer.
+    """Linformer self-attention (Wang et al. 2020, arXiv 2006.04768, eq. 7): the package linformer's module.
 
-    Keys and values are projected along the sequence from L to k places. Weights are those of the
-    package's module; its forward pass knows no mask and pads, so it is written anew here: padded tokens
-    enter the projection as zeros, and since it has no bias they add nothing.
+    Keys and values are projected along the sequence from L to k places. The package knows no mask. Padded
+    tokens are given to it as zeros, which add nothing: neither its key and value layers nor its projection
+    have a bias.
 
     Args:
         k: number of places the sequence is projected to.
+        share_kv: one projection, of keys that are values as well.
+        one_kv_head: one head of keys and values for all heads of queries.
 
     Raises:
         SettingError: when k is not within 1 ... context_length.
         ImportError: when the package linformer is missing.
     """
 
-    def __init__(self, *, width: int, num_heads: int, context_length: int, k: int):
+    def __init__(
+        self,
+        *,
+        width: int,
+        num_heads: int,
+        context_length: int,
+        k: int,
+        share_kv: bool = False,
+        one_kv_head: bool = False,
+    ):
         super().__init__()
-        if not 1 <= k <= context_length:
-            raise SettingError("k", k, f"must lie between 1 and context_length={context_length}")
+        _check_places(k, context_length)
         from linformer import LinformerSelfAttention
 
-        self.attention = LinformerSelfAttention(dim=width, seq_len=context_length, k=k, heads=num_heads)
-        for projection in (self.attention.proj_k, self.attention.proj_v):
-            _start_as_folding(projection)
+        self.attention = LinformerSelfAttention(
+            dim=width,
+            seq_len=context_length,
+            k=k,
+            heads=num_heads,
+            share_kv=share_kv,
+            one_kv_head=one_kv_head,
+        )
+        start_as_folding(self.attention.proj_k)
+        if not share_kv:
+            start_as_folding(self.attention.proj_v)
 
     def forward(self, tokens: Tensor, places: TokenPlaces) -> Tensor:
-        layer = self.attention
-        queries, keys, values = (places.pad(x(tokens)) for x in (layer.to_q, layer.to_k, layer.to_v))
-        length = keys.shape[1]
-        keys = layer.proj_k[:length].T @ keys
-        values = layer.proj_v[:length].T @ values
-        return layer.to_out(places.pack(_attend(queries, keys, values, num_heads=layer.heads)))
+        return places.pack(self.attention(places.pad(tokens)))
 
 
-def _attend(
-    queries: Tensor, keys: Tensor, values: Tensor, *, num_heads: int, mask: Tensor | None = None
-) -> Tensor:
-    """Scaled dot-product attention a head: `(B, L, D), (B, K, D), (B, K, D) -> (B, L, D)`."""
-    q, k, v = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (queries, keys, values))
-    if queries.device.type == "cpu" and keys.shape[1] <= FEW_KEYS:
-        scores = q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)
-        if mask is not None:
-            scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-        mixed = scores.softmax(dim=-1).to(v.dtype) @ v
-    else:
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    return mixed.transpose(1, 2).flatten(2)
+class FusedLinformerAttention(nn.Module):
+    """The same in fewer operations; takes the weights of the package's module.
+
+    Where k is less than the caption's length the sequence is reduced before the key and value layers, which
+    then see k places instead of L: W (E^T x) = E^T (x W).
+
+    Args:
+        k, share_kv, one_kv_head: see `LinformerAttention`.
+        per_head: a projection for each head (the paper's first choice) instead of one for all.
+
+    Raises:
+        SettingError: when k is not within 1 ... context_length, or per-head projections of one head are
+            asked for.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        num_heads: int,
+        context_length: int,
+        k: int,
+        share_kv: bool = False,
+        one_kv_head: bool = False,
+        per_head: bool = False,
+    ):
+        super().__init__()
+        _check_places(k, context_length)
+        if per_head and one_kv_head:
+            raise SettingError("per_head", per_head, "needs one_kv_head=false")
+        self.num_heads = num_heads
+        self.kv_heads = 1 if one_kv_head else num_heads
+        kv_width = width // num_heads * self.kv_heads
+        shape = (num_heads, context_length, k) if per_head else (context_length, k)
+        self.to_q = nn.Linear(width, width, bias=False)
+        self.to_k = nn.Linear(width, kv_width, bias=False)
+        self.proj_k = nn.Parameter(torch.empty(shape))
+        start_as_folding(self.proj_k)
+        self.share_kv = share_kv
+        if not share_kv:
+            self.to_v = nn.Linear(width, kv_width, bias=False)
+            self.proj_v = nn.Parameter(torch.empty(shape))
+            start_as_folding(self.proj_v)
+        self.to_out = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor, places: TokenPlaces) -> Tensor:
+        keys = self._reduced(tokens, places, self.to_k, self.proj_k)
+        values = keys if self.share_kv else self._reduced(tokens, places, self.to_v, self.proj_v)
+        queries = in_heads(places.pad(self.to_q(tokens)), self.num_heads)
+        return self.to_out(places.pack(merged(attend(queries, keys, values))))
+
+    def _reduced(self, tokens: Tensor, places: TokenPlaces, layer: nn.Linear, projection: Tensor) -> Tensor:
+        """Keys or values at k places, (B, heads, k, width of a head)."""
+        reduction = projection[..., : places.length, :].transpose(-1, -2)
+        if projection.ndim == 3:
+            return reduction @ in_heads(places.pad(layer(tokens)), self.kv_heads)
+        if projection.shape[1] < places.length:
+            return in_heads(layer(reduction @ places.pad(tokens)), self.kv_heads)
+        return in_heads(reduction @ places.pad(layer(tokens)), self.kv_heads)
 
 
-@torch.no_grad()
-def _start_as_folding(projection: Tensor) -> None:
-    """Let place i of the sequence (L, k) enter place i modulo k: captions of up to k tokens start with
-    exact attention, which learns faster than the package's random mixtures of all tokens."""
-    places = torch.arange(len(projection), device=projection.device)
-    projection.zero_()
-    projection[places, places % projection.shape[1]] = 1
-
-
-def linformer_attention(*, width: int, num_heads: int, context_length: int, k: int) -> nn.Module:
+def linformer_attention(**settings: Any) -> nn.Module:
     """`LinformerAttention`, or exact attention with a warning where the package is missing."""
-    sizes = {"width": width, "num_heads": num_heads, "context_length": context_length}
     try:
-        return LinformerAttention(**sizes, k=k)
+        return LinformerAttention(**settings)
     except ImportError:
         warnings.warn(
             "The package linformer is not installed: exact attention is used in its place and k has "
-            "no effect. Install it with: pip install linformer",
+            "no effect. Install it with: pip install linformer, or choose "
+            "encoder/text/attention=linformer_fused",
             stacklevel=2,
         )
-        return FullAttention(**sizes)
+        return FullAttention(**{name: settings[name] for name in ("width", "num_heads", "context_length")})
+
+
+@torch.no_grad()
+def start_as_folding(projection: Tensor) -> None:
+    """Let place i of the sequence enter place i modulo k of a projection (..., L, k): captions of up to k
+    tokens start with exact attention, which learns faster than the package's random mixtures of all."""
+    places = torch.arange(projection.shape[-2], device=projection.device)
+    projection.zero_()
+    projection[..., places, places % projection.shape[-1]] = 1
+
+
+def in_heads(x: Tensor, num_heads: int) -> Tensor:
+    """`(B, L, D) -> (B, heads, L, D / heads)`"""
+    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+
+
+def merged(x: Tensor) -> Tensor:
+    """`(B, heads, L, D / heads) -> (B, L, D)`"""
+    return x.transpose(1, 2).flatten(2)
+
+
+def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Scaled dot-product attention: `(B, H, L, D), (B, H, K, D), (B, H, K, D) -> (B, H, L, D)`.
+
+    Args:
+        mask: where a query may look, broadcastable to (B, H, L, K); a row that may look nowhere looks
+            everywhere.
+    """
+    if queries.device.type == "cpu" and keys.shape[2] <= FEW_KEYS:
+        scores = queries * queries.shape[-1] ** -0.5 @ keys.transpose(-1, -2)
+        if mask is not None:
+            scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+        return scores.softmax(dim=-1).to(values.dtype) @ values
+    keys, values = (x.expand(-1, queries.shape[1], -1, -1) for x in (keys, values))
+    return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+
+
+def _check_places(k: int, context_length: int) -> None:
+    if not 1 <= k <= context_length:
+        raise SettingError("k", k, f"must lie between 1 and context_length={context_length}")

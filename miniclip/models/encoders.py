@@ -14,6 +14,8 @@ from miniclip.models.attention import TokenPlaces
 from miniclip.models.convolution import SmallMapConv2d
 from miniclip.models.tokenizer import Tokenizer
 
+Pooling = Literal["mean", "eos", "cls", "max"]
+
 
 class ResNetEncoder(nn.Module):
     """A torchvision ResNet whose classifier gives way to a linear layer into the joint space.
@@ -55,7 +57,7 @@ class ResNetEncoder(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """A pre-norm transformer over token and position embeddings, averaged over the real tokens.
+    """A pre-norm transformer over token and position embeddings, its tokens pooled to one vector.
 
     `token_ids (B, L) int64, attention_mask (B, L) bool -> (B, embed_dim)`, with L at most
     `context_length`.
@@ -69,6 +71,8 @@ class TextEncoder(nn.Module):
         num_heads: attention heads a block; must divide `width`.
         context_length: the most tokens a caption may have.
         dropout: share of each branch's output set to zero in training.
+        pooling: how the real tokens become one vector: their "mean", the last ("eos"), the first ("cls"),
+            or the largest value of each element ("max").
         embed_dim: length of the output.
     """
 
@@ -82,6 +86,7 @@ class TextEncoder(nn.Module):
         num_heads: int,
         context_length: int,
         dropout: float,
+        pooling: Pooling,
         embed_dim: int,
     ):
         super().__init__()
@@ -93,6 +98,7 @@ class TextEncoder(nn.Module):
             raise SettingError("num_layers", num_layers, "must be at least 1")
         if not 0 <= dropout < 1:
             raise SettingError("dropout", dropout, "must lie in 0 <= dropout < 1")
+        self.pooling = pooling
         self.token_embedding = nn.Embedding(vocab_size, width)
         self.position_embedding = nn.Parameter(torch.empty(context_length, width))
         self.blocks = nn.ModuleList(
@@ -114,8 +120,43 @@ class TextEncoder(nn.Module):
         tokens = places.pack(padded)
         for block in self.blocks:
             tokens = block(tokens, places)
-        total = places.pad(self.norm(tokens)).sum(dim=1)
-        return self.proj(total / attention_mask.sum(dim=1, keepdim=True).clamp(min=1))
+        return self.proj(pool(places.pad(self.norm(tokens)), attention_mask, self.pooling))
+
+
+class BagOfTokens(nn.Module):
+    """The mean of the tokens' embeddings, whatever their order: what any text tower has to beat.
+
+    `token_ids (B, L) int64, attention_mask (B, L) bool -> (B, embed_dim)`
+
+    Args:
+        vocab_size: number of token ids.
+        width: length of a token's vector.
+        embed_dim: length of the output.
+    """
+
+    def __init__(self, *, vocab_size: int, width: int, embed_dim: int):
+        super().__init__()
+        if width < 1:
+            raise SettingError("width", width, "must be at least 1")
+        self.token_embedding = nn.Embedding(vocab_size, width)
+        self.norm = nn.LayerNorm(width)
+        self.proj = nn.Linear(width, embed_dim)
+        nn.init.normal_(self.token_embedding.weight, std=0.02)
+
+    def forward(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return self.proj(self.norm(pool(self.token_embedding(token_ids), attention_mask, "mean")))
+
+
+def pool(tokens: Tensor, attention_mask: Tensor, pooling: Pooling) -> Tensor:
+    """One vector a caption: `(B, L, D), (B, L) bool -> (B, D)`. See `TextEncoder`."""
+    if pooling == "cls":
+        return tokens[:, 0]
+    length = attention_mask.sum(dim=1, keepdim=True).clamp(min=1)
+    if pooling == "eos":
+        return tokens.take_along_dim(length[..., None] - 1, dim=1).squeeze(1)
+    if pooling == "max":
+        return tokens.masked_fill(~attention_mask[..., None], -torch.inf).amax(dim=1)
+    return tokens.masked_fill(~attention_mask[..., None], 0).sum(dim=1) / length
 
 
 class TransformerBlock(nn.Module):

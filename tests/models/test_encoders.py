@@ -11,17 +11,16 @@ import torchvision
 
 from miniclip.errors import SettingError, UserError
 from miniclip.models import (
+    BagOfTokens,
     BPETokenizer,
     FullAttention,
     HFTextEncoder,
-    LinformerAttention,
     ResNetEncoder,
     TextEncoder,
     linformer_attention,
 )
-from miniclip.models.attention import TokenPlaces
+from miniclip.models.encoders import pool
 
-ATTENTIONS = {"full": FullAttention, "linformer": partial(linformer_attention, k=8)}
 CAPTIONS = ["a small dog", "two men in the rain with umbrellas", ""]
 
 
@@ -35,40 +34,35 @@ def text_encoder(attention: Any, **changes: Any) -> TextEncoder:
         "num_heads": 4,
         "context_length": 16,
         "dropout": 0.0,
+        "pooling": "mean",
         "embed_dim": 24,
     }
     return TextEncoder(**settings | changes).eval()
 
 
-@pytest.mark.parametrize("name", ATTENTIONS)
-def test_padding_never_changes_an_embedding(name: str) -> None:
-    encoder = text_encoder(ATTENTIONS[name])
-    token_ids = torch.randint(300, (3, 6))
-    mask = torch.ones(3, 6, dtype=torch.bool)
-    alone = encoder(token_ids, mask)
-    for num_pads in (1, 4, 10):
-        padded_ids = torch.cat([token_ids, torch.randint(300, (3, num_pads))], dim=1)
-        padded_mask = torch.cat([mask, torch.zeros(3, num_pads, dtype=torch.bool)], dim=1)
-        torch.testing.assert_close(encoder(padded_ids, padded_mask), alone, atol=1e-6, rtol=0)
+@pytest.mark.parametrize("pooling", ["mean", "eos", "cls", "max"])
+def test_pooling_reads_real_tokens_only(pooling: Any) -> None:
+    tokens = torch.randn(3, 6, 4)
+    lengths = [1, 4, 6]
+    mask = torch.arange(6) < torch.tensor(lengths)[:, None]
+    pooled = pool(tokens.masked_fill(~mask[..., None], 1000), mask, pooling)
+    by_hand = {
+        "mean": lambda own: own.mean(dim=0),
+        "eos": lambda own: own[-1],
+        "cls": lambda own: own[0],
+        "max": lambda own: own.amax(dim=0),
+    }[pooling]
+    expected = torch.stack([by_hand(own[:length]) for own, length in zip(tokens, lengths, strict=True)])
+    torch.testing.assert_close(pooled, expected)
 
 
-@pytest.mark.parametrize("name", ATTENTIONS)
-def test_padding_never_changes_a_gradient(name: str) -> None:
-    gradients = []
-    for num_pads in (0, 5):
-        encoder = text_encoder(ATTENTIONS[name]).double()
-        token_ids = torch.arange(6).repeat(2, 1)
-        padded = torch.nn.functional.pad(token_ids, (0, num_pads), value=299)
-        encoder(padded, torch.arange(6 + num_pads).repeat(2, 1) < 6).square().sum().backward()
-        gradients.append(encoder.blocks[0].mlp[0].weight.grad)
-    torch.testing.assert_close(gradients[1], gradients[0], atol=1e-9, rtol=1e-9)
-
-
-def test_word_order_matters() -> None:
-    encoder = text_encoder(FullAttention)
-    token_ids = torch.tensor([[1, 2, 3], [3, 2, 1]])
-    first, second = encoder(token_ids, torch.ones_like(token_ids, dtype=torch.bool))
-    assert not torch.allclose(first, second, atol=1e-4)
+def test_the_bag_knows_no_order_and_no_padding() -> None:
+    bag = BagOfTokens(vocab_size=10, width=8, embed_dim=4)
+    token_ids = torch.tensor([[1, 2, 3, 9], [3, 1, 2, 5], [1, 2, 4, 9]])
+    mask = torch.tensor([[True, True, True, False]] * 3)
+    first, second, third = bag(token_ids, mask)
+    torch.testing.assert_close(first, second)
+    assert not torch.allclose(first, third)
 
 
 def test_without_the_package_exact_attention_stands_in_with_one_warning(
@@ -153,14 +147,3 @@ def test_a_failed_download_says_where_the_file_goes(
         ResNetEncoder(architecture="resnet18", weights="IMAGENET1K_V1", embed_dim=8)
     assert str(tmp_path / "hub" / "checkpoints") in str(caught.value)
     assert "encoder.image.weights=PATH" in str(caught.value)
-
-
-def test_linformer_is_the_packages_module_on_unpadded_tokens() -> None:
-    torch.manual_seed(0)
-    attention = LinformerAttention(width=32, num_heads=4, context_length=16, k=8)
-    for projection in (attention.attention.proj_k, attention.attention.proj_v):
-        torch.nn.init.normal_(projection)
-    tokens = torch.randn(3, 12, 32)
-    places = TokenPlaces(torch.ones(3, 12, dtype=torch.bool))
-    mixed = places.pad(attention(places.pack(tokens), places))
-    torch.testing.assert_close(mixed, attention.attention(tokens), atol=1e-6, rtol=1e-5)
