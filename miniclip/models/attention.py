@@ -5,7 +5,6 @@ captions, one behind the other; `places`, a `TokenPlaces`, lays them out as (B, 
 """
 
 import warnings
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -178,10 +177,19 @@ class FusedLinformerAttention(nn.Module):
         return in_heads(reduction @ places.pad(layer(tokens)), self.kv_heads)
 
 
-def linformer_attention(**settings: Any) -> nn.Module:
+def linformer_attention(
+    *,
+    width: int,
+    num_heads: int,
+    context_length: int,
+    k: int,
+    share_kv: bool = False,
+    one_kv_head: bool = False,
+) -> nn.Module:
     """`LinformerAttention`, or exact attention with a warning where the package is missing."""
+    sizes = {"width": width, "num_heads": num_heads, "context_length": context_length}
     try:
-        return LinformerAttention(**settings)
+        return LinformerAttention(**sizes, k=k, share_kv=share_kv, one_kv_head=one_kv_head)
     except ImportError:
         warnings.warn(
             "The package linformer is not installed: exact attention is used in its place and k has "
@@ -189,7 +197,7 @@ def linformer_attention(**settings: Any) -> nn.Module:
             "encoder/text/attention=linformer_fused",
             stacklevel=2,
         )
-        return FullAttention(**{name: settings[name] for name in ("width", "num_heads", "context_length")})
+        return FullAttention(**sizes)
 
 
 @torch.no_grad()

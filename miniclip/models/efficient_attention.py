@@ -34,11 +34,12 @@ class PerformerAttention(nn.Module):
             from performer_pytorch import SelfAttention
         except ImportError:
             raise _missing("performer", "performer-pytorch") from None
-        self.attention = SelfAttention(
-            width, heads=num_heads, dim_head=width // num_heads, nb_features=num_features
-        )
-        features = self.attention.fast_attention.projection_matrix
-        features.copy_(_orthogonal_features(*features.shape))
+        with torch.device("cpu"):  # the package cannot be made on a device without memory
+            self.attention = SelfAttention(
+                width, heads=num_heads, dim_head=width // num_heads, nb_features=num_features
+            )
+            features = self.attention.fast_attention.projection_matrix
+            features.copy_(_orthogonal_features(*features.shape))
 
     def forward(self, tokens: Tensor, places: TokenPlaces) -> Tensor:
         layer = self.attention
