@@ -28,8 +28,8 @@ import miniclip.models
 from miniclip.data import CaptionedImages, Source
 from miniclip.data.transforms import MEAN, STD
 from miniclip.errors import SettingError, UserError
-from miniclip.models import MiniCLIP, Tokenizer
-from miniclip.optim import SAM, parameter_groups
+from miniclip.models import HFTextModel, MiniCLIP, Tokenizer
+from miniclip.optim import SAM, parameter_groups, scale_learning_rates
 from miniclip.tracking import JsonlLogger, RunDirectory
 from miniclip.training import Experiment, Precision, Trainer
 from miniclip.training.checkpoint import load_checkpoint, load_model
@@ -52,8 +52,7 @@ def build(cfg: DictConfig, run: RunDirectory) -> tuple[Trainer, Experiment, Json
         UserError: when a setting or a file is wrong; nothing has been trained yet.
     """
     check(cfg)
-    config = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(config, dict)
+    config = typing.cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     OmegaConf.save(cfg, run.path / "config.yaml", resolve=True)
     trainer: Trainer = make(cfg, "trainer")
     source: Source = make(cfg, "data")
@@ -64,8 +63,10 @@ def build(cfg: DictConfig, run: RunDirectory) -> tuple[Trainer, Experiment, Json
     seed_everything(cfg.seed)
     model = make_model(cfg, vocab_size=tokenizer.vocab_size)
     model.to(trainer.device).to(memory_format=torch.channels_last)
+    if isinstance(model.text_encoder, HFTextModel):  # so that a checkpoint needs no file beside it
+        config["encoder"]["text"]["config"] = model.text_encoder.config
     experiment = Experiment(
-        config=typing.cast(dict[str, Any], config),
+        config=config,
         model=model,
         tokenizer=tokenizer,
         train_set=train_set,
@@ -218,7 +219,9 @@ def make_optimizer(cfg: DictConfig, model: torch.nn.Module) -> torch.optim.Optim
     """The optimizer over the model's parameter groups."""
     target = hydra.utils.get_object(cfg.optimizer._target_)
     extra = {"model": model} if inspect.isclass(target) and issubclass(target, SAM) else {}
-    return _call(cfg, "optimizer", parameter_groups(model), **extra)
+    optimizer = _call(cfg, "optimizer", parameter_groups(model), **extra)
+    scale_learning_rates(optimizer)
+    return optimizer
 
 
 def make_precision(cfg: DictConfig, trainer: Trainer) -> Precision:

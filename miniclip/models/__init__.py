@@ -13,10 +13,11 @@ from miniclip.models.efficient_attention import (
     PerformerAttention,
     ReformerAttention,
 )
-from miniclip.models.encoders import BagOfTokens, HFTextEncoder, ResNetEncoder, TextEncoder
+from miniclip.models.image_encoder import TimmEncoder, TorchvisionEncoder
 from miniclip.models.inputs import Inputs, inputs_of
-from miniclip.models.projection_mlp import LinearProjection, ProjectionMLP, SeparateProjection
+from miniclip.models.projection_mlp import LinearProjection, NoProjection, ProjectionMLP, SeparateProjection
 from miniclip.models.temperature import DynamicTemperature, FixedTemperature, LearnedTemperature
+from miniclip.models.text_encoder import BagOfTokens, HFTextEncoder, HFTextModel, TextEncoder
 from miniclip.models.tokenizer import BPETokenizer, HFTokenizer, Tokenizer
 
 __all__ = [
@@ -29,20 +30,23 @@ __all__ = [
     "FullAttention",
     "FusedLinformerAttention",
     "HFTextEncoder",
+    "HFTextModel",
     "HFTokenizer",
     "Inputs",
     "LearnedTemperature",
     "LinearProjection",
     "LinformerAttention",
     "MiniCLIP",
+    "NoProjection",
     "NystromAttention",
     "PerformerAttention",
     "ProjectionMLP",
     "ReformerAttention",
-    "ResNetEncoder",
     "SeparateProjection",
     "TextEncoder",
+    "TimmEncoder",
     "Tokenizer",
+    "TorchvisionEncoder",
     "inputs_of",
     "linformer_attention",
 ]

@@ -49,6 +49,13 @@ class LinearProjection(Projection):
         return self.linear(embedding)
 
 
+class NoProjection(Projection):
+    """The towers' own last linear layers are the projections, as in the original CLIP."""
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        return embedding
+
+
 class SeparateProjection(Projection):
     """A `ProjectionMLP` of its own for each tower."""
 

@@ -4,7 +4,13 @@ from miniclip.optim.muon import MuonAdamW
 from miniclip.optim.parameter_groups import parameter_groups
 from miniclip.optim.sam import SAM, frozen_statistics
 from miniclip.optim.sam_variants import GSAM, MSAM, LookSAM
-from miniclip.optim.schedule import Constant, Schedule, WarmupCosine, set_learning_rate
+from miniclip.optim.schedule import (
+    Constant,
+    Schedule,
+    WarmupCosine,
+    scale_learning_rates,
+    set_learning_rate,
+)
 
 __all__ = [
     "GSAM",
@@ -17,5 +23,6 @@ __all__ = [
     "WarmupCosine",
     "frozen_statistics",
     "parameter_groups",
+    "scale_learning_rates",
     "set_learning_rate",
 ]

@@ -46,6 +46,12 @@ class Constant:
         return 1.0
 
 
+def scale_learning_rates(optimizer: Optimizer) -> None:
+    """Give groups with an `lr_factor` their share of the learning rate they were made with."""
+    for group in optimizer.param_groups:
+        group["lr"] *= group.get("lr_factor", 1.0)
+
+
 def set_learning_rate(optimizer: Optimizer, factor: float) -> None:
     """Give every group `factor` times the learning rate it was made with."""
     for group in optimizer.param_groups:

@@ -8,15 +8,23 @@ from miniclip.models import (
     FullAttention,
     MiniCLIP,
     ProjectionMLP,
-    ResNetEncoder,
     TextEncoder,
+    TorchvisionEncoder,
 )
 from miniclip.optim import parameter_groups
 
 
 def model() -> MiniCLIP:
     return MiniCLIP(
-        ResNetEncoder(architecture="resnet18", weights=None, embed_dim=16),
+        TorchvisionEncoder(
+            architecture="resnet18",
+            weights=None,
+            image_size=32,
+            embed_dim=16,
+            trainable="all",
+            frozen_statistics=False,
+            lr_factor=1.0,
+        ),
         TextEncoder(
             vocab_size=50,
             attention=FullAttention,
@@ -25,6 +33,7 @@ def model() -> MiniCLIP:
             num_heads=2,
             context_length=8,
             dropout=0.0,
+            pooling="mean",
             embed_dim=16,
         ),
         ProjectionMLP(embed_dim=16, expansion=2),

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from miniclip.build import build
+from miniclip.build import build, restore
 from miniclip.cli import compose
 from miniclip.errors import UserError
-from miniclip.models import Tokenizer
+from miniclip.models import BPETokenizer, Tokenizer
 from miniclip.tracking import JsonlLogger, RunDirectory
 from miniclip.training.checkpoint import load_checkpoint, save_checkpoint
 from miniclip.training.interruption import Interrupted
@@ -286,6 +287,28 @@ def test_false_negatives_are_counted(tmp_path: Path) -> None:
         ]
         # 40 emoji have more captions than one: some batch holds two of one image
         assert max(counts) > 0 and all(count % 2 == 0 for count in counts)
+
+
+def test_a_run_with_a_hugging_face_tower_needs_its_folder_no_more(tmp_path: Path) -> None:
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    folder = tmp_path / "bert"
+    tokenizer = BPETokenizer(vocab_size=300, lowercase=True, context_length=32)
+    tokenizer.fit(["a dog", "a cat"])
+    tokenizer.backend.no_padding()
+    tokenizer.backend.no_truncation()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer.backend, eos_token="<end>", pad_token="<pad>"
+    ).save_pretrained(folder)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64}
+    BertModel(BertConfig(vocab_size=300, **sizes)).save_pretrained(folder)
+    tiny = [each for each in TINY if not each.startswith("encoder.text.")]
+    tower = ("encoder/text=hf", f"encoder.text.name={folder}", "trainer.max_steps=2")
+    run = fit(tmp_path / "run", *tiny, *tower)
+    shutil.rmtree(folder)
+    restored = restore(run.path)
+    token_ids, mask = restored.tokenizer.encode(["a dog"])
+    assert restored.model.encode_text(token_ids, mask).shape == (1, 32)
 
 
 def test_too_many_broken_images_stop_the_run(tmp_path: Path, picture_folder: Path) -> None:

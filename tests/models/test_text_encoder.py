@@ -1,4 +1,4 @@
-"""The towers: padding, shapes, weights, the Hugging Face wrapper."""
+"""Text towers: pooling, the bag, models of Hugging Face, raw strings."""
 
 import builtins
 from functools import partial
@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-import torchvision
 
 from miniclip.errors import SettingError, UserError
 from miniclip.models import (
@@ -15,11 +14,12 @@ from miniclip.models import (
     BPETokenizer,
     FullAttention,
     HFTextEncoder,
-    ResNetEncoder,
+    HFTextModel,
+    HFTokenizer,
     TextEncoder,
     linformer_attention,
 )
-from miniclip.models.encoders import pool
+from miniclip.models.text_encoder import pool
 
 CAPTIONS = ["a small dog", "two men in the rain with umbrellas", ""]
 
@@ -106,44 +106,67 @@ def test_hf_text_encoder_takes_raw_strings() -> None:
     torch.testing.assert_close(features, encoder(*tokenizer.encode(CAPTIONS)))
 
 
-@pytest.mark.parametrize("architecture", ["resnet18", "resnet34", "resnet50"])
-def test_image_encoder_shapes(architecture: Any) -> None:
-    encoder = ResNetEncoder(architecture=architecture, weights=None, embed_dim=24)
-    assert encoder(torch.randn(2, 3, 32, 32)).shape == (2, 24)
+@pytest.fixture
+def bert(tmp_path: Path) -> Path:
+    """A small BERT with a tokenizer, in a folder as Hugging Face's `save_pretrained` leaves it."""
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    tokenizer = BPETokenizer(vocab_size=300, lowercase=True, context_length=16)
+    tokenizer.fit(CAPTIONS)
+    backend = tokenizer.backend
+    backend.no_padding()
+    backend.no_truncation()
+    folder = tmp_path / "bert"
+    PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>", pad_token="<pad>").save_pretrained(
+        folder
+    )
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    BertModel(BertConfig(vocab_size=300, **sizes)).save_pretrained(folder)
+    return folder
 
 
-def test_residual_blocks_start_at_zero_without_weights() -> None:
-    encoder = ResNetEncoder(architecture="resnet18", weights=None, embed_dim=8)
-    assert encoder.backbone.layer1[0].bn2.weight.abs().sum() == 0
+def hf_model(folder: Path | str, **changes: Any) -> HFTextModel:
+    settings: dict[str, Any] = {
+        "vocab_size": 300,
+        "name": str(folder),
+        "config": None,
+        "frozen": False,
+        "pooling": "mean",
+        "embed_dim": 24,
+    }
+    return HFTextModel(**settings | changes)
 
 
-def test_weights_from_a_file_with_and_without_classifier(tmp_path: Path) -> None:
-    state = torchvision.models.resnet18().state_dict()
-    path = tmp_path / "weights.pth"
-    for dropped in ((), ("fc.weight", "fc.bias")):
-        torch.save({k: v for k, v in state.items() if k not in dropped}, path)
-        encoder = ResNetEncoder(architecture="resnet18", weights=str(path), embed_dim=8)
-        assert torch.equal(encoder.backbone.conv1.weight, state["conv1.weight"])
+def test_a_hugging_face_model_as_tower(bert: Path) -> None:
+    tokenizer = HFTokenizer(name=str(bert), context_length=16)
+    encoder = hf_model(bert, vocab_size=tokenizer.vocab_size).eval()
+    token_ids, mask = tokenizer.encode(CAPTIONS)
+    features = encoder(token_ids, mask)
+    assert features.shape == (3, 24)
+    wide = torch.nn.functional.pad(token_ids, (0, 5), value=7), torch.nn.functional.pad(mask, (0, 5))
+    torch.testing.assert_close(encoder(*wide), features, atol=1e-6, rtol=1e-5)
+    again = hf_model("nowhere", config=encoder.config).eval()  # as a checkpoint brings it back
+    again.load_state_dict(encoder.state_dict())
+    torch.testing.assert_close(again(token_ids, mask), features)
 
 
-def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "weights.pth"
-    torch.save(torchvision.models.resnet18().state_dict(), path)
-    with pytest.raises(SettingError, match="not a state dict of resnet34"):
-        ResNetEncoder(architecture="resnet34", weights=str(path), embed_dim=8)
+def test_a_frozen_model_does_not_learn_and_has_no_dropout(bert: Path) -> None:
+    encoder = hf_model(bert, frozen=True).train()
+    token_ids, mask = torch.ones(2, 4, dtype=torch.int64), torch.ones(2, 4, dtype=torch.bool)
+    assert torch.equal(encoder(token_ids, mask), encoder(token_ids, mask))
+    encoder(token_ids, mask).sum().backward()
+    assert {name for name, p in encoder.named_parameters() if p.grad is not None} == {
+        "proj.weight",
+        "proj.bias",
+    }
 
 
-def test_unknown_weights_name_those_there_are() -> None:
-    with pytest.raises(SettingError, match="IMAGENET1K_V1"):
-        ResNetEncoder(architecture="resnet34", weights="IMAGENET", embed_dim=8)
+def test_a_tokenizer_with_more_ids_than_the_model(bert: Path) -> None:
+    with pytest.raises(SettingError, match="knows 300 token ids, the tokenizer has 301"):
+        hf_model(bert, vocab_size=301)
 
 
-def test_a_failed_download_says_where_the_file_goes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nobody answers there
-    with pytest.raises(UserError) as caught:
-        ResNetEncoder(architecture="resnet18", weights="IMAGENET1K_V1", embed_dim=8)
-    assert str(tmp_path / "hub" / "checkpoints") in str(caught.value)
-    assert "encoder.image.weights=PATH" in str(caught.value)
+def test_a_model_that_is_nowhere_says_where_a_folder_goes() -> None:
+    with pytest.raises(UserError, match=r"encoder\.text\.name=nobody/nothing cannot be loaded.*=FOLDER"):
+        hf_model("nobody/nothing")

@@ -1,59 +1,17 @@
-"""The two towers: images and captions to vectors of the same length."""
+"""Text towers: captions as token ids to vectors."""
 
+import os
 from collections.abc import Callable
-from pathlib import Path
-from typing import Literal
-from urllib.error import URLError
+from typing import Any, Literal
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from miniclip.errors import SettingError, UserError
 from miniclip.models.attention import TokenPlaces
-from miniclip.models.convolution import SmallMapConv2d
 from miniclip.models.tokenizer import Tokenizer
 
 Pooling = Literal["mean", "eos", "cls", "max"]
-
-
-class ResNetEncoder(nn.Module):
-    """A torchvision ResNet whose classifier gives way to a linear layer into the joint space.
-
-    `images (B, 3, H, W) -> (B, embed_dim)`
-
-    Args:
-        architecture: name of the torchvision model.
-        weights: null, a name of torchvision's weights such as "IMAGENET1K_V1", or the path of a state
-            dict of the torchvision model. With null the last batch norm of each residual block starts
-            at zero (Goyal et al. 2017, section 5.1), which doubles what is learnt in the first minutes.
-        embed_dim: length of the output.
-
-    Raises:
-        SettingError: when `weights` is neither a known name nor a fitting file.
-        UserError: when the named weights cannot be downloaded; says where to put the file.
-    """
-
-    def __init__(
-        self,
-        *,
-        architecture: Literal["resnet18", "resnet34", "resnet50"],
-        weights: str | None,
-        embed_dim: int,
-    ):
-        super().__init__()
-        if embed_dim < 1:
-            raise SettingError("embed_dim", embed_dim, "must be at least 1")
-        build = getattr(torchvision.models, architecture)
-        self.backbone = build(zero_init_residual=weights is None)
-        if weights is not None:
-            self.backbone.load_state_dict(_backbone_state(self.backbone, architecture, weights))
-        self.proj = nn.Linear(self.backbone.fc.in_features, embed_dim)
-        self.backbone.fc = nn.Identity()
-        SmallMapConv2d.replace_in(self.backbone)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.proj(self.backbone(images))
 
 
 class TextEncoder(nn.Module):
@@ -175,6 +133,87 @@ class TransformerBlock(nn.Module):
         return tokens + self.dropout(self.mlp(self.mlp_norm(tokens)))
 
 
+class HFTextModel(nn.Module):
+    """A text model of Hugging Face as a tower, its tokens pooled to one vector.
+
+    `token_ids (B, L) int64, attention_mask (B, L) bool -> (B, embed_dim)`
+
+    Args:
+        vocab_size: number of token ids that the tokenizer gives.
+        name: a name on the hub, or a local folder with the model's files.
+        config: the model's configuration; given, nothing is read, and the weights are random until those of
+            a checkpoint come. A run writes it into its checkpoints.
+        frozen: train the linear layer after it only.
+        pooling: see `TextEncoder`.
+        embed_dim: length of the output.
+
+    Raises:
+        UserError: when the model can neither be read nor downloaded; says where a local folder goes.
+        SettingError: when the tokenizer has more token ids than the model.
+    """
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int,
+        name: str,
+        config: dict[str, Any] | None,
+        frozen: bool,
+        pooling: Pooling,
+        embed_dim: int,
+    ):
+        super().__init__()
+        whole = _hugging_face_model(name, config)
+        self.config: dict[str, Any] = whole.config.to_dict()
+        if whole.config.is_encoder_decoder:
+            whole = whole.get_encoder()
+        self.model = getattr(whole, "text_model", whole)  # of a pair of towers
+        text_config = self.model.config
+        if vocab_size > text_config.vocab_size:
+            raise SettingError(
+                "name",
+                name,
+                f"knows {text_config.vocab_size:,} token ids, the tokenizer has {vocab_size:,}",
+            )
+        self.frozen = frozen
+        self.pooling = pooling
+        self.proj = nn.Linear(text_config.hidden_size, embed_dim)
+        self.model.requires_grad_(not frozen)
+        if getattr(self.model, "pooler", None) is not None:
+            self.model.pooler = None  # ours takes its place
+
+    def forward(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            tokens = self.model(input_ids=token_ids, attention_mask=attention_mask).last_hidden_state
+        return self.proj(pool(tokens, attention_mask, self.pooling))
+
+    def train(self, mode: bool = True) -> "HFTextModel":
+        """A frozen model stays without dropout."""
+        super().train(mode)
+        self.model.train(mode and not self.frozen)
+        return self
+
+
+def _hugging_face_model(name: str, config: dict[str, Any] | None) -> Any:
+    from transformers import AutoConfig, AutoModel
+
+    if config is not None:
+        settings = dict(config)
+        return AutoModel.from_config(AutoConfig.for_model(settings.pop("model_type"), **settings))
+    place = os.path.expanduser(name)
+    try:
+        if torch.get_default_device().type == "meta":  # only whether it fits is asked
+            return AutoModel.from_config(AutoConfig.from_pretrained(place))
+        return AutoModel.from_pretrained(place, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"encoder.text.name={name} cannot be loaded ({reason}). Without network, save the model's "
+            "files (config.json, model.safetensors, tokenizer.json, tokenizer_config.json) into a folder "
+            "and give its path: encoder/text=hf encoder.text.name=FOLDER"
+        ) from None
+
+
 class HFTextEncoder(nn.Module):
     """A tokenizer and a text encoder as one module: raw strings in, features out.
 
@@ -191,39 +230,3 @@ class HFTextEncoder(nn.Module):
         device = next(self.text_encoder.parameters()).device
         token_ids, attention_mask = self.tokenizer.encode(captions)
         return self.text_encoder(token_ids.to(device), attention_mask.to(device))
-
-
-def _backbone_state(backbone: nn.Module, architecture: str, weights: str) -> dict[str, Tensor]:
-    known = torchvision.models.get_model_weights(architecture)
-    if weights in known.__members__:
-        return _downloaded(known[weights], weights)
-    path = Path(weights).expanduser()
-    names = ", ".join(known.__members__)
-    if not path.is_file():
-        raise SettingError("weights", weights, f"is no file and none of null, {names}")
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    expected = backbone.state_dict()
-    # a headless backbone is as good: the classifier is replaced in any case
-    state.setdefault("fc.weight", expected["fc.weight"])
-    state.setdefault("fc.bias", expected["fc.bias"])
-    wrong = [
-        key
-        for key in expected.keys() | state.keys()
-        if key not in expected or key not in state or expected[key].shape != state[key].shape
-    ]
-    if wrong:
-        raise SettingError(
-            "weights", weights, f"is not a state dict of {architecture}; it differs in {min(wrong)}"
-        )
-    return state
-
-
-def _downloaded(weights: torchvision.models.WeightsEnum, name: str) -> dict[str, Tensor]:
-    try:
-        return weights.get_state_dict(progress=False, check_hash=True)
-    except (URLError, OSError) as error:
-        folder = Path(torch.hub.get_dir()) / "checkpoints"
-        raise UserError(
-            f"encoder.image.weights={name}: {weights.url} cannot be downloaded ({error}). Put the "
-            f"file into {folder}, or give its path: encoder.image.weights=PATH"
-        ) from None
