@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import logging
 import sys
 import types
 import typing
@@ -25,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 import miniclip.data
 import miniclip.losses
 import miniclip.models
-from miniclip.data import CaptionedImages, Source
+from miniclip.data import CaptionedImages, Source, Split
 from miniclip.data.transforms import MEAN, STD
 from miniclip.errors import SettingError, UserError
 from miniclip.models import HFTextModel, MiniCLIP, Tokenizer
@@ -34,6 +35,8 @@ from miniclip.tracking import JsonlLogger, RunDirectory
 from miniclip.training import Experiment, Precision, Trainer
 from miniclip.training.checkpoint import load_checkpoint, load_model
 from miniclip.training.reproducibility import seed_everything
+
+log = logging.getLogger(__name__)
 
 ROOT_TYPES: dict[str, type] = {
     "name": str,
@@ -60,6 +63,7 @@ def build(cfg: DictConfig, run: RunDirectory) -> tuple[Trainer, Experiment, Json
     tokenizer: Tokenizer = make(cfg, "tokenizer")
     tokenizer.fit(caption for own in train_set.split.captions for caption in own)
     tokenizer.save(run.tokenizer)
+    facts = {side.split.name: _facts(side.split, tokenizer) for side in (train_set, val_set)}
     seed_everything(cfg.seed)
     model = make_model(cfg, vocab_size=tokenizer.vocab_size)
     model.to(trainer.device).to(memory_format=torch.channels_last)
@@ -77,18 +81,28 @@ def build(cfg: DictConfig, run: RunDirectory) -> tuple[Trainer, Experiment, Json
         precision=make_precision(cfg, trainer),
         preprocessing={"image_size": cfg.image_size, "mean": list(MEAN), "std": list(STD)},
     )
-    run.write_environment(
-        trainer.device,
-        {
-            side.split.name: {
-                "images": len(side),
-                "captions": sum(map(len, side.split.captions)),
-                "fingerprint": side.split.fingerprint(),
-            }
-            for side in (train_set, val_set)
-        },
-    )
+    run.write_environment(trainer.device, facts)
     return trainer, experiment, make(cfg, "logger")
+
+
+def _facts(split: Split, tokenizer: Tokenizer) -> dict[str, Any]:
+    """What a run's environment.json says of a split; its captions are encoded on the way."""
+    num_truncated = tokenizer.remember(caption for own in split.captions for caption in own)
+    num_captions = int(split.captions.counts.sum())
+    if num_truncated:
+        log.warning(
+            "%d of %d captions (%s) have more than context_length=%d tokens and lose their tail.",
+            num_truncated,
+            num_captions,
+            split.name,
+            tokenizer.context_length,
+        )
+    return {
+        "images": len(split),
+        "captions": num_captions,
+        "truncated_captions": num_truncated,
+        "fingerprint": split.fingerprint(),
+    }
 
 
 class Restored(NamedTuple):

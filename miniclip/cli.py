@@ -8,7 +8,8 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -30,14 +31,20 @@ HOME = PACKAGE if (PACKAGE / "conf").is_dir() else PACKAGE.parent
 
 def main() -> None:
     """The `miniclip` command."""
-    commands: dict[str, Callable[[], None]] = {"train": train, "evaluate": evaluate, "doctor": doctor}
+    commands: dict[str, Callable[[], None]] = {
+        "train": train,
+        "evaluate": evaluate,
+        "doctor": doctor,
+        "text-study": text_study,
+    }
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help"):
         print(
             "usage: miniclip COMMAND ...\n\n"
             "  train [SETTING=VALUE ...]   the same as python run.py\n"
             "  evaluate RUN sharpness      how sharp the minimum is that a run found\n"
-            "  doctor [SETTING=VALUE ...]  what is wrong with a data set"
+            "  doctor [SETTING=VALUE ...]  what is wrong with a data set\n"
+            "  text-study                  what each attention costs as captions grow"
         )
         return
     if name not in commands:
@@ -77,10 +84,8 @@ def evaluate() -> None:
     parser.add_argument("--batch-size", type=int, default=64, help="images a batch, the m of m-sharpness")
     parser.add_argument("--device", default="auto")
     arguments = parser.parse_args()
-    try:
+    with _told_errors():
         _sharpness(arguments)
-    except UserError as error:
-        sys.exit(f"Error: {error}")
 
 
 def doctor() -> None:
@@ -92,11 +97,84 @@ def doctor() -> None:
     if overrides != sys.argv[1:]:
         print("usage: miniclip doctor [SETTING=VALUE ...], data=folder data.root=DIR for example")
         return
-    try:
+    with _told_errors():
         healthy = _examine(compose(*overrides))
+    sys.exit(0 if healthy else 1)
+
+
+def text_study() -> None:
+    """Measure every attention of the text tower at several lengths; print, and write outputs/text-study/."""
+    options = sorted(path.stem for path in (HOME / "conf/encoder/text/attention").glob("*.yaml"))
+    parser = argparse.ArgumentParser(prog="miniclip text-study", description=text_study.__doc__)
+    parser.add_argument("--attentions", nargs="+", default=options, choices=options)
+    parser.add_argument("--lengths", type=int, nargs="+", default=[16 * 2**i for i in range(9)])
+    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--heads", type=int, default=4)
+    parser.add_argument("--k", type=int, default=64, help="Linformer's k, where a caption is as long")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", default="auto")
+    arguments = parser.parse_args()
+    with _told_errors():
+        _study(arguments)
+
+
+def _study(arguments: argparse.Namespace) -> None:
+    from miniclip import evaluation
+    from miniclip.build import make
+    from miniclip.report.figures import draw_costs
+    from miniclip.tracking import write_text
+    from miniclip.training.train import find_device
+
+    if min(arguments.lengths) < 1 or arguments.k < 1 or arguments.rounds < 1:
+        raise UserError("--lengths, --k and --rounds must be at least 1.")
+    if arguments.heads < 1 or arguments.width % arguments.heads:
+        raise UserError(f"--heads={arguments.heads} must divide --width={arguments.width}.")
+
+    def maker(name: str) -> Callable[..., Any]:
+        def build(*, context_length: int, **sizes: int) -> Any:
+            changes = []
+            if name.startswith("linformer"):
+                changes = [f"encoder.text.attention.k={min(arguments.k, context_length)}"]
+            cfg = compose(f"encoder/text/attention={name}", *changes)
+            return make(cfg, "encoder.text.attention")(context_length=context_length, **sizes)
+
+        return build
+
+    device = find_device(arguments.device)
+    costs = evaluation.attention_costs(
+        {name: maker(name) for name in arguments.attentions},
+        arguments.lengths,
+        width=arguments.width,
+        num_heads=arguments.heads,
+        device=device,
+        rounds=arguments.rounds,
+    )
+    folder = Path("outputs") / "text-study"
+    folder.mkdir(parents=True, exist_ok=True)
+    header = evaluation.Cost._fields
+    rows = [
+        [f"{value:.4g}" if isinstance(value, float) else str(value) for value in cost] for cost in costs
+    ]
+    write_text(folder / "costs.csv", "".join(f"{','.join(row)}\n" for row in [list(header), *rows]))
+    draw_costs(costs, folder / "costs.png", device=str(device))
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    for row in [list(header), *rows]:
+        print("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
+    training = {(cost.attention, cost.length): cost.training_ms for cost in costs}
+    for name, length in training:
+        if name == "linformer_fused" and ("linformer", length) in training:
+            ratio = training["linformer", length] / training[name, length]
+            print(f"linformer_fused at {length} tokens: {ratio:.2f} times as fast as the package linformer")
+    print(f"Everything is in {folder}")
+
+
+@contextmanager
+def _told_errors() -> Iterator[None]:
+    """What a user can mend ends the command with one line."""
+    try:
+        yield
     except (UserError, HydraException, OmegaConfBaseException) as error:
         sys.exit(f"Error: {error}{_nearest(str(error))}")
-    sys.exit(0 if healthy else 1)
 
 
 def _examine(cfg: DictConfig) -> bool:

@@ -1,13 +1,16 @@
 """Measures of a trained model."""
 
+from miniclip.evaluation.attention_costs import Cost, attention_costs
 from miniclip.evaluation.features import Features, encode
 from miniclip.evaluation.retrieval import protocol_name, retrieval_metrics
 from miniclip.evaluation.sharpness import Landscape, LossSurface, landscape, m_sharpness, top_eigenvalue
 
 __all__ = [
+    "Cost",
     "Features",
     "Landscape",
     "LossSurface",
+    "attention_costs",
     "encode",
     "landscape",
     "m_sharpness",

@@ -60,10 +60,13 @@ def encode(
     try:
         with autocast():
             image_features = [model.encode_image(batch) for batch in images]
+            # captions of one length together, so that little is padded
+            order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
             text_features = []
-            for start in range(0, len(texts), batch_size):
-                token_ids, mask = tokenizer.encode(texts[start : start + batch_size])
+            for start in range(0, len(order), batch_size):
+                token_ids, mask = tokenizer.encode([texts[i] for i in order[start : start + batch_size]])
                 text_features.append(model.encode_text(token_ids.to(device), mask.to(device)))
     finally:
         model.train(training)
-    return Features(torch.cat(image_features), torch.cat(text_features), image_of_caption.to(device))
+    in_order = torch.cat(text_features)[torch.tensor(order).argsort()]
+    return Features(torch.cat(image_features), in_order, image_of_caption.to(device))

@@ -18,13 +18,21 @@ from miniclip.models.inputs import Inputs, inputs_of
 from miniclip.models.projection_mlp import LinearProjection, NoProjection, ProjectionMLP, SeparateProjection
 from miniclip.models.temperature import DynamicTemperature, FixedTemperature, LearnedTemperature
 from miniclip.models.text_encoder import BagOfTokens, HFTextEncoder, HFTextModel, TextEncoder
-from miniclip.models.tokenizer import BPETokenizer, HFTokenizer, Tokenizer
+from miniclip.models.tokenizer import (
+    BPETokenizer,
+    CLIPTokenizer,
+    HFTokenizer,
+    Tokenizer,
+    UnigramTokenizer,
+    WordPieceTokenizer,
+)
 
 __all__ = [
     "BPETokenizer",
     "BagOfTokens",
     "BigBirdAttention",
     "CLIPOutput",
+    "CLIPTokenizer",
     "DynamicTemperature",
     "FixedTemperature",
     "FullAttention",
@@ -47,6 +55,8 @@ __all__ = [
     "TimmEncoder",
     "Tokenizer",
     "TorchvisionEncoder",
+    "UnigramTokenizer",
+    "WordPieceTokenizer",
     "inputs_of",
     "linformer_attention",
 ]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from miniclip.data.dataset import Split
 from miniclip.data.doctor import Examination
-from miniclip.evaluation import Features, Landscape
+from miniclip.evaluation import Cost, Features, Landscape
 from miniclip.tracking import RunDirectory
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's palette: told apart by the colour-blind and in grey print
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#8C8C8C"
+SERIES = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 NUM_NEAREST = 5
 NUM_EXAMPLES = 3
 
@@ -133,6 +134,34 @@ def draw_landscape(landscape: Landscape, path: Path, *, protocol: str) -> Path:
         _finish(axis, title)
         axis.set_xlabel(unit, fontsize=9)
     figure.suptitle(f"Loss around the weights ({protocol})", fontsize=10)
+    return _save(figure, path)
+
+
+def draw_costs(costs: Sequence[Cost], path: Path, *, device: str) -> Path:
+    """Draw time, memory and operations of each attention over the length of a caption; write a PNG."""
+    figure, axes = _figure(1, 3, size=(14, 4.5))
+    names = list(dict.fromkeys(cost.attention for cost in costs))
+    for axis, field, title in zip(
+        axes[0],
+        ("training_ms", "peak_mb", "gflops"),
+        ("ms a caption, forward and backward", "peak memory a caption, MB", "10^9 operations, forward"),
+        strict=True,
+    ):
+        for place, name in enumerate(names):
+            own = [cost for cost in costs if cost.attention == name]
+            axis.plot(
+                [cost.length for cost in own],
+                [getattr(cost, field) for cost in own],
+                label=name,
+                color=SERIES[place % len(SERIES)],
+                marker="osv^D*P"[place % 7],
+                markersize=4,
+            )
+        axis.set_xscale("log", base=2)
+        axis.set_yscale("log")
+        _finish(axis, title)
+        axis.set_xlabel("tokens a caption", fontsize=9)
+    figure.suptitle(f"One attention layer, {device}", fontsize=10)
     return _save(figure, path)
 
 

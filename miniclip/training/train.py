@@ -465,11 +465,12 @@ class _Fit:
         checkpoint = load_checkpoint(path)
         experiment = self.experiment
         load_model(experiment.model, checkpoint, experiment.config)
-        if checkpoint["tokenizer"] != experiment.tokenizer.state():
+        if not experiment.tokenizer.take_over(checkpoint["tokenizer"]):
             raise UserError(
                 f"The checkpoint {path} was trained with another tokenizer. Resume with the same data "
                 "and tokenizer settings."
             )
+        experiment.tokenizer.save(self.run.tokenizer)
         experiment.optimizer.load_state_dict(checkpoint["optimizer"])
         experiment.precision.load_state_dict(checkpoint["scaler"])
         self.progress = Progress(**checkpoint["progress"])

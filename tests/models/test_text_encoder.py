@@ -114,7 +114,6 @@ def bert(tmp_path: Path) -> Path:
     tokenizer = BPETokenizer(vocab_size=300, lowercase=True, context_length=16)
     tokenizer.fit(CAPTIONS)
     backend = tokenizer.backend
-    backend.no_padding()
     backend.no_truncation()
     folder = tmp_path / "bert"
     PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>", pad_token="<pad>").save_pretrained(

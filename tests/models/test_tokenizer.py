@@ -1,28 +1,139 @@
 """Tokenizers: round trips, truncation, storage."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from miniclip.build import build
+from miniclip.cli import compose
 from miniclip.errors import SettingError, UserError
-from miniclip.models import BPETokenizer, HFTokenizer, Tokenizer
+from miniclip.models import (
+    BPETokenizer,
+    CLIPTokenizer,
+    HFTokenizer,
+    Tokenizer,
+    UnigramTokenizer,
+    WordPieceTokenizer,
+)
+from miniclip.tracking import RunDirectory
+from tests.conftest import TINY
 
 CAPTIONS = ["a dog runs across the grass", "two dogs run", "the grass is green"]
 
 
-def trained(context_length: int = 12) -> BPETokenizer:
-    tokenizer = BPETokenizer(vocab_size=400, lowercase=True, context_length=context_length)
+LEARNT = (BPETokenizer, UnigramTokenizer, WordPieceTokenizer)
+
+
+def trained(context_length: int = 12, kind: type = BPETokenizer, **changes: Any) -> Tokenizer:
+    tokenizer = kind(vocab_size=400, lowercase=True, context_length=context_length, **changes)
     tokenizer.fit(CAPTIONS)
     return tokenizer
 
 
-@pytest.mark.parametrize("text", ["a dog", "zürich 雨 👩🏽‍🚒", "line\nbreak", "  spaces  ", "x" * 50])
-def test_round_trip_of_text_never_seen(text: str) -> None:
-    tokenizer = trained(context_length=200)
-    token_ids, _ = tokenizer.encode([text])
-    assert tokenizer.decode(token_ids[0].tolist()).strip() == text.strip()
+HARD = ["a dog", "zürich 雨 👩🏽‍🚒", "line\nbreak", "  spaces  ", "x" * 50, "", "\u200d", "mixed 狗dog狗"]
+
+
+@pytest.mark.parametrize("kind", [BPETokenizer, UnigramTokenizer])
+@pytest.mark.parametrize("text", HARD)
+def test_round_trip_of_text_never_seen(text: str, kind: type) -> None:
+    tokenizer = trained(context_length=200, kind=kind)
+    token_ids, mask = tokenizer.encode([text])
+    assert tokenizer.decode(token_ids[0][mask[0]].tolist()).strip() == text.strip()
+
+
+def test_wordpiece_reads_what_it_has_seen() -> None:
+    tokenizer = trained(context_length=200, kind=WordPieceTokenizer)
+    for caption in CAPTIONS:
+        token_ids, mask = tokenizer.encode([caption])
+        assert tokenizer.decode(token_ids[0][mask[0]].tolist()) == caption
+    unknown = tokenizer.backend.token_to_id("<unknown>")
+    assert unknown in tokenizer.encode(["a 狗"])[0] and unknown not in tokenizer.encode(["a dog"])[0]
+
+
+@pytest.mark.parametrize("kind", LEARNT)
+def test_a_megabyte_keeps_its_head_and_its_end(kind: type) -> None:
+    tokenizer = trained(kind=kind)
+    token_ids, mask = tokenizer.encode(["dog grass " * 100_000])
+    assert token_ids.shape == (1, 12) and mask.all()
+    assert token_ids[0, 0] == tokenizer.backend.token_to_id("<start>")
+    assert token_ids[0, -1] == tokenizer.backend.token_to_id("<end>")
+
+
+@pytest.mark.parametrize("kind", LEARNT)
+def test_what_is_remembered_is_what_is_encoded(kind: type) -> None:
+    fresh = trained(6, kind)
+    remembering = Tokenizer.from_state(fresh.state())
+    captions = [*CAPTIONS, "a dog", "", "a dog"]
+    longer = sum(length > 6 for length in fresh.lengths(captions))
+    assert remembering.remember(captions) == longer > 0
+    for batch in (captions, [*captions, "never seen dogs"], ["unseen"]):
+        for ours, theirs in zip(remembering.encode(batch), fresh.encode(batch), strict=True):
+            assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("kind", LEARNT)
+def test_one_that_learnt_from_the_same_can_be_taken_over(kind: type) -> None:
+    first, second = trained(12, kind), trained(12, kind)
+    assert second.take_over(first.state()) and second.state() == first.state()
+    other = kind(vocab_size=400, lowercase=True, context_length=12)
+    other.fit([*CAPTIONS, "one more"])
+    assert not second.take_over(other.state()) and second.state() == first.state()
+    assert not second.take_over(trained(13, kind).state())
+
+
+def test_batches_are_rounded_up_and_never_longer_than_the_context() -> None:
+    tokenizer = trained(pad_to_multiple_of=8)
+    exact = trained()
+    for captions, length in ((["a"], 8), (CAPTIONS, 8), ([" ".join(CAPTIONS)], 12)):
+        token_ids, mask = tokenizer.encode(captions)
+        assert token_ids.shape == mask.shape == (len(captions), length)
+        expected, expected_mask = exact.encode(captions)
+        assert torch.equal(token_ids[:, : expected.shape[1]], expected)
+        assert torch.equal(mask[:, : expected.shape[1]], expected_mask)
+        assert not mask[:, expected.shape[1] :].any()
+
+
+def test_clips_vocabulary_gives_open_clips_ids() -> None:
+    open_clip = pytest.importorskip("open_clip", reason="needs the extra bench")
+    tokenizer = CLIPTokenizer(context_length=77)
+    assert tokenizer.vocab_size == 49408
+    theirs = open_clip.get_tokenizer("ViT-B-32")
+    texts = ["A dog's  life", "zürich 雨 👩🏽‍🚒 42nd", "it's... \n fine!", "", "x" * 50, "word " * 100]
+    for text in texts:
+        (ids,), (mask,) = tokenizer.encode([text])
+        assert ids[mask].tolist() == theirs([text])[0][: int(mask.sum())].tolist()
+    (ids,), (mask,) = tokenizer.encode(["a dog runs , fast"])
+    assert tokenizer.decode(ids[mask].tolist()) == "a dog runs , fast"
+
+
+def test_clips_vocabulary_without_a_package_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install open-clip-torch"):
+        CLIPTokenizer(context_length=16)
+
+
+def test_a_learnt_vocabulary_never_saw_the_validation_captions(tmp_path: Path) -> None:
+    seen: list[str] = []
+    cfg = compose(*TINY, "data.limit=40")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BPETokenizer, "fit", _recording(seen, BPETokenizer.fit))
+        _, experiment, _ = build(cfg, RunDirectory(tmp_path))
+    train, val = (
+        {text for own in side.split.captions for text in own}
+        for side in (experiment.train_set, experiment.val_set)
+    )
+    assert set(seen) == train and not set(seen) & (val - train)
+
+
+def _recording(seen: list[str], fit: Any) -> Any:
+    def recording(self: Tokenizer, captions: Any) -> None:
+        seen.extend(captions)
+        fit(self, seen)
+
+    return recording
 
 
 def test_shapes_and_padding() -> None:
@@ -58,7 +169,6 @@ def test_training_twice_gives_the_same_vocabulary() -> None:
 
 def test_a_local_hugging_face_folder_without_pad_token(tmp_path: Path) -> None:
     backend = trained().backend
-    backend.no_padding()
     backend.no_truncation()
     PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>").save_pretrained(tmp_path)
     tokenizer = HFTokenizer(name=str(tmp_path), context_length=8)

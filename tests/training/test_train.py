@@ -295,7 +295,6 @@ def test_a_run_with_a_hugging_face_tower_needs_its_folder_no_more(tmp_path: Path
     folder = tmp_path / "bert"
     tokenizer = BPETokenizer(vocab_size=300, lowercase=True, context_length=32)
     tokenizer.fit(["a dog", "a cat"])
-    tokenizer.backend.no_padding()
     tokenizer.backend.no_truncation()
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer.backend, eos_token="<end>", pad_token="<pad>"
