@@ -103,7 +103,7 @@ def doctor() -> None:
 
 
 def text_study() -> None:
-    """Measure every attention of the text tower at several lengths; print, and write outputs/text-study/."""
+    """Measure every attention of the text tower at several lengths, and write outputs/text-study/."""
     options = sorted(path.stem for path in (HOME / "conf/encoder/text/attention").glob("*.yaml"))
     parser = argparse.ArgumentParser(prog="miniclip text-study", description=text_study.__doc__)
     parser.add_argument("--attentions", nargs="+", default=options, choices=options)
@@ -119,8 +119,8 @@ def text_study() -> None:
 
 
 def _study(arguments: argparse.Namespace) -> None:
-    from miniclip import evaluation
     from miniclip.build import make
+    from miniclip.evaluation import Cost, attention_costs
     from miniclip.report.figures import draw_costs
     from miniclip.tracking import write_text
     from miniclip.training.train import find_device
@@ -141,7 +141,7 @@ def _study(arguments: argparse.Namespace) -> None:
         return build
 
     device = find_device(arguments.device)
-    costs = evaluation.attention_costs(
+    costs = attention_costs(
         {name: maker(name) for name in arguments.attentions},
         arguments.lengths,
         width=arguments.width,
@@ -151,7 +151,7 @@ def _study(arguments: argparse.Namespace) -> None:
     )
     folder = Path("outputs") / "text-study"
     folder.mkdir(parents=True, exist_ok=True)
-    header = evaluation.Cost._fields
+    header = Cost._fields
     rows = [
         [f"{value:.4g}" if isinstance(value, float) else str(value) for value in cost] for cost in costs
     ]

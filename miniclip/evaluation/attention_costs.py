@@ -1,10 +1,13 @@
 """What attentions cost as captions grow: where an efficient one starts to pay."""
 
 import json
+import os
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -112,8 +115,22 @@ def _wait(device: torch.device) -> None:
 
 def _flops(layer: nn.Module, tokens: Tensor, places: TokenPlaces) -> int:
     with FlopCounterMode(display=False) as counter:
-        _run(layer, tokens, places, trains=False)
+        _run(layer, tokens.detach(), places, trains=False)
     return counter.get_total_flops()
+
+
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Silence what native code writes there."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _peak_bytes(layer: nn.Module, tokens: Tensor, places: TokenPlaces) -> int:
@@ -124,9 +141,10 @@ def _peak_bytes(layer: nn.Module, tokens: Tensor, places: TokenPlaces) -> int:
         before = torch.cuda.memory_allocated(device)
         _run(layer, tokens, places, trains=True)
         return torch.cuda.max_memory_allocated(device) - before
-    with torch.profiler.profile(
+    recording = torch.profiler.profile(
         activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
-    ) as profile:
+    )
+    with _without_stderr(), recording as profile:  # to which it writes that it starts and stops
         _run(layer, tokens, places, trains=True)
     with tempfile.TemporaryDirectory() as folder:
         trace = Path(folder) / "trace.json"

@@ -28,7 +28,12 @@ class TokenPlaces:
 
     def __init__(self, attention_mask: Tensor):
         self.attention_mask = attention_mask
-        self._real = attention_mask.flatten().nonzero().squeeze(1) if self.is_packed else None
+        self._real: Tensor | None = None
+        self._is_full = False
+        if self.is_packed:
+            real = attention_mask.flatten().nonzero().squeeze(1)
+            self._is_full = len(real) == attention_mask.numel()
+            self._real = None if self._is_full else real
 
     @property
     def is_packed(self) -> bool:
@@ -48,6 +53,8 @@ class TokenPlaces:
     def pad(self, packed: Tensor) -> Tensor:
         """`(T, D) -> (B, L, D)`, zero where there is no token."""
         shape = (*self.attention_mask.shape, packed.shape[1])
+        if self._is_full:
+            return packed.view(shape)
         if self._real is None:
             return packed.view(shape).masked_fill(~self.attention_mask[..., None], 0)
         empty = packed.new_zeros(shape[0] * shape[1], shape[2])
