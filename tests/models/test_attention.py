@@ -1,5 +1,6 @@
 """Every attention: what padding may do (nothing), and what it equals or approaches."""
 
+import sys
 from functools import partial
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from miniclip.errors import SettingError
+from miniclip.errors import SettingError, UserError
 from miniclip.models import (
     BagOfTokens,
     BigBirdAttention,
@@ -222,6 +223,40 @@ def test_refuses_settings_out_of_range(setting: str, make: Any) -> None:
     with pytest.raises(SettingError) as caught:
         make(width=32, num_heads=4, context_length=24)
     assert caught.value.setting == setting
+
+
+@pytest.mark.parametrize(
+    ("package", "make"),
+    [
+        ("performer-pytorch", partial(PerformerAttention, num_features=None)),
+        ("nystrom-attention", partial(NystromAttention, num_landmarks=4, conv_kernel=3)),
+        ("reformer-pytorch", partial(ReformerAttention, bucket_size=4, num_hashes=2)),
+    ],
+)
+def test_a_missing_package_names_the_extra(
+    package: str, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package.replace("-", "_"), None)
+    with pytest.raises(UserError, match=rf'needs {package}: pip install -e "\.\[attention\]"'):
+        make(width=32, num_heads=4, context_length=24)
+
+
+def test_captions_of_4096_tokens() -> None:
+    encoder = TextEncoder(
+        vocab_size=50,
+        attention=partial(FusedLinformerAttention, k=64),
+        width=32,
+        num_layers=1,
+        num_heads=4,
+        context_length=4096,
+        dropout=0.0,
+        pooling="mean",
+        embed_dim=8,
+    )
+    token_ids = torch.randint(50, (2, 4096))
+    mask = torch.arange(4096) < torch.tensor([[4096], [9]])
+    out = encoder(token_ids, mask)
+    torch.testing.assert_close(out[1:], encoder(token_ids[1:, :9], mask[1:, :9]), atol=1e-5, rtol=1e-4)
 
 
 def order_task(count: int, seed: int) -> tuple[Tensor, Tensor]:
