@@ -184,6 +184,7 @@ def _examine(cfg: DictConfig) -> bool:
     from miniclip.tracking import write_text
 
     check(cfg)
+    cfg.data.on_broken_image = "skip"  # to find all that are missing, not the first
     splits = make(cfg, "data").splits()
     tokenizer = make(cfg, "tokenizer")
     tokenizer.fit(caption for own in splits[0].captions for caption in own)

@@ -39,13 +39,15 @@ def group_by_image(rows: Iterable[tuple[str, str]], source: Path) -> Captions:
     return captions
 
 
-def split_of_files(name: str, captions: Captions, root: Path, *, decode_size: int) -> Split:
+def split_of_files(
+    name: str, captions: Captions, root: Path, *, decode_size: int, skips_missing: bool
+) -> Split:
     """A split whose images are files below `root`.
 
     Raises:
-        UserError: when a named image is missing or lies outside `root`.
+        UserError: when a named image lies outside `root`, or is missing and `skips_missing` is not set.
     """
-    _check_files(root, captions)
+    _check_files(root, captions, skips_missing=skips_missing)
     names = list(captions)
     images = ImageFiles(root, names, decode_size=decode_size)
     return Split(name, ids=names, images=images, captions=list(captions.values()))
@@ -66,7 +68,7 @@ def seeded_rows(count: int, *, val_fraction: float, seed: int) -> tuple[list[int
     return sorted(rows[num_val:]), sorted(rows[:num_val])
 
 
-def _check_files(root: Path, names: Iterable[str]) -> None:
+def _check_files(root: Path, names: Iterable[str], *, skips_missing: bool) -> None:
     """Each folder is listed once; asking for every file by itself takes ten times as long."""
     by_folder: dict[str, list[str]] = defaultdict(list)
     for name in names:
@@ -88,7 +90,7 @@ def _check_files(root: Path, names: Iterable[str]) -> None:
                 missing.append(os.path.join(path, file))
             elif links[file] and not _lies_within(home, os.path.join(path, file)):
                 raise _outside(root, os.path.join(folder, file))
-    if missing:
+    if missing and not skips_missing:
         more = f" and {len(missing) - 1:,} more" if len(missing) > 1 else ""
         raise UserError(
             f"The image {missing[0]!r}{more} named by the captions is missing. Check the image folder "

@@ -26,7 +26,9 @@ class Photographs(FolderSource):
     image_folders: ClassVar[tuple[str, ...]]
 
     def _split(self, name: str, captions: Captions, images: Path) -> Split:
-        return split_of_files(name, captions, images, decode_size=self.decode_size)
+        return split_of_files(
+            name, captions, images, decode_size=self.decode_size, skips_missing=self.skips_broken
+        )
 
     def _image_folder(self, names: Sequence[str]) -> Path:
         """Where the public archives put the pictures: a folder of one of the names, or the same within."""

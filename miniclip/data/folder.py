@@ -23,7 +23,9 @@ class Folder(FolderSource):
         return self._split("train", parts[0], self.root), self._split("seeded val", parts[1], self.root)
 
     def _split(self, name: str, captions: Captions, root: Path) -> Split:
-        return split_of_files(name, captions, root, decode_size=self.decode_size)
+        return split_of_files(
+            name, captions, root, decode_size=self.decode_size, skips_missing=self.skips_broken
+        )
 
 
 def _captions(folder: Path) -> Captions:

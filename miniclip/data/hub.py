@@ -1,5 +1,6 @@
 """Data sets of the Hugging Face hub."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,7 +125,8 @@ class _Files:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> bytes | None:
-        cell = self.rows[index][self.column]
-        if cell is None:
-            return None
-        return cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
+        cell = self.rows[index][self.column] or {"bytes": None, "path": None}
+        if cell["bytes"] is None and cell["path"] is not None and os.path.isfile(cell["path"]):
+            return Path(cell["path"]).read_bytes()
+        content: bytes | None = cell["bytes"]
+        return content

@@ -36,15 +36,23 @@ class ImageFiles:
             content = path.read_bytes()
         except FileNotFoundError:
             raise BrokenImage(f"The image {path} is missing.", "missing") from None
-        except OSError as error:
-            raise BrokenImage(f"The image {path} cannot be read ({error.strerror}).") from None
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise BrokenImage(f"The image {str(path)!r} cannot be read ({reason}).") from None
         return decode(content, str(path), decode_size=self.decode_size)
 
     @property
     def identity(self) -> list[tuple[int, int]]:
-        """Size and time of change of each file: equal files give an equal list."""
-        stats = [(self.root / name).stat() for name in self.names]
-        return [(stat.st_size, stat.st_mtime_ns) for stat in stats]
+        """Size and time of change of each file, zeros for a missing one: equal files give an equal list."""
+        return [_size_and_time(self.root / name) for name in self.names]
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    try:
+        stat = path.stat()
+    except (OSError, ValueError):
+        return 0, 0
+    return stat.st_size, stat.st_mtime_ns
 
 
 class ImageBytes:

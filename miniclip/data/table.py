@@ -78,7 +78,9 @@ class CSVTable(Source):
         else:
             rows = read_table(table, **columns, separator=self.separator)
         captions = group_by_image(rows, table)
-        return split_of_files(name, captions, root, decode_size=self.decode_size)
+        return split_of_files(
+            name, captions, root, decode_size=self.decode_size, skips_missing=self.skips_broken
+        )
 
 
 def read_table(

@@ -100,3 +100,17 @@ def test_what_it_cannot_read_is_one_line(tmp_path: Path) -> None:
     assert done.returncode == 1 and "data.root=nowhere" in done.stderr and "Traceback" not in done.stderr
     done = doctor(tmp_path, "data=foldr", "data.root=nowhere")
     assert done.returncode == 1 and "Did you mean folder?" in done.stderr
+
+
+def test_all_missing_images_are_counted(tmp_path: Path, root: Path) -> None:
+    rows = "".join(f"{name}.jpg,picture {name}\n" for name in [*range(12), "lost", "gone"])
+    (tmp_path / "table.csv").write_text(f"image,caption\n{rows}")
+    tables = [f"data.{side}_csv={tmp_path / 'table.csv'}" for side in ("train", "val")]
+    roots = [f"data.{side}_root={root / 'train'}" for side in ("train", "val")]
+    done = doctor(tmp_path, "data=csv", *tables, *roots)
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    found = json.loads((tmp_path / "outputs/miniclip/doctor/doctor.json").read_text())
+    assert sorted(found["broken"]) == [
+        f"{side}: {name}.jpg" for side in ("train", "val") for name in ("gone", "lost")
+    ]
+    assert all("is missing" in reason for reason in found["broken"].values())

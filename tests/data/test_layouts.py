@@ -208,6 +208,25 @@ def test_the_real_products(real_data: Path) -> None:
     assert (val.split.name, len(train), len(val)) == ("val", 40_072, 2_000)
 
 
+@pytest.mark.parametrize("cache", ["none", "memory", "disk"])
+def test_missing_images_are_replaced_and_counted_if_asked(
+    tmp_path: Path, picture_folder: Path, cache: Any
+) -> None:
+    rows = "".join(f"{i}.jpg,number {i}\n" for i in [*range(12), 77])
+    (tmp_path / "table.csv").write_text(f"image,caption\n{rows}")
+    tables = {f"{side}_csv": str(tmp_path / "table.csv") for side in ("train", "val")}
+    roots = {f"{side}_root": str(picture_folder) for side in ("train", "val")}
+    columns = {"image_column": None, "caption_column": None, "separator": None}
+    settings: dict[str, Any] = {**tables, **roots, **columns, **COMMON}
+    with pytest.raises(UserError, match=r"77\.jpg"):
+        data.CSVTable(**settings).datasets()
+    skip = {"on_broken_image": "skip", "max_broken_fraction": 0.1, "cache_dir": str(tmp_path / "cache")}
+    train, val = data.CSVTable(**settings, **skip, cache=cache).datasets()
+    item = train.item((0, 12))
+    assert item.problem is not None and item.problem.reason == "missing" and item.image == 0
+    assert len(train) == 13 and len(val) == 12
+
+
 HUB = {
     "config": None,
     "train_split": None,
@@ -275,6 +294,10 @@ def test_a_hub_set_of_image_files(root: Path, picture_folder: Path) -> None:
     rows = "".join(f"{index}.jpg,{captions(index)[0].replace(',', ';')}\n" for index in range(12))
     (root / "train" / "metadata.csv").write_text(f"file_name,text\n{rows}")
     assert sizes(hub(root)) == ("seeded val", 9, 3)
+    train, _ = hub(root).datasets()
+    (root / "train" / "0.jpg").unlink()
+    with pytest.raises(UserError, match="row 0 is missing"):
+        train[0]
 
 
 def test_the_hub_without_a_network_says_where_files_go() -> None:
