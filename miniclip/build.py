@@ -215,8 +215,13 @@ class CheckEveryJob(Callback):
 
 def make(cfg: DictConfig, part: str) -> Any:
     """The part at a place of the config, "data" say; a `_partial_` one lacks its run-time values."""
+    node = _select(cfg, part)
+    if "_target_" not in node:
+        raise UserError(
+            f"The option chosen for {part} is only a part of others; choose another: {part}=..."
+        )
     with _names_of(cfg, part):
-        return hydra.utils.instantiate(_select(cfg, part), _convert_="all")
+        return hydra.utils.instantiate(node, _convert_="all")
 
 
 def make_model(cfg: DictConfig, *, vocab_size: int) -> MiniCLIP:

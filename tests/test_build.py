@@ -144,3 +144,8 @@ def test_a_good_config_passes_and_makes_no_weights(monkeypatch: pytest.MonkeyPat
     )
     check(compose())
     assert set(made) == {"meta"}
+
+
+def test_a_part_of_other_options_is_no_option() -> None:
+    with pytest.raises(UserError, match="only a part of others; choose another: data="):
+        check(compose("data=base/source"))
