@@ -179,16 +179,18 @@ def _told_errors() -> Iterator[None]:
 
 def _examine(cfg: DictConfig) -> bool:
     from miniclip.build import check, make
-    from miniclip.data.doctor import examine
+    from miniclip.data.doctor import Remarks, examine
     from miniclip.report.figures import draw_examination
     from miniclip.tracking import write_text
 
     check(cfg)
     cfg.data.on_broken_image = "skip"  # to find all that are missing, not the first
-    splits = make(cfg, "data").splits()
+    with Remarks() as remarks:
+        splits = make(cfg, "data").splits()
     tokenizer = make(cfg, "tokenizer")
     tokenizer.fit(caption for own in splits[0].captions for caption in own)
     found = examine(splits, token_lengths=tokenizer.lengths, context_length=cfg.context_length)
+    found.remarks = remarks.texts
     folder = Path("outputs") / cfg.name / "doctor"
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "doctor.json", json.dumps(found.as_dict(), indent=2, ensure_ascii=False) + "\n")
@@ -212,6 +214,7 @@ def _examine(cfg: DictConfig) -> bool:
         f"{num_captions:,}; the longest has {max(found.token_lengths)} tokens"
     )
     for title, groups in (
+        ("remarks on the tables", [[remark] for remark in found.remarks]),
         ("images that cannot be read", [[reason] for reason in found.broken.values()]),
         ("groups of images with the same pixels", found.exact_duplicates),
         ("pairs of images that look the same", found.near_duplicates),

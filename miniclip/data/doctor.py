@@ -1,6 +1,7 @@
 """What is wrong with a data set, found before it is trained on."""
 
 import hashlib
+import logging
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -24,6 +25,8 @@ another size or compression. The hash alone sees no colour and takes all white s
 
 CHUNK = 2048
 
+SOURCES = logging.getLogger("miniclip.data")
+
 
 @dataclass
 class Examination:
@@ -38,6 +41,7 @@ class Examination:
         leaks: those of both that lie on two sides; they falsify a result.
         token_lengths: number of captions by number of tokens, of both splits.
         num_truncated: captions longer than `context_length`.
+        remarks: what the source warned of as it read its tables: empty captions, rows it mended.
     """
 
     splits: dict[str, dict[str, Any]]
@@ -46,6 +50,7 @@ class Examination:
     exact_duplicates: list[list[str]] = field(default_factory=list)
     near_duplicates: list[tuple[str, str]] = field(default_factory=list)
     token_lengths: dict[int, int] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
 
     @property
     def leaks(self) -> list[Sequence[str]]:
@@ -105,6 +110,24 @@ def _counts(split: Split) -> dict[str, Any]:
         "fingerprint": split.fingerprint(),
         "classes": classes,
     }
+
+
+class Remarks(logging.Handler):
+    """Keeps the warnings of the data sources, in the order they come, while it is entered."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
+
+    def __enter__(self) -> "Remarks":
+        SOURCES.addHandler(self)
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        SOURCES.removeHandler(self)
 
 
 class _Traits(NamedTuple):

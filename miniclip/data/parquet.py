@@ -1,5 +1,6 @@
 """Parquet files in Hugging Face's image layout."""
 
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,8 @@ from miniclip.errors import SettingError, UserError
 
 if TYPE_CHECKING:
     import pyarrow
+
+log = logging.getLogger(__name__)
 
 PARTS = {"train": ("train",), "val": ("validation", "val", "valid", "dev")}
 
@@ -101,7 +104,7 @@ def split_of_columns(
     *,
     source: str,
 ) -> Split:
-    """A split from the columns of a table; rows without a caption are left out.
+    """A split from the columns of a table; rows without a caption are left out, with one warning.
 
     Raises:
         UserError: when no row is left; the text begins with `source`.
@@ -111,6 +114,8 @@ def split_of_columns(
     rows = [row for row, own in enumerate(stripped) if own]
     if not rows:
         raise UserError(f"{source} holds no captions.")
+    if len(rows) < len(ids):
+        log.warning("%s: %d rows without a caption are left out.", source, len(ids) - len(rows))
     names = None if labels is None else ["" if label is None else str(label) for label in labels]
     return Split(name, ids, images, stripped, names).select(name, rows)
 

@@ -114,3 +114,14 @@ def test_all_missing_images_are_counted(tmp_path: Path, root: Path) -> None:
         f"{side}: {name}.jpg" for side in ("train", "val") for name in ("gone", "lost")
     ]
     assert all("is missing" in reason for reason in found["broken"].values())
+
+
+def test_empty_captions_are_counted(tmp_path: Path, root: Path) -> None:
+    rows = "".join(f"{name}.jpg,picture {name}\n{name}.jpg,\n" for name in range(12))
+    (tmp_path / "table.csv").write_text(f"image,caption\n{rows}")
+    tables = [f"data.{side}_csv={tmp_path / 'table.csv'}" for side in ("train", "val")]
+    roots = [f"data.{side}_root={root / 'train'}" for side in ("train", "val")]
+    done = doctor(tmp_path, "data=csv", *tables, *roots)
+    found = json.loads((tmp_path / "outputs/miniclip/doctor/doctor.json").read_text())
+    assert len(found["remarks"]) == 2 and "12 rows without a caption" in found["remarks"][0]
+    assert "remarks on the tables: 2" in done.stdout and "12 rows without a caption" in done.stdout

@@ -185,6 +185,22 @@ def test_parquet(root: Path, picture_folder: Path, lists: bool, plain: bool, val
     assert len(datasets(source)[0].split.captions[0]) == (5 if lists else 1)
 
 
+def test_parquet_rows_without_a_caption_are_left_out_aloud(
+    root: Path, picture_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    import pyarrow.parquet
+
+    write_parquet(root / "train.parquet", picture_folder, range(8))
+    table = pyarrow.parquet.read_table(root / "train.parquet")
+    texts = pyarrow.array([None, " ", *table.column("caption").to_pylist()[2:]])
+    pyarrow.parquet.write_table(table.set_column(1, "caption", texts), root / "train.parquet")
+    source = data.Parquet(
+        root=str(root), image_column=None, caption_column=None, class_column=None, **SEEDED
+    )
+    assert sizes(source) == ("seeded val", 4, 2)
+    assert "2 rows without a caption are left out" in caplog.text
+
+
 def test_parquet_without_the_column_names_those_it_has(root: Path, picture_folder: Path) -> None:
     write_parquet(root / "train.parquet", picture_folder, range(8))
     for settings in (
