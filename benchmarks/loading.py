@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -63,7 +64,7 @@ def usual_batches(files: list[Path]) -> Iterable[Tensor]:
 
 
 def our_batches(root: Path, cache: str, crop: str = "resized") -> Iterable[Tensor]:
-    """One epoch of ours; a cache is made on the first call."""
+    """A few epochs of ours; a cache is made on the first call."""
     source = Folder(
         root=str(root),
         val_fraction=0.1,
@@ -78,9 +79,9 @@ def our_batches(root: Path, cache: str, crop: str = "resized") -> Iterable[Tenso
         cache_dir=str(root.parent / "cache"),
     )
     train_set, _ = source.datasets()
-    order = EpochBatches(len(train_set), batch_size=BATCH_SIZE, num_epochs=EPOCHS[cache], seed=0)
+    order = EpochBatches(len(train_set), batch_size=BATCH_SIZE, seed=0)
     loader = Loader(train_set, order, device=CPU, num_workers=NUM_WORKERS, worker_init=ignore_in_worker)
-    return (batch.images for batch in loader)
+    return (batch.images for batch in islice(loader, EPOCHS[cache] * order.batches_per_epoch))
 
 
 def rate(batches: Iterable[Tensor]) -> float:

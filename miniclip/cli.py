@@ -248,7 +248,7 @@ def _sharpness(arguments: argparse.Namespace) -> None:
             f"--radii must be above 0, --batch-size at least 2, and --batches={count} of "
             f"--batch-size={size} must fit into the {len(train_set):,} training images."
         )
-    order = EpochBatches(len(train_set), batch_size=size, num_epochs=1, seed=restored.config.seed)
+    order = EpochBatches(len(train_set), batch_size=size, seed=restored.config.seed)
     loader = Loader(train_set, order, device=device, num_workers=0, worker_init=ignore_in_worker)
     batches = [inputs_of(batch, restored.tokenizer) for batch in islice(loader, count)]
     surface = LossSurface(model, restored.loss(), batches)

@@ -64,7 +64,7 @@ TINY = (
     "embed_dim=32",
     "data.limit=40",
     "trainer.batch_size=8",
-    "trainer.max_epochs=2",
+    "trainer.budget.epochs=2",
 )
 """The whole recipe, small: five steps an epoch, a second or two."""
 

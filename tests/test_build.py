@@ -98,7 +98,12 @@ def test_the_environment_is_recorded(tmp_path: Path) -> None:
         (["optimizer.rho=-0.1"], "optimizer.rho=-0.1: must be at least 0"),
         (["optimizer.rho=much"], "optimizer.rho='much': must be a number"),
         (["+optimizer.roh=0.1"], "Did you mean optimizer.rho?"),
-        (["trainer.max_epochs=1.5"], "trainer.max_epochs=1.5: must be a whole number"),
+        (["trainer.budget.epochs=1.5"], "trainer.budget.epochs=1.5: must be a whole number"),
+        (["trainer.budget.minutes=0"], "trainer.budget.minutes=0: must be above 0"),
+        (
+            ["trainer.budget.minutes=3", "trainer.budget.steps=3"],
+            "trainer.budget.steps=3 and trainer.budget.minutes=3 cannot both end a run",
+        ),
         (["trainer.batch_size=1"], "trainer.batch_size=1: must be at least 2"),
         (["encoder.text.attention.k=64"], "encoder.text.attention.k=64: must lie between 1 and"),
         (["encoder.text.num_heads=3"], "encoder.text.num_heads=3: must divide width=256"),

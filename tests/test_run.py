@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import ROOT, TINY, run_miniclip
 
-STEPS = ("trainer.max_steps=2",)
+STEPS = ("trainer.budget.steps=2",)
 
 
 def only(folder: Path, pattern: str) -> Path:
@@ -27,7 +27,7 @@ def test_it_learns(tmp_path: Path) -> None:
         "encoder/image=resnet18",
         "data.limit=256",
         "trainer.batch_size=32",
-        "trainer.max_epochs=12",
+        "trainer.budget.epochs=12",
         "optimizer.rho=0.02",
         cwd=tmp_path,
     )
@@ -155,7 +155,7 @@ def test_a_failed_run_says_so_in_its_status(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_it_saves_and_says_how(tmp_path: Path, signum: int, code: int) -> None:
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "run.py"), *TINY, "trainer.max_epochs=500"],
+        [sys.executable, str(ROOT / "run.py"), *TINY, "trainer.budget.epochs=500"],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from itertools import count
 from threading import Barrier, Lock
 from typing import Any, NamedTuple, TypeVar
 
@@ -60,7 +61,7 @@ class _Items(Dataset[Item]):
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
-    """The (epoch, index) pairs of all training batches, one epoch after another without a pause.
+    """The (epoch, index) pairs of all training batches, one epoch after another without a pause or an end.
 
     The order of an epoch is drawn from (seed, epoch); each image turns up at most once in it. The last
     incomplete batch is left out: the contrastive loss depends on the batch's size; so are batches that
@@ -73,13 +74,11 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         num_images: int,
         *,
         batch_size: int,
-        num_epochs: int,
         seed: int,
         accumulate_steps: int = 1,
     ):
         self.num_images = num_images
         self.batch_size = batch_size
-        self.num_epochs = num_epochs
         self.seed = seed
         self.accumulate_steps = accumulate_steps
         self.first_epoch = 0
@@ -95,12 +94,9 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         updates = self.num_images // (self.batch_size * self.accumulate_steps)
         return updates * self.accumulate_steps
 
-    def __len__(self) -> int:
-        return (self.num_epochs - self.first_epoch) * self.batches_per_epoch - self.first_batch
-
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         first_batch = self.first_batch
-        for epoch in range(self.first_epoch, self.num_epochs):
+        for epoch in count(self.first_epoch):
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
             order = torch.randperm(self.num_images, generator=generator).tolist()
             for batch in range(first_batch, self.batches_per_epoch):

@@ -12,6 +12,7 @@ batch-norm statistics and dropout masks of the second pass are those of the firs
 is part of the state, so that a cycle of several goes on where it was.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
@@ -184,6 +185,10 @@ class SAM(Optimizer):
         if self._ascended:
             torch._foreach_copy_(self._ascended, [self._saved[p] for p in self._ascended])
         self._ascended = []
+
+    def num_passes(self, updates: int) -> int:
+        """Forward passes that so many updates take, counted from the first one."""
+        return updates + (math.ceil(updates / self.every) if self.rho > 0 else 0)
 
     def perturbed_params(self) -> Iterator[Tensor]:
         """The parameters that take part in the perturbation."""

@@ -129,6 +129,10 @@ class MSAM(SAM):
         UserError: when the base optimizer keeps no momentum.
     """
 
+    def num_passes(self, updates: int) -> int:
+        """One an update."""
+        return updates
+
     def _both_passes(self, closure: Closure, rho: float, *, measured: bool) -> Tensor:
         momenta = {p: self._momentum(p) for p in self.perturbed_params() if self.state.get(p)}
         with torch.no_grad():

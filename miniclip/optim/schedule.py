@@ -1,4 +1,4 @@
-"""Learning-rate schedules: pure functions of the step, so there is no state to save or lose."""
+"""Learning-rate schedules: pure functions of how far a run is, so there is no state to save or lose."""
 
 import math
 from typing import Protocol
@@ -9,16 +9,19 @@ from miniclip.errors import SettingError
 
 
 class Schedule(Protocol):
-    """Says by which factor the learning rate is multiplied at a step (0 is the first)."""
+    """Says by which factor the learning rate is multiplied when `done` of `total` updates are done.
 
-    def factor(self, step: int, total_steps: int) -> float: ...
+    Any other unit will do in place of updates, milliseconds say.
+    """
+
+    def factor(self, done: int, total: int) -> float: ...
 
 
 class WarmupCosine:
-    """Linear rise over the first part of the steps, then half a cosine down to the last factor.
+    """Linear rise over the first part, then half a cosine down to the last factor.
 
     Args:
-        warmup_fraction: share of all steps in the rise.
+        warmup_fraction: share of all updates in the rise.
         final_factor: factor at the end.
     """
 
@@ -30,19 +33,19 @@ class WarmupCosine:
         self.warmup_fraction = warmup_fraction
         self.final_factor = final_factor
 
-    def factor(self, step: int, total_steps: int) -> float:
-        warmup_steps = round(self.warmup_fraction * total_steps)
-        if step < warmup_steps:
-            return (step + 1) / warmup_steps
-        progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    def factor(self, done: int, total: int) -> float:
+        warmup = round(self.warmup_fraction * total)
+        if done < warmup:
+            return (done + 1) / warmup
+        progress = min(1.0, (done - warmup) / max(1, total - warmup))
         cosine = (1 + math.cos(math.pi * progress)) / 2
         return self.final_factor + (1 - self.final_factor) * cosine
 
 
 class Constant:
-    """The same learning rate at every step."""
+    """The same learning rate throughout."""
 
-    def factor(self, step: int, total_steps: int) -> float:
+    def factor(self, done: int, total: int) -> float:
         return 1.0
 
 

@@ -1,7 +1,8 @@
 """The training loop and what keeps it exact: one update, precision, checkpoints, randomness."""
 
+from miniclip.training.budget import Budget
 from miniclip.training.precision import Precision
 from miniclip.training.step import StepResult, TrainingStep
 from miniclip.training.train import Experiment, FitResult, Trainer
 
-__all__ = ["Experiment", "FitResult", "Precision", "StepResult", "Trainer", "TrainingStep"]
+__all__ = ["Budget", "Experiment", "FitResult", "Precision", "StepResult", "Trainer", "TrainingStep"]

@@ -24,6 +24,7 @@ from miniclip.evaluation import Features, encode, protocol_name, retrieval_metri
 from miniclip.models import MiniCLIP, Tokenizer, inputs_of
 from miniclip.optim import SAM, Schedule, set_learning_rate
 from miniclip.tracking import JsonlLogger, RunDirectory
+from miniclip.training.budget import Budget
 from miniclip.training.checkpoint import (
     copy_checkpoint,
     load_checkpoint,
@@ -70,6 +71,8 @@ class Progress:
         epoch: epochs completed.
         batch: batches of the next epoch already trained on.
         step: updates done, skipped ones included.
+        seconds: spent on training, validation left out.
+        images: trained on, each as often as it came.
         skipped_steps: updates skipped because a gradient was not finite.
         skipped_in_a_row: of these, the ones since the last update that was not.
         broken: what is wrong with training images that cannot be read, and the reason in a word.
@@ -79,6 +82,8 @@ class Progress:
     epoch: int = 0
     batch: int = 0
     step: int = 0
+    seconds: float = 0.0
+    images: int = 0
     skipped_steps: int = 0
     skipped_in_a_row: int = 0
     broken: dict[str, str] = field(default_factory=dict)
@@ -105,8 +110,7 @@ class Trainer:
     """Trains an experiment and writes its run directory.
 
     Args:
-        max_epochs: passes over the training images.
-        max_steps: stop after so many updates; null for no limit. The schedule ends there.
+        budget: how long it trains.
         batch_size: images a batch, each with one caption; the others in it are the negatives.
         accumulate_steps: batches an update; their gradients add up to the mean.
         max_skipped_steps: stop after more than so many updates in a row were skipped because a gradient
@@ -126,8 +130,7 @@ class Trainer:
     def __init__(
         self,
         *,
-        max_epochs: int,
-        max_steps: int | None,
+        budget: Budget,
         batch_size: int,
         accumulate_steps: int,
         max_skipped_steps: int,
@@ -139,8 +142,6 @@ class Trainer:
         resume: str | None,
     ):
         for setting, value, least in (
-            ("max_epochs", max_epochs, 1),
-            ("max_steps", max_steps, 1),
             ("batch_size", batch_size, 2),
             ("accumulate_steps", accumulate_steps, 1),
             ("max_skipped_steps", max_skipped_steps, 0),
@@ -148,12 +149,11 @@ class Trainer:
             ("checkpoint_every_epochs", checkpoint_every_epochs, 1),
             ("num_workers", num_workers, 0),
         ):
-            if value is not None and value < least:
+            if value < least:
                 raise SettingError(setting, value, f"must be at least {least}")
         if grad_clip_norm is not None and not grad_clip_norm > 0:
             raise SettingError("grad_clip_norm", grad_clip_norm, "must be above 0, or null")
-        self.max_epochs = max_epochs
-        self.max_steps = max_steps
+        self.budget = budget
         self.batch_size = batch_size
         self.accumulate_steps = accumulate_steps
         self.max_skipped_steps = max_skipped_steps
@@ -198,19 +198,19 @@ class _Fit:
         self.device = trainer.device
         self.progress = Progress()
         self.interruption = Interruption()
-        self.training_seconds = 0.0
-        self.images_seen = 0
         self.batches = EpochBatches(
             num_images,
             batch_size=trainer.batch_size,
-            num_epochs=trainer.max_epochs,
             seed=experiment.config["seed"],
             accumulate_steps=trainer.accumulate_steps,
         )
         self.steps_per_epoch = self.batches.batches_per_epoch // trainer.accumulate_steps
-        self.total_steps = self.steps_per_epoch * trainer.max_epochs
-        if trainer.max_steps is not None:
-            self.total_steps = min(self.total_steps, trainer.max_steps)
+        self.total_steps = trainer.budget.total_steps(
+            steps_per_epoch=self.steps_per_epoch, num_passes=self._passes
+        )
+        if self.total_steps == 0:
+            passes = trainer.budget.forward_passes
+            raise SettingError("trainer.budget.forward_passes", passes, "is less than one update takes")
         reading = partial(
             Loader, device=self.device, num_workers=trainer.num_workers, worker_init=ignore_in_worker
         )
@@ -231,7 +231,7 @@ class _Fit:
         started = time.perf_counter()
         with self.interruption.caught():
             try:
-                while self.progress.step < self.total_steps:
+                while not self._is_done(self.progress.seconds):
                     self._epoch(batches)
             except Interrupted:
                 self._save_last()
@@ -260,7 +260,7 @@ class _Fit:
         progress = self.progress
         if progress.batch == self.batches.batches_per_epoch:
             progress.epoch, progress.batch = progress.epoch + 1, 0
-        at_end = progress.step >= self.total_steps
+        at_end = self._is_done(progress.seconds)
         improved = False
         if at_end or progress.epoch % self.trainer.validate_every_epochs == 0:
             improved = self._validate()
@@ -275,24 +275,26 @@ class _Fit:
         progress, trainer = self.progress, self.trainer
         self.experiment.model.train()
         unread: list[tuple[dict[str, Any], StepResult]] = []
-        started, first_step = time.perf_counter(), progress.step
-        with self._bar(f"epoch {progress.epoch + 1}/{trainer.max_epochs}") as bar:
+        started, before = time.perf_counter(), progress.seconds
+        images_an_update = trainer.batch_size * trainer.accumulate_steps
+        with self._bar(f"epoch {self._of_all(progress.epoch + 1)}") as bar:
             try:
                 while progress.batch < self.batches.batches_per_epoch:
                     micro_batches = list(islice(batches, trainer.accumulate_steps))
                     self.interruption.check()
                     self._count_broken(micro_batches)
-                    factor = self.experiment.schedule.factor(progress.step, self.total_steps)
+                    factor = self.experiment.schedule.factor(*self._done_of_total())
                     set_learning_rate(self.experiment.optimizer, factor)
                     tokenizer = self.experiment.tokenizer
                     result = self.update([inputs_of(batch, tokenizer) for batch in micro_batches])
                     progress.step += 1
                     progress.batch += trainer.accumulate_steps
-                    seconds = self.training_seconds + time.perf_counter() - started
+                    progress.images += images_an_update
+                    progress.seconds = before + time.perf_counter() - started
                     record = {
                         "step": progress.step,
                         "train/lr": self._lr(),
-                        "train/seconds": seconds,
+                        **self._cost(),
                         "train/false_negatives": sum(map(_false_negatives, micro_batches)),
                     }
                     if isinstance(self.experiment.optimizer, SAM):
@@ -300,15 +302,41 @@ class _Fit:
                     unread.append((record, result))
                     if len(unread) == READ_EVERY_STEPS:
                         self._read_results(unread, bar)
-                    bar.update(trainer.batch_size * trainer.accumulate_steps)
-                    if progress.step >= self.total_steps:
+                    bar.update(images_an_update)
+                    if self._is_done(progress.seconds):
                         break
             except Interrupted:
                 self._read_results(unread, bar)
                 raise
             self._read_results(unread, bar)
-        self.training_seconds += time.perf_counter() - started
-        self.images_seen += (progress.step - first_step) * trainer.batch_size * trainer.accumulate_steps
+        progress.seconds = before + time.perf_counter() - started
+
+    def _passes(self, num_steps: int) -> int:
+        """Batches that go through the model in so many updates."""
+        optimizer = self.experiment.optimizer
+        passes = optimizer.num_passes(num_steps) if isinstance(optimizer, SAM) else num_steps
+        return passes * self.trainer.accumulate_steps
+
+    def _is_done(self, seconds: float) -> bool:
+        if self.total_steps is None:
+            return seconds >= (self.trainer.budget.seconds or 0)
+        return self.progress.step >= self.total_steps
+
+    def _done_of_total(self) -> tuple[int, int]:
+        """How far the run is, in updates; in milliseconds where the clock ends it."""
+        if self.total_steps is None:
+            return round(1000 * self.progress.seconds), round(1000 * (self.trainer.budget.seconds or 0))
+        return self.progress.step, self.total_steps
+
+    def _cost(self) -> dict[str, float]:
+        """What the run has cost so far."""
+        progress = self.progress
+        return {"train/seconds": progress.seconds, "train/forward_passes": self._passes(progress.step)}
+
+    def _of_all(self, epoch: int) -> str:
+        if self.total_steps is None:
+            return str(epoch)
+        return f"{epoch}/{math.ceil(self.total_steps / self.steps_per_epoch)}"
 
     def _count_broken(self, batches: Sequence[Batch]) -> None:
         """Tell of each broken image once; stop when there are too many."""
@@ -384,11 +412,11 @@ class _Fit:
             "epoch": progress.epoch,
             "val/loss": self._validation_loss(features),
             **{f"val/{key}": value for key, value in metrics.items()},
-            "train/images_per_second": self.images_seen / max(self.training_seconds, 1e-9),
-            "train/seconds": self.training_seconds,
+            "train/images_per_second": self._images_per_second,
+            **self._cost(),
         }
         self.logger.log(record)
-        log.info("%s", _epoch_line(record, self.trainer.max_epochs))
+        log.info("%s", _epoch_line(record, self._of_all(progress.epoch)))
         if progress.skipped_steps:
             log.warning("%d updates skipped: gradient not finite.", progress.skipped_steps)
         improved = progress.best is None or record["val/rsum"] > progress.best["val/rsum"]
@@ -441,6 +469,10 @@ class _Fit:
 
     def _lr(self) -> float:
         return self.experiment.optimizer.param_groups[0]["lr"]
+
+    @property
+    def _images_per_second(self) -> float:
+        return self.progress.images / max(self.progress.seconds, 1e-9)
 
     def _save_last(self) -> None:
         experiment = self.experiment
@@ -496,7 +528,7 @@ class _Fit:
             "skipped_steps": progress.skipped_steps,
             "broken_images": dict(Counter(progress.broken.values())),
             "seconds": seconds,
-            "images_per_second": self.images_seen / max(self.training_seconds, 1e-9),
+            "images_per_second": self._images_per_second,
             "parameters": sum(p.numel() for p in experiment.model.parameters()),
             "train_images": len(experiment.train_set),
         }
@@ -552,12 +584,12 @@ def _false_negatives(batch: Batch) -> int:
     return int(batch.positives().sum()) - len(batch.captions)
 
 
-def _epoch_line(record: dict[str, Any], max_epochs: int) -> str:
+def _epoch_line(record: dict[str, Any], epoch: str) -> str:
     def recalls(direction: str) -> str:
         return "/".join(f"{record[f'val/{direction}_r{k}']:.1f}" for k in (1, 5, 10))
 
     return (
-        f"epoch {record['epoch']}/{max_epochs}  step {record['step']}  "
+        f"epoch {epoch}  step {record['step']}  "
         f"val loss {record['val/loss']:.3f}  "
         f"R@1/5/10 image to text {recalls('i2t')}  text to image {recalls('t2i')}  "
         f"rsum {record['val/rsum']:.1f}  {record['train/images_per_second']:.0f} img/s"

@@ -116,7 +116,7 @@ def test_a_run_is_measured_without_further_settings(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_measured_says_why(tmp_path: Path) -> None:
-    run = fit(tmp_path / "run", *TINY, "trainer.max_steps=1")
+    run = fit(tmp_path / "run", *TINY, "trainer.budget.steps=1")
     for arguments, reason in (
         ((tmp_path / "nowhere", "sharpness"), "does not exist"),
         ((run.path, "sharpness", "--batch-size", "64"), "must fit into the 40 training images"),
@@ -129,7 +129,7 @@ def test_what_cannot_be_measured_says_why(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_cannot_call_what_it_likes(tmp_path: Path) -> None:
-    run = fit(tmp_path / "run", *TINY, "trainer.max_steps=1")
+    run = fit(tmp_path / "run", *TINY, "trainer.budget.steps=1")
     checkpoint = torch.load(run.best_checkpoint, weights_only=True)
     checkpoint["config"]["projection"] = {"_target_": "os.system", "command": "touch /tmp/pwned"}
     torch.save(checkpoint, tmp_path / "bad.pt")
@@ -138,8 +138,8 @@ def test_a_checkpoint_cannot_call_what_it_likes(tmp_path: Path) -> None:
 
 
 def test_a_setting_of_the_run_can_be_changed_also_one_that_was_null(tmp_path: Path) -> None:
-    run = fit(tmp_path / "run", *TINY, "trainer.max_steps=1")
-    restored = build.restore(run.path, "data.limit=20", "trainer.max_steps=null", "trainer.resume=auto")
+    run = fit(tmp_path / "run", *TINY, "trainer.budget.steps=1")
+    restored = build.restore(run.path, "data.limit=20", "trainer.budget.steps=null", "trainer.resume=auto")
     assert len(restored.datasets()[0]) == 20 and restored.config.trainer.resume == "auto"
 
 

@@ -164,7 +164,7 @@ def signal_at_step(monkeypatch: pytest.MonkeyPatch, *, step: int) -> None:
 
 
 def test_resume_takes_a_run_directory_or_a_checkpoint(whole: RunDirectory, tmp_path: Path) -> None:
-    longer = [*TINY, DROPOUT, "trainer.max_epochs=3"]
+    longer = [*TINY, DROPOUT, "trainer.budget.epochs=3"]
     runs = [
         fit(tmp_path / str(number), *longer, f"trainer.resume={path}")
         for number, path in enumerate((whole.path, whole.last_checkpoint))
@@ -180,7 +180,7 @@ def test_a_checkpoint_on_its_own_can_be_resumed(
     """Whether or not there is something left to train, and whether or not it improves."""
     alone = tmp_path / "moved.pt"
     alone.write_bytes(whole.last_checkpoint.read_bytes())
-    settings = [f"trainer.max_epochs={max_epochs}", f"trainer.resume={alone}"]
+    settings = [f"trainer.budget.epochs={max_epochs}", f"trainer.resume={alone}"]
     run = fit(tmp_path / "run", *TINY, DROPOUT, *settings)
     assert json.loads(run.summary.read_text())["epochs"] == max_epochs
     assert run.best_checkpoint.is_file()
@@ -226,16 +226,47 @@ def test_a_batch_larger_than_the_training_set(tmp_path: Path) -> None:
         fit(tmp_path, *TINY, "trainer.accumulate_steps=6")
 
 
-def test_max_steps_ends_in_the_middle_of_an_epoch_with_a_validation(tmp_path: Path) -> None:
-    run = fit(tmp_path, *TINY, "trainer.max_steps=3")
+def test_a_budget_of_steps_ends_in_the_middle_of_an_epoch_with_a_validation(tmp_path: Path) -> None:
+    run = fit(tmp_path, *TINY, "trainer.budget.steps=3")
     assert json.loads(run.summary.read_text())["steps"] == 3
+
+
+def test_forward_passes_compare_optimizers_at_equal_cost(tmp_path: Path) -> None:
+    budget = "trainer.budget.forward_passes=12"
+    steps = {}
+    for optimizer in ("adamw", "sam", "interval", "msam"):
+        run = fit(tmp_path / optimizer, *TINY, f"optimizer={optimizer}", budget)
+        *records, last, validation = map(json.loads, run.metrics.open())
+        steps[optimizer] = validation["step"]
+        assert 11 <= validation["train/forward_passes"] <= 12
+        assert last["train/lr"] < records[0]["train/lr"]  # the schedule ends with the budget
+    # every fifth update of interval takes two passes: the 1st, the 6th
+    assert steps == {"adamw": 12, "sam": 6, "interval": 10, "msam": 12}
+
+
+def test_minutes_end_training_and_its_schedule(tmp_path: Path) -> None:
+    run = fit(tmp_path, *TINY, "optimizer=adamw", "trainer.budget.minutes=0.05", "data.limit=400")
+    records = [json.loads(line) for line in run.metrics.open()]
+    seconds = records[-1]["train/seconds"]
+    assert 3 <= seconds < 6  # the last update ends what it began
+    rates = [record["train/lr"] for record in records if "train/lr" in record]
+    assert max(rates) > 4e-4 and rates[-1] < 0.2 * max(rates)
+
+
+def test_a_run_whose_time_is_not_over_goes_on(tmp_path: Path) -> None:
+    first = fit(tmp_path / "first", *TINY, "trainer.budget.minutes=0.01")
+    longer = fit(tmp_path / "longer", *TINY, "trainer.budget.minutes=0.03", f"trainer.resume={first.path}")
+    seconds = [
+        json.loads(run.metrics.read_text().splitlines()[-1])["train/seconds"] for run in (first, longer)
+    ]
+    assert 0.6 <= seconds[0] < 1.8 <= seconds[1] < seconds[0] + 3
 
 
 def test_kept_checkpoints_and_sparse_validation(tmp_path: Path) -> None:
     run = fit(
         tmp_path,
         *TINY,
-        "trainer.max_epochs=4",
+        "trainer.budget.epochs=4",
         "trainer.checkpoint_every_epochs=2",
         "trainer.validate_every_epochs=3",
         "logger=none",
@@ -253,7 +284,7 @@ def test_kept_checkpoints_and_sparse_validation(tmp_path: Path) -> None:
 def test_an_update_that_is_not_finite_is_counted_and_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cfg = compose(*TINY, "trainer.max_steps=2")
+    cfg = compose(*TINY, "trainer.budget.steps=2")
     run = RunDirectory(tmp_path)
     trainer, experiment, _ = build(cfg, run)
     before = {name: p.detach().clone() for name, p in experiment.model.named_parameters()}
@@ -271,7 +302,7 @@ def test_an_update_that_is_not_finite_is_counted_and_changes_nothing(
 
 
 def test_too_many_skipped_updates_in_a_row_stop_the_run(tmp_path: Path) -> None:
-    exploding = ("optimizer.base.lr=1e30", "trainer.max_epochs=6", "trainer.max_skipped_steps=4")
+    exploding = ("optimizer.base.lr=1e30", "trainer.budget.epochs=6", "trainer.max_skipped_steps=4")
     with pytest.raises(UserError, match=r"trainer\.max_skipped_steps=4.*gradient was not finite"):
         fit(tmp_path, *TINY, *exploding)
     progress = load_checkpoint(tmp_path / "checkpoints" / "last.pt")["progress"]
@@ -302,7 +333,7 @@ def test_a_run_with_a_hugging_face_tower_needs_its_folder_no_more(tmp_path: Path
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64}
     BertModel(BertConfig(vocab_size=300, **sizes)).save_pretrained(folder)
     tiny = [each for each in TINY if not each.startswith("encoder.text.")]
-    tower = ("encoder/text=hf", f"encoder.text.name={folder}", "trainer.max_steps=2")
+    tower = ("encoder/text=hf", f"encoder.text.name={folder}", "trainer.budget.steps=2")
     run = fit(tmp_path / "run", *tiny, *tower)
     shutil.rmtree(folder)
     restored = restore(run.path)
@@ -324,7 +355,7 @@ def test_too_many_broken_images_stop_the_run(tmp_path: Path, picture_folder: Pat
     run = fit(tmp_path / "one", *settings, "data.max_broken_fraction=0.1")
     summary = json.loads(run.summary.read_text())
     assert summary["steps"] == 6 and summary["broken_images"] == {"broken": 1}
-    half = fit(tmp_path / "half", *settings, "data.max_broken_fraction=0.1", "trainer.max_steps=3")
+    half = fit(tmp_path / "half", *settings, "data.max_broken_fraction=0.1", "trainer.budget.steps=3")
     (picture_folder / "3.jpg").write_bytes(good := (picture_folder / "2.jpg").read_bytes())
     resumed = fit(
         tmp_path / "rest", *settings, "data.max_broken_fraction=0.1", f"trainer.resume={half.path}"

@@ -1,0 +1,56 @@
+"""How long a run trains, and how far it is: in epochs, updates, forward passes or minutes."""
+
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+from miniclip.errors import SettingError, UserError
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The length of training; the schedules of learning rate and rho end with it.
+
+    Args:
+        epochs: passes over the training images; counts where none of the others is given.
+        steps: updates.
+        forward_passes: batches that go through the model: SAM needs two an update.
+        minutes: of training, by the clock; validation is left out.
+
+    Raises:
+        SettingError: when a number is not above zero.
+        UserError: when two of steps, forward_passes and minutes are given.
+    """
+
+    epochs: int
+    steps: int | None = None
+    forward_passes: int | None = None
+    minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        given = {name: value for name, value in given.items() if value is not None}
+        for name, value in given.items():
+            if not value > 0:
+                raise SettingError(f"budget.{name}", value, "must be above 0")
+        others = [f"trainer.budget.{name}={value}" for name, value in given.items() if name != "epochs"]
+        if len(others) > 1:
+            raise UserError(f"{' and '.join(others)} cannot both end a run; set all but one to null.")
+
+    @property
+    def seconds(self) -> float | None:
+        """The time of training, where that is what ends it."""
+        return None if self.minutes is None else 60 * self.minutes
+
+    def total_steps(self, *, steps_per_epoch: int, num_passes: Callable[[int], int]) -> int | None:
+        """Updates until the end; None where the clock decides.
+
+        Args:
+            num_passes: how many forward passes so many updates take.
+        """
+        if self.minutes is not None:
+            return None
+        if self.forward_passes is not None:
+            most = range(self.forward_passes + 1)
+            return bisect_right(most, self.forward_passes, key=num_passes) - 1
+        return steps_per_epoch * self.epochs if self.steps is None else self.steps
