@@ -79,7 +79,12 @@ def build(cfg: DictConfig, run: RunDirectory) -> tuple[Trainer, Experiment, Json
         optimizer=make_optimizer(cfg, model),
         schedule=make(cfg, "schedule"),
         precision=make_precision(cfg, trainer),
-        preprocessing={"image_size": cfg.image_size, "mean": list(MEAN), "std": list(STD)},
+        preprocessing={
+            "image_size": cfg.image_size,
+            "eval_crop": cfg.data.eval_crop,
+            "mean": list(MEAN),
+            "std": list(STD),
+        },
     )
     run.write_environment(trainer.device, facts)
     return trainer, experiment, make(cfg, "logger")

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from miniclip.errors import SettingError
+
 __all__ = ["ClipLoss"]
 
 
@@ -15,10 +17,17 @@ class ClipLoss:
     Args:
         multi_positive: take captions of one image, and equal captions of two, for positives as well: the
             target of a row is then spread evenly over its positives.
+        label_smoothing: share of the target that is spread over the whole row.
+
+    Raises:
+        SettingError: when the share is out of range.
     """
 
-    def __init__(self, *, multi_positive: bool = False):
+    def __init__(self, *, multi_positive: bool = False, label_smoothing: float = 0.0):
+        if not 0 <= label_smoothing < 1:
+            raise SettingError("label_smoothing", label_smoothing, "must lie in 0 <= share < 1")
         self.multi_positive = multi_positive
+        self.label_smoothing = label_smoothing
 
     def __call__(
         self,
@@ -39,7 +48,8 @@ class ClipLoss:
                 shares = positives.to(logits_per_image.dtype)
                 targets = shares / shares.sum(dim=1, keepdim=True)
                 targets_per_text = shares.T / shares.T.sum(dim=1, keepdim=True)
+            smoothing = self.label_smoothing
             return (
-                F.cross_entropy(logits_per_image, targets)
-                + F.cross_entropy(logits_per_image.T, targets_per_text)
+                F.cross_entropy(logits_per_image, targets, label_smoothing=smoothing)
+                + F.cross_entropy(logits_per_image.T, targets_per_text, label_smoothing=smoothing)
             ) / 2

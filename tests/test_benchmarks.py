@@ -1,8 +1,14 @@
-"""The scorecard's pitfalls, run for real: ours always, the rival's where the extra `bench` is installed."""
+"""Benchmarks, run for real and short: ours always, the rival's where the extra `bench` is installed."""
+
+import sys
+from pathlib import Path
 
 import pytest
+import torch
 
+from benchmarks import time_to_recall
 from benchmarks.sam_scorecard import OURS, PITFALLS, THEIRS
+from miniclip.evaluation import retrieval_metrics
 
 
 @pytest.mark.parametrize("text", PITFALLS)
@@ -15,3 +21,31 @@ def test_the_scorecard_tells_the_rival_from_us() -> None:
     pytest.importorskip("pytorch_optimizer", reason="needs the extra bench")
     assert len(PITFALLS) == 10
     assert not all(check(THEIRS).passed for check in PITFALLS.values())
+
+
+def test_the_evaluator_agrees_with_open_clips_where_each_image_has_one_caption() -> None:
+    train = pytest.importorskip("open_clip_train.train", reason="needs the extra bench")
+    generator = torch.Generator().manual_seed(0)
+    texts = torch.randn(300, 16, generator=generator)
+    images = texts + 1.5 * torch.randn(300, 16, generator=generator)
+    images, texts = (torch.nn.functional.normalize(x, dim=1) for x in (images, texts))
+    theirs = train.get_clip_metrics(images, texts, logit_scale=1.0)
+    ours = retrieval_metrics(images, texts, torch.arange(300))
+    for k in (1, 5, 10):
+        assert 0 < ours[f"i2t_r{k}"] < 100
+        assert ours[f"i2t_r{k}"] == pytest.approx(100 * theirs[f"image_to_text_R@{k}"])
+        assert ours[f"t2i_r{k}"] == pytest.approx(100 * theirs[f"text_to_image_R@{k}"])
+
+
+def test_time_to_recall_trains_and_measures_both_sides(
+    real_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("open_clip_train", reason="needs the extra bench")
+    monkeypatch.setattr(sys, "argv", ["", str(real_data / "fashion"), "--samples", "2560"])
+    time_to_recall.main()
+    printed = capsys.readouterr().out
+    assert "2,560 training images, 2,000 validation titles" in printed
+    for side in ("open_clip", "MiniCLIP, same samples, seed 0", "MiniCLIP, same minutes, seed 0"):
+        (line,) = (line for line in printed.splitlines() if line.startswith(f"{side} "))
+        assert float(line.split("/")[2].split()[0]) > 0  # R@10, image to text
+    assert "times open_clip's in" in printed

@@ -66,3 +66,12 @@ def test_one_positive_a_row_is_the_plain_loss() -> None:
     plain = ClipLoss()(images, texts, torch.tensor(7.0))
     several = ClipLoss(multi_positive=True)(images, texts, torch.tensor(7.0), torch.eye(5).bool())
     torch.testing.assert_close(several, plain)
+
+
+def test_label_smoothing_spreads_its_share_over_the_row() -> None:
+    images, texts = torch.eye(3), torch.tensor([[0.8, 0.6, 0.0], [0.6, 0.8, 0.0], [0.0, 0.0, 1.0]])
+    log_probabilities = (2 * images @ texts.T).log_softmax(dim=1)
+    targets = 0.7 * torch.eye(3) + 0.3 / 3
+    expected = -(targets * log_probabilities).sum(dim=1).mean()  # symmetric, so both directions agree
+    loss = ClipLoss(label_smoothing=0.3)(images, texts, torch.tensor(2.0))
+    torch.testing.assert_close(loss, expected)

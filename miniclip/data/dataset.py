@@ -16,7 +16,16 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from miniclip.data.texts import TextLists, Texts
-from miniclip.data.transforms import Box, CentreCrop, Crop, ShiftedCrop, TrainingCrop, cut, normalise
+from miniclip.data.transforms import (
+    Box,
+    CentreCrop,
+    Crop,
+    ShiftedCrop,
+    TrainingCrop,
+    WholePicture,
+    cut,
+    normalise,
+)
 from miniclip.errors import BrokenImage, SettingError, UserError
 
 log = logging.getLogger(__name__)
@@ -208,6 +217,8 @@ class Source(ABC):
             "shifted", a square of 7/8 of the shorter side at a random place, which a cache has at hand
             without resizing.
         crop_scale: share of the picture's area that a resized crop keeps, (least, most).
+        eval_crop: what of a picture evaluation sees: "whole", squeezed into the square, or its "centre"
+            alone. Titles tell of what lies at the edges, too.
         flip: mirror every second training image; wrong where left and right have meaning.
         captions: which captions of an image train: the "first", a "random" one each epoch, or "all", where
             an epoch holds every caption once. Evaluation always takes all of them.
@@ -230,6 +241,7 @@ class Source(ABC):
         limit: int | None,
         seed: int,
         crop: Literal["resized", "shifted"] = "resized",
+        eval_crop: Literal["whole", "centre"] = "whole",
         captions: CaptionChoice = "random",
         on_broken_image: Literal["raise", "skip"] = "raise",
         max_broken_fraction: float = 0.01,
@@ -240,6 +252,8 @@ class Source(ABC):
             raise SettingError("cache", cache, "must be none, memory or disk")
         if crop not in ("resized", "shifted"):
             raise SettingError("crop", crop, "must be resized or shifted")
+        if eval_crop not in ("whole", "centre"):
+            raise SettingError("eval_crop", eval_crop, "must be whole or centre")
         if captions not in ("first", "random", "all"):
             raise SettingError("captions", captions, "must be first, random or all")
         if on_broken_image not in ("raise", "skip"):
@@ -256,6 +270,7 @@ class Source(ABC):
             raise SettingError("limit", limit, "must be at least 1, or null for all images")
         self.image_size = image_size
         self.crop = crop
+        self.eval_crop = eval_crop
         self.crop_scale = (crop_scale[0], crop_scale[1])
         self.flip = flip
         self.limit = limit
@@ -284,6 +299,9 @@ class Source(ABC):
             UserError: when a split holds no image.
         """
         train, val = (self._cached(self._limited(split)) for split in self.splits())
+        eval_crop: Crop = WholePicture(self.image_size)
+        if self.eval_crop == "centre":
+            eval_crop = CentreCrop(self.image_size)
         crop: Crop = ShiftedCrop(self.image_size, flip=self.flip)
         if self.crop == "resized":
             crop = TrainingCrop(self.image_size, crop_scale=self.crop_scale, flip=self.flip)
@@ -295,7 +313,7 @@ class Source(ABC):
                 captions=self.captions,
                 max_broken_fraction=self.max_broken_fraction if self.skips_broken else None,
             ),
-            CaptionedImages(self._readable(val) if self.skips_broken else val, CentreCrop(self.image_size)),
+            CaptionedImages(self._readable(val) if self.skips_broken else val, eval_crop),
         )
 
     def _cached(self, split: Split) -> Split:

@@ -87,6 +87,21 @@ class ShiftedCrop:
         return Box(top, left, side, side, self.flip and flips < 0.5)
 
 
+class WholePicture:
+    """All of the picture, squeezed into a square.
+
+    Args:
+        image_size: side of the result, pixels.
+    """
+
+    def __init__(self, image_size: int):
+        self.image_size = image_size
+
+    def box(self, height: int, width: int, generator: torch.Generator) -> Box:
+        """Draws nothing."""
+        return Box(0, 0, height, width)
+
+
 class CentreCrop:
     """The largest square in the middle.
 

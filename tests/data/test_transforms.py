@@ -13,6 +13,7 @@ from miniclip.data.transforms import (
     CentreCrop,
     ShiftedCrop,
     TrainingCrop,
+    WholePicture,
     cut,
     cut_batch,
     normalise,
@@ -79,6 +80,13 @@ def test_a_shifted_crop_needs_no_resizing_where_the_picture_has_the_right_size()
     (picture,) = pictures(1, 60, 90)
     box = Box(3, 5, 24, 24, mirrored=True)
     assert torch.equal(cut(picture, box, 24), picture[:, 3:27, 5:29].flip(2))
+
+
+def test_evaluation_may_take_the_whole_picture() -> None:
+    picture = pictures(1, 40, 60)[0]
+    box = WholePicture(32).box(40, 60, torch.Generator())
+    expected = F.resize(picture, [32, 32], v2.InterpolationMode.BICUBIC, antialias=True)
+    assert torch.equal(cut(picture, box, 32), expected)
 
 
 def test_evaluation_takes_the_centre() -> None:

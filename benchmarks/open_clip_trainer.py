@@ -1,0 +1,89 @@
+"""open_clip's own trainer on a table of images and captions, through its command line (extra `bench`)."""
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+MODEL_NAME = "resnet34-64"
+MODEL = {
+    "embed_dim": 256,
+    "vision_cfg": {
+        "image_size": 64,
+        "timm_model_name": "resnet34",
+        "timm_model_pretrained": False,
+        "timm_pool": "avg",
+        "timm_proj": "linear",
+    },
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 256, "heads": 4, "layers": 4},
+}
+"""A ResNet-34 without weights at 64 pixels beside a text tower of width 256 and 4 layers."""
+
+BATCH_SIZE = 128
+
+_MAIN = """
+import sys, open_clip
+open_clip.add_model_config(sys.argv.pop(1))
+from open_clip_train.main import main
+main(sys.argv[1:])
+"""
+
+
+def train(pairs: Iterable[tuple[Path, str]], folder: Path, *, warmup_steps: int, save: bool = False) -> str:
+    """Train one epoch with AdamW at 1e-3 in bfloat16, two workers, cosine to zero.
+
+    Args:
+        pairs: image files and captions.
+        folder: for the table, the logs and the checkpoint.
+        save: keep the checkpoint; see `checkpoint`.
+
+    Returns:
+        what it printed.
+    """
+    table = folder / "train.csv"
+    with open(table, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, delimiter="\t")
+        writer.writerow(["filepath", "title"])
+        writer.writerows(pairs)
+    settings = {
+        "train-data": table,
+        "csv-img-key": "filepath",
+        "csv-caption-key": "title",
+        "model": MODEL_NAME,
+        "batch-size": BATCH_SIZE,
+        "epochs": 1,
+        "precision": "amp_bf16",
+        "lr": "1e-3",
+        "warmup": warmup_steps,
+        "workers": 2,
+        "device": "cpu",
+        "log-every-n-steps": 5,
+        "logs": folder / "logs",
+        "name": "run",
+        "save-frequency": int(save),
+    }
+    arguments = [str(text) for key, value in settings.items() for text in (f"--{key}", value)]
+    return run([sys.executable, "-c", _MAIN, str(write_model(folder)), *arguments], folder)
+
+
+def checkpoint(folder: Path) -> Path:
+    """Where `train` leaves its weights."""
+    return folder / "logs" / "run" / "checkpoints" / "epoch_1.pt"
+
+
+def write_model(folder: Path) -> Path:
+    """The folder with the description of the model, for `open_clip.add_model_config`."""
+    models = folder / "models"
+    models.mkdir(exist_ok=True)
+    (models / f"{MODEL_NAME}.json").write_text(json.dumps(MODEL))
+    return models
+
+
+def run(command: list[str], folder: Path) -> str:
+    """Run a trainer in a folder; its output ends the program where it fails."""
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(done.stdout[-2000:] + done.stderr[-2000:])
+    return done.stdout + done.stderr
