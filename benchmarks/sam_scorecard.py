@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 
 from benchmarks.timing import alternate, conditions
 from miniclip import build
-from miniclip.cli import compose
+from miniclip.composing import compose
 from miniclip.losses import ClipLoss
 from miniclip.models import Inputs
 from miniclip.optim import SAM

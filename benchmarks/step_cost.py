@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.timing import alternate, conditions
 from miniclip import build
-from miniclip.cli import compose
+from miniclip.composing import compose
 from miniclip.models import Inputs
 from miniclip.training import Trainer, TrainingStep
 

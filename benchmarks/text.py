@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from benchmarks.timing import alternate, conditions
 from miniclip import build
-from miniclip.cli import compose
+from miniclip.composing import compose
 from miniclip.data.captions import group_by_image
 from miniclip.data.table import read_table
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from benchmarks import open_clip_trainer
 from benchmarks.timing import conditions
 from miniclip.build import make, restore
-from miniclip.cli import compose
+from miniclip.composing import compose
 from miniclip.data import Split
 from miniclip.data.loader import Loader, in_order
 from miniclip.evaluation import Features, encode, retrieval_metrics

@@ -26,6 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 import miniclip.data
 import miniclip.losses
 import miniclip.models
+from miniclip.composing import compose
 from miniclip.data import CaptionedImages, Source, Split
 from miniclip.data.transforms import MEAN, STD
 from miniclip.errors import SettingError, UserError
@@ -139,7 +140,7 @@ def restore(path: Path, *changes: str) -> Restored:
 
     Args:
         path: of the run directory or checkpoint.
-        changes: "data.root=/elsewhere" and the like.
+        changes: "data.root=/elsewhere" and the like; "data=NAME" takes another data set with its defaults.
 
     Raises:
         UserError: when there is no whole checkpoint, or its config names anything else to make.
@@ -147,6 +148,11 @@ def restore(path: Path, *changes: str) -> Restored:
     checkpoint_path = path / "checkpoints" / "best.pt" if path.is_dir() else path
     checkpoint = load_checkpoint(checkpoint_path)
     cfg = OmegaConf.create(checkpoint["config"])
+    if any(change.startswith("data=") for change in changes):
+        own = [change for change in changes if change.startswith(("data=", "data."))]
+        cfg.data = compose(*own, f"image_size={cfg.image_size}", f"seed={cfg.seed}").data
+        check_part(cfg, "data")
+        changes = tuple(change for change in changes if change not in own)
     for change in changes:
         key, equals, _ = change.partition("=")
         if not equals or OmegaConf.select(cfg, key, default=...) is ...:
@@ -190,8 +196,15 @@ def check(cfg: DictConfig) -> None:
         make_model(cfg, vocab_size=1)
     trainer: Trainer = make(cfg, "trainer")
     make_optimizer(cfg, torch.nn.Linear(1, 1, device=trainer.device))
-    for part in ("data", "tokenizer", "loss", "schedule", "logger"):
+    for part in ("data", "tokenizer", "loss", "schedule", "logger", "eval"):
         make(cfg, part)
+
+
+def check_part(cfg: DictConfig, part: str) -> None:
+    """Find wrong settings of one part; see `check`."""
+    for path in _targets(cfg, part):
+        _check_signature(cfg, path)
+    make(cfg, part)
 
 
 class CheckEveryJob(Callback):

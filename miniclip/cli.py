@@ -1,32 +1,26 @@
 """The command line: `python run.py ...`, which is also `miniclip train ...`, and `miniclip evaluate`."""
 
 import argparse
-import difflib
 import json
 import logging
 import os
-import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from miniclip.composing import HOME, compose, nearest, prepare_hydra
 from miniclip.errors import UserError
 
 log = logging.getLogger(__name__)
-
-PACKAGE = Path(__file__).resolve().parent
-# a checkout has conf/ and experiments/ beside the package, an installed wheel inside it
-HOME = PACKAGE if (PACKAGE / "conf").is_dir() else PACKAGE.parent
 
 
 def main() -> None:
@@ -42,7 +36,7 @@ def main() -> None:
         print(
             "usage: miniclip COMMAND ...\n\n"
             "  train [SETTING=VALUE ...]   the same as python run.py\n"
-            "  evaluate RUN sharpness      how sharp the minimum is that a run found\n"
+            "  evaluate RUN [TASK ...]     retrieval, zero-shot, few-shot, health, sharpness, ...\n"
             "  doctor [SETTING=VALUE ...]  what is wrong with a data set\n"
             "  text-study                  what each attention costs as captions grow"
         )
@@ -58,7 +52,7 @@ def train() -> None:
 
     Exits with 1 after an error and with 128 + signal after an interruption.
     """
-    _prepare_hydra()
+    prepare_hydra()
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach this function instead of Hydra's printer
     run = hydra.main(config_path=str(HOME / "conf"), config_name="config", version_base="1.3")
@@ -70,22 +64,23 @@ def train() -> None:
         if wants_traceback:
             traceback.print_exc()
         wrong = f"{error.override}: " if isinstance(error, OverrideParseException) else ""
-        sys.exit(f"Error: {wrong}{error}{_nearest(str(error))}")
+        sys.exit(f"Error: {wrong}{error}{nearest(str(error))}")
 
 
 def evaluate() -> None:
-    """Measure a trained run: print, and write into RUN/evaluation/."""
+    """Measure trained models: print, and write into RUN/evaluation/.
+
+    A model is a run directory, a checkpoint, or open_clip:NAME:WEIGHTS. Tasks are retrieval, zero_shot,
+    linear_probe, few_shot, health, pictures and sharpness; without any, those that suit the data but
+    sharpness. Settings are those of the data (data.class_column=..., data=cifar10 data.root=...) and of the
+    evaluation (eval.templates=clip, eval.num_seeds=3, ...).
+    """
     parser = argparse.ArgumentParser(prog="miniclip evaluate", description=evaluate.__doc__)
-    parser.add_argument("run", type=Path, help="a run directory, or a checkpoint")
-    parser.add_argument("task", choices=["sharpness"])
-    parser.add_argument("changes", nargs="*", metavar="SETTING=VALUE", help="data.root=/elsewhere, ...")
-    parser.add_argument("--radii", type=float, nargs="+", default=[0.01, 0.02, 0.05, 0.1, 0.2])
-    parser.add_argument("--batches", type=int, default=2, help="training batches looked at")
-    parser.add_argument("--batch-size", type=int, default=64, help="images a batch, the m of m-sharpness")
+    parser.add_argument("words", nargs="+", metavar="MODEL | TASK | SETTING=VALUE")
     parser.add_argument("--device", default="auto")
     arguments = parser.parse_args()
     with _told_errors():
-        _sharpness(arguments)
+        _evaluate(arguments.words, arguments.device)
 
 
 def doctor() -> None:
@@ -174,7 +169,7 @@ def _told_errors() -> Iterator[None]:
     try:
         yield
     except (UserError, HydraException, OmegaConfBaseException) as error:
-        sys.exit(f"Error: {error}{_nearest(str(error))}")
+        sys.exit(f"Error: {error}{nearest(str(error))}")
 
 
 def _examine(cfg: DictConfig) -> bool:
@@ -228,69 +223,67 @@ def _examine(cfg: DictConfig) -> bool:
     return healthy
 
 
-def _sharpness(arguments: argparse.Namespace) -> None:
-    from miniclip.build import restore
-    from miniclip.data.loader import EpochBatches, Loader
-    from miniclip.evaluation import LossSurface, landscape, m_sharpness, top_eigenvalue
-    from miniclip.models import inputs_of
-    from miniclip.report.figures import draw_landscape
-    from miniclip.tracking import write_text
-    from miniclip.training.interruption import ignore_in_worker
+def _evaluate(words: list[str], device_name: str) -> None:
+    from miniclip.build import make, restore
+    from miniclip.evaluate import TASKS, OpenClipModel, TrainedModel, comparison
     from miniclip.training.train import find_device
 
-    device = find_device(arguments.device)
-    restored = restore(arguments.run, *arguments.changes)
-    model = restored.model.to(device)
-    train_set, _ = restored.datasets()
-    size, count = arguments.batch_size, arguments.batches
-    if min(arguments.radii) <= 0 or size < 2 or not 1 <= count <= len(train_set) // size:
-        raise UserError(
-            f"--radii must be above 0, --batch-size at least 2, and --batches={count} of "
-            f"--batch-size={size} must fit into the {len(train_set):,} training images."
-        )
-    order = EpochBatches(len(train_set), batch_size=size, seed=restored.config.seed)
-    loader = Loader(train_set, order, device=device, num_workers=0, worker_init=ignore_in_worker)
-    batches = [inputs_of(batch, restored.tokenizer) for batch in islice(loader, count)]
-    surface = LossSurface(model, restored.loss(), batches)
-    rises = {f"{radius:g}": m_sharpness(surface, radius) for radius in arguments.radii}
-    result: dict[str, Any] = {
-        "checkpoint": str(restored.checkpoint),
-        "protocol": f"train: {count} x {size} images, float32, batch statistics",
-        "data_fingerprint": train_set.split.fingerprint(),
-        "loss": surface.mean_loss(),
-        "m_sharpness": rises,
-        "top_eigenvalue": top_eigenvalue(surface),
-    }
-    slices = landscape(surface, radius=max(arguments.radii))
-    folder = arguments.run if arguments.run.is_dir() else restored.checkpoint.parent.parent
-    folder = folder / "evaluation"
-    folder.mkdir(exist_ok=True)
-    write_text(folder / "sharpness.json", json.dumps(result | {"landscape": slices._asdict()}, indent=2))
-    draw_landscape(slices, folder / "sharpness.png", protocol=result["protocol"])
-    print(f"{restored.checkpoint} ({result['protocol']})")
-    print(f"loss at the weights     {result['loss']:12.4f}")
-    for radius, rise in rises.items():
-        print(f"m-sharpness, rho {radius:6} {rise:12.4f}")
-    print(f"top Hessian eigenvalue  {result['top_eigenvalue']:12.4f}")
-    print(f"Everything is in {folder}")
+    device = find_device(device_name)
+    tasks = [word for word in words if word in TASKS]
+    settings = [word for word in words if "=" in word]
+    models = [word for word in words if word not in tasks and word not in settings]
+    if not models:
+        raise UserError("Which model? Give a run directory, a checkpoint or open_clip:NAME:WEIGHTS.")
+    for word in models:
+        if not word.startswith("open_clip:") and not Path(word).exists():
+            raise UserError(f"{word} is no run, no checkpoint and none of the tasks {', '.join(TASKS)}.")
+    own = [word for word in settings if word.startswith("eval.")]
+    if tasks:
+        own.append(f"eval.tasks=[{','.join(tasks)}]")
+    evaluation = make(compose("eval=standard", *own), "eval")
+    of_data = [word for word in settings if word not in own]
+    datasets = None
+    found = []
+    for word in sorted(models, key=lambda word: word.startswith("open_clip:")):  # runs name the data
+        if word.startswith("open_clip:"):
+            if datasets is None:
+                datasets = make(compose(*of_data), "data").datasets()
+            subject: Any = OpenClipModel(word.partition(":")[2], device)
+            folder = Path("outputs") / "open_clip" / word.split(":")[1] / "evaluation"
+            results = evaluation.run(subject, datasets, folder, checkpoint=word)
+        else:
+            path = Path(word)
+            restored = restore(path, *of_data)
+            datasets = restored.datasets()
+            subject = TrainedModel(str(path), restored.model, restored.tokenizer, device)
+            folder = (path if path.is_dir() else restored.checkpoint.parent.parent) / "evaluation"
+            results = evaluation.run(
+                subject,
+                datasets,
+                folder,
+                checkpoint=str(restored.checkpoint),
+                loss=restored.loss(),
+                seed=restored.config.seed,
+            )
+        print(f"{subject.name} ({datasets[1].split.name}: {len(datasets[1]):,} images)")
+        _print_results(results)
+        print(f"Everything is in {folder}\n")
+        if "retrieval" in results:
+            found.append((subject.name, results["retrieval"].numbers))
+    if len(found) > 1:
+        print("\n".join(comparison(found)))
 
 
-def compose(*overrides: str) -> DictConfig:
-    """The config of `python run.py OVERRIDES`, for use from Python."""
-    _prepare_hydra()
-    with hydra.initialize_config_dir(str(HOME / "conf"), version_base="1.3"):
-        return hydra.compose("config", overrides=list(overrides))
-
-
-def _prepare_hydra() -> None:
-    """What conf/config.yaml refers to."""
-    os.environ["MINICLIP_HOME"] = str(HOME)
-    OmegaConf.register_new_resolver("short_overrides", _short_overrides, replace=True)
+def _print_results(results: dict[str, Any]) -> None:
+    for task, result in results.items():
+        print(task)
+        print("\n".join(f"  {line}" for line in result.lines))
 
 
 def _job(cfg: DictConfig) -> float:
     """One run. Returns the best rsum, for sweepers to maximise."""
-    from miniclip.build import build
+    from miniclip.build import build, make
+    from miniclip.evaluate import TrainedModel, flat_numbers
     from miniclip.report.figures import draw_curves, draw_retrieval, read_metrics
     from miniclip.tracking import RunDirectory
 
@@ -314,6 +307,15 @@ def _job(cfg: DictConfig) -> float:
                     protocol=summary["best"]["protocol"],
                 ),
             }
+            measured = make(cfg, "eval").run(
+                TrainedModel("this run", experiment.model, experiment.tokenizer, trainer.device),
+                (experiment.train_set, experiment.val_set),
+                run.path / "evaluation",
+                checkpoint=str(run.best_checkpoint),
+                loss=experiment.loss,
+                seed=cfg.seed,
+            )
+            logger.log({"step": summary["steps"], **flat_numbers(measured)})
             failed = False
         finally:
             logger.finish(failed=failed, summary=summary, figures=figures)
@@ -325,6 +327,8 @@ def _job(cfg: DictConfig) -> float:
         raise
     run.write_status("completed")
     log.info("%s", _table(summary, run))
+    for task, result in measured.items():
+        log.info("%s\n%s", task, "\n".join(f"  {line}" for line in result.lines))
     return summary["best_rsum"]
 
 
@@ -356,38 +360,3 @@ def _table(summary: dict[str, Any], run: Any) -> str:
         f"{summary['images_per_second']:.0f} images/s, {summary['seconds']:.0f} s\n"
         f"Everything is in {run.path}"
     )
-
-
-def _short_overrides(overrides: list[str]) -> str:
-    """A job's overrides as a folder name: `rho=0.05,seed=0`. No paths, the last 80 letters."""
-    pairs = (override.partition("=") for override in overrides)
-    short = [f"{key.rpartition('.')[2]}={value}" for key, _, value in pairs if "/" not in value]
-    return re.sub(r"[^\w.,=-]", "-", ",".join(short))[-80:].lstrip(",.") or "default"
-
-
-def _nearest(message: str) -> str:
-    """The right spelling of a key or an option that Hydra does not know, as a sentence to add."""
-    wrong_key = re.search(r"Could not override '([^']+)'", message)
-    if wrong_key:
-        word, known = wrong_key[1], _known_keys()
-    else:
-        wrong_option = re.search(r"Could not find '([^']+)/([^'/]+)'", message)
-        if not wrong_option:
-            return ""
-        folder = HOME / "conf" / wrong_option[1]
-        word = wrong_option[2]
-        known = [path.stem for path in folder.glob("*.yaml")]
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"\nDid you mean {near[0]}?" if near else ""
-
-
-def _known_keys() -> list[str]:
-    """Every setting and group of the config, whatever its options."""
-    keys = set()
-    for path in (HOME / "conf").rglob("*.yaml"):
-        group = path.relative_to(HOME / "conf").parent.as_posix()
-        keys.add(group)
-        prefix = "" if group == "." else group.replace("/", ".") + "."
-        content = OmegaConf.load(path)
-        keys |= {f"{prefix}{key}" for key in map(str, content) if key[0] != "_"}
-    return sorted(keys)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from miniclip.build import build
-from miniclip.cli import compose
+from miniclip.composing import compose
 from miniclip.tracking import RunDirectory
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -53,6 +53,18 @@ def run_miniclip(
         capture_output=True,
         text=True,
         timeout=timeout,
+    )
+
+
+def miniclip_command(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """`miniclip ...` in a folder, whose cache is not the user's."""
+    return subprocess.run(
+        [sys.executable, "-c", "from miniclip.cli import main; main()", *map(str, arguments)],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
 
 

@@ -10,7 +10,7 @@ import torch
 from omegaconf import OmegaConf
 
 from miniclip.build import build, check
-from miniclip.cli import compose
+from miniclip.composing import compose
 from miniclip.data import Source
 from miniclip.errors import UserError
 from miniclip.tracking import RunDirectory

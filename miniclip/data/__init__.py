@@ -1,5 +1,6 @@
 """Data sources: each delivers a training and a validation split of captioned images."""
 
+from miniclip.data.classes import ImageClasses
 from miniclip.data.dataset import CaptionedImages, Source, Split
 from miniclip.data.flickr import CocoCaptions, Flickr8k, Flickr30k
 from miniclip.data.folder import Folder
@@ -16,6 +17,7 @@ __all__ = [
     "Flickr30k",
     "Folder",
     "Hub",
+    "ImageClasses",
     "OpenMoji",
     "Parquet",
     "Source",

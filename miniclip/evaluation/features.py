@@ -1,7 +1,7 @@
 """A data set as features: what every measure starts from."""
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple
 
 import torch
@@ -54,19 +54,40 @@ def encode(
         captions: for each image all its captions.
         batch_size: captions encoded at once.
     """
+    texts, image_of_caption = caption_owners(captions)
+    with autocast():
+        image_features = encode_images(model, images)
+        text_features = encode_texts(model, texts, tokenizer, device=device, batch_size=batch_size)
+    return Features(image_features, text_features, image_of_caption.to(device))
+
+
+@torch.inference_mode()
+def encode_images(model: MiniCLIP, images: Iterable[Tensor]) -> Tensor:
+    """Encode batches (B, 3, H, W) in evaluation mode: (N, D), float32, of length 1."""
+    with _in_evaluation(model):
+        return torch.cat([model.encode_image(batch) for batch in images])
+
+
+@torch.inference_mode()
+def encode_texts(
+    model: MiniCLIP, texts: Sequence[str], tokenizer: Tokenizer, *, device: torch.device, batch_size: int
+) -> Tensor:
+    """Encode captions in evaluation mode: `M texts -> (M, D)`, float32, of length 1."""
+    # those of one length together, so that little is padded
+    order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
+    features = []
+    with _in_evaluation(model):
+        for start in range(0, len(order), batch_size):
+            token_ids, mask = tokenizer.encode([texts[i] for i in order[start : start + batch_size]])
+            features.append(model.encode_text(token_ids.to(device), mask.to(device)))
+    return torch.cat(features)[torch.tensor(order).argsort()]
+
+
+@contextmanager
+def _in_evaluation(model: MiniCLIP) -> Iterator[None]:
     training = model.training
     model.eval()
-    texts, image_of_caption = caption_owners(captions)
     try:
-        with autocast():
-            image_features = [model.encode_image(batch) for batch in images]
-            # captions of one length together, so that little is padded
-            order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
-            text_features = []
-            for start in range(0, len(order), batch_size):
-                token_ids, mask = tokenizer.encode([texts[i] for i in order[start : start + batch_size]])
-                text_features.append(model.encode_text(token_ids.to(device), mask.to(device)))
+        yield
     finally:
         model.train(training)
-    in_order = torch.cat(text_features)[torch.tensor(order).argsort()]
-    return Features(torch.cat(image_features), in_order, image_of_caption.to(device))

@@ -4,13 +4,40 @@ The protocol: every caption of an image is a positive. An image's rank is that o
 caption's rank is that of its image. Ties, and scores that are no numbers, count against the model.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 RECALL_AT = (1, 5, 10)
-CHUNK = 1024
+
+IMAGES_AT_ONCE = 1024
+CAPTIONS_AT_ONCE = 16384
+"""Scores of so many pairs are held at a time: 64 MiB, whatever the size of the data set."""
+
+TIE = 1e-6
+"""Scores closer than this are equal: the rounding of one product depends on its place in a matrix."""
+
+
+class Ranks(NamedTuple):
+    """How many stand before the first right answer; 0 is a hit at 1.
+
+    Attributes:
+        image_to_text: (N,) int64, for each image the other images' captions not below its best own one.
+        text_to_image: (M,) int64, for each caption the other images not below its own one.
+    """
+
+    image_to_text: Tensor
+    text_to_image: Tensor
+
+
+class Interval(NamedTuple):
+    """A 95 % interval."""
+
+    low: float
+    high: float
 
 
 def retrieval_metrics(
@@ -26,41 +53,121 @@ def retrieval_metrics(
     Returns:
         i2t_r1, i2t_r5, i2t_r10, i2t_median_rank, the same for t2i, and rsum. Ranks start at 1.
     """
+    return metrics_of_ranks(retrieval_ranks(image_features, text_features, image_of_caption))
+
+
+def metrics_of_ranks(ranks: Ranks) -> dict[str, float]:
+    """See `retrieval_metrics`."""
     metrics = {}
-    for direction, ranks in (
-        ("i2t", image_to_text_ranks(image_features, text_features, image_of_caption)),
-        ("t2i", text_to_image_ranks(image_features, text_features, image_of_caption)),
-    ):
+    for direction, own in zip(("i2t", "t2i"), ranks, strict=True):
         for k in RECALL_AT:
-            metrics[f"{direction}_r{k}"] = 100 * (ranks < k).double().mean().item()
-        metrics[f"{direction}_median_rank"] = ranks.double().quantile(0.5).item() + 1
+            metrics[f"{direction}_r{k}"] = 100 * (own < k).double().mean().item()
+        # torch's quantile stops at 16 M values
+        metrics[f"{direction}_median_rank"] = float(np.median(own.cpu().numpy())) + 1
     metrics["rsum"] = sum(metrics[f"{direction}_r{k}"] for direction in ("i2t", "t2i") for k in RECALL_AT)
     return metrics
 
 
-def image_to_text_ranks(image_features: Tensor, text_features: Tensor, image_of_caption: Tensor) -> Tensor:
-    """For each image the number of other images' captions not below its best own one, (N,) int64."""
-    ranks = []
-    for start in range(0, len(image_features), CHUNK):
-        scores = image_features[start : start + CHUNK] @ text_features.T
-        images = torch.arange(start, start + len(scores), device=scores.device)
-        own = image_of_caption[None, :] == images[:, None]
-        best = scores.masked_fill(~own, -torch.inf).max(dim=1, keepdim=True).values
-        # "not below" instead of "at least": a NaN on either side counts against the model
-        ranks.append((~(scores < best) & ~own).sum(dim=1))
-    return torch.cat(ranks)
+def retrieval_ranks(
+    image_features: Tensor,
+    text_features: Tensor,
+    image_of_caption: Tensor,
+    *,
+    device: torch.device | None = None,
+) -> Ranks:
+    """Ranks by all pairs' scores, a block at a time. Arguments as of `retrieval_metrics`.
+
+    Args:
+        device: where the products are computed; None is where the features lie. Features of a million
+            images need not fit it.
+    """
+    device = image_features.device if device is None else device
+    num_images, num_captions = len(image_features), len(text_features)
+    own_score = torch.cat(
+        [
+            (text_features[part].to(device) * image_features[image_of_caption[part]].to(device)).sum(dim=1)
+            for part in _parts(num_captions, CAPTIONS_AT_ONCE)
+        ]
+    )
+    owners = image_of_caption.to(device)
+    best_own = torch.full((num_images,), -torch.inf, device=device, dtype=own_score.dtype)
+    best_own = best_own.scatter_reduce(0, owners, own_score, "amax")
+    image_to_text = torch.zeros(num_images, dtype=torch.int64, device=device)
+    text_to_image = torch.zeros(num_captions, dtype=torch.int64, device=device)
+    for rows in _parts(num_images, IMAGES_AT_ONCE):
+        images = image_features[rows].to(device)
+        places = torch.arange(rows.start, rows.stop, device=device)[:, None]
+        for columns in _parts(num_captions, CAPTIONS_AT_ONCE):
+            scores = images @ text_features[columns].to(device).T
+            others = owners[columns] != places
+            # "not below" instead of "at least": a NaN on either side counts against the model
+            image_to_text[rows] += (~(scores < best_own[rows, None] - TIE) & others).sum(dim=1)
+            text_to_image[columns] += (~(scores < own_score[columns] - TIE) & others).sum(dim=0)
+    return Ranks(image_to_text, text_to_image)
 
 
-def text_to_image_ranks(image_features: Tensor, text_features: Tensor, image_of_caption: Tensor) -> Tensor:
-    """For each caption the number of other images not below its own one, (M,) int64."""
-    ranks = []
-    for start in range(0, len(text_features), CHUNK):
-        scores = text_features[start : start + CHUNK] @ image_features.T
-        own_image = image_of_caption[start : start + CHUNK, None]
-        own = scores.gather(1, own_image)
-        not_below = ~(scores < own)
-        ranks.append(not_below.sum(dim=1) - not_below.gather(1, own_image).squeeze(1).long())
-    return torch.cat(ranks)
+def bootstrap(
+    ranks: Ranks, image_of_caption: Tensor, *, draws: int = 1000, seed: int = 0
+) -> dict[str, Interval]:
+    """95 % intervals of recalls and rsum over which images, with their captions, were measured.
+
+    Images are drawn with replacement (Efron 1979); what they were ranked among stays the same.
+
+    Args:
+        draws: number of samples.
+        seed: of the samples.
+    """
+    owners = image_of_caption.cpu().numpy()
+    num_images = len(ranks.image_to_text)
+    captions = np.bincount(owners, minlength=num_images)
+    hits = [(ranks.image_to_text < k).cpu().numpy().astype(float) for k in RECALL_AT]
+    hits += [np.bincount(owners, (ranks.text_to_image < k).cpu().numpy(), num_images) for k in RECALL_AT]
+    sizes = [np.ones(num_images)] * len(RECALL_AT) + [captions] * len(RECALL_AT)
+    hit_table, size_table = np.stack(hits, axis=1), np.stack(sizes, axis=1)
+    generator = np.random.default_rng(seed)
+    samples = np.empty((draws, len(hits) + 1))
+    for draw in range(draws):
+        counts = np.bincount(generator.integers(num_images, size=num_images), minlength=num_images)
+        samples[draw, :-1] = 100 * (counts @ hit_table) / (counts @ size_table)
+    samples[:, -1] = samples[:, :-1].sum(axis=1)
+    names = [*(f"{way}_r{k}" for way in ("i2t", "t2i") for k in RECALL_AT), "rsum"]
+    low, high = np.quantile(samples, (0.025, 0.975), axis=0)
+    return {name: Interval(float(a), float(b)) for name, a, b in zip(names, low, high, strict=True)}
+
+
+def fold_metrics(
+    image_features: Tensor, text_features: Tensor, image_of_caption: Tensor, *, fold_size: int
+) -> tuple[dict[str, float], int]:
+    """Mean metrics over folds of so many images in their order, as papers on COCO report 1K.
+
+    Returns:
+        the means, and the number of folds; images beyond the last whole fold are left out.
+    """
+    folds = []
+    for start in range(0, len(image_features) - fold_size + 1, fold_size):
+        inside = (image_of_caption >= start) & (image_of_caption < start + fold_size)
+        folds.append(
+            retrieval_metrics(
+                image_features[start : start + fold_size],
+                text_features[inside],
+                image_of_caption[inside] - start,
+            )
+        )
+    return {name: float(np.mean([fold[name] for fold in folds])) for name in folds[0]}, len(folds)
+
+
+def chance_metrics(image_of_caption: Tensor) -> dict[str, float]:
+    """What `retrieval_metrics` gives on average where all orders are equally likely."""
+    counts = image_of_caption.bincount().double()
+    num_images, num_captions = len(counts), len(image_of_caption)
+    metrics = {}
+    for k in RECALL_AT:
+        missed = torch.ones_like(counts)
+        for place in range(min(k, num_captions)):  # one more wrong caption drawn without return
+            missed *= (num_captions - counts - place).clamp(min=0) / (num_captions - place)
+        metrics[f"i2t_r{k}"] = 100 * (1 - missed).mean().item()
+        metrics[f"t2i_r{k}"] = 100 * min(1.0, k / num_images)
+    return metrics | {"rsum": sum(metrics.values())}
 
 
 def protocol_name(split: str, num_images: int, num_captions: int) -> str:
@@ -73,3 +180,8 @@ def caption_owners(captions: Sequence[Sequence[str]]) -> tuple[list[str], Tensor
     flat = [caption for own in captions for caption in own]
     counts = torch.tensor([len(own) for own in captions])
     return flat, torch.repeat_interleave(torch.arange(len(captions)), counts)
+
+
+def _parts(length: int, size: int) -> Iterator[slice]:
+    for start in range(0, length, size):
+        yield slice(start, min(start + size, length))

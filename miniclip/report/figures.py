@@ -13,7 +13,7 @@ from torch import Tensor
 
 from miniclip.data.dataset import Split
 from miniclip.data.doctor import Examination
-from miniclip.evaluation import Cost, Features, Landscape
+from miniclip.evaluation import Cost, Features, Landscape, some_pairs
 from miniclip.tracking import RunDirectory
 
 if TYPE_CHECKING:
@@ -25,6 +25,9 @@ BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#8C8C8C"
 SERIES = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 NUM_NEAREST = 5
 NUM_EXAMPLES = 3
+NUM_IN_MATRIX = 10
+NUM_POINTS = 300
+NUM_CLASSES = 30
 
 
 def draw_curves(records: Sequence[dict[str, Any]], path: Path) -> Path:
@@ -78,6 +81,86 @@ def draw_retrieval(features: Features, split: Split, path: Path, *, protocol: st
             hit = int(owners[nearest]) == image
             _text(axes[row, 1 + column], captions[nearest], hit=hit)
     figure.suptitle(f"A caption's nearest images, an image's nearest captions ({protocol})")
+    return _save(figure, path)
+
+
+def draw_similarity(features: Features, split: Split, path: Path, *, protocol: str) -> Path:
+    """Draw the cosines of a few images with each other's captions; right pairs are on the diagonal."""
+    rows = np.linspace(0, len(split) - 1, min(NUM_IN_MATRIX, len(split))).round().astype(int)
+    chosen = torch.from_numpy(rows).to(features.images.device)
+    cosines = (features.images[chosen] @ features.first_captions[chosen].T).cpu().numpy()
+    figure, axes = _figure(1, 1, size=(11, 7.5))
+    axis = axes[0, 0]
+    shown = axis.imshow(cosines, cmap="viridis")
+    for row, column in np.ndindex(*cosines.shape):
+        dark = cosines[row, column] < (cosines.min() + cosines.max()) / 2
+        text = f"{cosines[row, column]:.2f}"
+        axis.text(column, row, text, ha="center", va="center", fontsize=8, color="w" if dark else "k")
+    captions = [textwrap.shorten(split.captions[int(row)][0], 44, placeholder="…") for row in rows]
+    axis.set_yticks(range(len(rows)), captions, fontsize=8, parse_math=False)
+    axis.set_xticks([])
+    for column, row in enumerate(rows):
+        picture = Image.fromarray(split.images[int(row)].permute(1, 2, 0).numpy())
+        place = axis.inset_axes((column - 0.45, -1.5, 0.9, 0.9), transform=axis.transData)
+        place.imshow(np.asarray(ImageOps.contain(picture, (96, 96))))
+        place.axis("off")
+    figure.colorbar(shown, label="cosine", shrink=0.8)
+    axis.set_title(f"Images and captions ({protocol})", pad=60, fontsize=10)
+    return _save(figure, path)
+
+
+def draw_space(features: Features, path: Path, *, protocol: str) -> Path:
+    """Draw both modalities on their two principal axes, each image tied to its caption."""
+    images, texts = (part.double().cpu() for part in some_pairs(features, NUM_POINTS))
+    both = torch.cat([images, texts])
+    centred = both - both.mean(dim=0)
+    _, lengths, axes_of_space = torch.linalg.svd(centred, full_matrices=False)
+    points = (centred @ axes_of_space[:2].T).numpy()
+    shares = (lengths**2 / (lengths**2).sum())[:2].tolist()
+    figure, axes = _figure(1, 1, size=(8.5, 6.5))
+    axis = axes[0, 0]
+    for number in range(len(images)):
+        axis.plot(*points[[number, number + len(images)]].T, color=GREY, lw=0.3, alpha=0.4, zorder=0)
+    axis.scatter(*points[: len(images)].T, s=14, color=BLUE, marker="o", label="images")
+    axis.scatter(*points[len(images) :].T, s=16, color=ORANGE, marker="^", label="captions")
+    _finish(axis, f"The joint space on its two principal axes ({protocol})")
+    axis.set_xlabel(f"first axis, {shares[0]:.0%} of the variance", fontsize=9)
+    axis.set_ylabel(f"second axis, {shares[1]:.0%}", fontsize=9)
+    return _save(figure, path)
+
+
+def draw_confusion(confusion: Tensor, names: Sequence[str], path: Path, *, protocol: str) -> Path:
+    """Draw which classes are taken for which, the most frequent ones; a row is a right class."""
+    largest = confusion.sum(dim=1).argsort(descending=True, stable=True)[:NUM_CLASSES].tolist()
+    counts = confusion[largest].double()
+    shares = (counts / counts.sum(dim=1, keepdim=True).clamp(min=1))[:, largest].numpy()
+    figure, axes = _figure(1, 1, size=(9.5, 8))
+    axis = axes[0, 0]
+    shown = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    labels = [textwrap.shorten(names[row], 24, placeholder="…") for row in largest]
+    axis.set_yticks(range(len(labels)), labels, fontsize=8, parse_math=False)
+    axis.set_xticks(range(len(labels)), labels, fontsize=8, rotation=90, parse_math=False)
+    axis.set_xlabel("taken for")
+    axis.set_ylabel("is")
+    of_all = "" if len(largest) == len(names) else f", the {len(largest)} most frequent of {len(names)}"
+    axis.set_title(f"Classes{of_all}\n({protocol})", loc="left", fontsize=10)
+    figure.colorbar(shown, label="share of the class", shrink=0.8)
+    return _save(figure, path)
+
+
+def draw_cosines(counts: dict[str, list[int]], path: Path, *, protocol: str) -> Path:
+    """Draw how often right and wrong pairs have which cosine, each as a share."""
+    figure, axes = _figure(1, 1, size=(8, 4))
+    axis = axes[0, 0]
+    for (name, own), colour in zip(counts.items(), (BLUE, ORANGE), strict=True):
+        edges = np.linspace(-1, 1, len(own) + 1)
+        share = np.array(own) / max(1, sum(own))
+        title = "an image and its caption" if name == "positive" else "an image and another's caption"
+        axis.stairs(share, edges, color=colour, fill=True, alpha=0.45, label=title)
+        axis.stairs(share, edges, color=colour)
+    _finish(axis, f"Cosines ({protocol})")
+    axis.set_xlabel("cosine", fontsize=9)
+    axis.set_ylabel("share of pairs", fontsize=9)
     return _save(figure, path)
 
 

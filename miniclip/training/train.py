@@ -20,7 +20,7 @@ from tqdm import tqdm
 from miniclip.data.dataset import CaptionedImages, by_reason
 from miniclip.data.loader import Batch, EpochBatches, Loader, in_order
 from miniclip.errors import SettingError, UserError
-from miniclip.evaluation import Features, encode, protocol_name, retrieval_metrics
+from miniclip.evaluation import Features, encode, health, protocol_name, retrieval_metrics
 from miniclip.models import MiniCLIP, Tokenizer, inputs_of
 from miniclip.optim import SAM, Schedule, set_learning_rate
 from miniclip.tracking import JsonlLogger, RunDirectory
@@ -406,12 +406,15 @@ class _Fit:
         """Measure, record and print. Returns whether rsum is the best so far."""
         experiment, progress = self.experiment, self.progress
         features = self._encode_validation()
-        metrics = retrieval_metrics(*features)
+        metrics, found = retrieval_metrics(*features), health(features)
+        loss = self._validation_loss(features)
         record: dict[str, Any] = {
             "step": progress.step,
             "epoch": progress.epoch,
-            "val/loss": self._validation_loss(features),
+            "val/loss": loss,
+            "val/loss_over_chance": loss / math.log(min(self.trainer.batch_size, len(features.images))),
             **{f"val/{key}": value for key, value in metrics.items()},
+            **{f"health/{key}": value for key, value in found._asdict().items()},
             "train/images_per_second": self._images_per_second,
             **self._cost(),
         }
@@ -419,6 +422,13 @@ class _Fit:
         log.info("%s", _epoch_line(record, self._of_all(progress.epoch)))
         if progress.skipped_steps:
             log.warning("%d updates skipped: gradient not finite.", progress.skipped_steps)
+        if found.has_collapsed:
+            log.warning(
+                "The features have collapsed: effective rank %.1f of images, %.1f of captions. Lower the "
+                "learning rate, or warm up longer.",
+                found.image_rank,
+                found.text_rank,
+            )
         improved = progress.best is None or record["val/rsum"] > progress.best["val/rsum"]
         if improved:
             split = experiment.val_set.split

@@ -1,26 +1,13 @@
 """The doctor finds what was planted, and nothing in healthy data."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-
-
-def doctor(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", "from miniclip.cli import main; main()", "doctor", *overrides],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(folder)},
-    )
+from tests.conftest import miniclip_command
 
 
 def photograph(seed: int) -> Image.Image:
@@ -42,7 +29,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def examined(root: Path, *overrides: str) -> tuple[int, dict, str]:
-    done = doctor(root.parent, "data=folder", f"data.root={root}", *overrides)
+    done = miniclip_command(root.parent, "doctor", "data=folder", f"data.root={root}", *overrides)
     assert "Traceback" not in done.stderr, done.stderr
     report = root.parent / "outputs" / "miniclip" / "doctor"
     assert (report / "doctor.png").stat().st_size > 10_000
@@ -96,9 +83,9 @@ def test_broken_images_and_long_captions(root: Path) -> None:
 
 
 def test_what_it_cannot_read_is_one_line(tmp_path: Path) -> None:
-    done = doctor(tmp_path, "data=folder", "data.root=nowhere")
+    done = miniclip_command(tmp_path, "doctor", "data=folder", "data.root=nowhere")
     assert done.returncode == 1 and "data.root=nowhere" in done.stderr and "Traceback" not in done.stderr
-    done = doctor(tmp_path, "data=foldr", "data.root=nowhere")
+    done = miniclip_command(tmp_path, "doctor", "data=foldr", "data.root=nowhere")
     assert done.returncode == 1 and "Did you mean folder?" in done.stderr
 
 
@@ -107,7 +94,7 @@ def test_all_missing_images_are_counted(tmp_path: Path, root: Path) -> None:
     (tmp_path / "table.csv").write_text(f"image,caption\n{rows}")
     tables = [f"data.{side}_csv={tmp_path / 'table.csv'}" for side in ("train", "val")]
     roots = [f"data.{side}_root={root / 'train'}" for side in ("train", "val")]
-    done = doctor(tmp_path, "data=csv", *tables, *roots)
+    done = miniclip_command(tmp_path, "doctor", "data=csv", *tables, *roots)
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     found = json.loads((tmp_path / "outputs/miniclip/doctor/doctor.json").read_text())
     assert sorted(found["broken"]) == [
@@ -121,7 +108,7 @@ def test_empty_captions_are_counted(tmp_path: Path, root: Path) -> None:
     (tmp_path / "table.csv").write_text(f"image,caption\n{rows}")
     tables = [f"data.{side}_csv={tmp_path / 'table.csv'}" for side in ("train", "val")]
     roots = [f"data.{side}_root={root / 'train'}" for side in ("train", "val")]
-    done = doctor(tmp_path, "data=csv", *tables, *roots)
+    done = miniclip_command(tmp_path, "doctor", "data=csv", *tables, *roots)
     found = json.loads((tmp_path / "outputs/miniclip/doctor/doctor.json").read_text())
     assert len(found["remarks"]) == 2 and "12 rows without a caption" in found["remarks"][0]
     assert "remarks on the tables: 2" in done.stdout and "12 rows without a caption" in done.stdout

@@ -1,15 +1,13 @@
 """The study of attentions counts what it should, as a user runs it."""
 
 import csv
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
 
 from miniclip.evaluation import attention_costs
 from miniclip.models import FullAttention
-from tests.conftest import ROOT
+from tests.conftest import miniclip_command
 
 
 def test_operations_and_parameters_by_hand() -> None:
@@ -23,20 +21,11 @@ def test_operations_and_parameters_by_hand() -> None:
     assert cost.peak_mb > 4 * 64 * 64 * 4 / 1e6  # the scores of four heads at least
 
 
-def study(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", "from miniclip.cli import main; main()", "text-study", *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(folder)},
-    )
-
-
 def test_the_command(tmp_path: Path) -> None:
     names = ["full", "linformer", "linformer_fused", "bigbird"]
-    done = study(tmp_path, "--lengths", "16", "64", "--rounds", "1", "--attentions", *names)
+    done = miniclip_command(
+        tmp_path, "text-study", "--lengths", "16", "64", "--rounds", "1", "--attentions", *names
+    )
     assert done.returncode == 0, done.stderr
     rows = list(csv.DictReader((tmp_path / "outputs/text-study/costs.csv").open()))
     assert {(row["attention"], row["length"]) for row in rows} == {
@@ -48,6 +37,6 @@ def test_the_command(tmp_path: Path) -> None:
 
 
 def test_heads_that_do_not_divide_the_width(tmp_path: Path) -> None:
-    done = study(tmp_path, "--heads", "3", "--lengths", "16")
+    done = miniclip_command(tmp_path, "text-study", "--heads", "3", "--lengths", "16")
     assert done.returncode == 1 and "--heads=3 must divide --width=256" in done.stderr
     assert "Traceback" not in done.stderr

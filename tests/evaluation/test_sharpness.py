@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from miniclip import build
-from miniclip.cli import compose
+from miniclip.composing import compose
 from miniclip.errors import UserError
 from miniclip.evaluation import LossSurface, landscape, m_sharpness, top_eigenvalue
 from miniclip.losses import ClipLoss
 from miniclip.models import Inputs
-from tests.conftest import TINY, fit
+from tests.conftest import TINY, fit, miniclip_command
 
 CURVATURE = torch.tensor([1.0, 4.0, 9.0])
 
@@ -93,18 +91,11 @@ def test_hessian_products_of_the_model_are_differences_of_gradients() -> None:
         assert torch.equal(value, before[name]), name
 
 
-def evaluate(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", "from miniclip.cli import main; main()", "evaluate", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
 def test_a_run_is_measured_without_further_settings(tmp_path: Path) -> None:
     run = fit(tmp_path / "run", *TINY)
-    done = evaluate(run.path, "sharpness", "--radii", "0.001", "0.002", "--batch-size", "8")
+    done = miniclip_command(
+        tmp_path, "evaluate", run.path, "sharpness", "eval.radii=[0.001,0.002]", "eval.batch_size=8"
+    )
     assert done.returncode == 0, done.stderr
     result = json.loads((run.path / "evaluation" / "sharpness.json").read_text())
     # how much is not asked: residual blocks that start at zero lie on the kink of their ReLU
@@ -118,12 +109,12 @@ def test_a_run_is_measured_without_further_settings(tmp_path: Path) -> None:
 def test_what_cannot_be_measured_says_why(tmp_path: Path) -> None:
     run = fit(tmp_path / "run", *TINY, "trainer.budget.steps=1")
     for arguments, reason in (
-        ((tmp_path / "nowhere", "sharpness"), "does not exist"),
-        ((run.path, "sharpness", "--batch-size", "64"), "must fit into the 40 training images"),
+        ((tmp_path / "nowhere", "sharpness"), "is no run, no checkpoint"),
+        ((run.path, "sharpness", "eval.batch_size=64"), "must fit into the 40 training images"),
         ((run.path, "sharpness", "data.rot=x"), "has no setting data.rot"),
         ((run.path, "sharpness", "--device", "cuda:9"), "cuda"),
     ):
-        done = evaluate(*arguments)
+        done = miniclip_command(tmp_path, "evaluate", *arguments)
         assert done.returncode == 1 and reason in done.stderr, done.stderr
         assert "Traceback" not in done.stderr
 

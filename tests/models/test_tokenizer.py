@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from miniclip.build import build
-from miniclip.cli import compose
+from miniclip.composing import compose
 from miniclip.errors import SettingError, UserError
 from miniclip.models import (
     BPETokenizer,

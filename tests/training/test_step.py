@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from miniclip import build
-from miniclip.cli import compose
+from miniclip.composing import compose
 from miniclip.models import Inputs
 from miniclip.training import StepResult, TrainingStep
 from tests.conftest import TINY

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from miniclip.build import build, restore
-from miniclip.cli import compose
+from miniclip.composing import compose
 from miniclip.errors import UserError
 from miniclip.models import BPETokenizer, Tokenizer
 from miniclip.tracking import JsonlLogger, RunDirectory

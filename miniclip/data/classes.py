@@ -1,0 +1,89 @@
+"""Classification sets of torchvision, whose captions are the names of the classes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torchvision.datasets as sets
+from PIL import UnidentifiedImageError
+from torch import Tensor
+
+from miniclip.data.captions import seeded_rows
+from miniclip.data.dataset import FolderSource, Split
+from miniclip.errors import BrokenImage, SettingError
+
+ClassSet = Literal["ImageFolder", "CIFAR10", "CIFAR100", "Food101", "OxfordIIITPet"]
+
+
+class ImageClasses(FolderSource):
+    """A classification set of torchvision; nothing is downloaded.
+
+    An image's only caption is the name of its class, with spaces for underscores. ImageFolder takes folders
+    `train` and `val` with a folder for each class, or the folders of the classes alone.
+
+    Args:
+        dataset: torchvision's name of it.
+        folder_settings: see `FolderSource`; torchvision looks for its own folder inside `root`.
+
+    Raises:
+        SettingError: when the files are not there.
+    """
+
+    def __init__(self, *, dataset: ClassSet, **folder_settings: Any):
+        super().__init__(**folder_settings)
+        self.dataset = dataset
+
+    def splits(self) -> tuple[Split, Split]:
+        try:
+            if self.dataset != "ImageFolder":
+                return self._split("train", self._part("train")), self._split("val", self._part("test"))
+            if (self.root / "train").is_dir() and (self.root / "val").is_dir():
+                train, val = (sets.ImageFolder(str(self.root / part)) for part in ("train", "val"))
+                return self._split("train", train), self._split("val", val)
+            whole = self._split("train", sets.ImageFolder(str(self.root)))
+        except (RuntimeError, FileNotFoundError) as error:
+            raise SettingError("root", self.root, f"does not hold {self.dataset} ({error})") from None
+        rows = seeded_rows(len(whole), val_fraction=self.val_fraction, seed=self.split_seed)
+        return whole.select("train", rows[0]), whole.select("seeded val", rows[1])
+
+    def _part(self, part: str) -> Any:
+        if self.dataset in ("CIFAR10", "CIFAR100"):
+            return getattr(sets, self.dataset)(str(self.root), train=part == "train")
+        names = {"train": "trainval"} if self.dataset == "OxfordIIITPet" else {}
+        return getattr(sets, self.dataset)(str(self.root), split=names.get(part, part))
+
+    def _split(self, name: str, pictures: Any) -> Split:
+        numbers: Sequence[int] = pictures.targets if hasattr(pictures, "targets") else pictures._labels
+        labels = [pictures.classes[number].replace("_", " ") for number in numbers]
+        if hasattr(pictures, "samples"):  # files, whose names tell more than their place
+            ids = [str(Path(path).relative_to(pictures.root)) for path, _ in pictures.samples]
+        else:
+            ids = [f"{self.dataset} {name} {row}" for row in range(len(labels))]
+        return Split(name, ids, TorchvisionImages(pictures, ids), ([label] for label in labels), labels)
+
+
+class TorchvisionImages:
+    """The pictures (3, H, W) uint8 of a data set of torchvision."""
+
+    def __init__(self, pictures: Any, ids: Sequence[str]):
+        self.pictures = pictures
+        self.ids = ids
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> Tensor:
+        try:
+            picture = self.pictures[index][0].convert("RGB")
+        except FileNotFoundError as error:
+            raise BrokenImage(f"The image {error.filename} is missing.", "missing") from None
+        except (OSError, UnidentifiedImageError) as error:
+            raise BrokenImage(f"The image {self.ids[index]} cannot be read ({error}).") from None
+        return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """Which set it is, and where."""
+        return type(self.pictures).__name__, str(self.pictures.root)

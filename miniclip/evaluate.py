@@ -1,0 +1,502 @@
+"""Measuring trained models: what `miniclip evaluate` and `python run.py eval=...` do.
+
+All features are float32 and, but for the loss surface, of evaluation mode.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from miniclip.data import CaptionedImages
+from miniclip.data.loader import EpochBatches, Loader, in_order
+from miniclip.errors import SettingError, UserError
+from miniclip.evaluation import (
+    Features,
+    Labelled,
+    LossSurface,
+    bootstrap,
+    chance_metrics,
+    class_embeddings,
+    classify,
+    cosine_counts,
+    encode_images,
+    encode_texts,
+    few_shot,
+    fold_metrics,
+    health,
+    landscape,
+    linear_probe,
+    m_sharpness,
+    metrics_of_ranks,
+    protocol_name,
+    read_class_names,
+    read_templates,
+    retrieval_ranks,
+    top_eigenvalue,
+)
+from miniclip.evaluation.retrieval import RECALL_AT, caption_owners
+from miniclip.models import MiniCLIP, Tokenizer, inputs_of
+from miniclip.report.figures import (
+    draw_confusion,
+    draw_cosines,
+    draw_landscape,
+    draw_retrieval,
+    draw_similarity,
+    draw_space,
+)
+from miniclip.tracking import write_text
+from miniclip.training.interruption import ignore_in_worker
+
+Task = Literal["retrieval", "zero_shot", "linear_probe", "few_shot", "health", "pictures", "sharpness"]
+TASKS: tuple[Task, ...] = (
+    "retrieval",
+    "zero_shot",
+    "linear_probe",
+    "few_shot",
+    "health",
+    "pictures",
+    "sharpness",
+)
+NEED_CLASSES = ("zero_shot", "linear_probe", "few_shot")
+
+BATCH_SIZE = 256
+FOLD_SIZE = 1000
+"""Images a fold, where there are enough for two: papers on COCO report 1K and 5K."""
+
+
+class Subject(Protocol):
+    """A model under test.
+
+    Attributes:
+        name: how tables call it.
+        device: where it computes.
+    """
+
+    name: str
+    device: torch.device
+
+    def encode_images(self, dataset: CaptionedImages) -> Tensor:
+        """`N images -> (N, D)` float32, of length 1."""
+
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """`M captions -> (M, D)` float32, of length 1."""
+
+
+class TrainedModel:
+    """A MiniCLIP as a `Subject`."""
+
+    def __init__(self, name: str, model: MiniCLIP, tokenizer: Tokenizer, device: torch.device):
+        self.name = name
+        self.model = model.to(device)
+        self.tokenizer = tokenizer
+        self.device = device
+
+    def encode_images(self, dataset: CaptionedImages) -> Tensor:
+        order = in_order(len(dataset), BATCH_SIZE)
+        loader = Loader(dataset, order, device=self.device, num_workers=0, worker_init=ignore_in_worker)
+        return encode_images(self.model, (batch.images for batch in loader))
+
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        return encode_texts(self.model, texts, self.tokenizer, device=self.device, batch_size=BATCH_SIZE)
+
+
+class OpenClipModel:
+    """A model of open_clip as a `Subject`, with its own preprocessing.
+
+    Args:
+        text: NAME or NAME:WEIGHTS, weights being a file or one of open_clip's names for them.
+
+    Raises:
+        UserError: when open_clip is missing, knows no such model, or the weights are not there.
+    """
+
+    def __init__(self, text: str, device: torch.device):
+        try:
+            import open_clip
+        except ImportError:
+            raise UserError(f'open_clip:{text} needs open_clip: pip install -e ".[bench]"') from None
+        name, _, weights = text.partition(":")
+        if name not in open_clip.list_models():
+            raise UserError(f"open_clip has no model {name}; see open_clip.list_models().")
+        if not weights:
+            raise UserError(f"open_clip:{name} needs weights: open_clip:{name}:FILE, or a name of theirs.")
+        try:
+            model, _, self.preprocess = open_clip.create_model_and_transforms(
+                name, pretrained=weights, weights_only=True
+            )
+        except (OSError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"The weights {weights} of open_clip:{name} cannot be had ({reason}). Without network, "
+                f"download them elsewhere and give the file: open_clip:{name}:FILE"
+            ) from None
+        self.name = f"open_clip {name}"
+        self.model = model.to(device).eval()
+        self.tokenizer = open_clip.get_tokenizer(name)
+        self.device = device
+
+    @torch.inference_mode()
+    def encode_images(self, dataset: CaptionedImages) -> Tensor:
+        features = []
+        for rows in in_order(len(dataset), BATCH_SIZE):
+            pictures = (dataset.split.images[row].permute(1, 2, 0).numpy() for row in rows)
+            batch = torch.stack([self.preprocess(Image.fromarray(picture)) for picture in pictures])
+            features.append(self.model.encode_image(batch.to(self.device), normalize=True).float())
+        return torch.cat(features)
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        token_ids = self.tokenizer(list(texts)).split(BATCH_SIZE)
+        parts = (self.model.encode_text(part.to(self.device), normalize=True) for part in token_ids)
+        return torch.cat([part.float() for part in parts])
+
+
+class Result(NamedTuple):
+    """What a task found.
+
+    Attributes:
+        numbers: plain data for its JSON file.
+        lines: what a person reads.
+    """
+
+    numbers: dict[str, Any]
+    lines: list[str]
+
+
+class Evaluation:
+    """Tasks, and how they are done.
+
+    Args:
+        tasks: names of `TASKS`; null is all that suit the data but sharpness, which takes longest.
+        templates: sentences for class names: "none", "simple", "clip", or a text file with {} in each line.
+        class_names: a text file with a name for each class, in the order of the sorted labels; null takes
+            the data set's own.
+        shots: images a class for few_shot.
+        num_seeds: draws for each number of shots.
+        radii: lengths rho at which sharpness is measured.
+        batches: training batches that sharpness looks at.
+        batch_size: images of each of these, the m of m-sharpness.
+
+    Raises:
+        SettingError: when a task is unknown or a number out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        tasks: Sequence[str] | None,
+        templates: str,
+        class_names: str | None,
+        shots: Sequence[int],
+        num_seeds: int,
+        radii: Sequence[float],
+        batches: int,
+        batch_size: int,
+    ):
+        for task in tasks or ():
+            if task not in TASKS:
+                raise SettingError("tasks", task, f"must be of {', '.join(TASKS)}")
+        for setting, value, least in (
+            ("shots", min(shots, default=0), 1),
+            ("num_seeds", num_seeds, 1),
+            ("batches", batches, 1),
+            ("batch_size", batch_size, 2),
+        ):
+            if value < least:
+                raise SettingError(setting, value, f"must be at least {least}")
+        if not min(radii, default=0) > 0:
+            raise SettingError("radii", list(radii), "must be above 0")
+        read_templates(templates)
+        self.tasks = tasks
+        self.templates = templates
+        self.class_names = class_names
+        self.shots = shots
+        self.num_seeds = num_seeds
+        self.radii = radii
+        self.batches = batches
+        self.batch_size = batch_size
+
+    def run(
+        self,
+        subject: Subject,
+        datasets: tuple[CaptionedImages, CaptionedImages],
+        folder: Path,
+        *,
+        checkpoint: str,
+        loss: Callable[..., Tensor] | None = None,
+        seed: int = 0,
+    ) -> dict[str, Result]:
+        """Do the tasks; each writes `folder`/TASK.json, and its pictures beside.
+
+        Args:
+            datasets: for training and for validation; the second is what is measured on.
+            checkpoint: what a reader can load the model from, for the files.
+            loss: the training loss, needed by sharpness.
+            seed: of the order of the training batches that sharpness looks at.
+
+        Raises:
+            UserError: when a task does not suit the data or the model.
+        """
+        measured = Measured(self, subject, *datasets, folder=folder, loss=loss, seed=seed)
+        has_classes = datasets[1].split.labels is not None
+        suiting = [task for task in TASKS[:-1] if has_classes or task not in NEED_CLASSES]
+        folder.mkdir(parents=True, exist_ok=True)
+        results = {}
+        for task in suiting if self.tasks is None else self.tasks:
+            result: Result = getattr(measured, task)()
+            numbers = {
+                "checkpoint": checkpoint,
+                "protocol": measured.protocol,
+                "data_fingerprint": datasets[1].split.fingerprint(),
+                **result.numbers,
+            }
+            write_text(folder / f"{task}.json", json.dumps(numbers, indent=2) + "\n")
+            results[task] = Result(numbers, result.lines)
+        return results
+
+
+class Measured:
+    """One model on one data set; a method for each task. Features are computed once."""
+
+    def __init__(
+        self,
+        settings: Evaluation,
+        subject: Subject,
+        train: CaptionedImages,
+        val: CaptionedImages,
+        *,
+        folder: Path,
+        loss: Callable[..., Tensor] | None,
+        seed: int,
+    ):
+        self.settings = settings
+        self.subject = subject
+        self.train = train
+        self.val = val
+        self.folder = folder
+        self.loss = loss
+        self.seed = seed
+
+    @property
+    def protocol(self) -> str:
+        """What the numbers were measured on."""
+        split = self.val.split
+        return protocol_name(split.name, len(split), int(split.captions.counts.sum())) + "; float32"
+
+    @cached_property
+    def features(self) -> Features:
+        texts, owners = caption_owners(self.val.split.captions)
+        text_features = _finite(self.subject.encode_texts(texts), self.subject)
+        return Features(self.image_features, text_features, owners.to(text_features.device))
+
+    @cached_property
+    def image_features(self) -> Tensor:
+        return _finite(self.subject.encode_images(self.val), self.subject)
+
+    @cached_property
+    def classes(self) -> list[str]:
+        """Labels of both sides, sorted."""
+        if self.val.split.labels is None or self.train.split.labels is None:
+            raise UserError(
+                "The data set has no classes. Name a column (data.class_column=...), or take a set of "
+                "classes (data=imagefolder data.root=...)."
+            )
+        found = sorted({*self.train.split.labels, *self.val.split.labels})
+        if len(found) < 2:
+            raise UserError(f"Classification needs two classes; all images are of {found[0]!r}.")
+        return found
+
+    def labels(self, dataset: CaptionedImages) -> np.ndarray:
+        """Number of the class of each image."""
+        numbers = {name: number for number, name in enumerate(self.classes)}
+        return np.array([numbers[label] for label in dataset.split.labels or ()])
+
+    @cached_property
+    def labelled(self) -> tuple[Labelled, Labelled]:
+        """Training and validation images, both as evaluation sees them."""
+        labels = self.labels(self.train), self.labels(self.val)
+        as_evaluated = CaptionedImages(self.train.split, self.val.crop)
+        train_features = _finite(self.subject.encode_images(as_evaluated), self.subject)
+        both = train_features, self.image_features
+        return tuple(Labelled(x.cpu().numpy(), y) for x, y in zip(both, labels, strict=True))  # type: ignore[return-value]
+
+    def retrieval(self) -> Result:
+        features = self.features
+        device = self.subject.device
+        ranks = retrieval_ranks(*features, device=device)
+        metrics = metrics_of_ranks(ranks)
+        intervals = bootstrap(ranks, features.image_of_caption)
+        chance = chance_metrics(features.image_of_caption)
+        numbers: dict[str, Any] = {
+            "metrics": metrics,
+            "intervals_95": {name: list(interval) for name, interval in intervals.items()},
+            "chance": chance,
+        }
+        lines = [f"{'':15}{'R@1':>22}{'R@5':>22}{'R@10':>22}{'median rank':>13}"]
+        for way, title in (("i2t", "image to text"), ("t2i", "text to image")):
+            cells = []
+            for k in RECALL_AT:
+                low, high = intervals[f"{way}_r{k}"]
+                cells.append(f"{metrics[f'{way}_r{k}']:.1f} ({low:.1f} to {high:.1f})")
+            median = f"{metrics[f'{way}_median_rank']:g}"
+            lines.append(f"{title:15}" + "".join(f"{cell:>22}" for cell in cells) + f"{median:>13}")
+        low, high = intervals["rsum"]
+        lines.append(
+            f"rsum {metrics['rsum']:.1f} ({low:.1f} to {high:.1f}); chance {chance['rsum']:.1f}. "
+            "In brackets: 95 % over images."
+        )
+        if len(features.images) >= 2 * FOLD_SIZE:
+            folds, count = fold_metrics(*features, fold_size=FOLD_SIZE)
+            numbers["folds"] = {"images": FOLD_SIZE, "count": count, "metrics": folds}
+            cells = ["/".join(f"{folds[f'{way}_r{k}']:.1f}" for k in RECALL_AT) for way in ("i2t", "t2i")]
+            lines.append(
+                f"mean of {count} folds of {FOLD_SIZE:,} images, R@1/5/10: image to text {cells[0]}, "
+                f"text to image {cells[1]}, rsum {folds['rsum']:.1f}"
+            )
+        return Result(numbers, lines)
+
+    def zero_shot(self) -> Result:
+        names: Sequence[str] = [name.replace("_", " ") for name in self.classes]
+        if self.settings.class_names is not None:
+            names = read_class_names(self.settings.class_names, self.classes)
+        templates = read_templates(self.settings.templates)
+        embeddings = class_embeddings(self.subject.encode_texts, names, templates)
+        labels = torch.from_numpy(self.labels(self.val)).to(embeddings.device)
+        found = classify(self.image_features, embeddings, labels)
+        draw_confusion(
+            found.confusion, names, self.folder / "zero_shot.png", protocol=f"zero-shot, {self.protocol}"
+        )
+        numbers = {
+            "classes": len(names),
+            "templates": self.settings.templates,
+            **{key: getattr(found, key) for key in ("top1", "top5", "mean_per_class", "chance")},
+        }
+        return Result(
+            numbers,
+            [
+                f"{len(names)} classes, templates {self.settings.templates}: top-1 {found.top1:.1f}, "
+                f"top-5 {found.top5:.1f}, mean per class {found.mean_per_class:.1f}; "
+                f"chance {found.chance:.1f}"
+            ],
+        )
+
+    def linear_probe(self) -> Result:
+        train, val = self.labelled
+        probe = linear_probe(train, val)
+        most_common = 100 * np.bincount(val.labels).max() / len(val.labels)
+        return Result(
+            {**probe._asdict(), "train_images": len(train.labels), "most_common_class": most_common},
+            [
+                f"top-1 {probe.accuracy:.1f} with C = {probe.strength:g} on {len(train.labels):,} training "
+                f"images; always the most common class: {most_common:.1f}"
+            ],
+        )
+
+    def few_shot(self) -> Result:
+        seeds = range(self.settings.num_seeds)
+        results = few_shot(*self.labelled, shots=self.settings.shots, seeds=seeds)
+        return Result(
+            {
+                "shots": {
+                    str(r.shots): {"mean": r.mean, "deviation": r.deviation, "accuracies": r.accuracies}
+                    for r in results
+                }
+            },
+            [
+                f"{r.shots:3} a class: top-1 {r.mean:.1f}, deviation {r.deviation:.1f} over "
+                f"{len(seeds)} draws"
+                for r in results
+            ],
+        )
+
+    def health(self) -> Result:
+        found = health(self.features)
+        counts = cosine_counts(self.features)
+        draw_cosines(counts, self.folder / "health.png", protocol=self.protocol)
+        lines = [f"{name.replace('_', ' '):20} {value:10.3f}" for name, value in found._asdict().items()]
+        if found.has_collapsed:
+            lines.append("COLLAPSED: a tower gives nearly the same features to everything.")
+        return Result({**found._asdict(), "collapsed": found.has_collapsed, "cosines": counts}, lines)
+
+    def pictures(self) -> Result:
+        split = self.val.split
+        draw_retrieval(self.features, split, self.folder / "retrieval.png", protocol=self.protocol)
+        draw_similarity(self.features, split, self.folder / "similarity.png", protocol=self.protocol)
+        draw_space(self.features, self.folder / "space.png", protocol=self.protocol)
+        names = ["retrieval.png", "similarity.png", "space.png"]
+        return Result({"pictures": names}, [", ".join(names)])
+
+    def sharpness(self) -> Result:
+        if not isinstance(self.subject, TrainedModel) or self.loss is None:
+            raise UserError(f"sharpness is measured on MiniCLIP's runs, not on {self.subject.name}.")
+        size, count = self.settings.batch_size, self.settings.batches
+        if count > len(self.train) // size:
+            raise UserError(
+                f"eval.batches={count} of eval.batch_size={size} must fit into the {len(self.train):,} "
+                "training images."
+            )
+        order = EpochBatches(len(self.train), batch_size=size, seed=self.seed)
+        loader = Loader(
+            self.train, order, device=self.subject.device, num_workers=0, worker_init=ignore_in_worker
+        )
+        batches = [inputs_of(batch, self.subject.tokenizer) for batch in islice(loader, count)]
+        surface = LossSurface(self.subject.model, self.loss, batches)
+        rises = {f"{radius:g}": m_sharpness(surface, radius) for radius in self.settings.radii}
+        at, curvature = surface.mean_loss(), top_eigenvalue(surface)
+        slices = landscape(surface, radius=max(self.settings.radii))
+        protocol = f"train: {count} x {size} images, float32, batch statistics"
+        draw_landscape(slices, self.folder / "sharpness.png", protocol=protocol)
+        lines = [
+            f"({protocol})",
+            f"loss at the weights     {at:12.4f}",
+            *(f"m-sharpness, rho {radius:6} {rise:12.4f}" for radius, rise in rises.items()),
+            f"top Hessian eigenvalue  {curvature:12.4f}",
+        ]
+        numbers = {
+            "protocol": protocol,
+            "data_fingerprint": self.train.split.fingerprint(),
+            "loss": at,
+            "m_sharpness": rises,
+            "top_eigenvalue": curvature,
+            "landscape": slices._asdict(),
+        }
+        return Result(numbers, lines)
+
+
+def flat_numbers(results: dict[str, Result]) -> dict[str, float]:
+    """The single numbers of results, for loggers: {"eval/zero_shot/top1": 12.5}."""
+    flat = {}
+    for task, result in results.items():
+        for key, value in {**result.numbers, **result.numbers.get("metrics", {})}.items():
+            if isinstance(value, int | float):
+                flat[f"eval/{task}/{key}"] = value
+    return flat
+
+
+def comparison(results: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
+    """A table of retrieval results, a row a model, below a row of chance.
+
+    Args:
+        results: names, and what `retrieval` found of each.
+    """
+    rows = [("chance", results[0][1]["chance"]), *((name, own["metrics"]) for name, own in results)]
+    width = max(len(name) for name, _ in rows)
+    lines = [f"{'':{width}}  image to text R@1/5/10  text to image R@1/5/10    rsum"]
+    for name, metrics in rows:
+        cells = ["/".join(f"{metrics[f'{way}_r{k}']:.1f}" for k in RECALL_AT) for way in ("i2t", "t2i")]
+        lines.append(f"{name:{width}}  {cells[0]:>22}  {cells[1]:>22}  {metrics['rsum']:6.1f}")
+    return lines
+
+
+def _finite(features: Tensor, subject: Subject) -> Tensor:
+    if not features.isfinite().all():
+        raise UserError(f"The features of {subject.name} are not finite: its weights are broken.")
+    return features

@@ -1,0 +1,152 @@
+"""Zero-shot classification: the class whose name, in sentences, lies nearest to the image."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from miniclip.errors import SettingError, UserError
+
+TEMPLATES: dict[str, tuple[str, ...]] = {
+    "none": ("{}",),
+    "simple": ("a photo of a {}.",),
+    # sentences after the fashion of Radford et al. 2021, section 3.1.4, in our own words
+    "clip": (
+        "a photo of a {}.",
+        "a photograph showing the {}.",
+        "one {} in a picture.",
+        "a blurred photo of a {}.",
+        "a sharp photo of a {}.",
+        "a dark photo of the {}.",
+        "a bright photo of the {}.",
+        "a close look at a {}.",
+        "a {} seen from far away.",
+        "part of a {}.",
+        "a small {}.",
+        "a large {}.",
+        "a {} on a plain background.",
+        "a {} among other things.",
+        "a drawing of a {}.",
+        "a good picture of the {}.",
+        "a poor picture of the {}.",
+        "a picture of many {}.",
+    ),
+}
+
+
+class Classification(NamedTuple):
+    """How images were classified.
+
+    Attributes:
+        top1, top5: percent of images whose class is the first, among the first five.
+        mean_per_class: mean over classes of each one's top1, percent.
+        chance: top1 of guessing, percent.
+        confusion: (C, C) int64, images of the row's class that were given the column's.
+    """
+
+    top1: float
+    top5: float
+    mean_per_class: float
+    chance: float
+    confusion: Tensor
+
+
+def read_templates(source: str) -> tuple[str, ...]:
+    """A built-in set by its name, or the lines of a file.
+
+    Raises:
+        SettingError: when there is neither, or a line holds no {} for the class.
+    """
+    if source in TEMPLATES:
+        return TEMPLATES[source]
+    templates = read_lines("templates", source, f"one of {', '.join(TEMPLATES)}")
+    for line in templates:
+        if line.count("{}") != 1:
+            raise SettingError(
+                "templates", source, f"needs one {{}} for the class in each line, not: {line}"
+            )
+    return templates
+
+
+def read_class_names(path: str, labels: Sequence[str]) -> tuple[str, ...]:
+    """Names for the classes from a file, a line each, in the sorted order of the data set's labels.
+
+    Raises:
+        SettingError: when the file is not there, or their number differs.
+    """
+    names = read_lines("class_names", path, "the path of a text file")
+    if len(names) != len(labels):
+        raise SettingError("class_names", path, f"has {len(names)} lines for {len(labels)} classes")
+    return names
+
+
+def read_lines(setting: str, path: str, known: str) -> tuple[str, ...]:
+    """The lines of a text file that are not empty."""
+    try:
+        text = Path(path).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingError(setting, path, f"must be {known}, or a text file ({error})") from None
+    lines = tuple(line.strip() for line in text.splitlines() if line.strip())
+    if not lines:
+        raise SettingError(setting, path, "is an empty file")
+    return lines
+
+
+def class_embeddings(
+    encode_texts: Callable[[list[str]], Tensor], class_names: Sequence[str], templates: Sequence[str]
+) -> Tensor:
+    """For each class the mean of its sentences' features, made of length 1 again, (C, D).
+
+    Args:
+        encode_texts: `list of B captions -> (B, D)`, of length 1.
+        class_names: a name each; no two alike.
+        templates: sentences with {} in place of the name.
+
+    Raises:
+        UserError: when there are fewer than two classes, or names repeat.
+    """
+    if len(class_names) < 2:
+        raise UserError(f"Classification needs at least two classes; there are {len(class_names)}.")
+    repeated = sorted({name for name in class_names if list(class_names).count(name) > 1})
+    if repeated:
+        raise UserError(f"Class names must differ; these repeat: {', '.join(repeated[:5])}.")
+    features = encode_texts([t.replace("{}", name) for name in class_names for t in templates])
+    return F.normalize(features.view(len(class_names), len(templates), -1).mean(dim=1), dim=1)
+
+
+def classify(image_features: Tensor, embeddings: Tensor, labels: Tensor) -> Classification:
+    """Give each image the class with the highest cosine.
+
+    Args:
+        image_features: (N, D), of length 1.
+        embeddings: (C, D), see `class_embeddings`.
+        labels: (N,) int64, the right classes.
+
+    Raises:
+        UserError: when features are not finite.
+    """
+    for name, features in (("image", image_features), ("class", embeddings)):
+        if not features.isfinite().all():
+            raise UserError(f"The {name} features are not finite: the run's weights are broken.")
+    scores = image_features @ embeddings.T
+    return classification(scores, labels)
+
+
+def classification(scores: Tensor, labels: Tensor) -> Classification:
+    """From scores (N, C) and the right classes (N,)."""
+    num_classes = scores.shape[1]
+    best = scores.topk(min(5, num_classes), dim=1).indices
+    hits = best == labels[:, None]
+    pairs = labels * num_classes + best[:, 0]
+    confusion = pairs.bincount(minlength=num_classes**2).view(num_classes, num_classes)
+    counts = confusion.sum(dim=1)
+    own = confusion.diagonal()[counts > 0] / counts[counts > 0]
+    return Classification(
+        top1=100 * hits[:, 0].double().mean().item(),
+        top5=100 * hits.any(dim=1).double().mean().item(),
+        mean_per_class=100 * own.double().mean().item(),
+        chance=100 / num_classes,
+        confusion=confusion.cpu(),
+    )

@@ -1,0 +1,194 @@
+"""`miniclip evaluate` on real runs: tasks, other data sets, baselines, and what cannot be measured."""
+
+import hashlib
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from miniclip.build import restore
+from miniclip.clip_benchmark import load
+from miniclip.data import ImageClasses
+from miniclip.errors import SettingError
+from miniclip.tracking import RunDirectory
+from tests.conftest import TINY, fit, miniclip_command, run_miniclip
+
+CLASSES = ("blue_square", "red_square", "green_square")
+
+
+@pytest.fixture(scope="module")
+def class_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three folders of twenty squares of one colour each."""
+    folder = tmp_path_factory.mktemp("classes")
+    generator = np.random.default_rng(0)
+    for number, name in enumerate(CLASSES):
+        (folder / name).mkdir()
+        for index in range(20):
+            pixels = generator.integers(0, 120, (40, 50, 3), dtype=np.uint8)
+            pixels[..., (number + 2) % 3] += 120
+            Image.fromarray(pixels).save(folder / name / f"{index}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, class_folder: Path) -> RunDirectory:
+    """Trained on the squares, whose captions are the names of their classes."""
+    settings = [f"data.root={class_folder}", "data.val_fraction=0.5", "data.flip=false"]
+    return fit(tmp_path_factory.mktemp("run"), *TINY, "data=imagefolder", *settings, "optimizer=adamw")
+
+
+def result(run: RunDirectory, task: str) -> dict:
+    return json.loads((run.path / "evaluation" / f"{task}.json").read_text())
+
+
+def test_a_run_is_measured_in_every_way_that_suits_it(run: RunDirectory, tmp_path: Path) -> None:
+    done = miniclip_command(tmp_path, "evaluate", run.path, "eval.shots=[1,2]", "eval.num_seeds=2")
+    assert done.returncode == 0, done.stderr
+    found = {path.stem for path in (run.path / "evaluation").glob("*.json")}
+    assert found == {"retrieval", "zero_shot", "linear_probe", "few_shot", "health", "pictures"}
+    for task in found:
+        numbers = result(run, task)
+        assert numbers["protocol"].startswith("seeded val: 30 images, 30 captions")
+        assert numbers["checkpoint"].endswith("best.pt") and len(numbers["data_fingerprint"]) == 16
+        assert f"{task}\n" in done.stdout
+    assert result(run, "zero_shot")["classes"] == 3
+    assert result(run, "zero_shot")["chance"] == pytest.approx(100 / 3)
+    assert result(run, "linear_probe")["accuracy"] > 90  # colours are not hard
+    assert set(result(run, "few_shot")["shots"]) == {"1", "2"}
+    low, high = result(run, "retrieval")["intervals_95"]["rsum"]
+    assert low <= result(run, "retrieval")["metrics"]["rsum"] <= high
+    for name in ("retrieval", "similarity", "space", "zero_shot", "health"):
+        with Image.open(run.path / "evaluation" / f"{name}.png") as picture:
+            assert picture.width <= 1300 and picture.height <= 1050
+
+
+def test_a_moved_run_gives_the_same_numbers(run: RunDirectory, tmp_path: Path) -> None:
+    shutil.copytree(run.path, tmp_path / "moved")
+    moved = RunDirectory(tmp_path / "moved")
+    for own in (run, moved):
+        assert miniclip_command(tmp_path, "evaluate", own.path, "retrieval").returncode == 0
+    assert result(run, "retrieval")["metrics"] == result(moved, "retrieval")["metrics"]
+
+
+def test_another_data_set_and_a_table_of_several_models(
+    run: RunDirectory, class_folder: Path, tmp_path: Path
+) -> None:
+    settings = [setting for setting in TINY if "num_layers" not in setting]
+    bag = fit(tmp_path / "bag", *settings, "encoder/text=bag", "trainer.budget.steps=1")
+    other = ["data=imagefolder", f"data.root={class_folder}", "data.val_fraction=0.2"]
+    checkpoint = run.path / "checkpoints" / "last.pt"
+    done = miniclip_command(tmp_path, "evaluate", bag.path, checkpoint, "retrieval", *other)
+    assert done.returncode == 0, done.stderr
+    table = done.stdout.splitlines()[-4:]
+    assert [line.split()[0] for line in table] == ["image", "chance", str(bag.path), str(checkpoint)]
+    assert result(bag, "retrieval")["protocol"].startswith("seeded val: 12 images")
+
+
+def test_open_clip_is_measured_by_the_same_protocol(run: RunDirectory, tmp_path: Path) -> None:
+    open_clip = pytest.importorskip("open_clip", reason="needs the extra bench")
+    model = open_clip.create_model("RN50")
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    word = f"open_clip:RN50:{tmp_path / 'weights.pt'}"
+    done = miniclip_command(tmp_path, "evaluate", run.path, word, "retrieval", "zero_shot")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("open_clip RN50")
+    folder = tmp_path / "outputs" / "open_clip" / "RN50" / "evaluation"
+    theirs = json.loads((folder / "retrieval.json").read_text())
+    assert theirs["protocol"] == result(run, "retrieval")["protocol"]
+
+
+def test_training_ends_with_the_tasks_it_was_given(class_folder: Path, tmp_path: Path) -> None:
+    settings = ["data=imagefolder", f"data.root={class_folder}", "trainer.budget.steps=2", "eval=zero_shot"]
+    done = run_miniclip(*TINY, *settings, f"hydra.run.dir={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr
+    numbers = result(RunDirectory(tmp_path / "run"), "zero_shot")
+    last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["eval/zero_shot/top1"] == numbers["top1"]
+    records = map(json.loads, (tmp_path / "run" / "metrics.jsonl").open())
+    assert all(r["health/image_rank"] > 0 for r in records if "val/rsum" in r)
+
+
+def test_clip_benchmark_measures_a_run(run: RunDirectory, real_data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("clip_benchmark", reason="needs the extra bench")
+    from clip_benchmark.metrics import zeroshot_retrieval
+
+    model, _, tokenizer = load(str(run.path), "", "", "cpu")
+    restored = restore(run.path)
+    _, val_set = restored.datasets()
+    pairs = [(val_set[i][0], val_set.split.captions[i]) for i in range(len(val_set))]
+    batches = [(torch.stack([image for image, _ in pairs]), [list(own) for _, own in pairs])]
+    theirs = zeroshot_retrieval.evaluate(model, batches, tokenizer, "cpu", amp=False, recall_k_list=[20])
+    # captions repeat, ties count against us and not against them
+    assert 0 < theirs["text_retrieval_recall@20"] <= 1
+
+
+def test_a_picture_is_preprocessed_for_clip_benchmark_as_for_us(run: RunDirectory) -> None:
+    _, transform, _ = load(str(run.path), "", "", "cpu")
+    _, val_set = restore(run.path).datasets()
+    picture = Image.fromarray(val_set.split.images[3].permute(1, 2, 0).numpy())
+    assert torch.equal(transform(picture), val_set[3][0])
+
+
+def test_torchvisions_cifar_is_read_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torchvision
+
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    names = {"label_names": ["plane", "big_car"]}
+    parts = {"data_batch_1": 6, "test_batch": 4, "batches.meta": 0}
+    sums = {}
+    for name, count in parts.items():
+        pixels = np.random.default_rng(count).integers(0, 256, (count, 3072), dtype=np.uint8)
+        content = names if not count else {"data": pixels, "labels": [i % 2 for i in range(count)]}
+        (folder / name).write_bytes(pickle.dumps(content))
+        sums[name] = hashlib.md5((folder / name).read_bytes()).hexdigest()
+    cifar = torchvision.datasets.CIFAR10
+    monkeypatch.setattr(cifar, "train_list", [["data_batch_1", sums["data_batch_1"]]])
+    monkeypatch.setattr(cifar, "test_list", [["test_batch", sums["test_batch"]]])
+    monkeypatch.setattr(cifar, "meta", {**cifar.meta, "md5": sums["batches.meta"]})
+    settings = {"image_size": 32, "crop_scale": [0.9, 1.0], "flip": True, "limit": None, "seed": 0}
+    settings |= {"root": str(tmp_path), "val_fraction": 0.1, "split_seed": 0}
+    train, val = ImageClasses(dataset="CIFAR10", **settings).splits()
+    assert (len(train), len(val)) == (6, 4)
+    assert val.images[1].shape == (3, 32, 32) and list(val.captions[1]) == ["big car"]
+    assert list(val.labels or ()) == ["plane", "big car"] * 2
+    with pytest.raises(SettingError, match="does not hold Food101"):
+        ImageClasses(dataset="Food101", **settings).splits()
+
+
+def test_what_cannot_be_measured_is_one_clear_line(run: RunDirectory, tmp_path: Path) -> None:
+    (tmp_path / "unfinished" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "templates.txt").write_text("a photo of it\n")
+    (tmp_path / "names.txt").write_text("square\nsquare\ncircle\n")
+    one_class = tmp_path / "one" / "dog"
+    one_class.mkdir(parents=True)
+    for index in range(10):
+        Image.new("RGB", (20, 20), (index, 0, 0)).save(one_class / f"{index}.png")
+    broken = torch.load(run.best_checkpoint, weights_only=True)
+    broken["model"]["projection.norm.weight"].fill_(torch.nan)
+    torch.save(broken, tmp_path / "broken.pt")
+    for words, reason in (
+        ([tmp_path / "unfinished"], "best.pt does not exist"),
+        ([run.path, "zero_shott"], "zero_shott is no run, no checkpoint and none of the tasks retrieval,"),
+        (["zero_shot"], "Which model?"),
+        (
+            [run.path, "zero_shot", f"eval.templates={tmp_path / 'templates.txt'}"],
+            "needs one {} for the class",
+        ),
+        ([run.path, "zero_shot", f"eval.class_names={tmp_path / 'names.txt'}"], "these repeat: square"),
+        (
+            [run.path, "zero_shot", "data=imagefolder", f"data.root={one_class.parent}"],
+            "needs two classes; all images are of 'dog'",
+        ),
+        ([run.path, "zero_shot", "data=openmoji", "data.limit=20"], "The data set has no classes"),
+        ([tmp_path / "broken.pt", "retrieval"], "are not finite"),
+        ([run.path, "open_clip:NoSuchModel:x", "retrieval"], "open_clip"),
+    ):
+        done = miniclip_command(tmp_path, "evaluate", *words)
+        assert done.returncode == 1 and reason in done.stderr, (words, done.stderr)
+        assert len(done.stderr.strip().splitlines()) == 1
