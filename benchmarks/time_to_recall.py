@@ -3,7 +3,8 @@
     python -m benchmarks.time_to_recall /path/to/fashion [--samples 40072] [--seeds 0]
 
 open_clip trains one epoch. MiniCLIP trains on the same images through `python run.py
-experiments=time_to_recall`, once as many samples and once as many minutes. Both models are then read from
+experiments=time_to_recall`: as many samples with AdamW, as many samples with the experiment's own optimizer
+(`--all` only), and as many minutes with it. Both models are then read from
 their checkpoints and measured by one evaluator on the validation titles. Seconds are those of the whole
 command, with all it does: starting, caches, and MiniCLIP's validation and figures.
 """
@@ -35,6 +36,7 @@ from miniclip.training.interruption import ignore_in_worker
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
+ADAMW = ("optimizer=adamw", "optimizer.lr=1e-3")
 WARMUP_SHARE = 0.1
 """Of open_clip's steps; its default of 10,000 steps is longer than the run."""
 
@@ -58,7 +60,7 @@ class Result(NamedTuple):
             "/".join(f"{self.metrics[f'{way}_r{k}']:.1f}" for k in (1, 5, 10)) for way in ("i2t", "t2i")
         )
         return (
-            f"{self.name:32} {'   '.join(recalls)}   {self.metrics['rsum']:6.1f}   "
+            f"{self.name:40} {'   '.join(recalls)}   {self.metrics['rsum']:6.1f}   "
             f"{self.seconds:5.0f} s   {self.images_per_second:4.0f} images/s"
         )
 
@@ -155,6 +157,7 @@ def main() -> None:
     parser.add_argument("root", type=lambda text: Path(text).resolve(), help="the folder of parquet files")
     parser.add_argument("--samples", type=int, help="the first so many training images; all of them")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of MiniCLIP's runs")
+    parser.add_argument("--all", action="store_true", help="as many samples with its own optimizer, too")
     parser.add_argument("settings", nargs="*", metavar="SETTING=VALUE", help="more for MiniCLIP")
     arguments = parser.parse_args()
     cfg = compose("experiments=time_to_recall", f"data.root={arguments.root}")
@@ -169,11 +172,15 @@ def main() -> None:
         print(rival.line(), flush=True)
         for seed in arguments.seeds:
             common = [*data, f"seed={seed}"]
-            steps = len(train) // cfg.trainer.batch_size
-            ours, other_seconds = miniclip(
-                f"same samples, seed {seed}", folder, *common, f"trainer.budget.steps={steps}"
-            )
-            print(ours.line(), flush=True)
+            steps = f"trainer.budget.steps={len(train) // cfg.trainer.batch_size}"
+            results, other_seconds = [], 0.0
+            for name, settings in (("AdamW", ADAMW), ("its own optimizer", ())):
+                if name == "AdamW" or arguments.all:
+                    result, other_seconds = miniclip(
+                        f"same samples, {name}, seed {seed}", folder, *common, steps, *settings
+                    )
+                    results.append(result)
+                    print(result.line(), flush=True)
             minutes = (rival.seconds - other_seconds) / 60
             if minutes <= 0:
                 sys.exit("open_clip was done before MiniCLIP could start: give it more --samples.")
@@ -181,7 +188,7 @@ def main() -> None:
                 f"same minutes, seed {seed}", folder, *common, f"trainer.budget.minutes={minutes}"
             )
             print(longer.line(), flush=True)
-            for result in (ours, longer):
+            for result in (*results, longer):
                 print(
                     f"{result.name}: R@10 {mean_recall(result) / mean_recall(rival):.2f} times open_clip's "
                     f"in {result.seconds / rival.seconds:.2f} of its time",

@@ -20,7 +20,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import InstantiationException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 import miniclip.data
@@ -32,6 +32,7 @@ from miniclip.data.transforms import MEAN, STD
 from miniclip.errors import SettingError, UserError
 from miniclip.models import HFTextModel, MiniCLIP, Tokenizer
 from miniclip.optim import SAM, parameter_groups, scale_learning_rates
+from miniclip.sweep import Sweep, job_key
 from miniclip.tracking import JsonlLogger, RunDirectory
 from miniclip.training import Experiment, Precision, Trainer
 from miniclip.training.checkpoint import load_checkpoint, load_model
@@ -207,8 +208,8 @@ def check_part(cfg: DictConfig, part: str) -> None:
     make(cfg, part)
 
 
-class CheckEveryJob(Callback):
-    """Hydra callback: all jobs of a sweep are checked before the first one starts.
+class SweepKeeper(Callback):
+    """Hydra callback: checks all jobs of a sweep before the first one starts, tells last what failed.
 
     Jobs that a sweeper thinks up on the way (Optuna) cannot be known and are checked as they start.
     """
@@ -216,19 +217,33 @@ class CheckEveryJob(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         overrides = list(config.hydra.overrides.task)
         for key, values in (OmegaConf.select(config, "hydra.sweeper.params") or {}).items():
-            overrides.append(f"{key}={values}")
+            if not any(override.startswith(f"{key}=") for override in overrides):
+                overrides.append(f"{key}={values}")
         parsed = OverridesParser.create().parse_overrides(overrides)
         loader = GlobalHydra.instance().config_loader()
-        for job in BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]:
-            try:
-                check(
-                    loader.load_configuration(
-                        config.hydra.job.config_name, overrides=list(job), run_mode=RunMode.RUN
-                    )
+        keys = []
+        try:
+            for job in BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]:
+                where = f"job {' '.join(job)}: "
+                cfg = loader.load_configuration(
+                    config.hydra.job.config_name, overrides=list(job), run_mode=RunMode.RUN
                 )
-            except UserError as error:
-                # Hydra turns a callback's exceptions into warnings, but lets this one end the program
-                sys.exit(f"Error: job {' '.join(job)}: {error}")
+                check(cfg)
+                with open_dict(cfg):
+                    del cfg["hydra"]
+                keys.append(job_key(typing.cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))))
+            where = ""
+            Sweep(Path(config.hydra.sweep.dir)).claim(keys)
+        except UserError as error:
+            # Hydra turns a callback's exceptions into warnings, but lets this one end the program
+            sys.exit(f"Error: {where}{error}")
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        sweep = Sweep(Path(config.hydra.sweep.dir))
+        print(f"\nThe sweep's table: {sweep.path / 'summary.md'}")
+        failures = sweep.failures()
+        if failures:
+            sys.exit("\n".join([f"{len(failures)} jobs are not completed:", *failures]))
 
 
 def make(cfg: DictConfig, part: str) -> Any:

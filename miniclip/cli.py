@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import math
 import os
 import sys
 import traceback
@@ -14,7 +15,8 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, OverrideParseException
-from omegaconf import DictConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from miniclip.composing import HOME, compose, nearest, prepare_hydra
@@ -281,16 +283,55 @@ def _print_results(results: dict[str, Any]) -> None:
 
 
 def _job(cfg: DictConfig) -> float:
-    """One run. Returns the best rsum, for sweepers to maximise."""
+    """One run, or one of a sweep. Returns the best rsum, for sweepers to maximise."""
+    from miniclip.tracking import RunDirectory
+
+    settings = HydraConfig.get()
+    run = RunDirectory(Path(settings.runtime.output_dir))
+    if settings.mode is RunMode.MULTIRUN:
+        return _job_of_sweep(cfg, run, Path(settings.sweep.dir), list(settings.overrides.task))
+    return _train(cfg, run)
+
+
+def _job_of_sweep(cfg: DictConfig, run: Any, folder: Path, overrides: list[str]) -> float:
+    """Train unless that is done; what fails is told and leaves the other jobs running."""
+    from miniclip.sweep import Sweep, job_key
+    from miniclip.training.reproducibility import release_memory
+
+    sweep = Sweep(folder)
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    key = job_key(config)
+    before = sweep.job(key)
+    if before is not None and before.is_completed:
+        log.info("Done already: %s", before.path)
+        return before.summary["best_rsum"]
+    if before is not None and before.checkpoint is not None:
+        cfg = OmegaConf.merge(cfg, {"trainer": {"resume": str(before.checkpoint)}})  # type: ignore[assignment]
+    else:
+        run.forget()  # what an earlier try left
+    run.write_json("job.json", {"key": key, "overrides": overrides})
+    try:
+        return _train(cfg, run)
+    except Exception as error:
+        show = log.error if isinstance(error, UserError) else log.exception
+        show("This job failed, the others go on: %s", error)
+        return math.nan
+    finally:
+        sweep.write_summary()
+        release_memory()
+
+
+def _train(cfg: DictConfig, run: Any) -> float:
+    """Train, draw and evaluate one run; whatever happens, its status is written."""
     from miniclip.build import build, make
     from miniclip.evaluate import TrainedModel, flat_numbers
     from miniclip.report.figures import draw_curves, draw_retrieval, read_metrics
-    from miniclip.tracking import RunDirectory
 
-    run = RunDirectory(Path(HydraConfig.get().runtime.output_dir))
     run.write_status("running")
     try:
         trainer, experiment, logger = build(cfg, run)
+        evaluation = make(cfg, "eval")
+        evaluation.check(experiment.train_set, experiment.val_set)
         log.info("%s", _headline(experiment, trainer, run))
         logger.start(run.metrics, name=_run_name(cfg), config=experiment.config)
         summary: dict[str, Any] = {}
@@ -307,7 +348,7 @@ def _job(cfg: DictConfig) -> float:
                     protocol=summary["best"]["protocol"],
                 ),
             }
-            measured = make(cfg, "eval").run(
+            measured = evaluation.run(
                 TrainedModel("this run", experiment.model, experiment.tokenizer, trainer.device),
                 (experiment.train_set, experiment.val_set),
                 run.path / "evaluation",

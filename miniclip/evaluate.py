@@ -224,6 +224,23 @@ class Evaluation:
         self.batches = batches
         self.batch_size = batch_size
 
+    def check(self, train: CaptionedImages, val: CaptionedImages) -> Sequence[str]:
+        """The tasks to do on a data set.
+
+        Raises:
+            UserError: when one of them needs classes and there are none.
+        """
+        has_classes = train.split.labels is not None and val.split.labels is not None
+        if self.tasks is None:
+            return [task for task in TASKS[:-1] if has_classes or task not in NEED_CLASSES]
+        for task in self.tasks:
+            if task in NEED_CLASSES and not has_classes:
+                raise UserError(
+                    f"{task} needs classes, the data set has none. Name a column (data.class_column=...), "
+                    "or take a set of classes (data=imagefolder data.root=...)."
+                )
+        return self.tasks
+
     def run(
         self,
         subject: Subject,
@@ -246,11 +263,11 @@ class Evaluation:
             UserError: when a task does not suit the data or the model.
         """
         measured = Measured(self, subject, *datasets, folder=folder, loss=loss, seed=seed)
-        has_classes = datasets[1].split.labels is not None
-        suiting = [task for task in TASKS[:-1] if has_classes or task not in NEED_CLASSES]
-        folder.mkdir(parents=True, exist_ok=True)
+        tasks = self.check(*datasets)
+        if tasks:
+            folder.mkdir(parents=True, exist_ok=True)
         results = {}
-        for task in suiting if self.tasks is None else self.tasks:
+        for task in tasks:
             result: Result = getattr(measured, task)()
             numbers = {
                 "checkpoint": checkpoint,
@@ -304,12 +321,7 @@ class Measured:
     @cached_property
     def classes(self) -> list[str]:
         """Labels of both sides, sorted."""
-        if self.val.split.labels is None or self.train.split.labels is None:
-            raise UserError(
-                "The data set has no classes. Name a column (data.class_column=...), or take a set of "
-                "classes (data=imagefolder data.root=...)."
-            )
-        found = sorted({*self.train.split.labels, *self.val.split.labels})
+        found = sorted({*(self.train.split.labels or ()), *(self.val.split.labels or ())})
         if len(found) < 2:
             raise UserError(f"Classification needs two classes; all images are of {found[0]!r}.")
         return found

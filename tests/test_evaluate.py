@@ -185,7 +185,10 @@ def test_what_cannot_be_measured_is_one_clear_line(run: RunDirectory, tmp_path: 
             [run.path, "zero_shot", "data=imagefolder", f"data.root={one_class.parent}"],
             "needs two classes; all images are of 'dog'",
         ),
-        ([run.path, "zero_shot", "data=openmoji", "data.limit=20"], "The data set has no classes"),
+        (
+            [run.path, "zero_shot", "data=openmoji", "data.limit=20"],
+            "zero_shot needs classes, the data set has none",
+        ),
         ([tmp_path / "broken.pt", "retrieval"], "are not finite"),
         ([run.path, "open_clip:NoSuchModel:x", "retrieval"], "open_clip"),
     ):

@@ -11,9 +11,10 @@ ALLOWED = {
     "training": PARTS | {"errors", "training"},
     "report": {"evaluation", "tracking", "data", "errors", "report"},
     "composing": set(),
-    "build": PARTS | {"composing", "errors", "training"},
+    "sweep": {"errors", "tracking"},
+    "build": PARTS | {"composing", "errors", "sweep", "training"},
     "evaluate": PARTS | {"errors", "training", "report"},
-    "cli": {*PARTS, "composing", "errors", "training", "report", "build", "evaluate"},
+    "cli": {*PARTS, "composing", "errors", "training", "report", "sweep", "build", "evaluate"},
     "clip_benchmark": PARTS | {"errors", "build"},
     "errors": set(),
 }

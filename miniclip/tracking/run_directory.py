@@ -37,13 +37,19 @@ class RunDirectory:
     def best_checkpoint(self) -> Path:
         return self.checkpoints / "best.pt"
 
+    def forget(self) -> None:
+        """Remove the records of an earlier try in the same directory."""
+        for path in (self.metrics, self.summary):
+            path.unlink(missing_ok=True)
+
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         write_text(self.path / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
     def write_status(self, status: Status, **details: Any) -> None:
         """Record how the run stands, and when."""
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        self.write_json("status.json", {"status": status, "time": now, "pid": os.getpid(), **details})
+        process = {"host": platform.node(), "pid": os.getpid()}
+        self.write_json("status.json", {"status": status, "time": now, **process, **details})
 
     def write_environment(self, device: torch.device, data: dict[str, Any]) -> None:
         """Record versions, machine, git revision and what identifies the data."""

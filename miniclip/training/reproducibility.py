@@ -1,5 +1,6 @@
 """Seeds and random states."""
 
+import gc
 import random
 from typing import Any
 
@@ -12,6 +13,14 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+def release_memory() -> None:
+    """Give back what a run held, and measure peaks anew."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
 
 
 def random_state() -> dict[str, Any]:

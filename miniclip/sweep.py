@@ -1,0 +1,202 @@
+"""A sweep that can be stopped at any time and goes on: keys of its jobs, its table, what failed.
+
+A sweep is a folder of run directories. Each holds `job.json` with the job's key, a hash of what it
+computes; by it a second launch into the same folder knows what is done. `summary.csv` and `summary.md` are
+written anew after every job.
+"""
+
+import csv
+import fcntl
+import hashlib
+import io
+import json
+import os
+import platform
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from miniclip.errors import UserError
+from miniclip.tracking import write_text
+
+NO_PART_OF_A_JOB = ("name", "device", "logger", "eval", "arm")
+"""Root keys that change nothing of what is trained."""
+
+NOR_THESE = ("resume", "num_workers", "cache", "cache_dir", "checkpoint_every_epochs")
+"""Nor do these settings, wherever they are."""
+
+COLUMNS = (
+    "job",
+    "status",
+    "rsum",
+    "i2t_r1",
+    "i2t_r10",
+    "t2i_r1",
+    "t2i_r10",
+    "steps",
+    "seconds",
+    "overrides",
+)
+
+
+def job_key(config: dict[str, Any]) -> str:
+    """A hash of what a job computes: its resolved config without names and places.
+
+    Of a path only the last part counts, so that data may move.
+    """
+    parts = {key: value for key, value in config.items() if key not in NO_PART_OF_A_JOB}
+    return hashlib.sha256(json.dumps(_without_places(parts), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _without_places(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_places(own) for key, own in value.items() if key not in NOR_THESE}
+    if isinstance(value, list):
+        return [_without_places(own) for own in value]
+    return Path(value).name if isinstance(value, str) and "/" in value else value
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run directory of a sweep, as it is on disk.
+
+    Attributes:
+        status: of `status.json`; "killed" where the process that ran it is gone.
+    """
+
+    path: Path
+    key: str
+    overrides: list[str]
+    status: str
+    reason: str
+    summary: dict[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> "Job":
+        job = _json(path / "job.json")
+        state = _json(path / "status.json")
+        status = state.get("status", "killed")
+        if status == "running" and state["host"] == platform.node() and not _is_alive(state["pid"]):
+            status = "killed"
+        summary = _json(path / "summary.json")
+        return cls(path, job["key"], job["overrides"], status, state.get("reason", ""), summary)
+
+    @property
+    def is_completed(self) -> bool:
+        return self.status == "completed" and "best_rsum" in self.summary
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """Where an interrupted job goes on."""
+        path = self.path / "checkpoints" / "last.pt"
+        return path if self.status in ("interrupted", "killed") and path.is_file() else None
+
+    def row(self) -> dict[str, str]:
+        """Its line of the table."""
+        best = self.summary.get("best", {})
+        numbers = {
+            "rsum": best.get("val/rsum"),
+            **{key: best.get(f"val/{key}") for key in ("i2t_r1", "i2t_r10", "t2i_r1", "t2i_r10")},
+        }
+        return {
+            "job": self.path.name.partition("_")[0],
+            "status": self.status,
+            **{key: "" if value is None else f"{value:.1f}" for key, value in numbers.items()},
+            "steps": str(self.summary.get("steps", "")),
+            "seconds": f"{self.summary['seconds']:.0f}" if "seconds" in self.summary else "",
+            "overrides": " ".join(self.overrides),
+        }
+
+
+class Sweep:
+    """A folder of jobs."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def jobs(self) -> list[Job]:
+        """All jobs that have begun, in their order."""
+        folders = [folder.parent for folder in self.path.glob("*/job.json")]
+        return [Job.read(folder) for folder in sorted(folders, key=_number)]
+
+    def job(self, key: str) -> Job | None:
+        """The job of a key: a completed one, else one that can go on, else any."""
+        same = [job for job in self.jobs() if job.key == key]
+        return min(same, key=lambda job: (not job.is_completed, job.checkpoint is None), default=None)
+
+    def claim(self, keys: Sequence[str]) -> None:
+        """Begin, or go on with, a sweep of these jobs in this folder.
+
+        Raises:
+            UserError: when the folder holds a sweep without any of them.
+        """
+        plan = self.path / "sweep.json"
+        known = _json(plan).get("keys", [])
+        if known and not set(known) & set(keys):
+            raise UserError(
+                f"{self.path} holds another sweep, of {len(known)} jobs and none of these {len(keys)}. "
+                "Give this one a folder of its own: hydra.sweep.dir=..."
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_text(plan, json.dumps({"keys": list(dict.fromkeys([*known, *keys]))}, indent=2) + "\n")
+
+    def write_summary(self) -> None:
+        """Write the table as CSV and Markdown; jobs that end together wait for each other."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with _lock(self.path / ".summary.lock"):
+            rows = [job.row() for job in self.jobs()]
+            buffer = io.StringIO()
+            writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+            write_text(self.path / "summary.csv", buffer.getvalue())
+            write_text(self.path / "summary.md", "\n".join(markdown_table(COLUMNS, rows)) + "\n")
+
+    def failures(self) -> list[str]:
+        """A line for each job that is not completed: what it was, why it ended, and where its log lies."""
+        return [
+            f"{job.path.name}: {job.status}{f' ({job.reason})' if job.reason else ''}; see "
+            f"{job.path / 'train.log'}"
+            for job in self.jobs()
+            if not job.is_completed
+        ]
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[dict[str, str]]) -> list[str]:
+    """A table in Markdown, a line each."""
+    lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
+    for row in rows:
+        cells = (row[column].replace("|", "\\|") for column in columns)
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _number(folder: Path) -> tuple[int, str]:
+    number = folder.name.partition("_")[0]
+    return (int(number) if number.isdigit() else 0, folder.name)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

@@ -1,0 +1,111 @@
+"""Sweeps that fail, are killed and go on; every experiment trains."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from miniclip.composing import compose
+from miniclip.errors import UserError
+from miniclip.sweep import Sweep, job_key
+from tests.conftest import ROOT, TINY, run_miniclip
+
+JOBS = (
+    *TINY,
+    "optimizer=adamw",
+    "trainer.max_skipped_steps=2",
+    "trainer.budget.epochs=3",
+    "optimizer.lr=1e-3,1e30,2e-3",
+    "trainer.batch_size=8,1000",
+)
+"""Six jobs: two are good, one diverges, three have batches larger than the data."""
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "summary.csv", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def killed_in_its_first_job(folder: Path) -> None:
+    command = [sys.executable, str(ROOT / "run.py"), "-m", *JOBS, f"hydra.sweep.dir={folder}"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(folder.glob("0_*/checkpoints/last.pt")):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_a_sweep_outlives_failures_and_being_killed(tmp_path: Path) -> None:
+    killed, clean = tmp_path / "killed", tmp_path / "clean"
+    killed_in_its_first_job(killed)
+    assert [job.status for job in Sweep(killed).jobs()] == ["killed"]
+    outputs = {}
+    for folder in (killed, clean):
+        done = run_miniclip("-m", *JOBS, f"hydra.sweep.dir={folder}")
+        outputs[folder] = done.stdout
+        assert done.returncode == 1
+        assert "4 jobs are not completed:" in done.stderr
+        assert "is larger than the training set of 40 images" in done.stderr
+        assert "max_skipped_steps=2 updates in a row were skipped" in done.stderr
+        expected = ["completed", "failed", "completed", *["failed"] * 3]
+        assert [row["status"] for row in table(folder)] == expected
+    assert "Resumed from" in outputs[killed] and "Resumed from" not in outputs[clean]
+    for row, other in zip(table(killed), table(clean), strict=True):
+        assert {**row, "seconds": ""} == {**other, "seconds": ""}
+    assert float(table(clean)[0]["rsum"]) > 0
+    for first, second in zip(Sweep(killed).jobs(), Sweep(clean).jobs(), strict=True):
+        assert first.summary.get("best_rsum") == second.summary.get("best_rsum")
+
+    before = {path: path.stat().st_mtime_ns for path in clean.glob("*/checkpoints/best.pt")}
+    again = run_miniclip("-m", *JOBS, f"hydra.sweep.dir={clean}")
+    assert again.returncode == 1 and again.stdout.count("Done already") == 2
+    assert len(before) == 2 and all(path.stat().st_mtime_ns == at for path, at in before.items())
+    assert (clean / "summary.md").read_text().startswith("| job | status | rsum |")
+
+    other = run_miniclip("-m", *TINY, "seed=7,8", f"hydra.sweep.dir={clean}")
+    assert other.returncode == 1 and "holds another sweep" in other.stderr
+    assert len(table(clean)) == 6
+
+
+def test_a_key_is_what_is_computed_not_where() -> None:
+    def key(*overrides: str) -> str:
+        from omegaconf import OmegaConf
+
+        return job_key(OmegaConf.to_container(compose(*TINY, *overrides), resolve=True))  # type: ignore[arg-type]
+
+    plain = key()
+    same = [
+        "name=other",
+        "logger=wandb",
+        "trainer.num_workers=2",
+        "trainer.resume=/a/b",
+        "data.cache=memory",
+    ]
+    assert {key(change) for change in same} == {plain}
+    others = [
+        "seed=1",
+        "optimizer.rho=0.1",
+        "trainer.budget.epochs=9",
+        "data.limit=30",
+        "encoder/image=resnet34",
+    ]
+    assert len({key(change) for change in others} | {plain}) == len(others) + 1
+    here, there = (key("data=flickr8k", f"data.root={root}/flickr") for root in ("/here", "/there"))
+    assert here == there != key("data=flickr8k", "data.root=/here/coco")
+
+
+def test_a_folder_of_another_sweep_is_refused(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path)
+    sweep.claim(["a", "b"])
+    sweep.claim(["b", "c"])
+    with pytest.raises(UserError, match="holds another sweep, of 3 jobs and none of these 1"):
+        sweep.claim(["d"])
+    assert json.loads((tmp_path / "sweep.json").read_text())["keys"] == ["a", "b", "c"]
