@@ -37,6 +37,9 @@ from miniclip.training.interruption import ignore_in_worker
 REPOSITORY = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
 ADAMW = ("optimizer=adamw", "optimizer.lr=1e-3")
+MARGIN_SECONDS = 15
+"""By which starting and validation may take longer the second time."""
+
 WARMUP_SHARE = 0.1
 """Of open_clip's steps; its default of 10,000 steps is longer than the run."""
 
@@ -181,7 +184,7 @@ def main() -> None:
                     )
                     results.append(result)
                     print(result.line(), flush=True)
-            minutes = (rival.seconds - other_seconds) / 60
+            minutes = (rival.seconds - other_seconds - MARGIN_SECONDS) / 60
             if minutes <= 0:
                 sys.exit("open_clip was done before MiniCLIP could start: give it more --samples.")
             longer, _ = miniclip(

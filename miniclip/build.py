@@ -241,6 +241,8 @@ class SweepKeeper(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         sweep = Sweep(Path(config.hydra.sweep.dir))
         print(f"\nThe sweep's table: {sweep.path / 'summary.md'}")
+        if list(sweep.path.glob("*/wandb/offline-run-*")):
+            print(f"Upload it to Weights & Biases: wandb sync {sweep.path}/*/wandb/offline-run-*")
         failures = sweep.failures()
         if failures:
             sys.exit("\n".join([f"{len(failures)} jobs are not completed:", *failures]))

@@ -30,6 +30,7 @@ def main() -> None:
     commands: dict[str, Callable[[], None]] = {
         "train": train,
         "evaluate": evaluate,
+        "report": report,
         "doctor": doctor,
         "text-study": text_study,
     }
@@ -39,6 +40,7 @@ def main() -> None:
             "usage: miniclip COMMAND ...\n\n"
             "  train [SETTING=VALUE ...]   the same as python run.py\n"
             "  evaluate RUN [TASK ...]     retrieval, zero-shot, few-shot, health, sharpness, ...\n"
+            "  report PATH ...             compare runs and sweeps: one page, Markdown and CSV\n"
             "  doctor [SETTING=VALUE ...]  what is wrong with a data set\n"
             "  text-study                  what each attention costs as captions grow"
         )
@@ -83,6 +85,24 @@ def evaluate() -> None:
     arguments = parser.parse_args()
     with _told_errors():
         _evaluate(arguments.words, arguments.device)
+
+
+def report() -> None:
+    """Compare runs, or all runs of a sweep: outputs/report/report.html, report.md and report.csv."""
+    parser = argparse.ArgumentParser(prog="miniclip report", description=report.__doc__)
+    parser.add_argument("paths", nargs="+", type=Path, metavar="RUN_OR_SWEEP")
+    parser.add_argument("--out", type=Path, default=Path("outputs") / "report", help="folder to write into")
+    parser.add_argument("--control", help="SETTING=VALUE of the group that others are held against")
+    parser.add_argument("--mix", action="store_true", help="also runs measured on different data")
+    arguments = parser.parse_args()
+    with _told_errors():
+        from miniclip.report.page import write_report
+        from miniclip.report.runs import read_collection
+
+        collection = read_collection(arguments.paths)
+        files = write_report(collection, arguments.out, control=arguments.control, mixes=arguments.mix)
+        for path in files:
+            print(path)
 
 
 def doctor() -> None:
@@ -325,7 +345,9 @@ def _train(cfg: DictConfig, run: Any) -> float:
     """Train, draw and evaluate one run; whatever happens, its status is written."""
     from miniclip.build import build, make
     from miniclip.evaluate import TrainedModel, flat_numbers
+    from miniclip.evaluation import retrieval_ranks
     from miniclip.report.figures import draw_curves, draw_retrieval, read_metrics
+    from miniclip.tracking import save_arrays
 
     run.write_status("running")
     try:
@@ -333,12 +355,18 @@ def _train(cfg: DictConfig, run: Any) -> float:
         evaluation = make(cfg, "eval")
         evaluation.check(experiment.train_set, experiment.val_set)
         log.info("%s", _headline(experiment, trainer, run))
-        logger.start(run.metrics, name=_run_name(cfg), config=experiment.config)
+        logger.start(
+            run.metrics, name=_run_name(cfg), config=experiment.config, group=_sweep_name(), tags=_tags(cfg)
+        )
         summary: dict[str, Any] = {}
         figures: dict[str, Path] = {}
         failed = True
         try:
             summary, features = trainer.fit(experiment, run, logger)
+            ranks = retrieval_ranks(*features)
+            save_arrays(
+                run.path / "ranks.npz", image_of_caption=features.image_of_caption, **ranks._asdict()
+            )
             figures = {
                 "curves": draw_curves(read_metrics(run), run.figures / "curves.png"),
                 "retrieval": draw_retrieval(
@@ -376,6 +404,21 @@ def _train(cfg: DictConfig, run: Any) -> float:
 def _run_name(cfg: DictConfig) -> str:
     output_dir = Path(HydraConfig.get().runtime.output_dir)
     return f"{cfg.name} {output_dir.name}"
+
+
+def _sweep_name() -> str | None:
+    """The folder of the sweep, if this is a job of one."""
+    settings = HydraConfig.get()
+    return Path(settings.sweep.dir).name if settings.mode is RunMode.MULTIRUN else None
+
+
+def _tags(cfg: DictConfig) -> list[str]:
+    """Experiment, optimizer and git revision."""
+    from miniclip.tracking.run_directory import git_revision
+
+    choices = HydraConfig.get().runtime.choices
+    revision = (git_revision() or "").partition("+")[0][:10]
+    return [str(tag) for tag in (choices.get("experiments"), choices.get("optimizer"), revision) if tag]
 
 
 def _headline(experiment: Any, trainer: Any, run: Any) -> str:

@@ -1,6 +1,7 @@
 """Composing the config: where its files lie, and what to tell of a key that they do not hold."""
 
 import difflib
+import math
 import os
 import re
 from pathlib import Path
@@ -23,6 +24,7 @@ def compose(*overrides: str) -> DictConfig:
 def prepare_hydra() -> None:
     """What conf/config.yaml refers to."""
     os.environ["MINICLIP_HOME"] = str(HOME)
+    OmegaConf.register_new_resolver("product", lambda *factors: math.prod(factors), replace=True)
     OmegaConf.register_new_resolver("short_overrides", _short_overrides, replace=True)
 
 

@@ -117,7 +117,7 @@ def test_the_environment_is_recorded(tmp_path: Path) -> None:
         (["precision.dtype=float8"], "precision.dtype='float8': must be one of auto, float16"),
         (["encoder.image.weights=nowhere.pth"], "encoder.image.weights=nowhere.pth: is no file"),
         (["temperature.momentum=0"], "temperature.momentum=0: must lie in"),
-        (["projection.expansion=0"], "projection.expansion=0"),
+        (["projection.expansion=-1"], "projection.expansion=-1"),
         (["tokenizer.vocab_size=10"], "tokenizer.vocab_size=10"),
         (["optimizer.base.lr=-1"], "optimizer: Invalid learning rate: -1"),
         (["optimizer._target_=miniclip.optim.Sam"], "optimizer._target_=miniclip.optim.Sam"),

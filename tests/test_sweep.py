@@ -75,6 +75,37 @@ def test_a_sweep_outlives_failures_and_being_killed(tmp_path: Path) -> None:
     assert len(table(clean)) == 6
 
 
+@pytest.mark.parametrize("experiment", sorted(path.stem for path in (ROOT / "experiments").glob("*.yaml")))
+def test_every_experiment_trains_two_steps(experiment: str, tmp_path: Path, real_data: Path) -> None:
+    roots = {
+        "flickr30k": ["data=flickr8k", f"data.root={real_data / 'flickr8k_1k'}"],
+        "time_to_recall": [f"data.root={real_data / 'fashion'}"],
+    }
+    small = ["encoder.image.weights=null", "trainer.batch_size=4", "data.limit=40", "trainer.num_workers=0"]
+    if experiment in ("flickr30k", "openai_clip"):
+        small += ["image_size=64"]
+    if experiment != "sam_variants":
+        small += ["trainer.budget.steps=2"]
+    settings = [*roots.get(experiment, []), *small, "++forward_passes=4", f"hydra.run.dir={tmp_path}"]
+    done = run_miniclip(f"experiments={experiment}", "hydra.mode=RUN", *settings)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "summary.json").read_text())["steps"] == 2
+
+
+@pytest.mark.parametrize(("experiment", "jobs"), [("rho_sweep", 21), ("temperature_study", 9)])
+def test_a_study_is_checked_as_a_whole_before_it_starts(experiment: str, jobs: int, tmp_path: Path) -> None:
+    """One wrong setting ends it at once; a right one claims its folder for all jobs."""
+    folder = f"hydra.sweep.dir={tmp_path / 'sweep'}"
+    wrong = run_miniclip(f"experiments={experiment}", "trainer.batch_size=-1", folder)
+    assert wrong.returncode == 1 and "trainer.batch_size=-1" in wrong.stderr
+    assert not list(tmp_path.glob("sweep/*/job.json"))
+    # batches larger than the data end each job before it trains
+    done = run_miniclip(f"experiments={experiment}", "trainer.batch_size=99999", folder)
+    assert f"{jobs} jobs are not completed" in done.stderr
+    keys = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["keys"]
+    assert len(keys) == jobs == len(table(tmp_path / "sweep"))
+
+
 def test_a_key_is_what_is_computed_not_where() -> None:
     def key(*overrides: str) -> str:
         from omegaconf import OmegaConf

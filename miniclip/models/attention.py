@@ -130,7 +130,9 @@ class FusedLinformerAttention(nn.Module):
     then see k places instead of L: W (E^T x) = E^T (x W).
 
     Args:
-        k, share_kv, one_kv_head: see `LinformerAttention`.
+        k: see `LinformerAttention`; None projects nothing, which is exact attention with the same other
+            weights.
+        share_kv, one_kv_head: see `LinformerAttention`.
         per_head: a projection for each head (the paper's first choice) instead of one for all.
 
     Raises:
@@ -144,38 +146,42 @@ class FusedLinformerAttention(nn.Module):
         width: int,
         num_heads: int,
         context_length: int,
-        k: int,
+        k: int | None,
         share_kv: bool = False,
         one_kv_head: bool = False,
         per_head: bool = False,
     ):
         super().__init__()
-        _check_places(k, context_length)
+        if k is not None:
+            _check_places(k, context_length)
         if per_head and one_kv_head:
             raise SettingError("per_head", per_head, "needs one_kv_head=false")
         self.num_heads = num_heads
         self.kv_heads = 1 if one_kv_head else num_heads
         kv_width = width // num_heads * self.kv_heads
-        shape = (num_heads, context_length, k) if per_head else (context_length, k)
+        heads = (num_heads,) if per_head else ()
         self.to_q = nn.Linear(width, width, bias=False)
         self.to_k = nn.Linear(width, kv_width, bias=False)
-        self.proj_k = nn.Parameter(torch.empty(shape))
-        start_as_folding(self.proj_k)
+        self.proj_k = None if k is None else _folding(*heads, context_length, k)
         self.share_kv = share_kv
         if not share_kv:
             self.to_v = nn.Linear(width, kv_width, bias=False)
-            self.proj_v = nn.Parameter(torch.empty(shape))
-            start_as_folding(self.proj_v)
+            self.proj_v = None if k is None else _folding(*heads, context_length, k)
         self.to_out = nn.Linear(width, width)
 
     def forward(self, tokens: Tensor, places: TokenPlaces) -> Tensor:
         keys = self._reduced(tokens, places, self.to_k, self.proj_k)
         values = keys if self.share_kv else self._reduced(tokens, places, self.to_v, self.proj_v)
         queries = in_heads(places.pad(self.to_q(tokens)), self.num_heads)
-        return self.to_out(places.pack(merged(attend(queries, keys, values))))
+        mask = places.attention_mask[:, None, None, :] if self.proj_k is None else None
+        return self.to_out(places.pack(merged(attend(queries, keys, values, mask))))
 
-    def _reduced(self, tokens: Tensor, places: TokenPlaces, layer: nn.Linear, projection: Tensor) -> Tensor:
-        """Keys or values at k places, (B, heads, k, width of a head)."""
+    def _reduced(
+        self, tokens: Tensor, places: TokenPlaces, layer: nn.Linear, projection: Tensor | None
+    ) -> Tensor:
+        """Keys or values at k places, or at all, (B, heads, k or L, width of a head)."""
+        if projection is None:
+            return in_heads(places.pad(layer(tokens)), self.kv_heads)
         reduction = projection[..., : places.length, :].transpose(-1, -2)
         if projection.ndim == 3:
             return reduction @ in_heads(places.pad(layer(tokens)), self.kv_heads)
@@ -205,6 +211,13 @@ def linformer_attention(
             stacklevel=2,
         )
         return FullAttention(**sizes)
+
+
+def _folding(*shape: int) -> nn.Parameter:
+    """A projection (..., L, k) as it starts."""
+    projection = nn.Parameter(torch.empty(shape))
+    start_as_folding(projection)
+    return projection
 
 
 @torch.no_grad()

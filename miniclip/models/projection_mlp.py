@@ -23,19 +23,21 @@ class ProjectionMLP(Projection):
 
     Args:
         embed_dim: length of input and output.
-        expansion: hidden width over `embed_dim`.
+        expansion: hidden width over `embed_dim`; 0 leaves the MLP out, and LayerNorm alone remains.
     """
 
     def __init__(self, *, embed_dim: int, expansion: float):
         super().__init__()
         hidden = round(expansion * embed_dim)
-        if hidden < 1:
-            raise SettingError("expansion", expansion, "must be above 0")
-        self.mlp = nn.Sequential(nn.Linear(embed_dim, hidden), nn.GELU(), nn.Linear(hidden, embed_dim))
+        if expansion < 0 or (expansion > 0 and hidden < 1):
+            raise SettingError("expansion", expansion, "must be above 0, or 0 for no MLP")
+        self.mlp: nn.Sequential | None = None
+        if hidden:
+            self.mlp = nn.Sequential(nn.Linear(embed_dim, hidden), nn.GELU(), nn.Linear(hidden, embed_dim))
         self.norm = nn.LayerNorm(embed_dim)
 
     def forward(self, embedding: Tensor) -> Tensor:
-        return self.norm(embedding + self.mlp(embedding))
+        return self.norm(embedding if self.mlp is None else embedding + self.mlp(embedding))
 
 
 class LinearProjection(Projection):

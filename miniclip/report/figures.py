@@ -36,23 +36,23 @@ def draw_curves(records: Sequence[dict[str, Any]], path: Path) -> Path:
     Args:
         records: the run's metrics.jsonl; records of steps may be missing.
     """
-    figure, axes = _figure(2, 2, size=(10, 6.5))
+    figure, axes = new_figure(2, 2, size=(10, 6.5))
     loss, recall, scale, rate = axes.flat
     _line(loss, records, "train/loss", "training", GREY, width=0.8)
     _line(loss, records, "val/loss", "validation", BLUE, marker="o")
-    _finish(loss, "loss")
+    tidy(loss, "loss")
     for k, colour in ((1, ORANGE), (5, GREEN), (10, BLUE)):
         for direction, title, style in (("i2t", "image to text", "-"), ("t2i", "text to image", "--")):
             key = f"val/{direction}_r{k}"
             _line(recall, records, key, f"R@{k} {title}", colour, marker="o", style=style)
     recall.set_ylim(0, 122)  # room for the legend above 100
     recall.set_yticks(range(0, 101, 20))
-    _finish(recall, "recall, %", columns=3, place="upper center")
+    tidy(recall, "recall, %", columns=3, place="upper center")
     _line(scale, records, "train/logit_scale", None, BLUE)
-    _finish(scale, "logit_scale (1 / temperature)")
+    tidy(scale, "logit_scale (1 / temperature)")
     _line(rate, records, "train/lr", None, BLUE)
-    _finish(rate, "learning rate")
-    return _save(figure, path)
+    tidy(rate, "learning rate")
+    return save(figure, path)
 
 
 def draw_retrieval(features: Features, split: Split, path: Path, *, protocol: str) -> Path:
@@ -66,7 +66,7 @@ def draw_retrieval(features: Features, split: Split, path: Path, *, protocol: st
     num_examples = min(NUM_EXAMPLES, len(scores))
     examples = np.linspace(0, len(scores) - 1, num_examples).astype(int)
     num_nearest = min(NUM_NEAREST, len(scores))
-    figure, axes = _figure(2 * num_examples, 1 + NUM_NEAREST, size=(11, 2 * num_examples * 1.5))
+    figure, axes = new_figure(2 * num_examples, 1 + NUM_NEAREST, size=(11, 2 * num_examples * 1.5))
     for axis in axes.flat:
         axis.axis("off")
     for row, image in enumerate(examples):
@@ -81,7 +81,7 @@ def draw_retrieval(features: Features, split: Split, path: Path, *, protocol: st
             hit = int(owners[nearest]) == image
             _text(axes[row, 1 + column], captions[nearest], hit=hit)
     figure.suptitle(f"A caption's nearest images, an image's nearest captions ({protocol})")
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def draw_similarity(features: Features, split: Split, path: Path, *, protocol: str) -> Path:
@@ -89,7 +89,7 @@ def draw_similarity(features: Features, split: Split, path: Path, *, protocol: s
     rows = np.linspace(0, len(split) - 1, min(NUM_IN_MATRIX, len(split))).round().astype(int)
     chosen = torch.from_numpy(rows).to(features.images.device)
     cosines = (features.images[chosen] @ features.first_captions[chosen].T).cpu().numpy()
-    figure, axes = _figure(1, 1, size=(11, 7.5))
+    figure, axes = new_figure(1, 1, size=(11, 7.5))
     axis = axes[0, 0]
     shown = axis.imshow(cosines, cmap="viridis")
     for row, column in np.ndindex(*cosines.shape):
@@ -106,7 +106,7 @@ def draw_similarity(features: Features, split: Split, path: Path, *, protocol: s
         place.axis("off")
     figure.colorbar(shown, label="cosine", shrink=0.8)
     axis.set_title(f"Images and captions ({protocol})", pad=60, fontsize=10)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def draw_space(features: Features, path: Path, *, protocol: str) -> Path:
@@ -117,16 +117,16 @@ def draw_space(features: Features, path: Path, *, protocol: str) -> Path:
     _, lengths, axes_of_space = torch.linalg.svd(centred, full_matrices=False)
     points = (centred @ axes_of_space[:2].T).numpy()
     shares = (lengths**2 / (lengths**2).sum())[:2].tolist()
-    figure, axes = _figure(1, 1, size=(8.5, 6.5))
+    figure, axes = new_figure(1, 1, size=(8.5, 6.5))
     axis = axes[0, 0]
     for number in range(len(images)):
         axis.plot(*points[[number, number + len(images)]].T, color=GREY, lw=0.3, alpha=0.4, zorder=0)
     axis.scatter(*points[: len(images)].T, s=14, color=BLUE, marker="o", label="images")
     axis.scatter(*points[len(images) :].T, s=16, color=ORANGE, marker="^", label="captions")
-    _finish(axis, f"The joint space on its two principal axes ({protocol})")
+    tidy(axis, f"The joint space on its two principal axes ({protocol})")
     axis.set_xlabel(f"first axis, {shares[0]:.0%} of the variance", fontsize=9)
     axis.set_ylabel(f"second axis, {shares[1]:.0%}", fontsize=9)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def draw_confusion(confusion: Tensor, names: Sequence[str], path: Path, *, protocol: str) -> Path:
@@ -134,7 +134,7 @@ def draw_confusion(confusion: Tensor, names: Sequence[str], path: Path, *, proto
     largest = confusion.sum(dim=1).argsort(descending=True, stable=True)[:NUM_CLASSES].tolist()
     counts = confusion[largest].double()
     shares = (counts / counts.sum(dim=1, keepdim=True).clamp(min=1))[:, largest].numpy()
-    figure, axes = _figure(1, 1, size=(9.5, 8))
+    figure, axes = new_figure(1, 1, size=(9.5, 8))
     axis = axes[0, 0]
     shown = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     labels = [textwrap.shorten(names[row], 24, placeholder="…") for row in largest]
@@ -145,12 +145,12 @@ def draw_confusion(confusion: Tensor, names: Sequence[str], path: Path, *, proto
     of_all = "" if len(largest) == len(names) else f", the {len(largest)} most frequent of {len(names)}"
     axis.set_title(f"Classes{of_all}\n({protocol})", loc="left", fontsize=10)
     figure.colorbar(shown, label="share of the class", shrink=0.8)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def draw_cosines(counts: dict[str, list[int]], path: Path, *, protocol: str) -> Path:
     """Draw how often right and wrong pairs have which cosine, each as a share."""
-    figure, axes = _figure(1, 1, size=(8, 4))
+    figure, axes = new_figure(1, 1, size=(8, 4))
     axis = axes[0, 0]
     for (name, own), colour in zip(counts.items(), (BLUE, ORANGE), strict=True):
         edges = np.linspace(-1, 1, len(own) + 1)
@@ -158,23 +158,23 @@ def draw_cosines(counts: dict[str, list[int]], path: Path, *, protocol: str) -> 
         title = "an image and its caption" if name == "positive" else "an image and another's caption"
         axis.stairs(share, edges, color=colour, fill=True, alpha=0.45, label=title)
         axis.stairs(share, edges, color=colour)
-    _finish(axis, f"Cosines ({protocol})")
+    tidy(axis, f"Cosines ({protocol})")
     axis.set_xlabel("cosine", fontsize=9)
     axis.set_ylabel("share of pairs", fontsize=9)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def draw_examination(examination: Examination, path: Path) -> Path:
     """Draw how long the captions are, what was found among the images, and how large classes are; a PNG."""
     classes = {name: own["classes"] for name, own in examination.splits.items() if own["classes"]}
-    figure, axes = _figure(1, 3 if classes else 2, size=(14 if classes else 10, 4))
+    figure, axes = new_figure(1, 3 if classes else 2, size=(14 if classes else 10, 4))
     tokens, findings, *sizes = axes[0]
     lengths = examination.token_lengths
     colours = [ORANGE if length > examination.context_length else BLUE for length in lengths]
     tokens.bar(list(lengths), list(lengths.values()), width=1.0, color=colours)
     tokens.axvline(examination.context_length + 0.5, color=GREY, lw=0.8)
     share = examination.num_truncated / sum(lengths.values())
-    _finish(tokens, f"tokens a caption; {share:.1%} are cut off")
+    tidy(tokens, f"tokens a caption; {share:.1%} are cut off")
     tokens.set_xlabel("tokens", fontsize=9)
     counts = {
         "cannot be read": len(examination.broken),
@@ -186,7 +186,7 @@ def draw_examination(examination: Examination, path: Path) -> Path:
     findings.bar_label(bars, fontsize=9, padding=3)
     findings.invert_yaxis()
     findings.set_xlim(0, max(1, *counts.values()) * 1.15)
-    _finish(findings, "images, groups or pairs")
+    tidy(findings, "images, groups or pairs")
     findings.set_xlabel("count", fontsize=9)
     for axis in sizes:
         for (name, counts), colour in zip(classes.items(), (BLUE, ORANGE), strict=False):
@@ -194,14 +194,14 @@ def draw_examination(examination: Examination, path: Path) -> Path:
                 range(1, len(counts) + 1), list(counts.values()), where="mid", color=colour, label=name
             )
         axis.set_yscale("log")
-        _finish(axis, "images a class")
+        tidy(axis, "images a class")
         axis.set_xlabel("classes, largest first", fontsize=9)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def draw_landscape(landscape: Landscape, path: Path, *, protocol: str) -> Path:
     """Draw the loss on two lines through the weights; write a PNG."""
-    figure, axes = _figure(1, 2, size=(10, 4))
+    figure, axes = new_figure(1, 2, size=(10, 4))
     for axis, steps, losses, title, unit in (
         (axes[0, 0], landscape.distances, landscape.gradient, "along the gradient", "distance"),
         (
@@ -214,15 +214,15 @@ def draw_landscape(landscape: Landscape, path: Path, *, protocol: str) -> Path:
     ):
         axis.plot(steps, losses, color=BLUE, marker="o", markersize=3)
         axis.axvline(0, color=GREY, lw=0.8)
-        _finish(axis, title)
+        tidy(axis, title)
         axis.set_xlabel(unit, fontsize=9)
     figure.suptitle(f"Loss around the weights ({protocol})", fontsize=10)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def draw_costs(costs: Sequence[Cost], path: Path, *, device: str) -> Path:
     """Draw time, memory and operations of each attention over the length of a caption; write a PNG."""
-    figure, axes = _figure(1, 3, size=(14, 4.5))
+    figure, axes = new_figure(1, 3, size=(14, 4.5))
     names = list(dict.fromkeys(cost.attention for cost in costs))
     for axis, field, title in zip(
         axes[0],
@@ -242,10 +242,10 @@ def draw_costs(costs: Sequence[Cost], path: Path, *, device: str) -> Path:
             )
         axis.set_xscale("log", base=2)
         axis.set_yscale("log")
-        _finish(axis, title)
+        tidy(axis, title)
         axis.set_xlabel("tokens a caption", fontsize=9)
     figure.suptitle(f"One attention layer, {device}", fontsize=10)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def read_metrics(run: RunDirectory) -> list[dict[str, Any]]:
@@ -254,14 +254,16 @@ def read_metrics(run: RunDirectory) -> list[dict[str, Any]]:
         return [json.loads(line) for line in file]
 
 
-def _figure(rows: int, columns: int, *, size: tuple[float, float]) -> tuple["Figure", Any]:
+def new_figure(rows: int, columns: int, *, size: tuple[float, float]) -> tuple["Figure", Any]:
+    """A figure of so many inches, and its axes (rows, columns)."""
     from matplotlib.figure import Figure  # without pyplot: no global state, no display
 
     figure = Figure(figsize=size, layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def _save(figure: "Figure", path: Path) -> Path:
+def save(figure: "Figure", path: Path) -> Path:
+    """Write a figure, as its path's ending says."""
     figure.savefig(path, dpi=110)
     return path
 
@@ -283,14 +285,20 @@ def _line(
         axis.plot(steps, values, style, color=colour, label=label, lw=width, marker=marker, markersize=3)
 
 
-def _finish(
-    axis: "Axes", title: str, *, columns: int = 1, place: Literal["best", "upper center"] = "best"
+def tidy(
+    axis: "Axes",
+    title: str,
+    *,
+    columns: int = 1,
+    place: Literal["best", "upper center"] = "best",
+    legend: bool = True,
 ) -> None:
+    """Give an axis its title, a light grid, and a legend if anything has a name."""
     axis.set_title(title, loc="left", fontsize=10)
     axis.set_xlabel("step", fontsize=9)
     axis.grid(alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
-    if any(axis.get_legend_handles_labels()):
+    if legend and any(axis.get_legend_handles_labels()):
         axis.legend(fontsize=7, frameon=False, ncols=columns, loc=place)
 
 

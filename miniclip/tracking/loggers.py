@@ -1,15 +1,20 @@
-"""Loggers: metrics.jsonl always, Weights & Biases as a view of it."""
+"""Loggers: metrics.jsonl always, Weights & Biases and TensorBoard as views of it."""
 
 import json
 import logging
 import math
 import netrc
 import os
+import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlparse
 
-from miniclip.errors import SettingError
+import numpy as np
+from PIL import Image
+
+from miniclip.errors import SettingError, UserError
 
 log = logging.getLogger(__name__)
 
@@ -26,13 +31,23 @@ class JsonlLogger:
             raise SettingError("every_steps", every_steps, "must be at least 1, or null for none")
         self.every_steps = every_steps
 
-    def start(self, metrics: Path, *, name: str, config: dict[str, Any]) -> None:
+    def start(
+        self,
+        metrics: Path,
+        *,
+        name: str,
+        config: dict[str, Any],
+        group: str | None = None,
+        tags: Sequence[str] = (),
+    ) -> None:
         """Begin to record.
 
         Args:
-            metrics: the file to append to.
+            metrics: the file to append to; what it holds already is an earlier part of the same run.
             name: the run's name, for views that show several.
             config: the resolved config as plain data.
+            group: the sweep it belongs to.
+            tags: what to find it by.
         """
         self.metrics = metrics
 
@@ -50,12 +65,18 @@ class JsonlLogger:
 
 
 class WandbLogger(JsonlLogger):
-    """The same records in Weights & Biases, too.
+    """The same records in Weights & Biases, too; one run there for each run directory.
+
+    A resumed run goes on under its id, which `wandb_id` in the run directory keeps. Offline nothing can be
+    resumed (wandb issue 3841): there the new files hold the whole run, written anew from metrics.jsonl, and
+    take the place of the former ones when all are synced in their order.
 
     Args:
         project, entity: where the run appears; a null entity is the user's default.
         mode: "online", "offline" (files below the run directory, for `wandb sync`) or "disabled".
             Online without an API key becomes offline with a warning; nothing ever prompts.
+        job_type: a word that tells kinds of runs apart in the project.
+        log_model: keep the best checkpoint as an artifact.
         every_steps: see `JsonlLogger`.
     """
 
@@ -65,14 +86,26 @@ class WandbLogger(JsonlLogger):
         project: str,
         entity: str | None,
         mode: Literal["online", "offline", "disabled"],
+        job_type: str,
+        log_model: bool,
         every_steps: int | None,
     ):
         super().__init__(every_steps=every_steps)
         self.project = project
         self.entity = entity
         self.mode = mode
+        self.job_type = job_type
+        self.log_model = log_model
 
-    def start(self, metrics: Path, *, name: str, config: dict[str, Any]) -> None:
+    def start(
+        self,
+        metrics: Path,
+        *,
+        name: str,
+        config: dict[str, Any],
+        group: str | None = None,
+        tags: Sequence[str] = (),
+    ) -> None:
         super().start(metrics, name=name, config=config)
         import wandb
 
@@ -84,10 +117,18 @@ class WandbLogger(JsonlLogger):
                 metrics.parent / "wandb" / "offline-run-*",
             )
             mode = "offline"
+        kept_id = metrics.parent / "wandb_id"
+        if not kept_id.exists():
+            kept_id.write_text(secrets.token_hex(4), encoding="utf-8")
         self.run = wandb.init(
             project=self.project,
             entity=self.entity,
+            id=kept_id.read_text(encoding="utf-8").strip(),
+            resume="allow" if mode == "online" else None,
             name=name,
+            group=group,
+            job_type=self.job_type,
+            tags=list(tags),
             config=config,
             mode=mode,
             dir=metrics.parent,
@@ -95,10 +136,19 @@ class WandbLogger(JsonlLogger):
             reinit="finish_previous",
             settings=wandb.Settings(silent=True),
         )
+        self._lacks_history = mode == "offline"
         self.run.define_metric("step")
         self.run.define_metric("*", step_metric="step")
+        self.run.define_metric("val/loss", step_metric="step", summary="min")
+        for key in ("rsum", *(f"{way}_r{k}" for way in ("i2t", "t2i") for k in (1, 5, 10))):
+            self.run.define_metric(f"val/{key}", step_metric="step", summary="max")
 
     def log(self, record: dict[str, Any]) -> None:
+        if self._lacks_history and self.metrics.is_file():
+            with open(self.metrics, encoding="utf-8") as file:
+                for line in file:
+                    self.run.log(json.loads(line))
+        self._lacks_history = False
         super().log(record)
         self.run.log(record)
 
@@ -107,8 +157,64 @@ class WandbLogger(JsonlLogger):
 
         for key, path in figures.items():
             self.run.log({f"figures/{key}": wandb.Image(str(path))})
+        best = summary.get("best", {})
+        rows = [
+            [title, *(best[f"val/{way}_r{k}"] for k in (1, 5, 10)), best[f"val/{way}_median_rank"]]
+            for way, title in (("i2t", "image to text"), ("t2i", "text to image"))
+            if best
+        ]
+        if rows:
+            header: list[str | int] = ["direction", "R@1", "R@5", "R@10", "median rank"]
+            self.run.log({"retrieval": wandb.Table(columns=header, data=rows)})
+        checkpoint = self.metrics.parent / "checkpoints" / "best.pt"
+        if self.log_model and checkpoint.is_file():
+            artifact = wandb.Artifact(f"checkpoint-{self.run.id}", type="model")
+            artifact.add_file(str(checkpoint))
+            self.run.log_artifact(artifact)
         self.run.summary.update(summary)
         self.run.finish(exit_code=1 if failed else 0)
+
+
+class TensorboardLogger(JsonlLogger):
+    """The same records for TensorBoard, too, in the run directory's tensorboard/.
+
+    Args:
+        every_steps: see `JsonlLogger`.
+
+    Raises:
+        UserError: when tensorboard is missing.
+    """
+
+    def start(
+        self,
+        metrics: Path,
+        *,
+        name: str,
+        config: dict[str, Any],
+        group: str | None = None,
+        tags: Sequence[str] = (),
+    ) -> None:
+        super().start(metrics, name=name, config=config)
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise UserError(
+                'logger=tensorboard needs tensorboard: pip install -e ".[tensorboard]"'
+            ) from None
+        self.writer = SummaryWriter(str(metrics.parent / "tensorboard"))
+        self.writer.add_text("config", f"```\n{json.dumps(config, indent=2)}\n```")
+
+    def log(self, record: dict[str, Any]) -> None:
+        super().log(record)
+        for key, value in record.items():
+            if isinstance(value, int | float) and key != "step":
+                self.writer.add_scalar(key, value, record["step"])
+
+    def finish(self, *, failed: bool, summary: dict[str, Any], figures: dict[str, Path]) -> None:
+        for key, path in figures.items():
+            with Image.open(path) as picture:
+                self.writer.add_image(key, np.array(picture.convert("RGB")), dataformats="HWC")
+        self.writer.close()
 
 
 def _has_api_key() -> bool:

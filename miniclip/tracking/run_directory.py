@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 Status = Literal["running", "completed", "interrupted", "failed"]
@@ -72,6 +73,15 @@ def write_text(path: Path, text: str) -> None:
     """Replace a text file in one step."""
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def save_arrays(path: Path, **tensors: torch.Tensor) -> None:
+    """Replace a file of named NumPy arrays in one step."""
+    partial = path.with_name(f".{path.name}.partial")
+    with open(partial, "wb") as file:
+        arrays: dict[str, Any] = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
+        np.savez_compressed(file, **arrays)
     os.replace(partial, path)
 
 

@@ -149,6 +149,16 @@ def weights_of(full: FullAttention, queries: nn.Linear, keys: nn.Linear, values:
         full.qkv.bias.zero_()
 
 
+def test_without_a_projection_it_is_exact_attention() -> None:
+    unreduced = build(partial(FusedLinformerAttention, k=None))
+    full = FullAttention(width=32, num_heads=4, context_length=24)
+    weights_of(full, unreduced.to_q, unreduced.to_k, unreduced.to_v)  # type: ignore[arg-type]
+    full.out.load_state_dict(unreduced.to_out.state_dict())  # type: ignore[operator, union-attr]
+    tokens, mask = captions(9, 3, 24)
+    torch.testing.assert_close(mixed(unreduced, tokens, mask), mixed(full, tokens, mask))
+    assert not any("proj" in name for name, _ in unreduced.named_parameters())
+
+
 def test_performers_estimate_converges_to_exact_attention() -> None:
     pytest.importorskip("performer_pytorch", reason="needs the extra attention")
     tokens, mask = captions(20, 9)

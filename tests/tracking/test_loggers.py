@@ -2,12 +2,73 @@
 
 import json
 import math
+import struct
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from miniclip.errors import SettingError
-from miniclip.tracking import JsonlLogger, WandbLogger
+from miniclip.tracking import JsonlLogger, TensorboardLogger, WandbLogger
+from tests.conftest import TINY, run_miniclip
+
+
+def wandb_logger(mode: str) -> WandbLogger:
+    return WandbLogger(
+        project="test", entity=None, mode=mode, job_type="train", log_model=False, every_steps=1
+    )
+
+
+def wandb_records(folder: Path) -> list[tuple[str, Any]]:
+    """What an offline run wrote: kinds of records and their content."""
+    from wandb.proto import wandb_internal_pb2
+
+    records = []
+    for data in framed(settled(folder)):
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        kind = record.WhichOneof("record_type")
+        records.append((kind, getattr(record, kind)))
+    return records
+
+
+def settled(folder: Path) -> bytes:
+    """The content of a run's file, which wandb's own process writes, a little later perhaps."""
+    (file,) = folder.glob("*.wandb")
+    size = -1
+    while size != file.stat().st_size or size < 100:
+        size = file.stat().st_size
+        time.sleep(0.3)
+    return file.read_bytes()
+
+
+def framed(content: bytes) -> Iterator[bytes]:
+    """The records of a file in LevelDB's log format, behind W&B's seven bytes of header."""
+    place, parts = 7, b""
+    while place + 7 <= len(content):
+        left = 32768 - place % 32768
+        if left < 7:
+            place += left
+            continue
+        _, length, kind = struct.unpack_from("<IHB", content, place)
+        parts += content[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield parts
+            parts = b""
+
+
+def history(records: list[tuple[str, Any]], key: str) -> list[Any]:
+    """The values of a key, in their order."""
+    return [
+        json.loads(item.value_json)
+        for kind, record in records
+        if kind == "history"
+        for item in record.item
+        if key in (item.key, *item.nested_key)
+    ]
 
 
 def test_records_are_json_even_where_a_number_is_not_finite(tmp_path: Path) -> None:
@@ -26,17 +87,59 @@ def test_online_without_a_key_goes_offline_with_a_warning_and_no_prompt(
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    logger = WandbLogger(project="test", entity=None, mode="online", every_steps=1)
+    logger = wandb_logger("online")
     logger.start(tmp_path / "metrics.jsonl", name="run", config={"optimizer": {"rho": 0.05}})
     logger.log({"step": 1, "train/loss": 0.5})
     logger.finish(failed=False, summary={"best_rsum": 100.0}, figures={})
     assert "kept offline" in caplog.text and "wandb sync" in caplog.text
-    offline = list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
-    assert len(offline) == 1
-    assert b"rho" in offline[0].read_bytes()
+    (offline,) = (tmp_path / "wandb").glob("offline-run-*")
+    assert b"rho" in settled(offline)
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["step"] == 1
 
 
 def test_refuses_a_frequency_of_zero() -> None:
     with pytest.raises(SettingError, match="every_steps"):
         JsonlLogger(every_steps=0)
+
+
+def test_two_jobs_of_a_sweep_are_two_runs_each_with_its_own_settings(tmp_path: Path) -> None:
+    settings = ["logger=wandb", "logger.mode=offline", "trainer.budget.steps=2", "optimizer.rho=0.01,0.1"]
+    done = run_miniclip("-m", *TINY, *settings, f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    assert done.returncode == 0, done.stderr
+    assert "wandb sync" in done.stdout
+    rhos, ids = [], set()
+    for folder in sorted((tmp_path / "sweep").glob("*/wandb/offline-run-*")):
+        records = wandb_records(folder)
+        (run,) = (record for kind, record in records if kind == "run")
+        config = {item.key: json.loads(item.value_json) for item in run.config.update}
+        rhos.append(config["optimizer"]["rho"])
+        ids.add(run.run_id)
+        assert run.run_group == "sweep" and run.job_type == "train" and "sam" in run.tags
+        assert (folder.parent.parent / "wandb_id").read_text() == run.run_id
+        assert history(records, "step")[:2] == [1, 2]
+        assert history(records, "figures/curves") and history(records, "retrieval")
+    assert rhos == [0.01, 0.1] and len(ids) == 2
+
+
+def test_a_run_resumed_offline_is_the_same_run_and_whole(tmp_path: Path) -> None:
+    settings = ["logger=wandb", "logger.mode=offline", f"hydra.run.dir={tmp_path / 'run'}"]
+    first = run_miniclip(*TINY, *settings, "trainer.budget.epochs=1")
+    again = run_miniclip(*TINY, *settings, "trainer.resume=auto", "trainer.budget.epochs=2")
+    assert first.returncode == again.returncode == 0, again.stderr
+    parts = [wandb_records(folder) for folder in sorted((tmp_path / "run" / "wandb").glob("offline-run-*"))]
+    assert len(parts) == 2
+    ids = {record.run_id for records in parts for kind, record in records if kind == "run"}
+    assert len(ids) == 1
+    steps = [step for step in history(parts[1], "step") if step is not None]
+    assert steps == sorted(steps) and set(steps) == set(range(1, 11))
+
+
+def test_tensorboard_holds_the_same_numbers(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    logger = TensorboardLogger(every_steps=1)
+    logger.start(tmp_path / "metrics.jsonl", name="run", config={"seed": 0})
+    for step, loss in ((1, 0.5), (2, 0.25)):
+        logger.log({"step": step, "train/loss": loss, "protocol": "val"})
+    logger.finish(failed=False, summary={}, figures={})
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(1, 0.5), (2, 0.25)]

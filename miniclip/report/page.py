@@ -1,0 +1,228 @@
+"""The report: one HTML file that needs nothing else, and the same as Markdown and CSV."""
+
+import base64
+import csv
+import html
+import io
+import math
+import mimetypes
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from miniclip.errors import UserError
+from miniclip.report.charts import draw_axis, draw_costs_of_recall, draw_groups
+from miniclip.report.runs import Collection, Group, check_comparable, group_runs
+from miniclip.report.statistics import Comparison, compare, spread
+from miniclip.tracking import write_text
+
+METRICS = (
+    ("val/i2t_r1", "i2t R@1"),
+    ("val/i2t_r5", "i2t R@5"),
+    ("val/i2t_r10", "i2t R@10"),
+    ("val/t2i_r1", "t2i R@1"),
+    ("val/t2i_r5", "t2i R@5"),
+    ("val/t2i_r10", "t2i R@10"),
+    ("val/rsum", "rsum"),
+)
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem }
+table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; margin: .5rem 0 }
+th, td { padding: .25rem .6rem; border-bottom: 1px solid #ddd; text-align: right; vertical-align: top }
+th { background: #f4f4f4; position: sticky; top: 0 }
+th:first-child, td:first-child, td.text { text-align: left }
+img { max-width: 100%; height: auto }
+.scroll { overflow: auto; max-height: 40rem }
+.warning { border-left: 4px solid #D55E00; padding: .2rem .8rem; background: #fdf3ec }
+@media print { .scroll { max-height: none; overflow: visible } h2 { break-after: avoid } }
+"""
+
+
+class Section(NamedTuple):
+    """A part of the report.
+
+    Attributes:
+        remarks: paragraphs, warnings among them.
+        table: header and rows, or none.
+        pictures: files to show.
+    """
+
+    title: str
+    remarks: list[str]
+    table: list[list[str]]
+    pictures: list[Path]
+
+
+def write_report(
+    collection: Collection, folder: Path, *, control: str | None = None, mixes: bool = False
+) -> list[Path]:
+    """Write `report.html`, `report.md` and `report.csv` into a folder.
+
+    Args:
+        collection: what to compare.
+        control: "SETTING=VALUE" of the group the others are held against; None takes the one without a
+            perturbation if there is one, else the first.
+        mixes: accept runs measured on different data.
+
+    Raises:
+        UserError: when there is no finished run, runs do not compare, or no group is the control.
+    """
+    if not collection.runs:
+        raise UserError(
+            f"None of the {len(collection.failures)} runs has finished; there is nothing to compare."
+        )
+    if not mixes:
+        check_comparable(collection.runs)
+    groups, varied = group_runs(collection.runs)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as place:
+        sections = _sections(collection, groups, varied, _control(groups, control), Path(place))
+        write_text(folder / "report.html", _as_html(sections))
+    write_text(folder / "report.md", _as_markdown(sections))
+    write_text(folder / "report.csv", _as_csv(collection, varied))
+    return [folder / f"report.{ending}" for ending in ("html", "md", "csv")]
+
+
+def _control(groups: Sequence[Group], wanted: str | None) -> Group:
+    if wanted is not None:
+        key, _, value = wanted.partition("=")
+        for group in groups:
+            if key in group.settings and str(group.settings[key]) == value:
+                return group
+        known = sorted({f"{k}={v}" for group in groups for k, v in group.settings.items()})
+        raise UserError(f"--control {wanted} is none of the groups; they differ in: {', '.join(known)}")
+    for group in groups:
+        if group.settings.get("optimizer.rho") == 0 or "AdamW" in str(
+            group.settings.get("optimizer._target_")
+        ):
+            return group
+    return groups[0]
+
+
+def _sections(
+    collection: Collection, groups: list[Group], varied: list[str], control: Group, place: Path
+) -> list[Section]:
+    best = max(collection.runs, key=lambda run: run.rsum)
+    remarks = [
+        f"{len(collection.runs)} runs in {len(groups)} groups; {best.protocol}; data {best.fingerprint}.",
+        f"Best: {best.path.name}, seed {best.seed}, rsum {best.rsum:.1f}.",
+    ]
+    if any(len(group.runs) == 1 for group in groups):
+        remarks.append("Warning: groups of one seed say nothing of the noise between seeds.")
+    sections = [
+        Section(
+            "Runs", remarks, _table_of_groups(groups, control), [draw_groups(groups, place / "groups.svg")]
+        )
+    ]
+    axes = [draw_axis(groups, key, place / f"axis{n}.svg") for n, key in enumerate(varied)]
+    drawn = [path for path in axes if path is not None]
+    if drawn:
+        sections.append(Section("Over each setting", [], [], drawn))
+    costs = "SAM needs two forward passes an update: compare at equal cost, too."
+    sections.append(
+        Section("What it cost", [costs], [], [draw_costs_of_recall(groups, place / "costs.svg")])
+    )
+    if varied:
+        header = ["setting", *(f"group {n}" for n in range(1, len(groups) + 1))]
+        rows = [[key, *(str(group.settings[key]) for group in groups)] for key in varied]
+        sections.append(
+            Section("Settings that differ", [], [header, *rows] if len(groups) <= 12 else [], [])
+        )
+        if len(groups) > 12:
+            sections[-1].remarks.append(f"{', '.join(varied)}: see report.csv.")
+    gallery = best.path / "figures" / "retrieval.png"
+    if gallery.is_file():
+        sections.append(Section("The best run's retrieval", [], [], [gallery]))
+    if collection.failures:
+        table = [["run", "status", "reason"]]
+        table += [[failure.path.name, failure.status, failure.reason] for failure in collection.failures]
+        text = f"{len(collection.failures)} runs have no result."
+        sections.append(Section("Failures", [text], table, []))
+    return sections
+
+
+def _table_of_groups(groups: Sequence[Group], control: Group) -> list[list[str]]:
+    rows = [["group", "seeds", *(title for _, title in METRICS), "minutes", "against the control", ""]]
+    for group in groups:
+        cells = [_with_spread(group.values(key)) for key, _ in METRICS]
+        minutes = spread([value / 60 for value in group.values("train/seconds")]).mean
+        beside = ("control", "") if group is control else _beside(compare(group, control))
+        rows.append([group.name, str(len(group.runs)), *cells, f"{minutes:.1f}", *beside])
+    return rows
+
+
+def _with_spread(values: Sequence[float]) -> str:
+    found = spread(values)
+    if found.num_seeds == 1:
+        return f"{found.mean:.1f}"
+    return f"{found.mean:.1f} ± {found.deviation:.1f} ({found.low:.1f} to {found.high:.1f})"
+
+
+def _beside(found: Comparison) -> tuple[str, str]:
+    interval = "" if math.isnan(found.low) else f" ({found.low:+.1f} to {found.high:+.1f})"
+    return f"{found.difference:+.1f}{interval}", found.remark
+
+
+def _as_html(sections: Sequence[Section]) -> str:
+    parts = [
+        "<!doctype html><html lang=en><meta charset=utf-8><title>MiniCLIP report</title>",
+        "<meta name=viewport content='width=device-width, initial-scale=1'>",
+        f"<style>{STYLE}</style><h1>MiniCLIP report</h1>",
+    ]
+    for section in sections:
+        parts.append(f"<h2>{html.escape(section.title)}</h2>")
+        for remark in section.remarks:
+            kind = " class=warning" if remark.startswith("Warning") else ""
+            parts.append(f"<p{kind}>{html.escape(remark)}</p>")
+        if section.table:
+            header, *rows = section.table
+            head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
+            body = "".join(
+                f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows
+            )
+            parts.append(f"<div class=scroll><table><tr>{head}</tr>{body}</table></div>")
+        parts += [
+            f"<p><img alt='{html.escape(section.title)}' src='{_embedded(p)}'></p>"
+            for p in section.pictures
+        ]
+    notes = (
+        "Means ± standard deviation over seeds, in brackets the 95 % interval of the mean (Student's t). "
+        "Against the control: difference of mean rsum, in brackets its 95 % interval over the evaluation "
+        "images, drawn with replacement and the same for both."
+    )
+    return "\n".join([*parts, f"<p><small>{notes}</small></p></html>\n"])
+
+
+def _embedded(path: Path) -> str:
+    kind = mimetypes.guess_type(path.name)[0]
+    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def _as_markdown(sections: Sequence[Section]) -> str:
+    lines = ["# MiniCLIP report", ""]
+    for section in sections:
+        if not section.remarks and not section.table:
+            continue
+        lines += [f"## {section.title}", "", *(f"{remark}\n" for remark in section.remarks)]
+        for number, row in enumerate(section.table):
+            cells = (cell.replace("|", "\\|") for cell in row)
+            lines.append(f"| {' | '.join(cells)} |")
+            if number == 0:
+                lines.append(f"|{'---|' * len(row)}")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _as_csv(collection: Collection, varied: Sequence[str]) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(
+        ["run", "seed", *varied, *(title for _, title in METRICS), "steps", "forward_passes", "seconds"]
+    )
+    for run in collection.runs:
+        costs = [run.best.get(key, "") for key in ("step", "train/forward_passes", "train/seconds")]
+        settings = [run.settings.get(key) for key in varied]
+        writer.writerow([run.path, run.seed, *settings, *(run.best[key] for key, _ in METRICS), *costs])
+    return buffer.getvalue()

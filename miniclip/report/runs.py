@@ -1,0 +1,203 @@
+"""Reading run directories, one or many, and putting together what differs in their seed only."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import yaml
+
+from miniclip.errors import UserError
+from miniclip.evaluation import Ranks
+
+NO_DIFFERENCE = ("seed", "data.seed", "name", "arm", "device", "data.root", "data.cache", "data.cache_dir")
+NOR_GROUPS = ("logger", "eval", "hydra")
+NOR_SETTINGS = ("resume", "num_workers", "checkpoint_every_epochs", "_partial_")
+"""What may differ between runs that are compared without being named."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run.
+
+    Attributes:
+        settings: the config, flat: {"optimizer.rho": 0.05}.
+        best: the validation record with the highest rsum.
+        validations: all validation records, in order.
+        ranks: where each image and caption of the validation split stood, if the run kept it, and the
+            image of each caption.
+    """
+
+    path: Path
+    settings: dict[str, Any]
+    best: dict[str, Any]
+    validations: list[dict[str, Any]]
+    fingerprint: str
+    ranks: tuple[Ranks, np.ndarray] | None
+
+    @property
+    def seed(self) -> int:
+        return self.settings.get("seed", 0)
+
+    @property
+    def protocol(self) -> str:
+        return self.best["protocol"]
+
+    @property
+    def rsum(self) -> float:
+        return self.best["val/rsum"]
+
+
+class Failure(NamedTuple):
+    """A run without a result."""
+
+    path: Path
+    status: str
+    reason: str
+
+
+class Collection(NamedTuple):
+    """What was found below some paths."""
+
+    runs: list[Run]
+    failures: list[Failure]
+
+
+class Group(NamedTuple):
+    """Runs that differ in their seed only.
+
+    Attributes:
+        name: the settings that tell it from the other groups.
+        settings: these as {"optimizer.rho": 0.05}.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    runs: list[Run]
+
+    def values(self, key: str) -> list[float]:
+        """A number of each run's best record."""
+        return [run.best[key] for run in self.runs]
+
+
+def read_collection(paths: Iterable[Path]) -> Collection:
+    """All runs at or below the paths, each once.
+
+    Raises:
+        UserError: when a path does not exist or holds no run.
+    """
+    runs: dict[Path, Run] = {}
+    failures: dict[Path, Failure] = {}
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"{path} does not exist.")
+        folders = sorted({status.parent for status in path.rglob("status.json")})
+        if not folders:
+            raise UserError(f"{path} is no run and holds none (no status.json).")
+        for folder in map(Path.resolve, folders):
+            state = _json(folder / "status.json")
+            if (folder / "summary.json").is_file():
+                runs[folder] = _read_run(folder)
+            else:
+                failures[folder] = Failure(folder, state["status"], state.get("reason", ""))
+    return Collection(list(runs.values()), list(failures.values()))
+
+
+def check_comparable(runs: Sequence[Run]) -> None:
+    """Refuse runs that were measured on different data.
+
+    Raises:
+        UserError: names the difference.
+    """
+    for what, values in (
+        ("data fingerprints", {run.fingerprint: run.path for run in runs}),
+        ("protocols", {run.protocol: run.path for run in runs}),
+    ):
+        if len(values) > 1:
+            examples = "; ".join(f"{value}: {path}" for value, path in list(values.items())[:3])
+            raise UserError(
+                f"These runs have {len(values)} different {what} and do not compare ({examples}). Report "
+                "them apart, or say --mix."
+            )
+
+
+def group_runs(runs: Sequence[Run]) -> tuple[list[Group], list[str]]:
+    """Groups in the order of their settings, and the settings in which they differ."""
+    varied = varied_settings(runs)
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        key = json.dumps([run.settings.get(setting) for setting in varied])
+        groups.setdefault(key, []).append(run)
+    found = []
+    for own in groups.values():
+        settings = {setting: own[0].settings.get(setting) for setting in varied}
+        found.append(Group(_name(settings), settings, sorted(own, key=lambda run: run.seed)))
+    return sorted(found, key=lambda group: [_order(value) for value in group.settings.values()]), varied
+
+
+def varied_settings(runs: Sequence[Run]) -> list[str]:
+    """Settings that not all runs share, those that only say where and how fast left out."""
+    keys = dict.fromkeys(key for run in runs for key in run.settings)
+    return [
+        key
+        for key in keys
+        if key not in NO_DIFFERENCE
+        and key.split(".")[0] not in NOR_GROUPS
+        and key.rsplit(".", 1)[-1] not in NOR_SETTINGS
+        and len({json.dumps(run.settings.get(key)) for run in runs}) > 1
+    ]
+
+
+def _read_run(folder: Path) -> Run:
+    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    with open(folder / "metrics.jsonl", encoding="utf-8") as file:
+        records = [json.loads(line) for line in file]
+    data = _json(folder / "environment.json").get("data", {})
+    fingerprint = " ".join(split["fingerprint"] for name, split in data.items() if "val" in name)
+    ranks = None
+    if (folder / "ranks.npz").is_file():
+        with np.load(folder / "ranks.npz") as arrays:
+            ranks = (
+                Ranks(*(torch.from_numpy(arrays[name]) for name in Ranks._fields)),
+                arrays["image_of_caption"],
+            )
+    return Run(
+        path=folder,
+        settings=dict(_flat(config)),
+        best=_json(folder / "summary.json")["best"],
+        validations=[record for record in records if "val/rsum" in record],
+        fingerprint=fingerprint,
+        ranks=ranks,
+    )
+
+
+def _flat(node: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _name(settings: dict[str, Any]) -> str:
+    parts = []
+    for key, value in settings.items():
+        if value is None:
+            continue
+        short = ".".join(key.split(".")[-2:]) if key.endswith("_target_") else key.rsplit(".", 1)[-1]
+        text = str(value).rsplit(".", 1)[-1] if key.endswith("_target_") else str(value)
+        parts.append(f"{short.removesuffix('._target_')}={text}")
+    return ", ".join(parts) or "all runs"
+
+
+def _order(value: Any) -> tuple[int, float, str]:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return (0, float(value), "")
+    return (1, 0.0, str(value))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))

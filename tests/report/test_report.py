@@ -1,0 +1,174 @@
+"""Reports of runs written here: what they group, compare, refuse and show."""
+
+import csv
+import json
+import math
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from miniclip.errors import UserError
+from miniclip.evaluation import Ranks
+from miniclip.report.page import write_report
+from miniclip.report.runs import Group, Run, group_runs, read_collection
+from miniclip.report.statistics import compare, paired_interval, spread
+from tests.conftest import TINY, miniclip_command, run_miniclip
+
+stats = pytest.importorskip("scipy.stats", reason="needs the extra report")
+
+
+def run_of(rho: float, seed: int, rsum: float, *, hits: float = 0.5, num_images: int = 200) -> Run:
+    """A run as if it had been read; its ranks hit that share of images in all six recalls."""
+    ranks = torch.from_numpy(np.where(np.random.default_rng(seed).random(num_images) < hits, 0, 99))
+    best = {f"val/{way}_r{k}": rsum / 6 for way in ("i2t", "t2i") for k in (1, 5, 10)}
+    best |= {
+        "val/rsum": rsum,
+        "protocol": "val: 200 images, 200 captions",
+        "step": 10,
+        "train/seconds": 60.0,
+    }
+    settings = {"optimizer.rho": rho, "seed": seed, "data.seed": seed, "name": f"run{seed}"}
+    return Run(
+        path=Path(f"/runs/{rho}-{seed}"),
+        settings=settings,
+        best=best,
+        validations=[{**best, "train/forward_passes": 20}],
+        fingerprint="abc",
+        ranks=(Ranks(ranks, ranks), np.arange(num_images)),
+    )
+
+
+def test_spread_is_scipys_interval_of_the_mean() -> None:
+    values = [301.0, 318.5, 295.2, 310.0]
+    found = spread(values)
+    low, high = stats.t.interval(0.95, 3, loc=np.mean(values), scale=stats.sem(values))
+    assert (found.low, found.high) == pytest.approx((low, high))
+    assert found.deviation == pytest.approx(np.std(values, ddof=1))
+    assert math.isnan(spread([1.0]).low)
+
+
+def test_runs_that_differ_in_seed_and_name_are_one_group() -> None:
+    groups, varied = group_runs([run_of(rho, seed, 300) for rho in (0.1, 0, 0.05) for seed in (1, 0)])
+    assert varied == ["optimizer.rho"]
+    assert [group.settings["optimizer.rho"] for group in groups] == [0, 0.05, 0.1]
+    assert [[run.seed for run in group.runs] for group in groups] == [[0, 1]] * 3
+    assert groups[1].name == "rho=0.05"
+
+
+def test_what_is_said_of_a_difference() -> None:
+    def group(rho: float, *values: float, hits: float = 0.5) -> Group:
+        runs = [run_of(rho, seed, value, hits=hits) for seed, value in enumerate(values)]
+        return Group(f"rho={rho}", {"optimizer.rho": rho}, runs)
+
+    control = group(0, 300, 302, 298)
+    assert compare(group(0.05, 340, 342, 338, hits=0.9), control).remark == "better"
+    assert compare(group(0.05, 260, 262, 258, hits=0.1), control).remark == "worse"
+    assert compare(group(0.05, 301, 303, 299), control).remark == "within the noise of seeds"
+    assert compare(group(0.05, 340), control).remark == "one seed: seeds may differ by more"
+    same = compare(group(0.05, 310, 312, 308), control)  # the same hits on the same images
+    assert (same.low, same.high) == (0, 0) and same.remark == "within the noise of images"
+
+
+def test_the_paired_interval_is_that_of_the_mean_difference() -> None:
+    """By hand: differences of one image have a known deviation, and pairing keeps what both share out."""
+    own, other = run_of(0.1, 0, 300, hits=0.8), run_of(0.0, 0, 300, hits=0.5)
+    assert own.ranks is not None and other.ranks is not None
+    hits = [(run.ranks[0].image_to_text == 0).double().numpy() for run in (own, other) if run.ranks]
+    difference = 600 * (hits[0] - hits[1])
+    low, high = paired_interval(Group("a", {}, [own]), Group("b", {}, [other]))
+    half = 1.96 * difference.std() / math.sqrt(200)
+    assert low == pytest.approx(difference.mean() - half, abs=0.15 * half)
+    assert high == pytest.approx(difference.mean() + half, abs=0.15 * half)
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six real jobs, three rhos and two seeds, and two that fail."""
+    folder = tmp_path_factory.mktemp("sweep")
+    settings = ["optimizer.rho=0,0.05,0.1", "seed=0,1", f"hydra.sweep.dir={folder}"]
+    assert run_miniclip("-m", *TINY, *settings).returncode == 0
+    broken = [
+        "trainer.batch_size=999",
+        "seed=0,1",
+        f"hydra.sweep.dir={folder}",
+        "hydra.sweep.subdir=9${hydra.job.num}",
+    ]
+    run_miniclip("-m", *TINY, *broken)
+    return folder
+
+
+def test_a_sweep_becomes_a_page_that_needs_nothing_else(sweep: Path, tmp_path: Path) -> None:
+    done = miniclip_command(tmp_path, "report", sweep)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "outputs" / "report"
+    page = (folder / "report.html").read_text()
+    sources = re.findall(r"(?:src|href)='([^']{0,30})", page)
+    assert len(sources) == 4 and all(source.startswith("data:image/") for source in sources)
+    assert "http" not in re.sub(r"data:[^']*", "", page)
+    text = (folder / "report.md").read_text()
+    assert "6 runs in 3 groups" in text and "| rho=0.05 | 2 |" in text and "control" in text
+    with open(folder / "report.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert sorted({row["optimizer.rho"] for row in rows}) == ["0", "0.05", "0.1"] and len(rows) == 6
+    for row in rows:
+        assert int(row["forward_passes"]) == int(row["steps"]) * (1 if row["optimizer.rho"] == "0" else 2)
+
+
+def test_the_page_opens_in_a_browser_without_an_error(sweep: Path, tmp_path: Path) -> None:
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("needs chromium")
+    files = write_report(read_collection([sweep]), tmp_path)
+    done = subprocess.run(
+        [
+            *(browser, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"),
+            *("--window-size=1200,2400", f"--screenshot={tmp_path / 'page.png'}", f"file://{files[0]}"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "CONSOLE" not in done.stderr
+    assert (tmp_path / "page.png").stat().st_size > 50_000
+
+
+@pytest.mark.parametrize("count", [1, 200])
+def test_one_run_or_two_hundred(sweep: Path, tmp_path: Path, count: int) -> None:
+    collection = read_collection([next(iter(sorted(sweep.glob("0_*"))))])
+    run = collection.runs[0]
+    runs = [
+        run.__class__(**{**vars(run), "settings": {**run.settings, "optimizer.rho": n / 1000}})
+        for n in range(count)
+    ]
+    page = write_report(collection._replace(runs=runs), tmp_path)[0]
+    assert page.stat().st_size < 8_000_000
+    assert "Warning: groups of one seed" in page.read_text()
+
+
+def test_what_does_not_compare_is_refused(sweep: Path, tmp_path: Path) -> None:
+    shutil.copytree(sweep, tmp_path / "sweep")
+    path = next(iter(sorted((tmp_path / "sweep").glob("1_*")))) / "environment.json"
+    facts = json.loads(path.read_text())
+    for side in facts["data"].values():
+        side["fingerprint"] = "0123456789abcdef"
+    path.write_text(json.dumps(facts))
+    done = miniclip_command(tmp_path, "report", "sweep")
+    assert done.returncode == 1 and "2 different data fingerprints" in done.stderr
+    assert miniclip_command(tmp_path, "report", "sweep", "--mix").returncode == 0
+
+
+def test_what_cannot_be_reported_says_why(sweep: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"no status\.json"):
+        read_collection([tmp_path / "empty"])
+    with pytest.raises(UserError, match="does not exist"):
+        read_collection([tmp_path / "nowhere"])
+    with pytest.raises(
+        UserError, match=r"--control optimizer\.rho=7 is none of the groups; they differ in:"
+    ):
+        write_report(read_collection([sweep]), tmp_path, control="optimizer.rho=7")
