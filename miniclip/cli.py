@@ -123,7 +123,7 @@ def text_study() -> None:
     """Measure every attention of the text tower at several lengths, and write outputs/text-study/."""
     options = sorted(path.stem for path in (HOME / "conf/encoder/text/attention").glob("*.yaml"))
     parser = argparse.ArgumentParser(prog="miniclip text-study", description=text_study.__doc__)
-    parser.add_argument("--attentions", nargs="+", default=options, choices=options)
+    parser.add_argument("--attentions", nargs="+", choices=options, help="all that are installed")
     parser.add_argument("--lengths", type=int, nargs="+", default=[16 * 2**i for i in range(9)])
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--heads", type=int, default=4)
@@ -132,10 +132,10 @@ def text_study() -> None:
     parser.add_argument("--device", default="auto")
     arguments = parser.parse_args()
     with _told_errors():
-        _study(arguments)
+        _study(arguments, options)
 
 
-def _study(arguments: argparse.Namespace) -> None:
+def _study(arguments: argparse.Namespace, options: list[str]) -> None:
     from miniclip.build import make
     from miniclip.evaluation import Cost, attention_costs
     from miniclip.report.figures import draw_costs
@@ -158,8 +158,17 @@ def _study(arguments: argparse.Namespace) -> None:
         return build
 
     device = find_device(arguments.device)
+    makers = {name: maker(name) for name in arguments.attentions or options}
+    for name in list(makers):
+        try:
+            makers[name](width=arguments.width, num_heads=arguments.heads, context_length=16)
+        except UserError as error:
+            if arguments.attentions:
+                raise
+            print(f"Left out: {error}")
+            del makers[name]
     costs = attention_costs(
-        {name: maker(name) for name in arguments.attentions},
+        makers,
         arguments.lengths,
         width=arguments.width,
         num_heads=arguments.heads,

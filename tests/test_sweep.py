@@ -92,18 +92,21 @@ def test_every_experiment_trains_two_steps(experiment: str, tmp_path: Path, real
     assert json.loads((tmp_path / "summary.json").read_text())["steps"] == 2
 
 
-@pytest.mark.parametrize(("experiment", "jobs"), [("rho_sweep", 21), ("temperature_study", 9)])
-def test_a_study_is_checked_as_a_whole_before_it_starts(experiment: str, jobs: int, tmp_path: Path) -> None:
-    """One wrong setting ends it at once; a right one claims its folder for all jobs."""
+@pytest.mark.parametrize("experiment", ["rho_sweep", "mlp_width", "linformer_k", "sam_variants"])
+def test_a_study_is_checked_before_it_starts(experiment: str, tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    done = run_miniclip(f"experiments={experiment}", "trainer.batch_size=-1", f"hydra.sweep.dir={folder}")
+    assert done.returncode == 1 and "trainer.batch_size=-1" in done.stderr
+    assert not list(folder.glob("*/job.json"))
+
+
+def test_a_study_is_one_command(tmp_path: Path) -> None:
+    """Batches larger than the data end each job before it trains."""
     folder = f"hydra.sweep.dir={tmp_path / 'sweep'}"
-    wrong = run_miniclip(f"experiments={experiment}", "trainer.batch_size=-1", folder)
-    assert wrong.returncode == 1 and "trainer.batch_size=-1" in wrong.stderr
-    assert not list(tmp_path.glob("sweep/*/job.json"))
-    # batches larger than the data end each job before it trains
-    done = run_miniclip(f"experiments={experiment}", "trainer.batch_size=99999", folder)
-    assert f"{jobs} jobs are not completed" in done.stderr
+    done = run_miniclip("experiments=temperature_study", "trainer.batch_size=99999", folder)
+    assert "9 jobs are not completed" in done.stderr
     keys = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["keys"]
-    assert len(keys) == jobs == len(table(tmp_path / "sweep"))
+    assert len(keys) == 9 == len(table(tmp_path / "sweep"))
 
 
 def test_a_key_is_what_is_computed_not_where() -> None:

@@ -387,7 +387,8 @@ def by_reason(reasons: Iterable[str]) -> str:
 
 
 def check_val_fraction(value: float) -> None:
-    """
+    """Hold a share of images that validate against its range.
+
     Raises:
         SettingError: when it is no share.
     """

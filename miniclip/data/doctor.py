@@ -69,7 +69,7 @@ class Examination:
 def examine(
     splits: Sequence[Split], *, token_lengths: Callable[[list[str]], list[int]], context_length: int
 ) -> Examination:
-    """Decode every image in full, compare all of them, and measure every caption.
+    """Decode every image at the size it trains at, compare all of them, and measure every caption.
 
     Args:
         splits: whole, as `Source.splits` gives them.

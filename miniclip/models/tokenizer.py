@@ -5,7 +5,7 @@ import hashlib
 import importlib.util
 import json
 import os
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -170,7 +170,7 @@ class Tokenizer:
         self._known.clear()
 
 
-class LearntTokenizer(Tokenizer):
+class LearntTokenizer(Tokenizer, ABC):
     """A vocabulary learnt from the training captions.
 
     Args:

@@ -1,10 +1,13 @@
 """The study of attentions counts what it should, as a user runs it."""
 
 import csv
+import sys
 from pathlib import Path
 
+import pytest
 import torch
 
+from miniclip.cli import text_study
 from miniclip.evaluation import attention_costs
 from miniclip.models import FullAttention
 from tests.conftest import miniclip_command
@@ -34,6 +37,22 @@ def test_the_command(tmp_path: Path) -> None:
     assert all(float(row["training_ms"]) > 0 and float(row["peak_mb"]) > 0 for row in rows)
     assert (tmp_path / "outputs/text-study/costs.png").stat().st_size > 20_000
     assert "times as fast as the package linformer" in done.stdout
+
+
+def test_attentions_whose_package_is_missing_are_left_out_unless_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "reformer_pytorch", None)
+    monkeypatch.chdir(tmp_path)
+    short = ["text-study", "--lengths", "16", "--rounds", "1", "--width", "64"]
+    monkeypatch.setattr(sys, "argv", short)
+    text_study()
+    printed = capsys.readouterr().out
+    assert printed.startswith("Left out: ") and "reformer-pytorch" in printed.splitlines()[0]
+    assert "bigbird" in printed
+    monkeypatch.setattr(sys, "argv", [*short, "--attentions", "reformer"])
+    with pytest.raises(SystemExit, match="reformer-pytorch"):
+        text_study()
 
 
 def test_heads_that_do_not_divide_the_width(tmp_path: Path) -> None:
