@@ -85,10 +85,10 @@ def draw_retrieval(features: Features, split: Split, path: Path, *, protocol: st
 
 
 def draw_similarity(features: Features, split: Split, path: Path, *, protocol: str) -> Path:
-    """Draw the cosines of a few images with each other's captions; right pairs are on the diagonal."""
+    """Draw the cosines of a few captions (rows) with each other's images; the diagonal is right."""
     rows = np.linspace(0, len(split) - 1, min(NUM_IN_MATRIX, len(split))).round().astype(int)
     chosen = torch.from_numpy(rows).to(features.images.device)
-    cosines = (features.images[chosen] @ features.first_captions[chosen].T).cpu().numpy()
+    cosines = (features.first_captions[chosen] @ features.images[chosen].T).cpu().numpy()
     figure, axes = new_figure(1, 1, size=(11, 7.5))
     axis = axes[0, 0]
     shown = axis.imshow(cosines, cmap="viridis")

@@ -1,6 +1,8 @@
 """Retrieval on matrices written by hand, and beside other implementations."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -88,6 +90,20 @@ def test_blocks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("miniclip.evaluation.retrieval.CAPTIONS_AT_ONCE", 11)
     blocks = retrieval_ranks(*features)
     assert all(torch.equal(a, b) for a, b in zip(whole, blocks, strict=True))
+
+
+def test_memory_is_bounded_however_many_pairs_there_are() -> None:
+    """All scores of 20,000 images and 100,000 captions would take 8 GB."""
+    program = (
+        "import resource, torch; from miniclip.evaluation import retrieval_metrics\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "x = torch.nn.functional.normalize(torch.randn(20_000, 16), dim=1)\n"
+        "owners = torch.arange(20_000).repeat_interleave(5)\n"
+        "assert retrieval_metrics(x, x[owners], owners)['i2t_r1'] == 100\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert int(done.stdout) < 500_000, done.stderr  # kB
 
 
 def test_a_collapsed_model_of_any_size_finds_nothing() -> None:
