@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -362,7 +363,9 @@ def _train(cfg: DictConfig, run: Any) -> float:
     try:
         trainer, experiment, logger = build(cfg, run)
         evaluation = make(cfg, "eval")
-        evaluation.check(experiment.train_set, experiment.val_set)
+        subject = TrainedModel("this run", experiment.model, experiment.tokenizer, trainer.device)
+        datasets = experiment.train_set, experiment.val_set
+        experiment = replace(experiment, measures=evaluation.at_each_validation(subject, *datasets))
         log.info("%s", _headline(experiment, trainer, run))
         logger.start(
             run.metrics, name=_run_name(cfg), config=experiment.config, group=_sweep_name(), tags=_tags(cfg)
@@ -386,8 +389,8 @@ def _train(cfg: DictConfig, run: Any) -> float:
                 ),
             }
             measured = evaluation.run(
-                TrainedModel("this run", experiment.model, experiment.tokenizer, trainer.device),
-                (experiment.train_set, experiment.val_set),
+                subject,
+                datasets,
                 run.path / "evaluation",
                 checkpoint=str(run.best_checkpoint),
                 loss=experiment.loss,

@@ -19,6 +19,7 @@ from miniclip.data import CaptionedImages
 from miniclip.data.loader import EpochBatches, Loader, in_order
 from miniclip.errors import SettingError, UserError
 from miniclip.evaluation import (
+    Classification,
     Features,
     Labelled,
     LossSurface,
@@ -241,6 +242,26 @@ class Evaluation:
                 )
         return self.tasks
 
+    def at_each_validation(
+        self, subject: Subject, train: CaptionedImages, val: CaptionedImages
+    ) -> list[Callable[[Features], dict[str, float]]]:
+        """What of the tasks is cheap enough for every validation: zero_shot's numbers.
+
+        Args:
+            subject: the model in training, as it will be then.
+        """
+        if "zero_shot" not in self.check(train, val):
+            return []
+
+        def zero_shot(features: Features) -> dict[str, float]:
+            measured = Measured(self, subject, train, val, folder=Path(), loss=None, seed=0)
+            found, _ = measured.classified(features.images)
+            return {
+                f"val/zero_shot_{key}": getattr(found, key) for key in ("top1", "top5", "mean_per_class")
+            }
+
+        return [zero_shot]
+
     def run(
         self,
         subject: Subject,
@@ -375,14 +396,18 @@ class Measured:
             )
         return Result(numbers, lines)
 
-    def zero_shot(self) -> Result:
+    def classified(self, image_features: Tensor) -> tuple[Classification, Sequence[str]]:
+        """The validation images by their nearest class, and the names of the classes."""
         names: Sequence[str] = [name.replace("_", " ") for name in self.classes]
         if self.settings.class_names is not None:
             names = read_class_names(self.settings.class_names, self.classes)
         templates = read_templates(self.settings.templates)
         embeddings = class_embeddings(self.subject.encode_texts, names, templates)
         labels = torch.from_numpy(self.labels(self.val)).to(embeddings.device)
-        found = classify(self.image_features, embeddings, labels)
+        return classify(image_features, embeddings, labels), names
+
+    def zero_shot(self) -> Result:
+        found, names = self.classified(self.image_features)
         draw_confusion(
             found.confusion, names, self.folder / "zero_shot.png", protocol=f"zero-shot, {self.protocol}"
         )

@@ -27,7 +27,10 @@ NEEDED = {
     "data/csv": [f"data.{side}_{what}=nowhere" for side in ("train", "val") for what in ("csv", "root")],
     **{
         f"data/{name}": ["data.root=nowhere"]
-        for name in ("flickr8k", "flickr30k", "coco_captions", "folder", "parquet")
+        for name in (
+            *("flickr8k", "flickr30k", "coco_captions", "folder", "parquet"),
+            *("imagefolder", "cifar10", "cifar100", "food101", "oxford_pets"),
+        )
     },
     "data/hub": ["data.hub=nowhere"],
     "encoder/image/torchvision": ["encoder.image.architecture=resnet18"],

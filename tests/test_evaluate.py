@@ -4,6 +4,8 @@ import hashlib
 import json
 import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ from miniclip.clip_benchmark import load
 from miniclip.data import ImageClasses
 from miniclip.errors import SettingError
 from miniclip.tracking import RunDirectory
-from tests.conftest import TINY, fit, miniclip_command, run_miniclip
+from tests.conftest import ROOT, TINY, fit, miniclip_command, run_miniclip
 
 CLASSES = ("blue_square", "red_square", "green_square")
 
@@ -110,7 +112,8 @@ def test_training_ends_with_the_tasks_it_was_given(class_folder: Path, tmp_path:
     last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["eval/zero_shot/top1"] == numbers["top1"]
     records = map(json.loads, (tmp_path / "run" / "metrics.jsonl").open())
-    assert all(r["health/image_rank"] > 0 for r in records if "val/rsum" in r)
+    validations = [record for record in records if "val/rsum" in record]
+    assert all(r["health/image_rank"] > 0 and 0 <= r["val/zero_shot_top1"] <= 100 for r in validations)
 
 
 def test_clip_benchmark_measures_a_run(run: RunDirectory, real_data: Path, tmp_path: Path) -> None:
@@ -125,6 +128,35 @@ def test_clip_benchmark_measures_a_run(run: RunDirectory, real_data: Path, tmp_p
     theirs = zeroshot_retrieval.evaluate(model, batches, tokenizer, "cpu", amp=False, recall_k_list=[20])
     # captions repeat, ties count against us and not against them
     assert 0 < theirs["text_retrieval_recall@20"] <= 1
+
+
+def test_clip_benchmarks_own_command_runs_on_a_run(
+    run: RunDirectory, real_data: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("clip_benchmark", reason="needs the extra bench")
+    root = real_data / "flickr8k_1k"
+    lines = (root / "captions.txt").read_text().splitlines()[: 1 + 5 * 30]
+    (tmp_path / "captions.txt").write_text("\n".join(lines) + "\n")
+    command = [
+        *(sys.executable, "-m", "miniclip.clip_benchmark", "eval", "--model", str(run.path)),
+        *("--pretrained", "best", "--dataset", "flickr8k", "--dataset_root", str(root / "Images")),
+        *("--annotation_file", str(tmp_path / "captions.txt"), "--task", "zeroshot_retrieval"),
+        *("--recall_k", "10", "--no_amp", "--num_workers", "0", "--output", str(tmp_path / "out.json")),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    theirs = json.loads((tmp_path / "out.json").read_text())["metrics"]
+    for side in ("train", "val"):
+        (tmp_path / f"{side}.csv").write_text("\n".join(lines) + "\n")
+    own = [f"data.{side}_{what}" for side in ("train", "val") for what in ("csv", "root")]
+    places = [tmp_path / "train.csv", root / "Images", tmp_path / "val.csv", root / "Images"]
+    settings = [f"{key}={value}" for key, value in zip(own, places, strict=True)]
+    ours = miniclip_command(tmp_path, "evaluate", run.path, "retrieval", "data=csv", *settings)
+    assert ours.returncode == 0, ours.stderr
+    recalls = result(run, "retrieval")["metrics"]
+    # photographs are decoded at full size there, and at the size they need here
+    assert 100 * theirs["text_retrieval_recall@10"] == pytest.approx(recalls["i2t_r10"], abs=10)
+    assert 100 * theirs["image_retrieval_recall@10"] == pytest.approx(recalls["t2i_r10"], abs=10)
 
 
 def test_a_picture_is_preprocessed_for_clip_benchmark_as_for_us(run: RunDirectory) -> None:

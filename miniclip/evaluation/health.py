@@ -41,7 +41,7 @@ class Health(NamedTuple):
     @property
     def has_collapsed(self) -> bool:
         """Whether a tower answers nearly the same to everything."""
-        return not min(self.image_rank, self.text_rank) >= COLLAPSED_RANK
+        return not all(rank >= COLLAPSED_RANK for rank in (self.image_rank, self.text_rank))
 
 
 def health(features: Features) -> Health:
@@ -74,7 +74,9 @@ def cosine_counts(features: Features, *, num_bins: int = 50) -> dict[str, list[i
 
 
 def effective_rank(features: Tensor) -> float:
-    """exp of the entropy of the singular values of (N, D), their sum set to one."""
+    """exp of the entropy of the singular values of (N, D), their sum set to one; NaN where one is."""
+    if not features.isfinite().all():
+        return math.nan
     values = torch.linalg.svdvals(features.double())
     shares = values / values.sum()
     return torch.exp(-torch.xlogy(shares, shares).sum()).item()

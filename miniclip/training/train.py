@@ -49,6 +49,7 @@ class Experiment:
     Attributes:
         config: the resolved config as plain data, kept in every checkpoint.
         preprocessing: what an image needs before the model sees it, as plain data.
+        measures: what else each validation records, from the validation split's features.
     """
 
     config: dict[str, Any]
@@ -61,6 +62,7 @@ class Experiment:
     schedule: Schedule
     precision: Precision
     preprocessing: dict[str, Any]
+    measures: Sequence[Callable[[Features], dict[str, float]]] = ()
 
 
 @dataclass
@@ -415,6 +417,7 @@ class _Fit:
             "val/loss_over_chance": loss / math.log(min(self.trainer.batch_size, len(features.images))),
             **{f"val/{key}": value for key, value in metrics.items()},
             **{f"health/{key}": value for key, value in found._asdict().items()},
+            **{k: value for measure in experiment.measures for k, value in measure(features).items()},
             "train/images_per_second": self._images_per_second,
             **self._cost(),
         }

@@ -31,6 +31,15 @@ def test_a_collapsed_tower_is_noticed() -> None:
     assert found.has_collapsed
 
 
+def test_features_that_are_not_finite_have_collapsed() -> None:
+    broken, spread = (
+        torch.full((20, 8), torch.nan),
+        torch.nn.functional.normalize(torch.randn(20, 8), dim=1),
+    )
+    for pair in (paired(broken, spread), paired(spread, broken)):
+        assert health(pair).has_collapsed
+
+
 def test_the_gap_between_two_cones_is_the_distance_of_their_means() -> None:
     images, texts = torch.tensor([[1.0, 0.0]] * 4), torch.tensor([[0.0, 1.0]] * 4)
     assert health(paired(images, texts)).modality_gap == pytest.approx(math.sqrt(2))
