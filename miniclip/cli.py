@@ -357,7 +357,7 @@ def _train(cfg: DictConfig, run: Any) -> float:
     from miniclip.evaluate import TrainedModel, flat_numbers
     from miniclip.evaluation import retrieval_ranks
     from miniclip.report.figures import draw_curves, draw_retrieval, read_metrics
-    from miniclip.tracking import save_arrays
+    from miniclip.tracking import RunFacts, save_arrays
 
     run.write_status("running")
     try:
@@ -367,9 +367,7 @@ def _train(cfg: DictConfig, run: Any) -> float:
         datasets = experiment.train_set, experiment.val_set
         experiment = replace(experiment, measures=evaluation.at_each_validation(subject, *datasets))
         log.info("%s", _headline(experiment, trainer, run))
-        logger.start(
-            run.metrics, name=_run_name(cfg), config=experiment.config, group=_sweep_name(), tags=_tags(cfg)
-        )
+        logger.start(run.metrics, RunFacts(_run_name(cfg), experiment.config, _sweep_name(), _tags()))
         summary: dict[str, Any] = {}
         figures: dict[str, Path] = {}
         failed = True
@@ -424,7 +422,7 @@ def _sweep_name() -> str | None:
     return Path(settings.sweep.dir).name if settings.mode is RunMode.MULTIRUN else None
 
 
-def _tags(cfg: DictConfig) -> list[str]:
+def _tags() -> list[str]:
     """Experiment, optimizer and git revision."""
     from miniclip.tracking.run_directory import git_revision
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from miniclip.build import build
 from miniclip.composing import compose
-from miniclip.tracking import RunDirectory
+from miniclip.tracking import RunDirectory, RunFacts
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -85,7 +85,7 @@ def fit(folder: Path, *overrides: str) -> RunDirectory:
     """Train in this process and return the run directory."""
     run = RunDirectory(folder)
     trainer, experiment, logger = build(compose(*overrides), run)
-    logger.start(run.metrics, name="test", config=experiment.config)
+    logger.start(run.metrics, RunFacts("test", experiment.config))
     summary, _ = trainer.fit(experiment, run, logger)
     logger.finish(failed=False, summary=summary, figures={})
     return run

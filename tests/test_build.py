@@ -13,7 +13,7 @@ from miniclip.build import build, check
 from miniclip.composing import compose
 from miniclip.data import Source
 from miniclip.errors import UserError
-from miniclip.tracking import RunDirectory
+from miniclip.tracking import RunDirectory, RunFacts
 from tests.conftest import ROOT, TINY
 
 CONF = ROOT / "conf"
@@ -63,7 +63,7 @@ def test_every_option_builds(option: str, tmp_path: Path) -> None:
     tiny = [each for each in TINY if option not in OTHER_TOWERS or not each.startswith("encoder.text.")]
     cfg = compose(*tiny, override(option))
     _, experiment, logger = build(cfg, RunDirectory(tmp_path))
-    logger.start(tmp_path / "metrics.jsonl", name="test", config=experiment.config)
+    logger.start(tmp_path / "metrics.jsonl", RunFacts("test", experiment.config))
     logger.finish(failed=False, summary={}, figures={})
     assert (tmp_path / "config.yaml").is_file()
     assert (tmp_path / "tokenizer" / "tokenizer.json").is_file()

@@ -8,7 +8,7 @@ import os
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from urllib.parse import urlparse
 
 import numpy as np
@@ -17,6 +17,22 @@ from PIL import Image
 from miniclip.errors import SettingError, UserError
 
 log = logging.getLogger(__name__)
+
+
+class RunFacts(NamedTuple):
+    """What a run is called and belongs to.
+
+    Attributes:
+        name: for views that show several runs.
+        config: the resolved config as plain data.
+        group: the sweep it belongs to.
+        tags: what to find it by.
+    """
+
+    name: str
+    config: dict[str, Any]
+    group: str | None = None
+    tags: Sequence[str] = ()
 
 
 class JsonlLogger:
@@ -31,23 +47,12 @@ class JsonlLogger:
             raise SettingError("every_steps", every_steps, "must be at least 1, or null for none")
         self.every_steps = every_steps
 
-    def start(
-        self,
-        metrics: Path,
-        *,
-        name: str,
-        config: dict[str, Any],
-        group: str | None = None,
-        tags: Sequence[str] = (),
-    ) -> None:
+    def start(self, metrics: Path, run: RunFacts) -> None:
         """Begin to record.
 
         Args:
             metrics: the file to append to; what it holds already is an earlier part of the same run.
-            name: the run's name, for views that show several.
-            config: the resolved config as plain data.
-            group: the sweep it belongs to.
-            tags: what to find it by.
+            run: what views that show several runs tell them apart by.
         """
         self.metrics = metrics
 
@@ -97,16 +102,8 @@ class WandbLogger(JsonlLogger):
         self.job_type = job_type
         self.log_model = log_model
 
-    def start(
-        self,
-        metrics: Path,
-        *,
-        name: str,
-        config: dict[str, Any],
-        group: str | None = None,
-        tags: Sequence[str] = (),
-    ) -> None:
-        super().start(metrics, name=name, config=config)
+    def start(self, metrics: Path, run: RunFacts) -> None:
+        super().start(metrics, run)
         import wandb
 
         mode = self.mode
@@ -125,11 +122,11 @@ class WandbLogger(JsonlLogger):
             entity=self.entity,
             id=kept_id.read_text(encoding="utf-8").strip(),
             resume="allow" if mode == "online" else None,
-            name=name,
-            group=group,
+            name=run.name,
+            group=run.group,
             job_type=self.job_type,
-            tags=list(tags),
-            config=config,
+            tags=list(run.tags),
+            config=run.config,
             mode=mode,
             dir=metrics.parent,
             # the default would go on in the previous job's run of a sweep
@@ -185,16 +182,8 @@ class TensorboardLogger(JsonlLogger):
         UserError: when tensorboard is missing.
     """
 
-    def start(
-        self,
-        metrics: Path,
-        *,
-        name: str,
-        config: dict[str, Any],
-        group: str | None = None,
-        tags: Sequence[str] = (),
-    ) -> None:
-        super().start(metrics, name=name, config=config)
+    def start(self, metrics: Path, run: RunFacts) -> None:
+        super().start(metrics, run)
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
@@ -202,7 +191,7 @@ class TensorboardLogger(JsonlLogger):
                 'logger=tensorboard needs tensorboard: pip install -e ".[tensorboard]"'
             ) from None
         self.writer = SummaryWriter(str(metrics.parent / "tensorboard"))
-        self.writer.add_text("config", f"```\n{json.dumps(config, indent=2)}\n```")
+        self.writer.add_text("config", f"```\n{json.dumps(run.config, indent=2)}\n```")
 
     def log(self, record: dict[str, Any]) -> None:
         super().log(record)

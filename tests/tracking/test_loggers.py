@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from miniclip.errors import SettingError
-from miniclip.tracking import JsonlLogger, TensorboardLogger, WandbLogger
+from miniclip.tracking import JsonlLogger, RunFacts, TensorboardLogger, WandbLogger
 from tests.conftest import TINY, run_miniclip
 
 
@@ -73,7 +73,7 @@ def history(records: list[tuple[str, Any]], key: str) -> list[Any]:
 
 def test_records_are_json_even_where_a_number_is_not_finite(tmp_path: Path) -> None:
     logger = JsonlLogger(every_steps=1)
-    logger.start(tmp_path / "metrics.jsonl", name="run", config={})
+    logger.start(tmp_path / "metrics.jsonl", RunFacts("run", {}))
     logger.log({"step": 1, "train/loss": math.nan, "train/grad_norm": math.inf})
     logger.log({"step": 2, "train/loss": 0.5})
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
@@ -88,7 +88,7 @@ def test_online_without_a_key_goes_offline_with_a_warning_and_no_prompt(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     logger = wandb_logger("online")
-    logger.start(tmp_path / "metrics.jsonl", name="run", config={"optimizer": {"rho": 0.05}})
+    logger.start(tmp_path / "metrics.jsonl", RunFacts("run", {"optimizer": {"rho": 0.05}}))
     logger.log({"step": 1, "train/loss": 0.5})
     logger.finish(failed=False, summary={"best_rsum": 100.0}, figures={})
     assert "kept offline" in caplog.text and "wandb sync" in caplog.text
@@ -137,7 +137,7 @@ def test_a_run_resumed_offline_is_the_same_run_and_whole(tmp_path: Path) -> None
 def test_tensorboard_holds_the_same_numbers(tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     logger = TensorboardLogger(every_steps=1)
-    logger.start(tmp_path / "metrics.jsonl", name="run", config={"seed": 0})
+    logger.start(tmp_path / "metrics.jsonl", RunFacts("run", {"seed": 0}))
     for step, loss in ((1, 0.5), (2, 0.25)):
         logger.log({"step": step, "train/loss": loss, "protocol": "val"})
     logger.finish(failed=False, summary={}, figures={})

@@ -294,7 +294,7 @@ def test_an_update_that_is_not_finite_is_counted_and_changes_nothing(
         lambda self, images, *rest: images.sum() * math.nan,
     )
     logger = JsonlLogger(every_steps=1)
-    logger.start(run.metrics, name="test", config={})
+    logger.start(run.metrics, RunFacts("test", {}))
     summary, _ = trainer.fit(experiment, run, logger)
     assert summary["skipped_steps"] == 2
     for name, parameter in experiment.model.named_parameters():
