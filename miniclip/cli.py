@@ -1,6 +1,7 @@
 """The command line: `python run.py ...`, which is also `miniclip train ...`, and `miniclip evaluate`."""
 
 import argparse
+import importlib.util
 import json
 import logging
 import math
@@ -100,6 +101,8 @@ def report() -> None:
         from miniclip.report.page import write_report
         from miniclip.report.runs import read_collection
 
+        if importlib.util.find_spec("scipy") is None:
+            raise UserError('miniclip report needs scipy: pip install -e ".[report]"')
         collection = read_collection(arguments.paths)
         files = write_report(collection, arguments.out, control=arguments.control, mixes=arguments.mix)
         for path in files:
@@ -297,7 +300,7 @@ def _evaluate(words: list[str], device_name: str) -> None:
                 loss=restored.loss(),
                 seed=restored.config.seed,
             )
-        print(f"{subject.name} ({datasets[1].split.name}: {len(datasets[1]):,} images)")
+        print(f"{subject.name}, data {datasets[1].split.fingerprint()}")
         _print_results(results)
         print(f"Everything is in {folder}\n")
         if "retrieval" in results:
@@ -308,7 +311,7 @@ def _evaluate(words: list[str], device_name: str) -> None:
 
 def _print_results(results: dict[str, Any]) -> None:
     for task, result in results.items():
-        print(task)
+        print(f"{task} ({result.numbers['protocol']}; {result.numbers['checkpoint']})")
         print("\n".join(f"  {line}" for line in result.lines))
 
 

@@ -4,6 +4,7 @@ All features are float32 and, but for the loss surface, of evaluation mode.
 """
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from itertools import islice
@@ -43,6 +44,7 @@ from miniclip.evaluation import (
     retrieval_ranks,
     top_eigenvalue,
 )
+from miniclip.evaluation.linear_probe import NEEDS_SKLEARN, can_probe
 from miniclip.evaluation.retrieval import RECALL_AT, caption_owners
 from miniclip.models import MiniCLIP, Tokenizer, inputs_of
 from miniclip.report.figures import (
@@ -56,6 +58,8 @@ from miniclip.report.figures import (
 from miniclip.tracking import write_text
 from miniclip.training.interruption import ignore_in_worker
 
+log = logging.getLogger(__name__)
+
 Task = Literal["retrieval", "zero_shot", "linear_probe", "few_shot", "health", "pictures", "sharpness"]
 TASKS: tuple[Task, ...] = (
     "retrieval",
@@ -67,6 +71,7 @@ TASKS: tuple[Task, ...] = (
     "sharpness",
 )
 NEED_CLASSES = ("zero_shot", "linear_probe", "few_shot")
+NEED_SKLEARN = ("linear_probe", "few_shot")
 
 BATCH_SIZE = 256
 FOLD_SIZE = 1000
@@ -229,12 +234,18 @@ class Evaluation:
         """The tasks to do on a data set.
 
         Raises:
-            UserError: when one of them needs classes and there are none.
+            UserError: when one of them needs classes and there are none, or a package that is missing.
         """
         has_classes = train.split.labels is not None and val.split.labels is not None
         if self.tasks is None:
-            return [task for task in TASKS[:-1] if has_classes or task not in NEED_CLASSES]
+            tasks = [task for task in TASKS[:-1] if has_classes or task not in NEED_CLASSES]
+            if has_classes and not can_probe():
+                log.warning("Left out: %s", NEEDS_SKLEARN)
+                tasks = [task for task in tasks if task not in NEED_SKLEARN]
+            return tasks
         for task in self.tasks:
+            if task in NEED_SKLEARN and not can_probe():
+                raise UserError(NEEDS_SKLEARN)
             if task in NEED_CLASSES and not has_classes:
                 raise UserError(
                     f"{task} needs classes, the data set has none. Name a column (data.class_column=...), "
@@ -492,7 +503,6 @@ class Measured:
         protocol = f"train: {count} x {size} images, float32, batch statistics"
         draw_landscape(slices, self.folder / "sharpness.png", protocol=protocol)
         lines = [
-            f"({protocol})",
             f"loss at the weights     {at:12.4f}",
             *(f"m-sharpness, rho {radius:6} {rise:12.4f}" for radius, rise in rises.items()),
             f"top Hessian eigenvalue  {curvature:12.4f}",

@@ -13,10 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
-from miniclip.build import restore
+from miniclip.build import make, restore
 from miniclip.clip_benchmark import load
+from miniclip.composing import compose
 from miniclip.data import ImageClasses
-from miniclip.errors import SettingError
+from miniclip.errors import SettingError, UserError
+from miniclip.evaluate import TrainedModel
 from miniclip.tracking import RunDirectory
 from tests.conftest import ROOT, TINY, fit, miniclip_command, run_miniclip
 
@@ -57,7 +59,7 @@ def test_a_run_is_measured_in_every_way_that_suits_it(run: RunDirectory, tmp_pat
         numbers = result(run, task)
         assert numbers["protocol"].startswith("seeded val: 30 images, 30 captions")
         assert numbers["checkpoint"].endswith("best.pt") and len(numbers["data_fingerprint"]) == 16
-        assert f"{task}\n" in done.stdout
+        assert f"{task} ({numbers['protocol']}; {numbers['checkpoint']})" in done.stdout
     assert result(run, "zero_shot")["classes"] == 3
     assert result(run, "zero_shot")["chance"] == pytest.approx(100 / 3)
     assert result(run, "linear_probe")["accuracy"] > 90  # colours are not hard
@@ -116,18 +118,30 @@ def test_training_ends_with_the_tasks_it_was_given(class_folder: Path, tmp_path:
     assert all(r["health/image_rank"] > 0 and 0 <= r["val/zero_shot_top1"] <= 100 for r in validations)
 
 
-def test_clip_benchmark_measures_a_run(run: RunDirectory, real_data: Path, tmp_path: Path) -> None:
-    pytest.importorskip("clip_benchmark", reason="needs the extra bench")
-    from clip_benchmark.metrics import zeroshot_retrieval
-
-    model, _, tokenizer = load(str(run.path), "", "", "cpu")
+def test_clip_benchmark_sees_the_features_that_we_see(run: RunDirectory) -> None:
+    model, transform, tokenizer = load(str(run.path), "", "", "cpu")
     restored = restore(run.path)
     _, val_set = restored.datasets()
-    pairs = [(val_set[i][0], val_set.split.captions[i]) for i in range(len(val_set))]
-    batches = [(torch.stack([image for image, _ in pairs]), [list(own) for _, own in pairs])]
-    theirs = zeroshot_retrieval.evaluate(model, batches, tokenizer, "cpu", amp=False, recall_k_list=[20])
-    # captions repeat, ties count against us and not against them
-    assert 0 < theirs["text_retrieval_recall@20"] <= 1
+    subject = TrainedModel("run", restored.model, restored.tokenizer, torch.device("cpu"))
+    captions = ["a blue square", "red", "green square and more than that"]  # of several lengths
+    torch.testing.assert_close(model.encode_text(tokenizer(captions)), subject.encode_texts(captions))
+    pictures = [
+        Image.fromarray(p.permute(1, 2, 0).numpy()) for p in map(val_set.split.images.__getitem__, range(5))
+    ]
+    theirs = model.encode_image(torch.stack([transform(picture) for picture in pictures]))
+    torch.testing.assert_close(theirs, subject.encode_images(val_set)[:5])
+
+
+def test_a_probe_without_scikit_learn_is_refused_before_anything_is_measured(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets = restore(run.path).datasets()
+    monkeypatch.setattr("miniclip.evaluate.can_probe", lambda: False)
+    asked = make(compose("eval=all"), "eval")
+    with pytest.raises(UserError, match=r"pip install -e \"\.\[evaluation\]\""):
+        asked.check(*datasets)
+    suiting = make(compose("eval=standard"), "eval").check(*datasets)
+    assert list(suiting) == ["retrieval", "zero_shot", "health", "pictures"]
 
 
 def test_clip_benchmarks_own_command_runs_on_a_run(

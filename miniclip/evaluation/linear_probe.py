@@ -1,5 +1,6 @@
 """What frozen image features know of the classes: logistic regression on all or on a few images a class."""
 
+import importlib.util
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,6 +16,8 @@ STRENGTHS = (1.0, 10.0, 100.0, 1000.0)
 """Values of scikit-learn's C that are tried; features of length 1 need large ones."""
 
 SHOTS = (1, 2, 4, 8, 16)
+NEEDS_SKLEARN = 'linear_probe and few_shot need scikit-learn: pip install -e ".[evaluation]"'
+
 VALIDATION_SHARE = 0.2
 MAX_ITERATIONS = 300
 
@@ -115,11 +118,14 @@ def _fit(train: Labelled, strength: float) -> "LogisticRegression":
         return LogisticRegression(C=strength, max_iter=MAX_ITERATIONS).fit(*train)
 
 
+def can_probe() -> bool:
+    """Whether scikit-learn is installed."""
+    return importlib.util.find_spec("sklearn") is not None
+
+
 def _check(train: Labelled, val: Labelled) -> None:
-    try:
-        import sklearn  # noqa: F401
-    except ImportError:
-        raise UserError('A linear probe needs scikit-learn: pip install -e ".[evaluation]"') from None
+    if not can_probe():
+        raise UserError(NEEDS_SKLEARN)
     for part in (train, val):
         if not np.isfinite(part.features).all():
             raise UserError("The image features are not finite: the run's weights are broken.")

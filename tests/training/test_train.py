@@ -15,7 +15,7 @@ from miniclip.build import build, restore
 from miniclip.composing import compose
 from miniclip.errors import UserError
 from miniclip.models import BPETokenizer, Tokenizer
-from miniclip.tracking import JsonlLogger, RunDirectory
+from miniclip.tracking import JsonlLogger, RunDirectory, RunFacts
 from miniclip.training.checkpoint import load_checkpoint, save_checkpoint
 from miniclip.training.interruption import Interrupted
 from tests.conftest import TINY, fit
