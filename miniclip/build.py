@@ -1,6 +1,7 @@
 """From config to objects: the only module that knows Hydra and OmegaConf, beside the command line."""
 
 import difflib
+import importlib.util
 import inspect
 import logging
 import sys
@@ -17,7 +18,7 @@ import torch
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import InstantiationException
+from hydra.errors import HydraException, InstantiationException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -26,13 +27,14 @@ from omegaconf.errors import OmegaConfBaseException
 import miniclip.data
 import miniclip.losses
 import miniclip.models
+from miniclip import optuna_sweeper
 from miniclip.composing import compose
 from miniclip.data import CaptionedImages, Source, Split
 from miniclip.data.transforms import MEAN, STD
 from miniclip.errors import SettingError, UserError
 from miniclip.models import HFTextModel, MiniCLIP, Tokenizer
 from miniclip.optim import SAM, parameter_groups, scale_learning_rates
-from miniclip.sweep import Sweep, job_key
+from miniclip.sweep import Sweep, job_key, search_key
 from miniclip.tracking import JsonlLogger, RunDirectory
 from miniclip.training import Experiment, Precision, Trainer
 from miniclip.training.checkpoint import load_checkpoint, load_model
@@ -211,7 +213,7 @@ def check_part(cfg: DictConfig, part: str) -> None:
 class SweepKeeper(Callback):
     """Hydra callback: checks all jobs of a sweep before the first one starts, tells last what failed.
 
-    Jobs that a sweeper thinks up on the way (Optuna) cannot be known and are checked as they start.
+    Of a sweep by Optuna it checks every value of each axis once.
     """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -219,11 +221,19 @@ class SweepKeeper(Callback):
         for key, values in (OmegaConf.select(config, "hydra.sweeper.params") or {}).items():
             if not any(override.startswith(f"{key}=") for override in overrides):
                 overrides.append(f"{key}={values}")
-        parsed = OverridesParser.create().parse_overrides(overrides)
         loader = GlobalHydra.instance().config_loader()
-        keys = []
+        parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides)
+        is_search = config.hydra.sweeper._target_ == optuna_sweeper.TARGET
+        where = ""
         try:
-            for job in BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]:
+            _require_plugins(config)
+            jobs = (
+                optuna_sweeper.settings_to_check(parsed)
+                if is_search
+                else BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
+            )
+            keys = []
+            for job in jobs:
                 where = f"job {' '.join(job)}: "
                 cfg = loader.load_configuration(
                     config.hydra.job.config_name, overrides=list(job), run_mode=RunMode.RUN
@@ -233,8 +243,8 @@ class SweepKeeper(Callback):
                     del cfg["hydra"]
                 keys.append(job_key(typing.cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))))
             where = ""
-            Sweep(Path(config.hydra.sweep.dir)).claim(keys)
-        except UserError as error:
+            Sweep(Path(config.hydra.sweep.dir)).claim([search_key(overrides)] if is_search else keys)
+        except (UserError, HydraException) as error:
             # Hydra turns a callback's exceptions into warnings, but lets this one end the program
             sys.exit(f"Error: {where}{error}")
 
@@ -246,6 +256,19 @@ class SweepKeeper(Callback):
         failures = sweep.failures()
         if failures:
             sys.exit("\n".join([f"{len(failures)} jobs are not completed:", *failures]))
+
+
+def _require_plugins(config: DictConfig) -> None:
+    """Refuse a launcher or sweeper that is not installed."""
+    for part, module in (("launcher", None), ("sweeper", "optuna")):
+        target: str = config.hydra[part]._target_
+        if target != optuna_sweeper.TARGET:
+            module = ".".join(target.split(".")[:2])
+        assert module is not None
+        if importlib.util.find_spec(module) is None:
+            name = config.hydra.runtime.choices[f"hydra/{part}"]
+            extra = "ray" if name == "ray" else "sweeps"
+            raise UserError(f'hydra/{part}={name} needs more: pip install -e ".[{extra}]"')
 
 
 def make(cfg: DictConfig, part: str) -> Any:

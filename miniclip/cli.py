@@ -9,7 +9,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -328,6 +328,8 @@ def _job(cfg: DictConfig) -> float:
 
 def _job_of_sweep(cfg: DictConfig, run: Any, folder: Path, overrides: list[str]) -> float:
     """Train unless that is done; what fails is told and leaves the other jobs running."""
+    import torch
+
     from miniclip.sweep import Sweep, job_key
     from miniclip.training.reproducibility import release_memory
 
@@ -344,7 +346,11 @@ def _job_of_sweep(cfg: DictConfig, run: Any, folder: Path, overrides: list[str])
         run.forget()  # what an earlier try left
     run.write_json("job.json", {"key": key, "overrides": overrides})
     try:
-        return _train(cfg, run)
+        own = (
+            sweep.own_device(torch.cuda.device_count()) if cfg.device == "auto" else nullcontext(cfg.device)
+        )
+        with own as device:
+            return _train(OmegaConf.merge(cfg, {"device": device}), run)  # type: ignore[arg-type]
     except Exception as error:
         show = log.error if isinstance(error, UserError) else log.exception
         show("This job failed, the others go on: %s", error)

@@ -9,6 +9,8 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
+from miniclip import optuna_sweeper
+
 PACKAGE = Path(__file__).resolve().parent
 # a checkout has conf/ and experiments/ beside the package, an installed wheel inside it
 HOME = PACKAGE if (PACKAGE / "conf").is_dir() else PACKAGE.parent
@@ -26,6 +28,7 @@ def prepare_hydra() -> None:
     os.environ["MINICLIP_HOME"] = str(HOME)
     OmegaConf.register_new_resolver("product", lambda *factors: math.prod(factors), replace=True)
     OmegaConf.register_new_resolver("short_overrides", _short_overrides, replace=True)
+    optuna_sweeper.register()
 
 
 def nearest(message: str) -> str:

@@ -50,6 +50,11 @@ def job_key(config: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(_without_places(parts), sort_keys=True).encode()).hexdigest()[:16]
 
 
+def search_key(overrides: Sequence[str]) -> str:
+    """A hash of what a search is over: the overrides it was launched with."""
+    return hashlib.sha256("\n".join(sorted(overrides)).encode()).hexdigest()[:16]
+
+
 def _without_places(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_places(own) for key, own in value.items() if key not in NOR_THESE}
@@ -141,6 +146,22 @@ class Sweep:
             )
         self.path.mkdir(parents=True, exist_ok=True)
         write_text(plan, json.dumps({"keys": list(dict.fromkeys([*known, *keys]))}, indent=2) + "\n")
+
+    @contextmanager
+    def own_device(self, num_gpus: int) -> Iterator[str]:
+        """A GPU that no other job of this sweep on this machine holds inside the context, "cuda:1" say.
+
+        "auto" where there is none, or all are taken.
+        """
+        for index in range(num_gpus):
+            with open(self.path / f".{platform.node()}_gpu{index}.lock", "w") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue
+                yield f"cuda:{index}"
+                return
+        yield "auto"
 
     def write_summary(self) -> None:
         """Write the table as CSV and Markdown; jobs that end together wait for each other."""

@@ -32,6 +32,8 @@ class TextEncoder(nn.Module):
         pooling: how the real tokens become one vector: their "mean", the last ("eos"), the first ("cls"),
             or the largest value of each element ("max").
         embed_dim: length of the output.
+        embedding_lr_factor: the tokens' embeddings' learning rate over that of everything else.
+        block_lr_factor: the blocks' learning rate over that of everything else.
     """
 
     def __init__(
@@ -46,8 +48,16 @@ class TextEncoder(nn.Module):
         dropout: float,
         pooling: Pooling,
         embed_dim: int,
+        embedding_lr_factor: float,
+        block_lr_factor: float,
     ):
         super().__init__()
+        self.lr_factors = {"token_embedding": embedding_lr_factor, "blocks": block_lr_factor}
+        for name, factor in zip(
+            ("embedding_lr_factor", "block_lr_factor"), self.lr_factors.values(), strict=True
+        ):
+            if not factor > 0:
+                raise SettingError(name, factor, "must be above 0")
         if width < 1:
             raise SettingError("width", width, "must be at least 1")
         if num_heads < 1 or width % num_heads:

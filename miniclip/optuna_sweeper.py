@@ -1,0 +1,170 @@
+"""Optuna as one of Hydra's sweepers.
+
+The plugin on the registry, hydra-optuna-sweeper 1.3.0, needs an Optuna before 3 and an SQLAlchemy before 2;
+this one works with today's.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from miniclip.errors import SettingError
+
+if TYPE_CHECKING:
+    import optuna
+
+log = logging.getLogger(__name__)
+
+TARGET = "hydra_plugins.miniclip.OptunaSweeper"
+"""What conf/hydra/sweeper/optuna.yaml names: Hydra takes plugins of the package hydra_plugins only."""
+
+
+def register() -> None:
+    """Make the sweeper known to Hydra."""
+    Plugins.instance().class_name_to_class[TARGET] = OptunaSweeper
+
+
+class OptunaSweeper(Sweeper):
+    """Jobs with settings that Optuna (Akiba et al. 2019, arXiv 1907.10902) proposes by what others reached.
+
+    A setting of several values, `optimizer.rho=0,0.05`, is a choice; `range(...)` and `interval(...)` are
+    numbers, with `tag(log,interval(1e-4,1e-2))` on a logarithmic scale. What jobs return is maximised. The
+    study is Optuna's journal in the sweep's folder. A second launch into the same folder goes on, first
+    with the jobs that were interrupted.
+
+    Args:
+        n_trials: jobs in all, those of earlier launches included.
+        n_jobs: jobs proposed, and handed to the launcher, at a time.
+        sampler: makes one of `optuna.samplers` from a seed.
+        seed: of the sampler. A later launch adds the number of trials there are.
+        params: the space to search, beside the command line's.
+    """
+
+    def __init__(
+        self,
+        *,
+        n_trials: int,
+        n_jobs: int,
+        sampler: Callable[..., "optuna.samplers.BaseSampler"],
+        seed: int,
+        params: Mapping[str, Any] | None,
+    ):
+        for name, value in (("n_trials", n_trials), ("n_jobs", n_jobs)):
+            if value < 1:
+                raise SettingError(name, value, "must be at least 1")
+        self.n_trials = n_trials
+        self.n_jobs = n_jobs
+        self.sampler = sampler
+        self.seed = seed
+        self.params = params or {}
+        self.launcher: Launcher
+        self.config: DictConfig
+        self.context: HydraContext
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        self.config = config
+        self.context = hydra_context
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> None:
+        import optuna
+        from optuna.storages import JournalStorage
+        from optuna.storages.journal import JournalFileBackend
+        from optuna.trial import TrialState
+
+        folder = Path(self.config.hydra.sweep.dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self.config, folder / "multirun.yaml")
+        parser = OverridesParser.create(config_loader=self.context.config_loader)
+        in_files = [f"{key}={value}" for key, value in self.params.items()]
+        parsed = parser.parse_overrides([*in_files, *arguments])
+        space = {own.get_key_element(): _distribution(own) for own in parsed if own.is_sweep_override()}
+        fixed = [own.input_line or "" for own in parsed if not own.is_sweep_override()]
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        study = optuna.create_study(
+            study_name="sweep",
+            storage=JournalStorage(JournalFileBackend(str(folder / "study.log"))),
+            direction="maximize",
+            load_if_exists=True,
+        )
+        study.sampler = self.sampler(seed=self.seed + len(study.trials))
+        interrupted = [trial for trial in study.trials if trial.state == TrialState.RUNNING]
+        if interrupted:
+            self._run(study, interrupted, fixed)
+        while (left := self.n_trials - len(study.trials)) > 0:
+            self._run(study, [study.ask(space) for _ in range(min(self.n_jobs, left))], fixed)
+
+        completed = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
+        if completed:
+            best = study.best_trial
+            settings = " ".join(f"{key}={value}" for key, value in best.params.items())
+            log.info("Best of %d jobs: %d, %.1f with %s", len(completed), best.number, best.value, settings)
+
+    def _run(self, study: "optuna.Study", trials: Sequence[Any], fixed: Sequence[str]) -> None:
+        """Launch trials, whose numbers follow each other, as jobs, and tell the study what they reached."""
+        from optuna.trial import TrialState
+
+        jobs = [[*fixed, *(f"{key}={value}" for key, value in trial.params.items())] for trial in trials]
+        returns = self.launcher.launch(jobs, initial_job_idx=trials[0].number)
+        for trial, returned in zip(trials, returns, strict=True):
+            try:
+                value = float(returned.return_value)
+            except Exception as error:  # whatever ended the job
+                log.error("Job %d failed: %s", trial.number, error)
+                value = math.nan
+            if math.isnan(value):
+                study.tell(trial.number, state=TrialState.FAIL)
+            else:
+                study.tell(trial.number, value)
+
+
+def settings_to_check(overrides: Sequence[Override]) -> list[list[str]]:
+    """Jobs that together hold every value of every axis once, of intervals the ends.
+
+    All combinations cannot be known before Optuna chooses.
+    """
+    axes: list[list[str]] = []
+    for override in overrides:
+        key = override.get_key_element()
+        value = override.value()
+        if isinstance(value, IntervalSweep):
+            axes.append([f"{key}={value.start}", f"{key}={value.end}"])
+        elif override.is_sweep_override():
+            axes.append([f"{key}={own}" for own in override.sweep_string_iterator()])
+        else:
+            axes.append([override.input_line or ""])
+    count = max(map(len, axes), default=1)
+    return [[axis[min(place, len(axis) - 1)] for axis in axes] for place in range(count)]
+
+
+def _distribution(override: Override) -> "optuna.distributions.BaseDistribution":
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    value = override.value()
+    if isinstance(value, IntervalSweep):
+        start, end = value.start, value.end
+        assert start is not None and end is not None
+        log_scale = "log" in value.tags
+        if isinstance(start, int) and isinstance(end, int):
+            return IntDistribution(start, end, log=log_scale)
+        return FloatDistribution(start, end, log=log_scale)
+    if isinstance(value, RangeSweep) and not value.shuffle:
+        numbers = [own for own in override.sweep_iterator() if isinstance(own, int | float)]
+        kind: Any = IntDistribution if all(isinstance(own, int) for own in numbers) else FloatDistribution
+        return kind(min(numbers), max(numbers), step=abs(value.step))
+    return CategoricalDistribution(list(override.sweep_string_iterator()))
