@@ -48,8 +48,8 @@ class TextEncoder(nn.Module):
         dropout: float,
         pooling: Pooling,
         embed_dim: int,
-        embedding_lr_factor: float,
-        block_lr_factor: float,
+        embedding_lr_factor: float = 1.0,
+        block_lr_factor: float = 1.0,
     ):
         super().__init__()
         self.lr_factors = {"token_embedding": embedding_lr_factor, "blocks": block_lr_factor}

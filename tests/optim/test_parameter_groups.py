@@ -74,3 +74,23 @@ def test_frozen_parameters_belong_to_no_group() -> None:
 def test_groups_without_parameters_are_left_out() -> None:
     assert len(parameter_groups(nn.Linear(2, 2, bias=False))) == 1
     assert torch.optim.AdamW(parameter_groups(nn.Linear(2, 2))).param_groups
+
+
+def test_embeddings_and_blocks_of_the_text_tower_have_rates_of_their_own() -> None:
+    encoder = TextEncoder(
+        vocab_size=50,
+        attention=FullAttention,
+        width=16,
+        num_layers=1,
+        num_heads=2,
+        context_length=8,
+        dropout=0.0,
+        pooling="mean",
+        embed_dim=16,
+        embedding_lr_factor=10,
+        block_lr_factor=0.1,
+    )
+    factors = {p: group.get("lr_factor", 1) for group in parameter_groups(encoder) for p in group["params"]}
+    for name, parameter in encoder.named_parameters():
+        expected = {"token_embedding": 10, "blocks": 0.1}.get(name.partition(".")[0], 1)
+        assert factors[parameter] == expected
