@@ -27,13 +27,13 @@ from omegaconf.errors import OmegaConfBaseException
 import miniclip.data
 import miniclip.losses
 import miniclip.models
-from miniclip import optuna_sweeper
 from miniclip.composing import compose
 from miniclip.data import CaptionedImages, Source, Split
 from miniclip.data.transforms import MEAN, STD
 from miniclip.errors import SettingError, UserError
 from miniclip.models import HFTextModel, MiniCLIP, Tokenizer
 from miniclip.optim import SAM, parameter_groups, scale_learning_rates
+from miniclip.optuna_sweeper import OPTUNA, settings_to_check
 from miniclip.sweep import Sweep, job_key, search_key
 from miniclip.tracking import JsonlLogger, RunDirectory
 from miniclip.training import Experiment, Precision, Trainer
@@ -223,12 +223,12 @@ class SweepKeeper(Callback):
                 overrides.append(f"{key}={values}")
         loader = GlobalHydra.instance().config_loader()
         parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides)
-        is_search = config.hydra.sweeper._target_ == optuna_sweeper.TARGET
+        is_search = config.hydra.sweeper._target_ == OPTUNA
         where = ""
         try:
             _require_plugins(config)
             jobs = (
-                optuna_sweeper.settings_to_check(parsed)
+                settings_to_check(parsed)
                 if is_search
                 else BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
             )
@@ -262,7 +262,7 @@ def _require_plugins(config: DictConfig) -> None:
     """Refuse a launcher or sweeper that is not installed."""
     for part, module in (("launcher", None), ("sweeper", "optuna")):
         target: str = config.hydra[part]._target_
-        if target != optuna_sweeper.TARGET:
+        if target != OPTUNA:
             module = ".".join(target.split(".")[:2])
         assert module is not None
         if importlib.util.find_spec(module) is None:

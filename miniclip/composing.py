@@ -7,9 +7,10 @@ import re
 from pathlib import Path
 
 import hydra
+from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from miniclip import optuna_sweeper
+from miniclip.optuna_sweeper import register_optuna
 
 PACKAGE = Path(__file__).resolve().parent
 # a checkout has conf/ and experiments/ beside the package, an installed wheel inside it
@@ -28,7 +29,11 @@ def prepare_hydra() -> None:
     os.environ["MINICLIP_HOME"] = str(HOME)
     OmegaConf.register_new_resolver("product", lambda *factors: math.prod(factors), replace=True)
     OmegaConf.register_new_resolver("short_overrides", _short_overrides, replace=True)
-    optuna_sweeper.register()
+    register_optuna()
+    # conf/hydra/launcher/ stands in for the launchers' own options, which are found by the same names
+    launchers = ConfigStore.instance().repo["hydra"]["launcher"]
+    for path in (HOME / "conf" / "hydra" / "launcher").glob("*.yaml"):
+        launchers.pop(path.name, None)
 
 
 def nearest(message: str) -> str:

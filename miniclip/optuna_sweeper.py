@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-TARGET = "hydra_plugins.miniclip.OptunaSweeper"
+OPTUNA = "hydra_plugins.miniclip.OptunaSweeper"
 """What conf/hydra/sweeper/optuna.yaml names: Hydra takes plugins of the package hydra_plugins only."""
 
 
-def register() -> None:
+def register_optuna() -> None:
     """Make the sweeper known to Hydra."""
-    Plugins.instance().class_name_to_class[TARGET] = OptunaSweeper
+    Plugins.instance().class_name_to_class[OPTUNA] = OptunaSweeper
 
 
 class OptunaSweeper(Sweeper):
