@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 class MuonAdamW(Optimizer):
     """torch's Muon (Jordan et al. 2024) for matrices, which is all it takes, and AdamW for the rest.
 
-    Convolutions, embeddings of positions, norms and biases are AdamW's. Muon's steps are scaled to the
+    Convolutions, norms and biases are AdamW's; embeddings are matrices. Muon's steps are scaled to the
     size of AdamW's ("match_rms_adamw", Liu et al. 2025, arXiv 2502.16982), so that both share one learning
     rate and one weight decay.
 
