@@ -116,7 +116,7 @@ class WandbLogger(JsonlLogger):
             mode = "offline"
         kept_id = metrics.parent / "wandb_id"
         if not kept_id.exists():
-            kept_id.write_text(secrets.token_hex(4), encoding="utf-8")
+            kept_id.write_text(_assigned_id() or secrets.token_hex(4), encoding="utf-8")
         self.run = wandb.init(
             project=self.project,
             entity=self.entity,
@@ -204,6 +204,11 @@ class TensorboardLogger(JsonlLogger):
             with Image.open(path) as picture:
                 self.writer.add_image(key, np.array(picture.convert("RGB")), dataformats="HWC")
         self.writer.close()
+
+
+def _assigned_id() -> str | None:
+    """The run id that `wandb agent` gives a job of a W&B sweep."""
+    return os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
 
 
 def _has_api_key() -> bool:

@@ -2,7 +2,10 @@
 
 import json
 import math
+import os
+import re
 import struct
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +15,7 @@ import pytest
 
 from miniclip.errors import SettingError
 from miniclip.tracking import JsonlLogger, RunFacts, TensorboardLogger, WandbLogger
-from tests.conftest import TINY, run_miniclip
+from tests.conftest import ROOT, TINY, run_miniclip
 
 
 def wandb_logger(mode: str) -> WandbLogger:
@@ -119,6 +122,55 @@ def test_two_jobs_of_a_sweep_are_two_runs_each_with_its_own_settings(tmp_path: P
         assert history(records, "step")[:2] == [1, 2]
         assert history(records, "figures/curves") and history(records, "retrieval")
     assert rhos == [0.01, 0.1] and len(ids) == 2
+
+
+@pytest.mark.parametrize("sweep", ["linformer_k", "mlp_width", "rho_sweep", "search"])
+def test_a_job_of_a_native_sweep(sweep: str, tmp_path: Path) -> None:
+    """The command is put together by W&B's own functions, as its agent does on the server's word."""
+    from wandb.sdk.launch.sweeps import utils
+
+    settings = utils.load_sweep_config(str(ROOT / "experiments" / "wandb" / f"{sweep}.yaml"))
+    assert settings is not None and settings["program"] == "run.py"
+    chosen = {
+        key: {"value": own["values"][-1] if "values" in own else own["max"]}
+        for key, own in settings["parameters"].items()
+    }
+    filled = {
+        **utils.create_sweep_command_args({"args": chosen}),
+        "env": ["/usr/bin/env"],
+        "interpreter": ["python"],
+        "program": [str(ROOT / "run.py")],
+    }
+    command = [
+        part
+        for word in utils.create_sweep_command(settings["command"])
+        for part in (filled[word[2:-1]] if re.fullmatch(r"\$\{\w+\}", word) else [word])
+    ]
+    small = [*TINY[:-1], "trainer.budget.steps=2", "++epochs=1"]
+    environment = {"WANDB_SWEEP_ID": "abcd1234", "WANDB_RUN_ID": "0123wxyz"}
+    done = subprocess.run(
+        [*command, *small],
+        cwd=tmp_path,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    name = "search" if sweep == "search" else sweep
+    folder = tmp_path / "outputs" / name / "abcd1234" / "0123wxyz"
+    assert (folder / "wandb_id").read_text() == "0123wxyz"
+    (offline,) = (folder / "wandb").glob("offline-run-*")
+    records = wandb_records(offline)
+    (run,) = (record for kind, record in records if kind == "run")
+    assert run.run_id == "0123wxyz" and run.sweep_id == "abcd1234"
+    config: Any = {item.key: json.loads(item.value_json) for item in run.config.update}
+    for key, own in chosen.items():
+        found = config
+        for part in key.split("."):
+            found = found[part]
+        assert own["value"] in (found, "null", "{rho:0.2,times:1}")
+    assert history(records, "val/rsum")
 
 
 def test_a_run_resumed_offline_is_the_same_run_and_whole(tmp_path: Path) -> None:
