@@ -9,28 +9,27 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from miniclip.data import CaptionedImages
-from miniclip.data.loader import EpochBatches, Loader, in_order
+from miniclip.data.loader import EpochBatches, Loader
 from miniclip.errors import SettingError, UserError
 from miniclip.evaluation import (
     Classification,
     Features,
     Labelled,
     LossSurface,
+    Subject,
+    TrainedModel,
     bootstrap,
     chance_metrics,
     class_embeddings,
     classify,
     cosine_counts,
-    encode_images,
-    encode_texts,
     few_shot,
     fold_metrics,
     health,
@@ -46,7 +45,7 @@ from miniclip.evaluation import (
 )
 from miniclip.evaluation.linear_probe import NEEDS_SKLEARN, can_probe
 from miniclip.evaluation.retrieval import RECALL_AT, caption_owners
-from miniclip.models import MiniCLIP, Tokenizer, inputs_of
+from miniclip.models import inputs_of
 from miniclip.report.figures import (
     draw_confusion,
     draw_cosines,
@@ -56,7 +55,6 @@ from miniclip.report.figures import (
     draw_space,
 )
 from miniclip.tracking import write_text
-from miniclip.training.interruption import ignore_in_worker
 
 log = logging.getLogger(__name__)
 
@@ -73,96 +71,8 @@ TASKS: tuple[Task, ...] = (
 NEED_CLASSES = ("zero_shot", "linear_probe", "few_shot")
 NEED_SKLEARN = ("linear_probe", "few_shot")
 
-BATCH_SIZE = 256
 FOLD_SIZE = 1000
 """Images a fold, where there are enough for two: papers on COCO report 1K and 5K."""
-
-
-class Subject(Protocol):
-    """A model under test.
-
-    Attributes:
-        name: how tables call it.
-        device: where it computes.
-    """
-
-    name: str
-    device: torch.device
-
-    def encode_images(self, dataset: CaptionedImages) -> Tensor:
-        """`N images -> (N, D)` float32, of length 1."""
-
-    def encode_texts(self, texts: Sequence[str]) -> Tensor:
-        """`M captions -> (M, D)` float32, of length 1."""
-
-
-class TrainedModel:
-    """A MiniCLIP as a `Subject`."""
-
-    def __init__(self, name: str, model: MiniCLIP, tokenizer: Tokenizer, device: torch.device):
-        self.name = name
-        self.model = model.to(device)
-        self.tokenizer = tokenizer
-        self.device = device
-
-    def encode_images(self, dataset: CaptionedImages) -> Tensor:
-        order = in_order(len(dataset), BATCH_SIZE)
-        loader = Loader(dataset, order, device=self.device, num_workers=0, worker_init=ignore_in_worker)
-        return encode_images(self.model, (batch.images for batch in loader))
-
-    def encode_texts(self, texts: Sequence[str]) -> Tensor:
-        return encode_texts(self.model, texts, self.tokenizer, device=self.device, batch_size=BATCH_SIZE)
-
-
-class OpenClipModel:
-    """A model of open_clip as a `Subject`, with its own preprocessing.
-
-    Args:
-        text: NAME or NAME:WEIGHTS, weights being a file or one of open_clip's names for them.
-
-    Raises:
-        UserError: when open_clip is missing, knows no such model, or the weights are not there.
-    """
-
-    def __init__(self, text: str, device: torch.device):
-        try:
-            import open_clip
-        except ImportError:
-            raise UserError(f'open_clip:{text} needs open_clip: pip install -e ".[bench]"') from None
-        name, _, weights = text.partition(":")
-        if name not in open_clip.list_models():
-            raise UserError(f"open_clip has no model {name}; see open_clip.list_models().")
-        if not weights:
-            raise UserError(f"open_clip:{name} needs weights: open_clip:{name}:FILE, or a name of theirs.")
-        try:
-            model, _, self.preprocess = open_clip.create_model_and_transforms(
-                name, pretrained=weights, weights_only=True
-            )
-        except (OSError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(
-                f"The weights {weights} of open_clip:{name} cannot be had ({reason}). Without network, "
-                f"download them elsewhere and give the file: open_clip:{name}:FILE"
-            ) from None
-        self.name = f"open_clip {name}"
-        self.model = model.to(device).eval()
-        self.tokenizer = open_clip.get_tokenizer(name)
-        self.device = device
-
-    @torch.inference_mode()
-    def encode_images(self, dataset: CaptionedImages) -> Tensor:
-        features = []
-        for rows in in_order(len(dataset), BATCH_SIZE):
-            pictures = (dataset.split.images[row].permute(1, 2, 0).numpy() for row in rows)
-            batch = torch.stack([self.preprocess(Image.fromarray(picture)) for picture in pictures])
-            features.append(self.model.encode_image(batch.to(self.device), normalize=True).float())
-        return torch.cat(features)
-
-    @torch.inference_mode()
-    def encode_texts(self, texts: Sequence[str]) -> Tensor:
-        token_ids = self.tokenizer(list(texts)).split(BATCH_SIZE)
-        parts = (self.model.encode_text(part.to(self.device), normalize=True) for part in token_ids)
-        return torch.cat([part.float() for part in parts])
 
 
 class Result(NamedTuple):
@@ -492,9 +402,7 @@ class Measured:
                 "training images."
             )
         order = EpochBatches(len(self.train), batch_size=size, seed=self.seed)
-        loader = Loader(
-            self.train, order, device=self.subject.device, num_workers=0, worker_init=ignore_in_worker
-        )
+        loader = Loader(self.train, order, device=self.subject.device, num_workers=0)
         batches = [inputs_of(batch, self.subject.tokenizer) for batch in islice(loader, count)]
         surface = LossSurface(self.subject.model, self.loss, batches)
         rises = {f"{radius:g}": m_sharpness(surface, radius) for radius in self.settings.radii}

@@ -18,9 +18,16 @@ from miniclip.clip_benchmark import load
 from miniclip.composing import compose
 from miniclip.data import ImageClasses
 from miniclip.errors import SettingError, UserError
-from miniclip.evaluate import TrainedModel
+from miniclip.evaluation import TrainedModel
 from miniclip.tracking import RunDirectory
-from tests.conftest import ROOT, TINY, fit, miniclip_command, run_miniclip
+from tests.conftest import (
+    ROOT,
+    TINY,
+    fit,
+    interrupt_before_validation,
+    miniclip_command,
+    run_miniclip,
+)
 
 CLASSES = ("blue_square", "red_square", "green_square")
 
@@ -42,8 +49,13 @@ def class_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, class_folder: Path) -> RunDirectory:
     """Trained on the squares, whose captions are the names of their classes."""
-    settings = [f"data.root={class_folder}", "data.val_fraction=0.5", "data.flip=false"]
-    return fit(tmp_path_factory.mktemp("run"), *TINY, "data=imagefolder", *settings, "optimizer=adamw")
+    return fit(tmp_path_factory.mktemp("run"), *squares(class_folder))
+
+
+def squares(class_folder: Path) -> list[str]:
+    """What trains on them."""
+    data = ["data=imagefolder", f"data.root={class_folder}", "data.val_fraction=0.5", "data.flip=false"]
+    return [*TINY, *data, "optimizer=adamw"]
 
 
 def result(run: RunDirectory, task: str) -> dict:
@@ -71,12 +83,31 @@ def test_a_run_is_measured_in_every_way_that_suits_it(run: RunDirectory, tmp_pat
             assert picture.width <= 1300 and picture.height <= 1050
 
 
-def test_a_moved_run_gives_the_same_numbers(run: RunDirectory, tmp_path: Path) -> None:
-    shutil.copytree(run.path, tmp_path / "moved")
-    moved = RunDirectory(tmp_path / "moved")
-    for own in (run, moved):
-        assert miniclip_command(tmp_path, "evaluate", own.path, "retrieval").returncode == 0
-    assert result(run, "retrieval")["metrics"] == result(moved, "retrieval")["metrics"]
+def test_a_moved_a_lone_and_a_resumed_checkpoint_give_the_same_numbers(
+    run: RunDirectory, class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = shutil.copytree(run.path, tmp_path / "moved")
+    lone = tmp_path / "lone" / "model.pt"
+    lone.parent.mkdir()
+    shutil.copy(run.best_checkpoint, lone)
+    settings = squares(class_folder)
+    interrupt_before_validation(monkeypatch, epoch=2)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "resumed", *settings)
+    monkeypatch.undo()
+    resumed = fit(tmp_path / "resumed", *settings, "trainer.resume=auto")
+    models = (run.path, moved, lone, resumed.path)
+    done = miniclip_command(tmp_path, "evaluate", *models, "retrieval", "linear_probe")
+    assert done.returncode == 0, done.stderr
+    for task in ("retrieval", "linear_probe"):
+        expected, *others = (
+            json.loads(file.read_text())
+            for file in (path / "evaluation" / f"{task}.json" for path in (run.path, moved, resumed.path))
+        )
+        for numbers in others:
+            assert {**numbers, "checkpoint": ""} == {**expected, "checkpoint": ""}
+    rows = [line.split()[1:] for line in done.stdout.splitlines()[-4:]]
+    assert rows == [rows[0]] * 4
 
 
 def test_another_data_set_and_a_table_of_several_models(

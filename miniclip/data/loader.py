@@ -117,7 +117,7 @@ class Loader:
         order: lists of keys of `dataset`, a list a batch.
         device: where the model reads.
         num_workers: how many read; 0 reads in between, when a batch is asked for.
-        worker_init: runs first in each worker process.
+        worker_init: runs first in each worker process, if there is something to run.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class Loader:
         *,
         device: torch.device,
         num_workers: int,
-        worker_init: Callable[[int], None],
+        worker_init: Callable[[int], None] | None = None,
     ):
         self.dataset = dataset
         self.order = order

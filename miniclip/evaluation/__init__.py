@@ -16,6 +16,7 @@ from miniclip.evaluation.retrieval import (
     retrieval_ranks,
 )
 from miniclip.evaluation.sharpness import Landscape, LossSurface, landscape, m_sharpness, top_eigenvalue
+from miniclip.evaluation.subjects import OpenClipModel, Subject, TrainedModel
 from miniclip.evaluation.zero_shot import (
     Classification,
     class_embeddings,
@@ -34,8 +35,11 @@ __all__ = [
     "Labelled",
     "Landscape",
     "LossSurface",
+    "OpenClipModel",
     "Probe",
     "Ranks",
+    "Subject",
+    "TrainedModel",
     "attention_costs",
     "bootstrap",
     "chance_metrics",

@@ -8,10 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
+from miniclip.build import make
+from miniclip.composing import compose
 from miniclip.data.dataset import CaptionedImages, Split
 from miniclip.data.images import ImageArray, ImageFiles
 from miniclip.data.loader import Batch, EpochBatches, Loader, collate, in_order
-from miniclip.data.transforms import Box, CentreCrop, TrainingCrop, cut, cut_batch
+from miniclip.data.transforms import Box, CentreCrop, Crop, TrainingCrop, WholePicture, cut, cut_batch
 from miniclip.errors import UserError
 from miniclip.training.interruption import ignore_in_worker
 
@@ -83,7 +85,7 @@ def test_workers_that_are_started_anew_read_the_same(picture_folder: Path) -> No
 
 def test_the_memory_of_a_batch_is_used_again_only_when_nothing_needs_it(picture_folder: Path) -> None:
     data = dataset(picture_folder)
-    loader = Loader(data, in_order(12, 4), device=CPU, num_workers=0, worker_init=ignore_in_worker)
+    loader = Loader(data, in_order(12, 4), device=CPU, num_workers=0)
     weight = torch.ones(1, requires_grad=True)
     outputs, copies, addresses = [], [], []
     for batch in [*loader, *loader]:  # all of them at once: none may share
@@ -192,3 +194,23 @@ def test_positives_are_captions_of_one_image_and_equal_captions() -> None:
     )
     expected = [[1, 0, 1, 0], [0, 1, 0, 1], [1, 0, 1, 0], [0, 1, 0, 1]]
     assert batch.positives().int().tolist() == expected
+
+
+@pytest.mark.parametrize(("setting", "crop"), [("whole", WholePicture(32)), ("centre", CentreCrop(32))])
+def test_evaluation_sees_what_it_was_told_to(setting: str, crop: Crop, picture_folder: Path) -> None:
+    """A picture whose left and right sides differ, so that cutting them off shows."""
+    for place in range(12):
+        picture = Image.new("RGB", (64, 32))
+        picture.paste((255, 0, 0), (0, 0, 16, 32))
+        picture.paste((0, 0, 255), (48, 0, 64, 32))
+        picture.save(picture_folder / f"{place}.jpg", quality=95)
+        (picture_folder / f"{place}.txt").write_text("a flag")
+    cfg = compose(
+        "data=folder", f"data.root={picture_folder}", "image_size=32", f"data.eval_crop={setting}"
+    )
+    _, val = make(cfg, "data").datasets()
+    image, _ = val[0]
+    expected, _ = CaptionedImages(val.split, crop)[0]
+    assert torch.equal(image, expected)
+    shows_the_sides = bool(image[0, :, 0].mean() > image[2, :, 0].mean() + 0.5)
+    assert shows_the_sides == (setting == "whole")

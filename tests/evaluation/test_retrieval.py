@@ -113,6 +113,15 @@ def test_a_collapsed_model_of_any_size_finds_nothing() -> None:
     assert metrics["rsum"] == 0
 
 
+def test_twins_tie_however_their_products_are_rounded() -> None:
+    """A product alone and the same product in a matrix differ in the last bit, up or down."""
+    generator = torch.Generator().manual_seed(0)
+    features = torch.nn.functional.normalize(torch.randn(300, 250, generator=generator), dim=1)
+    twins = features.repeat(2, 1)
+    ranks = retrieval_ranks(twins, twins, torch.arange(600))
+    assert ranks.image_to_text.min() == ranks.text_to_image.min() == 1
+
+
 def test_recalls_are_clip_benchmarks() -> None:
     theirs = pytest.importorskip(
         "clip_benchmark.metrics.zeroshot_retrieval", reason="needs the extra bench"
