@@ -265,10 +265,17 @@ def _require_plugins(config: DictConfig) -> None:
         if target != OPTUNA:
             module = ".".join(target.split(".")[:2])
         assert module is not None
-        if importlib.util.find_spec(module) is None:
+        if not _is_installed(module):
             name = config.hydra.runtime.choices[f"hydra/{part}"]
             extra = "ray" if name == "ray" else "sweeps"
             raise UserError(f'hydra/{part}={name} needs more: pip install -e ".[{extra}]"')
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # nor is the package it is a part of
+        return False
 
 
 def make(cfg: DictConfig, part: str) -> Any:

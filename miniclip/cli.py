@@ -26,6 +26,10 @@ from miniclip.errors import UserError
 
 log = logging.getLogger(__name__)
 
+# Threads of libgomp, which torch brings on Linux, wait in a loop: two runs on a machine would all but stop
+# each other. This many turns, and they sleep; it is read when torch is imported.
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+
 
 def main() -> None:
     """The `miniclip` command."""
@@ -260,7 +264,8 @@ def _examine(cfg: DictConfig) -> bool:
 
 def _evaluate(words: list[str], device_name: str) -> None:
     from miniclip.build import make, restore
-    from miniclip.evaluate import TASKS, OpenClipModel, TrainedModel, comparison
+    from miniclip.evaluate import TASKS, comparison
+    from miniclip.evaluation import OpenClipModel, TrainedModel
     from miniclip.training.train import find_device
 
     device = find_device(device_name)
@@ -363,8 +368,8 @@ def _job_of_sweep(cfg: DictConfig, run: Any, folder: Path, overrides: list[str])
 def _train(cfg: DictConfig, run: Any) -> float:
     """Train, draw and evaluate one run; whatever happens, its status is written."""
     from miniclip.build import build, make
-    from miniclip.evaluate import TrainedModel, flat_numbers
-    from miniclip.evaluation import retrieval_ranks
+    from miniclip.evaluate import flat_numbers
+    from miniclip.evaluation import TrainedModel, retrieval_ranks
     from miniclip.report.figures import draw_curves, draw_retrieval, read_metrics
     from miniclip.tracking import RunFacts, save_arrays
 
@@ -407,17 +412,39 @@ def _train(cfg: DictConfig, run: Any) -> float:
             failed = False
         finally:
             logger.finish(failed=failed, summary=summary, figures=figures)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # submitit exits when Slurm's time is up
         run.write_status("interrupted")
         raise
     except BaseException as error:
-        run.write_status("failed", reason=f"{type(error).__name__}: {error}")
+        cause = _root(error)
+        if _is_out_of_memory(cause):
+            told = UserError(
+                f"Out of memory: {str(cause).splitlines()[0]}. Lower trainer.batch_size, for which "
+                "trainer.accumulate_steps makes up in part, image_size, or the widths of the model."
+            )
+            run.write_status("failed", reason=str(told))
+            raise told from error
+        run.write_status("failed", reason=f"{type(cause).__name__}: {cause}")
         raise
     run.write_status("completed")
     log.info("%s", _table(summary, run))
     for task, result in measured.items():
         log.info("%s\n%s", task, "\n".join(f"  {line}" for line in result.lines))
     return summary["best_rsum"]
+
+
+def _root(error: BaseException) -> BaseException:
+    """What went wrong at first; Hydra wraps it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    import torch
+
+    # on the CPU torch raises a plain RuntimeError
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _run_name(cfg: DictConfig) -> str:

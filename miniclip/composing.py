@@ -65,7 +65,9 @@ def _known_keys() -> list[str]:
 
 
 def _short_overrides(overrides: list[str]) -> str:
-    """A job's overrides as a folder name: `rho=0.05,seed=0`. No paths, the last 80 letters."""
+    """A job's overrides as a folder name: `rho=0.05,seed=0`. No paths, the last 80 letters or less."""
     pairs = (override.partition("=") for override in overrides)
     short = [f"{key.rpartition('.')[2]}={value}" for key, _, value in pairs if "/" not in value]
+    while len(",".join(short)) > 80 and len(short) > 1:
+        short.pop(0)
     return re.sub(r"[^\w.,=-]", "-", ",".join(short))[-80:].lstrip(",.") or "default"

@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,3 +91,29 @@ def fit(folder: Path, *overrides: str) -> RunDirectory:
     summary, _ = trainer.fit(experiment, run, logger)
     logger.finish(failed=False, summary=summary, figures={})
     return run
+
+
+def interrupt_before_validation(monkeypatch: pytest.MonkeyPatch, *, epoch: int) -> None:
+    """Stop the run when the given epoch has been trained, as if it had never begun."""
+    from miniclip.training import train
+
+    original = train._Fit._train_epoch
+
+    def interrupted(self: Any, batches: Any) -> None:
+        if self.progress.epoch == epoch - 1:
+            raise KeyboardInterrupt
+        original(self, batches)
+
+    monkeypatch.setattr(train._Fit, "_train_epoch", interrupted)
+
+
+def kill_in_its_first_job(folder: Path, *overrides: str) -> None:
+    """Launch a sweep, and kill it when its first job has a checkpoint."""
+    command = [sys.executable, str(ROOT / "run.py"), "-m", *overrides, f"hydra.sweep.dir={folder}"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(folder.glob("0_*/checkpoints/last.pt")):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()

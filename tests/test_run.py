@@ -1,6 +1,7 @@
 """run.py as a user types it: the issue's own commands, good and bad."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -171,3 +172,12 @@ def test_interrupted_it_saves_and_says_how(tmp_path: Path, signum: int, code: in
     assert process.returncode == code
     assert f"trainer.resume={run}" in output and "Traceback" not in output
     assert json.loads((run / "status.json").read_text())["status"] == "interrupted"
+
+
+def test_waiting_threads_sleep_before_torch_is_there() -> None:
+    program = "import os, sys, miniclip.cli; print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)"
+    for env, expected in (({}, "3000 False"), ({"GOMP_SPINCOUNT": "7"}, "7 False")):
+        done = subprocess.run(
+            [sys.executable, "-c", program], env={**os.environ, **env}, capture_output=True, text=True
+        )
+        assert done.stdout.strip() == expected, done.stderr

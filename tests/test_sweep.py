@@ -2,11 +2,7 @@
 
 import csv
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,7 +10,7 @@ import pytest
 from miniclip.composing import compose
 from miniclip.errors import UserError
 from miniclip.sweep import Sweep, job_key
-from tests.conftest import ROOT, TINY, run_miniclip
+from tests.conftest import ROOT, TINY, kill_in_its_first_job, run_miniclip
 
 JOBS = (
     *TINY,
@@ -32,20 +28,9 @@ def table(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def killed_in_its_first_job(folder: Path) -> None:
-    command = [sys.executable, str(ROOT / "run.py"), "-m", *JOBS, f"hydra.sweep.dir={folder}"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not list(folder.glob("0_*/checkpoints/last.pt")):
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-
-
 def test_a_sweep_outlives_failures_and_being_killed(tmp_path: Path) -> None:
     killed, clean = tmp_path / "killed", tmp_path / "clean"
-    killed_in_its_first_job(killed)
+    kill_in_its_first_job(killed, *JOBS)
     assert [job.status for job in Sweep(killed).jobs()] == ["killed"]
     outputs = {}
     for folder in (killed, clean):
@@ -73,6 +58,17 @@ def test_a_sweep_outlives_failures_and_being_killed(tmp_path: Path) -> None:
     other = run_miniclip("-m", *TINY, "seed=7,8", f"hydra.sweep.dir={clean}")
     assert other.returncode == 1 and "holds another sweep" in other.stderr
     assert len(table(clean)) == 6
+
+
+def test_a_job_without_memory_leaves_the_others_running(tmp_path: Path) -> None:
+    done = run_miniclip(
+        "-m", *TINY, "optimizer=adamw", "embed_dim=400000000,32", f"hydra.sweep.dir={tmp_path}"
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "This job failed, the others go on: Out of memory: " in done.stdout
+    assert [row["status"] for row in table(tmp_path)] == ["failed", "completed"]
+    (failed,) = (line for line in done.stderr.splitlines() if line.startswith("0_"))
+    assert "failed (Out of memory: " in failed and "Lower trainer.batch_size" in failed
 
 
 @pytest.mark.parametrize("experiment", sorted(path.stem for path in (ROOT / "experiments").glob("*.yaml")))
@@ -134,6 +130,30 @@ def test_a_key_is_what_is_computed_not_where() -> None:
     assert len({key(change) for change in others} | {plain}) == len(others) + 1
     here, there = (key("data=flickr8k", f"data.root={root}/flickr") for root in ("/here", "/there"))
     assert here == there != key("data=flickr8k", "data.root=/here/coco")
+
+
+def test_of_several_tries_of_a_job_the_furthest_counts(tmp_path: Path) -> None:
+    """A completed one before one that can go on, that before one that failed; whichever came first."""
+    for number, status in enumerate(("failed", "interrupted", "completed", "failed")):
+        folder = tmp_path / f"{number}_try"
+        (folder / "checkpoints").mkdir(parents=True)
+        (folder / "checkpoints" / "last.pt").touch()
+        (folder / "job.json").write_text(json.dumps({"key": "a", "overrides": []}))
+        (folder / "status.json").write_text(json.dumps({"status": status}))
+        if status == "completed":
+            (folder / "summary.json").write_text(json.dumps({"best_rsum": 1.0}))
+    sweep = Sweep(tmp_path)
+
+    def chosen() -> str | None:
+        job = sweep.job("a")
+        return None if job is None else job.path.name
+
+    assert chosen() == "2_try"
+    shutil.rmtree(tmp_path / "2_try")
+    assert chosen() == "1_try"
+    shutil.rmtree(tmp_path / "1_try")
+    assert chosen() in ("0_try", "3_try")
+    assert sweep.job("b") is None
 
 
 def test_a_folder_of_another_sweep_is_refused(tmp_path: Path) -> None:

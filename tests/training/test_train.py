@@ -18,7 +18,7 @@ from miniclip.models import BPETokenizer, Tokenizer
 from miniclip.tracking import JsonlLogger, RunDirectory, RunFacts
 from miniclip.training.checkpoint import load_checkpoint, save_checkpoint
 from miniclip.training.interruption import Interrupted
-from tests.conftest import TINY, fit
+from tests.conftest import TINY, fit, interrupt_before_validation
 
 DROPOUT = "encoder.text.dropout=0.1"  # so that the random state matters
 
@@ -130,20 +130,6 @@ def assert_resumes_exactly(whole: RunDirectory, tmp_path: Path, *settings: str) 
         for run in (resumed, whole)
     ]
     assert losses[0] == losses[1]
-
-
-def interrupt_before_validation(monkeypatch: pytest.MonkeyPatch, *, epoch: int) -> None:
-    """Stop the run when the given epoch has been trained, as if it had never begun."""
-    from miniclip.training import train
-
-    original = train._Fit._train_epoch
-
-    def interrupted(self: Any, batches: Any) -> None:
-        if self.progress.epoch == epoch - 1:
-            raise KeyboardInterrupt
-        original(self, batches)
-
-    monkeypatch.setattr(train._Fit, "_train_epoch", interrupted)
 
 
 def signal_at_step(monkeypatch: pytest.MonkeyPatch, *, step: int) -> None:
