@@ -32,7 +32,6 @@ from miniclip.data import Split
 from miniclip.data.loader import Loader, in_order
 from miniclip.evaluation import Features, encode, retrieval_metrics
 from miniclip.evaluation.retrieval import caption_owners
-from miniclip.training.interruption import ignore_in_worker
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
@@ -127,9 +126,7 @@ def miniclip_features(run: Path) -> Features:
     """The validation split as the best checkpoint of a run sees it."""
     restored = restore(run)
     _, val_set = restored.datasets()
-    loader = Loader(
-        val_set, in_order(len(val_set), 256), device=CPU, num_workers=0, worker_init=ignore_in_worker
-    )
+    loader = Loader(val_set, in_order(len(val_set), 256), device=CPU, num_workers=0)
     return encode(
         restored.model,
         (batch.images for batch in loader),
