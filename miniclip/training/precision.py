@@ -20,19 +20,19 @@ class Precision:
     weights and moments stay as they are, in every precision.
 
     Args:
-        dtype: of the forward pass. "auto" is float16 on CUDA and bfloat16 elsewhere; float16 brings a
-            GradScaler, "float32" no autocast.
+        dtype: of the forward pass. "auto" is float16 on CUDA, elsewhere bfloat16, but float32 on a CPU without
+            arithmetic in bfloat16; float16 brings a GradScaler, "float32" no autocast.
         device: where the model lies.
     """
 
     def __init__(self, *, dtype: DTypeName, device: torch.device):
         if dtype == "auto":
-            dtype = "float16" if device.type == "cuda" else "bfloat16"
+            dtype = _best_dtype(device)
+        elif dtype == "bfloat16" and device.type == "cpu" and not _cpu_has_bfloat16():
+            log.warning("This CPU has no bfloat16 arithmetic; precision=fp32 will be faster.")
         self.device = device
         self.dtype: torch.dtype = getattr(torch, dtype)
         self.scaler = torch.amp.GradScaler(device.type) if self.dtype is torch.float16 else None
-        if device.type == "cpu" and self.dtype is not torch.float32:
-            _warn_if_slow(dtype)
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """Context of a forward pass."""
@@ -90,7 +90,11 @@ def _fused_step(optimizer: Optimizer, norm: Tensor, max_norm: float | None) -> N
     del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]
 
 
-def _warn_if_slow(dtype: str) -> None:
-    has_bfloat16 = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    if dtype == "bfloat16" and not has_bfloat16:
-        log.warning("This CPU has no bfloat16 arithmetic; precision=fp32 will be faster.")
+def _best_dtype(device: torch.device) -> DTypeName:
+    if device.type == "cuda":
+        return "float16"
+    return "float32" if device.type == "cpu" and not _cpu_has_bfloat16() else "bfloat16"
+
+
+def _cpu_has_bfloat16() -> bool:
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
