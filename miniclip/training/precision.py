@@ -20,8 +20,8 @@ class Precision:
     weights and moments stay as they are, in every precision.
 
     Args:
-        dtype: of the forward pass. "auto" is float16 on CUDA, elsewhere bfloat16, but float32 on a CPU without
-            arithmetic in bfloat16; float16 brings a GradScaler, "float32" no autocast.
+        dtype: of the forward pass. "auto" is float16 on CUDA, elsewhere bfloat16, but float32 on a CPU
+            without arithmetic in bfloat16; float16 brings a GradScaler, "float32" no autocast.
         device: where the model lies.
     """
 
