@@ -27,12 +27,6 @@ def real_data() -> Path:
     return Path(folder)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _offline(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """No test reaches a network, and none touches the user's Weights & Biases."""
-    os.environ.update(HF_HUB_OFFLINE="1", WANDB_MODE="offline", WANDB_SILENT="true")
-
-
 @pytest.fixture
 def picture_folder(tmp_path: Path) -> Path:
     """Twelve small JPEG files, 0.jpg ... 11.jpg, each of one colour of its own."""

@@ -2,17 +2,20 @@
 
 import importlib.metadata
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from miniclip.build import build, check
 from miniclip.composing import compose
 from miniclip.data import Source
 from miniclip.errors import UserError
+from miniclip.optuna_sweeper import settings_to_check
 from miniclip.tracking import RunDirectory, RunFacts
 from tests.conftest import ROOT, TINY
 
@@ -75,6 +78,20 @@ def test_every_experiment_composes(path: Path) -> None:
     cfg = compose(f"experiments={path.stem}", *needed)
     assert OmegaConf.to_container(cfg, resolve=True)
     assert "python run.py" in path.read_text(encoding="utf-8")
+
+
+def readme_commands() -> list[str]:
+    """What follows `python run.py` wherever the README shows it."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    return [command.strip() for command in re.findall(r"python run\.py([^\n`]*)", text)]
+
+
+@pytest.mark.parametrize("command", readme_commands())
+def test_every_command_of_the_readme_composes(command: str) -> None:
+    words = [word for word in shlex.split(command, comments=True) if "=" in word]
+    jobs = settings_to_check(OverridesParser.create().parse_overrides(words))
+    for job in jobs:
+        assert OmegaConf.to_container(compose(*job), resolve=True)
 
 
 def test_every_target_belongs_to_the_project_or_its_dependencies() -> None:
