@@ -71,7 +71,7 @@ TASKS: tuple[Task, ...] = (
 NEED_CLASSES = ("zero_shot", "linear_probe", "few_shot")
 NEED_SKLEARN = ("linear_probe", "few_shot")
 
-FOLD_SIZE = 1000
+FOLD_SIZES = (1000, 5000)
 """Images a fold, where there are enough for two: papers on COCO report 1K and 5K."""
 
 
@@ -307,13 +307,16 @@ class Measured:
             f"rsum {metrics['rsum']:.1f} ({low:.1f} to {high:.1f}); chance {chance['rsum']:.1f}. "
             "In brackets: 95 % over images."
         )
-        if len(features.images) >= 2 * FOLD_SIZE:
-            folds, count = fold_metrics(*features, fold_size=FOLD_SIZE)
-            numbers["folds"] = {"images": FOLD_SIZE, "count": count, "metrics": folds}
-            cells = ["/".join(f"{folds[f'{way}_r{k}']:.1f}" for k in RECALL_AT) for way in ("i2t", "t2i")]
+        numbers["folds"] = []
+        for size in FOLD_SIZES:
+            if len(features.images) < 2 * size:
+                continue
+            folds, count = fold_metrics(*features, fold_size=size)
+            numbers["folds"].append({"images": size, "count": count, "metrics": folds})
+            ways = ["/".join(f"{folds[f'{way}_r{k}']:.1f}" for k in RECALL_AT) for way in ("i2t", "t2i")]
             lines.append(
-                f"mean of {count} folds of {FOLD_SIZE:,} images, R@1/5/10: image to text {cells[0]}, "
-                f"text to image {cells[1]}, rsum {folds['rsum']:.1f}"
+                f"mean of {count} folds of {size:,} images, R@1/5/10: image to text {ways[0]}, "
+                f"text to image {ways[1]}, rsum {folds['rsum']:.1f}"
             )
         return Result(numbers, lines)
 

@@ -10,7 +10,6 @@ import fcntl
 import hashlib
 import io
 import json
-import os
 import platform
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from miniclip.errors import UserError
-from miniclip.tracking import write_text
+from miniclip.tracking import read_state, write_text
 
 NO_PART_OF_A_JOB = ("name", "device", "logger", "eval", "arm")
 """Root keys that change nothing of what is trained."""
@@ -68,7 +67,7 @@ class Job:
     """One run directory of a sweep, as it is on disk.
 
     Attributes:
-        status: of `status.json`; "killed" where the process that ran it is gone.
+        status, reason: see `miniclip.tracking.State`.
     """
 
     path: Path
@@ -81,12 +80,9 @@ class Job:
     @classmethod
     def read(cls, path: Path) -> "Job":
         job = _json(path / "job.json")
-        state = _json(path / "status.json")
-        status = state.get("status", "killed")
-        if status == "running" and state["host"] == platform.node() and not _is_alive(state["pid"]):
-            status = "killed"
-        summary = _json(path / "summary.json")
-        return cls(path, job["key"], job["overrides"], status, state.get("reason", ""), summary)
+        return cls(
+            path, job["key"], job["overrides"], *read_state(path), summary=_json(path / "summary.json")
+        )
 
     @property
     def is_completed(self) -> bool:
@@ -211,13 +207,3 @@ def _json(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True

@@ -137,6 +137,19 @@ def test_open_clip_is_measured_by_the_same_protocol(run: RunDirectory, tmp_path:
     assert theirs["protocol"] == result(run, "retrieval")["protocol"]
 
 
+def test_folds_are_told_where_there_are_enough_images(
+    run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("miniclip.evaluate.FOLD_SIZES", (10, 15, 20))
+    restored = restore(run.path)
+    subject = TrainedModel("a run", restored.model, restored.tokenizer, torch.device("cpu"))
+    evaluation = make(compose("eval=standard", "eval.tasks=[retrieval]"), "eval")
+    found = evaluation.run(subject, restored.datasets(), tmp_path, checkpoint="")["retrieval"]
+    folds = [(fold["images"], fold["count"]) for fold in found.numbers["folds"]]
+    assert folds == [(10, 3), (15, 2)]  # of 30 images
+    assert sum("folds of" in line for line in found.lines) == 2
+
+
 def test_training_ends_with_the_tasks_it_was_given(class_folder: Path, tmp_path: Path) -> None:
     settings = ["data=imagefolder", f"data.root={class_folder}", "trainer.budget.steps=2", "eval=zero_shot"]
     done = run_miniclip(*TINY, *settings, f"hydra.run.dir={tmp_path / 'run'}")

@@ -1,4 +1,4 @@
-"""The charts of a report: groups side by side, the recall over a setting, and what it cost to get there."""
+"""The charts of a report: groups side by side, the recall over a setting, and the way there."""
 
 import math
 from collections.abc import Sequence
@@ -16,10 +16,11 @@ MARKERS = "os^Dv*P"
 MOST_NAMED = len(SERIES)
 """More groups than this share one grey: colours that can be told apart are few."""
 
-COSTS = (
-    ("step", "updates", 1),
-    ("train/forward_passes", "forward passes", 1),
-    ("train/seconds", "minutes", 60),
+PANELS = (
+    ("val/loss", "validation loss", "step", "updates", 1),
+    ("val/rsum", "rsum", "step", "updates", 1),
+    ("val/rsum", "rsum", "train/forward_passes", "forward passes", 1),
+    ("val/rsum", "rsum", "train/seconds", "minutes", 60),
 )
 
 
@@ -89,14 +90,16 @@ def draw_axis(groups: Sequence[Group], setting: str, path: Path) -> Path | None:
     return save(figure, path)
 
 
-def draw_costs_of_recall(groups: Sequence[Group], path: Path) -> Path:
-    """Draw rsum against updates, forward passes and time: SAM pays double for an update."""
-    figure, axes = new_figure(1, 3, size=(13, 4.2))
-    for axis, (key, unit, scale) in zip(axes[0], COSTS, strict=True):
+def draw_progress(groups: Sequence[Group], path: Path) -> Path:
+    """Draw loss and rsum against updates, rsum against forward passes and time: SAM pays double."""
+    figure, axes = new_figure(2, 2, size=(11, 8))
+    for axis, (measure, title, cost, unit, scale) in zip(axes.flat, PANELS, strict=True):
         for place, group in enumerate(groups):
             for number, run in enumerate(group.runs):
                 points = [
-                    (v[key] / scale, v["val/rsum"]) for v in run.validations if v.get(key) is not None
+                    (record[cost] / scale, record[measure])
+                    for record in run.validations
+                    if record.get(cost) is not None and record.get(measure) is not None
                 ]
                 if not points:
                     continue
@@ -111,7 +114,7 @@ def draw_costs_of_recall(groups: Sequence[Group], path: Path) -> Path:
                     alpha=0.85,
                     label=_short(group.name, 40) if number == 0 and place < MOST_NAMED else None,
                 )
-        tidy(axis, f"rsum against {unit}", legend=key == "step" and len(groups) > 1)
+        tidy(axis, f"{title} against {unit}", legend=axis is axes[0, 0] and len(groups) > 1)
         axis.set_xlabel(unit, fontsize=9)
     return save(figure, path)
 

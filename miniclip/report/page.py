@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from miniclip.errors import UserError
-from miniclip.report.charts import draw_axis, draw_costs_of_recall, draw_groups
+from miniclip.report.charts import draw_axis, draw_groups, draw_progress
 from miniclip.report.runs import Collection, Group, check_comparable, group_runs
 from miniclip.report.statistics import Comparison, compare, spread
 from miniclip.tracking import write_text
@@ -121,9 +121,7 @@ def _sections(
     if drawn:
         sections.append(Section("Over each setting", [], [], drawn))
     costs = "SAM needs two forward passes an update: compare at equal cost, too."
-    sections.append(
-        Section("What it cost", [costs], [], [draw_costs_of_recall(groups, place / "costs.svg")])
-    )
+    sections.append(Section("Curves", [costs], [], [draw_progress(groups, place / "curves.svg")]))
     if varied:
         header = ["setting", *(f"group {n}" for n in range(1, len(groups) + 1))]
         rows = [[key, *(str(group.settings[key]) for group in groups)] for key in varied]

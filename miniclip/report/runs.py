@@ -12,6 +12,7 @@ import yaml
 
 from miniclip.errors import UserError
 from miniclip.evaluation import Ranks
+from miniclip.tracking import read_state
 
 NO_DIFFERENCE = ("seed", "data.seed", "name", "arm", "device", "data.root", "data.cache", "data.cache_dir")
 NOR_GROUPS = ("logger", "eval", "hydra")
@@ -98,11 +99,10 @@ def read_collection(paths: Iterable[Path]) -> Collection:
         if not folders:
             raise UserError(f"{path} is no run and holds none (no status.json).")
         for folder in map(Path.resolve, folders):
-            state = _json(folder / "status.json")
             if (folder / "summary.json").is_file():
                 runs[folder] = _read_run(folder)
             else:
-                failures[folder] = Failure(folder, state["status"], state.get("reason", ""))
+                failures[folder] = Failure(folder, *read_state(folder))
     return Collection(list(runs.values()), list(failures.values()))
 
 

@@ -1,14 +1,16 @@
 """What a run leaves behind: its directory and its loggers."""
 
 from miniclip.tracking.loggers import JsonlLogger, RunFacts, TensorboardLogger, WandbLogger
-from miniclip.tracking.run_directory import RunDirectory, save_arrays, write_text
+from miniclip.tracking.run_directory import RunDirectory, State, read_state, save_arrays, write_text
 
 __all__ = [
     "JsonlLogger",
     "RunDirectory",
     "RunFacts",
+    "State",
     "TensorboardLogger",
     "WandbLogger",
+    "read_state",
     "save_arrays",
     "write_text",
 ]

@@ -7,7 +7,7 @@ import platform
 import subprocess
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -69,6 +69,30 @@ class RunDirectory:
         )
 
 
+class State(NamedTuple):
+    """How a run stands.
+
+    Attributes:
+        status: of `status.json`; "killed" where the process that ran it is gone, or told nothing.
+        reason: why it failed, else empty.
+    """
+
+    status: str
+    reason: str
+
+
+def read_state(folder: Path) -> State:
+    """The state of the run in a folder, of another machine as that left it."""
+    try:
+        state = json.loads((folder / "status.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return State("killed", "")
+    is_gone = (
+        state["status"] == "running" and state["host"] == platform.node() and not _is_alive(state["pid"])
+    )
+    return State("killed" if is_gone else state["status"], state.get("reason", ""))
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace a text file in one step."""
     partial = path.with_name(f".{path.name}.partial")
@@ -94,6 +118,16 @@ def git_revision() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return f"{revision}+changes" if edited else revision
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _git(folder: Path, *arguments: str) -> str:

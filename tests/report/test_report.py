@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -156,6 +157,17 @@ def test_what_does_not_compare_is_refused(sweep: Path, tmp_path: Path) -> None:
     done = miniclip_command(tmp_path, "report", "sweep")
     assert done.returncode == 1 and "2 different data fingerprints" in done.stderr
     assert miniclip_command(tmp_path, "report", "sweep", "--mix").returncode == 0
+
+
+def test_a_run_whose_process_is_gone_was_killed(sweep: Path, tmp_path: Path) -> None:
+    run = tmp_path / "sweep" / "0_run"
+    shutil.copytree(next(iter(sorted(sweep.glob("0_*")))), run)
+    state = json.loads((run / "status.json").read_text())
+    (run / "summary.json").unlink()
+    for pid, status in ((2**22 + 1, "killed"), (os.getpid(), "running")):  # no process has the first number
+        (run / "status.json").write_text(json.dumps({**state, "status": "running", "pid": pid}))
+        (failure,) = read_collection([tmp_path]).failures
+        assert (failure.path, failure.status) == (run, status)
 
 
 def test_what_cannot_be_reported_says_why(sweep: Path, tmp_path: Path) -> None:
