@@ -1,5 +1,6 @@
 """From config to objects: the only module that knows Hydra and OmegaConf, beside the command line."""
 
+import atexit
 import difflib
 import importlib.util
 import inspect
@@ -216,6 +217,8 @@ class SweepKeeper(Callback):
     Of a sweep by Optuna it checks every value of each axis once.
     """
 
+    sweep: Sweep
+
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         overrides = list(config.hydra.overrides.task)
         for key, values in (OmegaConf.select(config, "hydra.sweeper.params") or {}).items():
@@ -232,7 +235,7 @@ class SweepKeeper(Callback):
                 if is_search
                 else BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
             )
-            keys = []
+            keys: dict[str, str] = {}
             for job in jobs:
                 where = f"job {' '.join(job)}: "
                 cfg = loader.load_configuration(
@@ -241,21 +244,37 @@ class SweepKeeper(Callback):
                 check(cfg)
                 with open_dict(cfg):
                     del cfg["hydra"]
-                keys.append(job_key(typing.cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))))
+                key = job_key(typing.cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True)))
+                twin = keys.setdefault(key, where)
+                if twin != where and not is_search:
+                    raise UserError(
+                        f"computes the same as {twin}they differ in names, places or speed only. Leave "
+                        "one out; data in folders of one name can be given by relative paths."
+                    )
             where = ""
-            Sweep(Path(config.hydra.sweep.dir)).claim([search_key(overrides)] if is_search else keys)
+            self.sweep = Sweep(Path(config.hydra.sweep.dir))
+            self.sweep.claim([search_key(overrides)] if is_search else list(keys))
         except (UserError, HydraException) as error:
             # Hydra turns a callback's exceptions into warnings, but lets this one end the program
             sys.exit(f"Error: {where}{error}")
 
+        atexit.register(self._tell)  # a launcher whose worker dies ends the program before on_multirun_end
+
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        sweep = Sweep(Path(config.hydra.sweep.dir))
-        print(f"\nThe sweep's table: {sweep.path / 'summary.md'}")
-        if list(sweep.path.glob("*/wandb/offline-run-*")):
-            print(f"Upload it to Weights & Biases: wandb sync {sweep.path}/*/wandb/offline-run-*")
-        failures = sweep.failures()
+        atexit.unregister(self._tell)
+        if not self._tell():
+            sys.exit(1)
+
+    def _tell(self) -> bool:
+        """Print what came of the sweep. Returns whether all its jobs are completed."""
+        self.sweep.write_summary()
+        print(f"\nThe sweep's table: {self.sweep.path / 'summary.md'}")
+        if list(self.sweep.path.glob("*/wandb/offline-run-*")):
+            print(f"Upload it to Weights & Biases: wandb sync {self.sweep.path}/*/wandb/offline-run-*")
+        failures = self.sweep.failures()
         if failures:
-            sys.exit("\n".join([f"{len(failures)} jobs are not completed:", *failures]))
+            print("\n".join([f"{len(failures)} jobs are not completed:", *failures]), file=sys.stderr)
+        return not failures
 
 
 def _require_plugins(config: DictConfig) -> None:

@@ -9,7 +9,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from miniclip.composing import HOME, compose, nearest, prepare_hydra
+from miniclip.composing import HOME, compose, nearest, prepare_hydra, short_overrides
 from miniclip.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -328,14 +328,14 @@ def _job(cfg: DictConfig) -> float:
     run = RunDirectory(Path(settings.runtime.output_dir))
     if settings.mode is RunMode.MULTIRUN:
         return _job_of_sweep(cfg, run, Path(settings.sweep.dir), list(settings.overrides.task))
-    return _train(cfg, run)
+    with run.held():
+        return _train(cfg, run)
 
 
 def _job_of_sweep(cfg: DictConfig, run: Any, folder: Path, overrides: list[str]) -> float:
     """Train unless that is done; what fails is told and leaves the other jobs running."""
-    import torch
-
     from miniclip.sweep import Sweep, job_key
+    from miniclip.tracking import RunDirectory
     from miniclip.training.reproducibility import release_memory
 
     sweep = Sweep(folder)
@@ -345,17 +345,19 @@ def _job_of_sweep(cfg: DictConfig, run: Any, folder: Path, overrides: list[str])
     if before is not None and before.is_completed:
         log.info("Done already: %s", before.path)
         return before.summary["best_rsum"]
-    if before is not None and before.checkpoint is not None:
-        cfg = OmegaConf.merge(cfg, {"trainer": {"resume": str(before.checkpoint)}})  # type: ignore[assignment]
-    else:
-        run.forget()  # what an earlier try left
-    run.write_json("job.json", {"key": key, "overrides": overrides})
+    if before is not None and before.status == "running":
+        log.warning("Another process is at it: %s", before.path)
+        return math.nan
+    if sweep.is_of_another_job(run.path, key):  # the same number and name in an earlier launch
+        run = RunDirectory(run.path.with_name(f"{run.path.name}_{key[:8]}"))
     try:
-        own = (
-            sweep.own_device(torch.cuda.device_count()) if cfg.device == "auto" else nullcontext(cfg.device)
-        )
-        with own as device:
-            return _train(OmegaConf.merge(cfg, {"device": device}), run)  # type: ignore[arg-type]
+        with run.held(), _own_device(cfg, sweep) as device:
+            resume = None if before is None else before.checkpoint
+            if before is None or resume is None or before.path != run.path:
+                run.forget()  # what an earlier try left
+            run.write_json("job.json", {"key": key, "overrides": overrides})
+            settings = {"device": device, "trainer": {"resume": None if resume is None else str(resume)}}
+            return _train(OmegaConf.merge(cfg, settings), run)  # type: ignore[arg-type]
     except Exception as error:
         show = log.error if isinstance(error, UserError) else log.exception
         show("This job failed, the others go on: %s", error)
@@ -365,6 +367,13 @@ def _job_of_sweep(cfg: DictConfig, run: Any, folder: Path, overrides: list[str])
         release_memory()
 
 
+def _own_device(cfg: DictConfig, sweep: Any) -> AbstractContextManager[str]:
+    """The device of a job: with "auto" a GPU that no other job of the sweep has, if there is one."""
+    import torch
+
+    return sweep.own_device(torch.cuda.device_count()) if cfg.device == "auto" else nullcontext(cfg.device)
+
+
 def _train(cfg: DictConfig, run: Any) -> float:
     """Train, draw and evaluate one run; whatever happens, its status is written."""
     from miniclip.build import build, make
@@ -372,6 +381,7 @@ def _train(cfg: DictConfig, run: Any) -> float:
     from miniclip.evaluation import TrainedModel, retrieval_ranks
     from miniclip.report.figures import draw_curves, draw_retrieval, read_metrics
     from miniclip.tracking import RunFacts, save_arrays
+    from miniclip.training.train import find_checkpoint
 
     run.write_status("running")
     try:
@@ -381,6 +391,9 @@ def _train(cfg: DictConfig, run: Any) -> float:
         datasets = experiment.train_set, experiment.val_set
         experiment = replace(experiment, measures=evaluation.at_each_validation(subject, *datasets))
         log.info("%s", _headline(experiment, trainer, run))
+        checkpoint = find_checkpoint(trainer.resume, run)
+        if checkpoint is not None:
+            run.go_on_from(checkpoint.parent.parent)
         logger.start(run.metrics, RunFacts(_run_name(cfg), experiment.config, _sweep_name(), _tags()))
         summary: dict[str, Any] = {}
         figures: dict[str, Path] = {}
@@ -448,8 +461,8 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def _run_name(cfg: DictConfig) -> str:
-    output_dir = Path(HydraConfig.get().runtime.output_dir)
-    return f"{cfg.name} {output_dir.name}"
+    """Its name, and what it was told to do otherwise than the config says."""
+    return f"{cfg.name} {short_overrides(list(HydraConfig.get().overrides.task))}"
 
 
 def _sweep_name() -> str | None:

@@ -28,7 +28,7 @@ def prepare_hydra() -> None:
     """What conf/config.yaml refers to."""
     os.environ["MINICLIP_HOME"] = str(HOME)
     OmegaConf.register_new_resolver("product", lambda *factors: math.prod(factors), replace=True)
-    OmegaConf.register_new_resolver("short_overrides", _short_overrides, replace=True)
+    OmegaConf.register_new_resolver("short_overrides", short_overrides, replace=True)
     register_optuna()
     # conf/hydra/launcher/ stands in for the launchers' own options, which are found by the same names
     launchers = ConfigStore.instance().repo["hydra"]["launcher"]
@@ -64,7 +64,7 @@ def _known_keys() -> list[str]:
     return sorted(keys)
 
 
-def _short_overrides(overrides: list[str]) -> str:
+def short_overrides(overrides: list[str]) -> str:
     """A job's overrides as a folder name: `rho=0.05,seed=0`. No paths, the last 80 letters or less."""
     pairs = (override.partition("=") for override in overrides)
     short = [f"{key.rpartition('.')[2]}={value}" for key, _, value in pairs if "/" not in value]

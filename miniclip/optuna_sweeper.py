@@ -90,7 +90,8 @@ class OptunaSweeper(Sweeper):
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
         parser = OverridesParser.create(config_loader=self.context.config_loader)
-        in_files = [f"{key}={value}" for key, value in self.params.items()]
+        given = {own.get_key_element() for own in parser.parse_overrides(arguments)}
+        in_files = [f"{key}={value}" for key, value in self.params.items() if key not in given]
         parsed = parser.parse_overrides([*in_files, *arguments])
         space = {own.get_key_element(): _distribution(own) for own in parsed if own.is_sweep_override()}
         fixed = [own.input_line or "" for own in parsed if not own.is_sweep_override()]

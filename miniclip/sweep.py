@@ -12,7 +12,7 @@ import io
 import json
 import platform
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,10 @@ from typing import Any
 from miniclip.errors import UserError
 from miniclip.tracking import read_state, write_text
 
-NO_PART_OF_A_JOB = ("name", "device", "logger", "eval", "arm")
+NO_PART_OF_A_JOB = ("name", "logger", "eval", "arm")
 """Root keys that change nothing of what is trained."""
 
-NOR_THESE = ("resume", "num_workers", "cache", "cache_dir", "checkpoint_every_epochs")
+NOR_THESE = ("device", "resume", "num_workers", "cache", "cache_dir", "checkpoint_every_epochs")
 """Nor do these settings, wherever they are."""
 
 COLUMNS = (
@@ -43,7 +43,7 @@ COLUMNS = (
 def job_key(config: dict[str, Any]) -> str:
     """A hash of what a job computes: its resolved config without names and places.
 
-    Of a path only the last part counts, so that data may move.
+    Of an absolute path only the last part counts, so that data may move.
     """
     parts = {key: value for key, value in config.items() if key not in NO_PART_OF_A_JOB}
     return hashlib.sha256(json.dumps(_without_places(parts), sort_keys=True).encode()).hexdigest()[:16]
@@ -59,7 +59,7 @@ def _without_places(value: Any) -> Any:
         return {key: _without_places(own) for key, own in value.items() if key not in NOR_THESE}
     if isinstance(value, list):
         return [_without_places(own) for own in value]
-    return Path(value).name if isinstance(value, str) and "/" in value else value
+    return Path(value).name if isinstance(value, str) and value.startswith(("/", "~")) else value
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,10 @@ class Job:
         path = self.path / "checkpoints" / "last.pt"
         return path if self.status in ("interrupted", "killed") and path.is_file() else None
 
+    def rank(self) -> tuple[bool, bool, bool]:
+        """Sorts tries of one job, the furthest first."""
+        return not self.is_completed, self.status != "running", self.checkpoint is None
+
     def row(self) -> dict[str, str]:
         """Its line of the table."""
         best = self.summary.get("best", {})
@@ -118,14 +122,25 @@ class Sweep:
         self.path = path
 
     def jobs(self) -> list[Job]:
-        """All jobs that have begun, in their order."""
-        folders = [folder.parent for folder in self.path.glob("*/job.json")]
-        return [Job.read(folder) for folder in sorted(folders, key=_number)]
+        """The jobs that have begun, in their order.
+
+        Of several tries of one job, in folders of several numbers, a completed one counts, else one that is
+        running, else one that can go on, else any.
+        """
+        folders = sorted((path.parent for path in self.path.glob("*/job.json")), key=_number)
+        tries: dict[str, list[Job]] = {}
+        for job in map(Job.read, folders):
+            tries.setdefault(job.key, []).append(job)
+        counting = [min(own, key=Job.rank) for own in tries.values()]
+        return sorted(counting, key=lambda job: _number(job.path))
 
     def job(self, key: str) -> Job | None:
-        """The job of a key: a completed one, else one that can go on, else any."""
-        same = [job for job in self.jobs() if job.key == key]
-        return min(same, key=lambda job: (not job.is_completed, job.checkpoint is None), default=None)
+        """The job of a key."""
+        return next((job for job in self.jobs() if job.key == key), None)
+
+    def is_of_another_job(self, folder: Path, key: str) -> bool:
+        """Whether a run directory holds a job of another key."""
+        return _json(folder / "job.json").get("key", key) != key
 
     def claim(self, keys: Sequence[str]) -> None:
         """Begin, or go on with, a sweep of these jobs in this folder.
@@ -153,7 +168,7 @@ class Sweep:
             with open(self.path / f".{platform.node()}_gpu{index}.lock", "w") as file:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
+                except OSError:  # taken, or a file system without locks
                     continue
                 yield f"cuda:{index}"
                 return
@@ -193,7 +208,8 @@ def markdown_table(columns: Sequence[str], rows: Sequence[dict[str, str]]) -> li
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
     with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        with suppress(OSError):  # a file system may have no locks
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 

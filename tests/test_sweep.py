@@ -2,14 +2,21 @@
 
 import csv
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from miniclip.composing import compose
 from miniclip.errors import UserError
 from miniclip.sweep import Sweep, job_key
+from miniclip.tracking import RunDirectory
 from tests.conftest import ROOT, TINY, kill_in_its_first_job, run_miniclip
 
 JOBS = (
@@ -114,6 +121,7 @@ def test_a_key_is_what_is_computed_not_where() -> None:
     plain = key()
     same = [
         "name=other",
+        "device=cpu",
         "logger=wandb",
         "trainer.num_workers=2",
         "trainer.resume=/a/b",
@@ -130,6 +138,8 @@ def test_a_key_is_what_is_computed_not_where() -> None:
     assert len({key(change) for change in others} | {plain}) == len(others) + 1
     here, there = (key("data=flickr8k", f"data.root={root}/flickr") for root in ("/here", "/there"))
     assert here == there != key("data=flickr8k", "data.root=/here/coco")
+    hubs = {key("data=hub", f"data.hub={user}/flickr30k") for user in ("lmms-lab", "nlphuji")}
+    assert len(hubs) == 2  # no paths, though they have a slash
 
 
 def test_of_several_tries_of_a_job_the_furthest_counts(tmp_path: Path) -> None:
@@ -154,6 +164,79 @@ def test_of_several_tries_of_a_job_the_furthest_counts(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "1_try")
     assert chosen() in ("0_try", "3_try")
     assert sweep.job("b") is None
+
+
+def test_jobs_that_one_result_would_stand_for_are_refused(tmp_path: Path) -> None:
+    done = run_miniclip("-m", *TINY, "trainer.num_workers=0,1", f"hydra.sweep.dir={tmp_path}")
+    assert done.returncode == 1 and not list(tmp_path.glob("*/job.json"))
+    assert "computes the same as job" in done.stderr and "names, places or speed only" in done.stderr
+
+
+def test_a_longer_sweep_in_the_same_folder_keeps_what_is_done(tmp_path: Path) -> None:
+    """Paths are left out of folder names: both launches' first job would lie in 0_..., under other keys."""
+    (tmp_path / "data").mkdir()
+    for side in ("a", "b"):
+        (tmp_path / "data" / side).mkdir()
+        for number in range(20):
+            Image.new("RGB", (20, 20), (12 * number, 0, 0)).save(tmp_path / "data" / side / f"{number}.png")
+            (tmp_path / "data" / side / f"{number}.txt").write_text(f"number {number} of {side}\n")
+    common = [*TINY, "data=folder", "trainer.budget.steps=1", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    roots = [str(tmp_path / "data" / side) for side in ("a", "b")]
+    assert run_miniclip("-m", *common, f"data.root={roots[0]}").returncode == 0
+    (first,) = Sweep(tmp_path / "sweep").jobs()
+    before = (first.path / "summary.json").read_bytes()
+    assert run_miniclip("-m", *common, f"data.root={roots[1]},{roots[0]}").returncode == 0
+    jobs = Sweep(tmp_path / "sweep").jobs()
+    assert len(jobs) == 2 and all(job.is_completed for job in jobs)
+    assert (first.path / "summary.json").read_bytes() == before
+    assert {job.path.name for job in jobs} == {first.path.name, f"{first.path.name}_{jobs[1].key[:8]}"}
+
+
+def test_a_job_that_another_process_trains_is_left_to_it(tmp_path: Path) -> None:
+    settings = ["-m", *TINY, "trainer.budget.steps=1", f"hydra.sweep.dir={tmp_path}"]
+    assert run_miniclip(*settings).returncode == 0
+    (job,) = Sweep(tmp_path).jobs()
+    run = RunDirectory(job.path)
+    run.summary.unlink()
+    with run.held():
+        run.write_status("running")
+        assert Sweep(tmp_path).jobs()[0].status == "running"
+        with pytest.raises(UserError, match="Another process trains in"), run.held():
+            pass
+        done = run_miniclip(*settings)
+        assert done.returncode == 1 and "Another process is at it" in done.stdout
+        assert not run.summary.exists()
+    assert Sweep(tmp_path).jobs()[0].status == "killed"
+    assert run_miniclip(*settings).returncode == 0
+    assert Sweep(tmp_path).jobs()[0].is_completed
+
+
+def test_a_failed_try_leaves_nothing_to_go_on_from(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    for name in ("last.pt", "best.pt"):
+        (run.checkpoints / name).touch()
+    for name in ("metrics.jsonl", "summary.json", "wandb_id", "ranks.npz"):
+        (tmp_path / name).touch()
+    run.forget()
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoints", "figures"}
+    assert not list(run.checkpoints.iterdir())
+
+
+def test_a_launcher_that_dies_leaves_the_table(tmp_path: Path) -> None:
+    """Its worker is killed as the kernel does when memory is out."""
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    command = [sys.executable, str(ROOT / "run.py"), "-m", *TINY, "trainer.budget.epochs=500", "seed=0,1"]
+    command += ["hydra/launcher=joblib", f"hydra.sweep.dir={tmp_path}"]
+    process = subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not (found := list(tmp_path.glob("*/checkpoints/last.pt"))):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.1)
+    os.kill(json.loads((found[0].parents[1] / "status.json").read_text())["pid"], signal.SIGKILL)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "jobs are not completed:" in errors and ": killed" in errors
+    assert "killed" in {row["status"] for row in table(tmp_path)}
 
 
 def test_a_folder_of_another_sweep_is_refused(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from miniclip.report.figures import GREY, SERIES, new_figure, save, tidy
-from miniclip.report.runs import Group
+from miniclip.report.runs import Group, as_text
 from miniclip.report.statistics import spread
 
 if TYPE_CHECKING:
@@ -46,10 +46,11 @@ def draw_groups(groups: Sequence[Group], path: Path) -> Path:
 def draw_axis(groups: Sequence[Group], setting: str, path: Path) -> Path | None:
     """Draw rsum over a setting with at least three numbers; None where it has not.
 
-    Groups that share all other settings are one line. A setting that spans a factor of ten has a
-    logarithmic axis, on which zero has a place of its own.
+    Groups that share all other settings are one line; one without a number, full attention among Linformers
+    say, is a broken line across. A setting that spans a factor of ten has a logarithmic axis, on which
+    zero has a place of its own.
     """
-    numbers = [group for group in groups if _is_number(group.settings[setting])]
+    numbers = [group for group in groups if _is_number(group.settings.get(setting))]
     values = sorted({group.settings[setting] for group in numbers})
     if len(values) < 3:
         return None
@@ -58,7 +59,9 @@ def draw_axis(groups: Sequence[Group], setting: str, path: Path) -> Path | None:
     lines: dict[str, list[Group]] = {}
     for group in numbers:
         rest = ", ".join(
-            f"{key.rsplit('.', 1)[-1]}={value}" for key, value in group.settings.items() if key != setting
+            f"{key.rsplit('.', 1)[-1]}={as_text(value)}"
+            for key, value in group.settings.items()
+            if key != setting
         )
         lines.setdefault(rest, []).append(group)
     for place, (name, own) in enumerate(sorted(lines.items(), key=lambda line: -len(line[1]))):
@@ -76,6 +79,10 @@ def draw_axis(groups: Sequence[Group], setting: str, path: Path) -> Path | None:
             capsize=3,
             label=_short(name, 50) if name and place < MOST_NAMED else None,
         )
+    for group in groups:
+        if setting in group.settings and group not in numbers:
+            name = f"{setting.rsplit('.', 1)[-1]}={as_text(group.settings[setting])}"
+            axis.axhline(spread(group.values("val/rsum")).mean, color=GREY, ls="--", lw=1.2, label=name)
     positive = [value for value in values if value > 0]
     if positive and max(positive) / min(positive) >= 10:
         if min(values) > 0:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from miniclip.errors import UserError
 from miniclip.report.charts import draw_axis, draw_groups, draw_progress
-from miniclip.report.runs import Collection, Group, check_comparable, group_runs
+from miniclip.report.runs import Collection, Group, as_text, check_comparable, group_runs
 from miniclip.report.statistics import Comparison, compare, spread
 from miniclip.tracking import write_text
 
@@ -89,9 +89,9 @@ def _control(groups: Sequence[Group], wanted: str | None) -> Group:
     if wanted is not None:
         key, _, value = wanted.partition("=")
         for group in groups:
-            if key in group.settings and str(group.settings[key]) == value:
+            if key in group.settings and as_text(group.settings[key]) == value:
                 return group
-        known = sorted({f"{k}={v}" for group in groups for k, v in group.settings.items()})
+        known = sorted({f"{k}={as_text(v)}" for group in groups for k, v in group.settings.items()})
         raise UserError(f"--control {wanted} is none of the groups; they differ in: {', '.join(known)}")
     for group in groups:
         if group.settings.get("optimizer.rho") == 0 or "AdamW" in str(
@@ -111,6 +111,8 @@ def _sections(
     ]
     if any(len(group.runs) == 1 for group in groups):
         remarks.append("Warning: groups of one seed say nothing of the noise between seeds.")
+    if any(len({run.seed for run in group.runs}) < len(group.runs) for group in groups):
+        remarks.append("Warning: a group holds a seed more than once; its interval is too narrow.")
     sections = [
         Section(
             "Runs", remarks, _table_of_groups(groups, control), [draw_groups(groups, place / "groups.svg")]
@@ -124,7 +126,10 @@ def _sections(
     sections.append(Section("Curves", [costs], [], [draw_progress(groups, place / "curves.svg")]))
     if varied:
         header = ["setting", *(f"group {n}" for n in range(1, len(groups) + 1))]
-        rows = [[key, *(str(group.settings[key]) for group in groups)] for key in varied]
+        rows = [
+            [key, *(as_text(group.settings[key]) if key in group.settings else "" for group in groups)]
+            for key in varied
+        ]
         sections.append(
             Section("Settings that differ", [], [header, *rows] if len(groups) <= 12 else [], [])
         )

@@ -14,9 +14,9 @@ from miniclip.errors import UserError
 from miniclip.evaluation import Ranks
 from miniclip.tracking import read_state
 
-NO_DIFFERENCE = ("seed", "data.seed", "name", "arm", "device", "data.root", "data.cache", "data.cache_dir")
-NOR_GROUPS = ("logger", "eval", "hydra")
-NOR_SETTINGS = ("resume", "num_workers", "checkpoint_every_epochs", "_partial_")
+NO_DIFFERENCE = ("seed", "data.seed", "name", "data.root", "data.cache", "data.cache_dir")
+NOR_GROUPS = ("arm", "logger", "eval", "hydra")
+NOR_SETTINGS = ("device", "resume", "num_workers", "checkpoint_every_epochs", "_partial_")
 """What may differ between runs that are compared without being named."""
 
 
@@ -72,7 +72,7 @@ class Group(NamedTuple):
 
     Attributes:
         name: the settings that tell it from the other groups.
-        settings: these as {"optimizer.rho": 0.05}.
+        settings: these as {"optimizer.rho": 0.05}; of other optimizers, say, it has none of that name.
     """
 
     name: str
@@ -85,7 +85,7 @@ class Group(NamedTuple):
 
 
 def read_collection(paths: Iterable[Path]) -> Collection:
-    """All runs at or below the paths, each once.
+    """All runs at or below the paths, each once; of several tries of a sweep's job, the finished one.
 
     Raises:
         UserError: when a path does not exist or holds no run.
@@ -99,11 +99,15 @@ def read_collection(paths: Iterable[Path]) -> Collection:
         if not folders:
             raise UserError(f"{path} is no run and holds none (no status.json).")
         for folder in map(Path.resolve, folders):
-            if (folder / "summary.json").is_file():
+            state = read_state(folder)
+            if state.status == "completed":
                 runs[folder] = _read_run(folder)
             else:
-                failures[folder] = Failure(folder, *read_state(folder))
-    return Collection(list(runs.values()), list(failures.values()))
+                failures[folder] = Failure(folder, *state)
+    done = {_job(folder) for folder in runs}
+    return Collection(
+        list(runs.values()), [failure for failure in failures.values() if _job(failure.path) not in done]
+    )
 
 
 def check_comparable(runs: Sequence[Run]) -> None:
@@ -125,17 +129,32 @@ def check_comparable(runs: Sequence[Run]) -> None:
 
 
 def group_runs(runs: Sequence[Run]) -> tuple[list[Group], list[str]]:
-    """Groups in the order of their settings, and the settings in which they differ."""
+    """Groups in the order of their settings, and the settings in which they differ.
+
+    Runs measured on different data are of different groups; "data" is the setting that tells them apart.
+    """
     varied = varied_settings(runs)
+    has_one_fingerprint = len({run.fingerprint for run in runs}) == 1
     groups: dict[str, list[Run]] = {}
+    of_group: dict[str, dict[str, Any]] = {}
     for run in runs:
-        key = json.dumps([run.settings.get(setting) for setting in varied])
+        settings = {setting: run.settings[setting] for setting in varied if setting in run.settings}
+        if not has_one_fingerprint:
+            settings["data"] = run.fingerprint
+        key = json.dumps(settings)
+        of_group[key] = settings
         groups.setdefault(key, []).append(run)
-    found = []
-    for own in groups.values():
-        settings = {setting: own[0].settings.get(setting) for setting in varied}
-        found.append(Group(_name(settings), settings, sorted(own, key=lambda run: run.seed)))
-    return sorted(found, key=lambda group: [_order(value) for value in group.settings.values()]), varied
+    found = [
+        Group(_name(of_group[key]), of_group[key], sorted(own, key=lambda run: run.seed))
+        for key, own in groups.items()
+    ]
+    varied += [] if has_one_fingerprint else ["data"]
+    return sorted(found, key=lambda group: [_order(group.settings.get(key)) for key in varied]), varied
+
+
+def as_text(value: Any) -> str:
+    """A setting as it is typed."""
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
 def varied_settings(runs: Sequence[Run]) -> list[str]:
@@ -147,7 +166,7 @@ def varied_settings(runs: Sequence[Run]) -> list[str]:
         if key not in NO_DIFFERENCE
         and key.split(".")[0] not in NOR_GROUPS
         and key.rsplit(".", 1)[-1] not in NOR_SETTINGS
-        and len({json.dumps(run.settings.get(key)) for run in runs}) > 1
+        and len({json.dumps(run.settings.get(key, ...), default=str) for run in runs}) > 1
     ]
 
 
@@ -174,6 +193,12 @@ def _read_run(folder: Path) -> Run:
     )
 
 
+def _job(folder: Path) -> tuple[Path, str]:
+    """The sweep and the key of a job; of a single run itself."""
+    job = folder / "job.json"
+    return (folder.parent, _json(job)["key"]) if job.is_file() else (folder, "")
+
+
 def _flat(node: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
     for key, value in node.items():
         if isinstance(value, dict):
@@ -185,10 +210,8 @@ def _flat(node: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
 def _name(settings: dict[str, Any]) -> str:
     parts = []
     for key, value in settings.items():
-        if value is None:
-            continue
         short = ".".join(key.split(".")[-2:]) if key.endswith("_target_") else key.rsplit(".", 1)[-1]
-        text = str(value).rsplit(".", 1)[-1] if key.endswith("_target_") else str(value)
+        text = str(value).rsplit(".", 1)[-1] if key.endswith("_target_") else as_text(value)
         parts.append(f"{short.removesuffix('._target_')}={text}")
     return ", ".join(parts) or "all runs"
 

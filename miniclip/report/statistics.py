@@ -33,7 +33,7 @@ class Comparison(NamedTuple):
     Attributes:
         difference: of mean rsum.
         low, high: 95 % interval over the evaluation images, both groups on the same ones; NaN where
-            runs kept no ranks.
+            these differ, or runs kept no ranks.
         noise: two standard errors of the difference over seeds; NaN where a group has one seed.
     """
 
@@ -80,7 +80,8 @@ def paired_interval(group: Group, control: Group, *, seed: int = 0) -> tuple[flo
     Each image's hits are averaged over a group's seeds; both groups see the same draws.
     """
     tables = [_hits(side) for side in (group, control)]
-    if tables[0] is None or tables[1] is None or tables[0][1].shape != tables[1][1].shape:
+    on_one_set = len({run.fingerprint for side in (group, control) for run in side.runs}) == 1
+    if tables[0] is None or tables[1] is None or not on_one_set:
         return math.nan, math.nan
     (hits, sizes), (others, _) = tables[0], tables[1]
     difference = hits - others

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from miniclip.errors import SettingError, UserError
+from miniclip.tracking.run_directory import WANDB_ID
 
 log = logging.getLogger(__name__)
 
@@ -73,13 +74,15 @@ class WandbLogger(JsonlLogger):
     """The same records in Weights & Biases, too; one run there for each run directory.
 
     A resumed run goes on under its id, which `wandb_id` in the run directory keeps. Offline nothing can be
-    resumed (wandb issue 3841): there the new files hold the whole run, written anew from metrics.jsonl, and
-    take the place of the former ones when all are synced in their order.
+    resumed (wandb issue 3841): there, and where the server does not know the run, the new files hold the
+    whole run, written anew from metrics.jsonl, and take the place of the former ones when all are synced in
+    their order.
 
     Args:
         project, entity: where the run appears; a null entity is the user's default.
-        mode: "online", "offline" (files below the run directory, for `wandb sync`) or "disabled".
-            Online without an API key becomes offline with a warning; nothing ever prompts.
+        mode: "online", which the environment's WANDB_MODE can change, "offline" (files below the run
+            directory, for `wandb sync`) or "disabled". Online without an API key becomes offline with a
+            warning; nothing ever prompts.
         job_type: a word that tells kinds of runs apart in the project.
         log_model: keep the best checkpoint as an artifact.
         every_steps: see `JsonlLogger`.
@@ -106,7 +109,7 @@ class WandbLogger(JsonlLogger):
         super().start(metrics, run)
         import wandb
 
-        mode = self.mode
+        mode: Any = os.environ.get("WANDB_MODE", "online") if self.mode == "online" else self.mode
         if mode == "online" and not _has_api_key():
             log.warning(
                 "Weights & Biases has no API key (WANDB_API_KEY, or run: wandb login), so this run is "
@@ -114,7 +117,7 @@ class WandbLogger(JsonlLogger):
                 metrics.parent / "wandb" / "offline-run-*",
             )
             mode = "offline"
-        kept_id = metrics.parent / "wandb_id"
+        kept_id = metrics.parent / WANDB_ID
         if not kept_id.exists():
             kept_id.write_text(_assigned_id() or secrets.token_hex(4), encoding="utf-8")
         self.run = wandb.init(
@@ -133,7 +136,7 @@ class WandbLogger(JsonlLogger):
             reinit="finish_previous",
             settings=wandb.Settings(silent=True),
         )
-        self._lacks_history = mode == "offline"
+        self._lacks_history = not self.run.resumed
         self.run.define_metric("step")
         self.run.define_metric("*", step_metric="step")
         self.run.define_metric("val/loss", step_metric="step", summary="min")
@@ -214,8 +217,8 @@ def _assigned_id() -> str | None:
 def _has_api_key() -> bool:
     if os.environ.get("WANDB_API_KEY"):
         return True
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).netloc
     try:
-        return netrc.netrc().authenticators(host) is not None
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
     except (OSError, netrc.NetrcParseError):
         return False

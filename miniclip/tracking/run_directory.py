@@ -1,10 +1,14 @@
 """The run directory: the truth about a run, readable without MiniCLIP."""
 
+import fcntl
 import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -12,7 +16,13 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 
+from miniclip.errors import UserError
+
 Status = Literal["running", "completed", "interrupted", "failed"]
+
+LOCK = ".lock"
+WANDB_ID = "wandb_id"
+"""Keeps the id of the run in Weights & Biases."""
 
 PACKAGES = ("miniclip", "torch", "torchvision", "hydra-core", "linformer", "tokenizers", "numpy")
 
@@ -39,9 +49,30 @@ class RunDirectory:
         return self.checkpoints / "best.pt"
 
     def forget(self) -> None:
-        """Remove the records of an earlier try in the same directory."""
-        for path in (self.metrics, self.summary):
+        """Remove what an earlier try in the same directory left, but for its log."""
+        for path in (self.metrics, self.summary, self.path / "ranks.npz", self.path / WANDB_ID):
             path.unlink(missing_ok=True)
+        for folder in (self.checkpoints, self.path / "evaluation", self.path / "tensorboard"):
+            shutil.rmtree(folder, ignore_errors=True)
+        self.checkpoints.mkdir()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the directory for this process, as long as the context or the process lives.
+
+        Raises:
+            UserError: when another process holds it.
+        """
+        with open(self.path / LOCK, "w") as file:
+            if not _lock(file.fileno(), fcntl.LOCK_EX):
+                raise UserError(f"Another process trains in {self.path}; give this run another folder.")
+            yield
+
+    def go_on_from(self, source: Path) -> None:
+        """Be the same run in Weights & Biases as the run in another directory, if that never finished."""
+        kept_id = source / WANDB_ID
+        if kept_id.is_file() and not (source / "summary.json").exists() and source != self.path:
+            shutil.copyfile(kept_id, self.path / WANDB_ID)
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         write_text(self.path / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
@@ -49,7 +80,7 @@ class RunDirectory:
     def write_status(self, status: Status, **details: Any) -> None:
         """Record how the run stands, and when."""
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        process = {"host": platform.node(), "pid": os.getpid()}
+        process = {"host": platform.node(), "pid": os.getpid()}  # for people
         self.write_json("status.json", {"status": status, "time": now, **process, **details})
 
     def write_environment(self, device: torch.device, data: dict[str, Any]) -> None:
@@ -73,7 +104,7 @@ class State(NamedTuple):
     """How a run stands.
 
     Attributes:
-        status: of `status.json`; "killed" where the process that ran it is gone, or told nothing.
+        status: of `status.json`; "killed" where no process holds the directory of a run that never ended.
         reason: why it failed, else empty.
     """
 
@@ -82,15 +113,13 @@ class State(NamedTuple):
 
 
 def read_state(folder: Path) -> State:
-    """The state of the run in a folder, of another machine as that left it."""
+    """The state of the run in a folder."""
     try:
         state = json.loads((folder / "status.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return State("killed", "")
-    is_gone = (
-        state["status"] == "running" and state["host"] == platform.node() and not _is_alive(state["pid"])
-    )
-    return State("killed" if is_gone else state["status"], state.get("reason", ""))
+        state = {"status": "running"}  # it has not come so far yet, or never will
+    is_killed = state["status"] == "running" and not _is_held(folder)
+    return State("killed" if is_killed else state["status"], state.get("reason", ""))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -120,12 +149,21 @@ def git_revision() -> str | None:
     return f"{revision}+changes" if edited else revision
 
 
-def _is_alive(pid: int) -> bool:
+def _is_held(folder: Path) -> bool:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        with open(folder / LOCK) as file:
+            return not _lock(file.fileno(), fcntl.LOCK_SH)
+    except FileNotFoundError:
         return False
-    except PermissionError:
+
+
+def _lock(descriptor: int, kind: int) -> bool:
+    """Lock a file unless another process has; a file system without locks refuses nothing."""
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
         pass
     return True
 

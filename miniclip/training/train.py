@@ -506,6 +506,9 @@ class _Fit:
     def _resume(self) -> None:
         path = find_checkpoint(self.trainer.resume, self.run)
         if path is None:
+            if self.trainer.resume is not None:
+                folder = self.run.path.parent
+                log.info("trainer.resume=auto finds no unfinished run in %s: a fresh start.", folder)
             return
         checkpoint = load_checkpoint(path)
         experiment = self.experiment
@@ -542,6 +545,9 @@ class _Fit:
             "broken_images": dict(Counter(progress.broken.values())),
             "seconds": seconds,
             "images_per_second": self._images_per_second,
+            "peak_gpu_gb": (
+                torch.cuda.max_memory_allocated(self.device) / 1e9 if self.device.type == "cuda" else None
+            ),
             "parameters": sum(p.numel() for p in experiment.model.parameters()),
             "train_images": len(experiment.train_set),
         }
@@ -578,7 +584,6 @@ def find_checkpoint(resume: str | None, run: RunDirectory) -> Path | None:
         checkpoint = sibling / "checkpoints" / "last.pt"
         if checkpoint.is_file() and not (sibling / "summary.json").exists():
             return checkpoint
-    log.info("trainer.resume=auto finds no unfinished run in %s: a fresh start.", run.path.parent)
     return None
 
 

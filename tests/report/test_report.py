@@ -3,10 +3,11 @@
 import csv
 import json
 import math
-import os
 import re
 import shutil
 import subprocess
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,11 @@ import torch
 
 from miniclip.errors import UserError
 from miniclip.evaluation import Ranks
+from miniclip.report.charts import draw_axis
 from miniclip.report.page import write_report
-from miniclip.report.runs import Group, Run, group_runs, read_collection
+from miniclip.report.runs import Collection, Group, Run, group_runs, read_collection
 from miniclip.report.statistics import compare, paired_interval, spread
+from miniclip.tracking import RunDirectory
 from tests.conftest import TINY, miniclip_command, run_miniclip
 
 stats = pytest.importorskip("scipy.stats", reason="needs the extra report")
@@ -164,10 +167,52 @@ def test_a_run_whose_process_is_gone_was_killed(sweep: Path, tmp_path: Path) -> 
     shutil.copytree(next(iter(sorted(sweep.glob("0_*")))), run)
     state = json.loads((run / "status.json").read_text())
     (run / "summary.json").unlink()
-    for pid, status in ((2**22 + 1, "killed"), (os.getpid(), "running")):  # no process has the first number
-        (run / "status.json").write_text(json.dumps({**state, "status": "running", "pid": pid}))
-        (failure,) = read_collection([tmp_path]).failures
-        assert (failure.path, failure.status) == (run, status)
+    (run / "status.json").write_text(json.dumps({**state, "status": "running"}))
+    for holding, status in ((nullcontext(), "killed"), (RunDirectory(run).held(), "running")):
+        with holding:
+            (failure,) = read_collection([tmp_path]).failures
+            assert (failure.path, failure.status) == (run, status)
+
+
+def test_of_several_tries_of_a_job_the_finished_one_counts(sweep: Path, tmp_path: Path) -> None:
+    finished = next(iter(sorted(sweep.glob("0_*"))))
+    for name in ("0_run", "3_run"):
+        shutil.copytree(finished, tmp_path / name)
+    (tmp_path / "3_run" / "status.json").write_text(json.dumps({"status": "failed", "reason": "x"}))
+    collection = read_collection([tmp_path])
+    assert [run.path.name for run in collection.runs] == ["0_run"] and not collection.failures
+
+
+def test_what_only_helps_a_study_or_a_launcher_makes_no_group(tmp_path: Path) -> None:
+    """Neither an arm, whose settings stand elsewhere as well, nor which card a job had."""
+    runs = []
+    for rho in (0.0, 0.05, 0.1):
+        for seed in (0, 1):
+            run = run_of(rho, seed, 300 + 100 * rho)
+            own = {"arm.rho": rho, "trainer.device": f"cuda:{seed}"}
+            runs.append(replace(run, settings={**run.settings, **own}))
+    groups, varied = group_runs(runs)
+    assert varied == ["optimizer.rho"] and [len(group.runs) for group in groups] == [2] * 3
+    drawn = draw_axis(groups, "optimizer.rho", tmp_path / "axis.svg")
+    assert drawn is not None and drawn.stat().st_size > 5_000
+
+
+def test_a_setting_that_is_null_is_named(tmp_path: Path) -> None:
+    runs = [replace(run_of(0, 0, 300), settings={"k": k, "seed": 0}) for k in (None, 4, 8, 16)]
+    groups, varied = group_runs(runs)
+    assert [group.name for group in groups] == ["k=4", "k=8", "k=16", "k=null"]
+    assert varied == ["k"] and draw_axis(groups, "k", tmp_path / "axis.svg") is not None
+    pages = write_report(Collection(runs, []), tmp_path, control="k=null")
+    assert "k=null" in pages[1].read_text()
+
+
+def test_runs_on_different_data_are_never_one_group_nor_paired(tmp_path: Path) -> None:
+    here = run_of(0.1, 0, 300)
+    there = replace(run_of(0.1, 1, 200, num_images=100), fingerprint="def")
+    groups, varied = group_runs([here, there])
+    assert varied == ["data"] and sorted(group.name for group in groups) == ["data=abc", "data=def"]
+    assert all(math.isnan(bound) for bound in paired_interval(*groups))
+    assert write_report(Collection([here, there], []), tmp_path, mixes=True)
 
 
 def test_what_cannot_be_reported_says_why(sweep: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from miniclip.errors import SettingError
-from miniclip.tracking import JsonlLogger, RunFacts, TensorboardLogger, WandbLogger
+from miniclip.tracking import JsonlLogger, RunDirectory, RunFacts, TensorboardLogger, WandbLogger
 from tests.conftest import ROOT, TINY, run_miniclip
 
 
@@ -100,6 +100,44 @@ def test_online_without_a_key_goes_offline_with_a_warning_and_no_prompt(
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["step"] == 1
 
 
+def test_a_failed_run_is_marked_and_its_checkpoint_kept_where_asked(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "best.pt").write_bytes(b"weights")
+    logger = wandb_logger("offline")
+    logger.log_model = True
+    logger.start(tmp_path / "metrics.jsonl", RunFacts("run", {}))
+    logger.log({"step": 1, "train/loss": 0.5})
+    logger.finish(failed=True, summary={}, figures={})
+    (offline,) = (tmp_path / "wandb").glob("offline-run-*")
+    records = wandb_records(offline)
+    assert [own.exit_code for kind, own in records if kind == "exit"] == [1]
+    artifacts = [own for kind, own in records if kind == "request" or kind == "artifact"]
+    assert any(b"best.pt" in own.SerializeToString() for own in artifacts)
+
+
+def test_the_environment_decides_where_online_is_only_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    logger = wandb_logger("online")
+    logger.start(tmp_path / "metrics.jsonl", RunFacts("run", {}))
+    logger.log({"step": 1})
+    logger.finish(failed=False, summary={}, figures={})
+    assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 1
+
+
+def test_a_run_that_goes_on_elsewhere_is_the_same_run_in_wandb(tmp_path: Path) -> None:
+    source = RunDirectory(tmp_path / "source")
+    (source.path / "wandb_id").write_text("abcd1234")
+    unfinished, branch = RunDirectory(tmp_path / "a"), RunDirectory(tmp_path / "b")
+    unfinished.go_on_from(source.path)
+    assert (unfinished.path / "wandb_id").read_text() == "abcd1234"
+    source.summary.write_text("{}")
+    branch.go_on_from(source.path)  # a finished run goes on as another one
+    assert not (branch.path / "wandb_id").exists()
+
+
 def test_refuses_a_frequency_of_zero() -> None:
     with pytest.raises(SettingError, match="every_steps"):
         JsonlLogger(every_steps=0)
@@ -120,7 +158,12 @@ def test_two_jobs_of_a_sweep_are_two_runs_each_with_its_own_settings(tmp_path: P
         assert run.run_group == "sweep" and run.job_type == "train" and "sam" in run.tags
         assert (folder.parent.parent / "wandb_id").read_text() == run.run_id
         assert history(records, "step")[:2] == [1, 2]
+        assert run.display_name.startswith("miniclip ") and f"rho={rhos[-1]}" in run.display_name
         assert history(records, "figures/curves") and history(records, "retrieval")
+        axes = {own.name: own for kind, own in records if kind == "metric"}
+        assert axes["val/rsum"].step_metric == "step" and axes["val/rsum"].summary.max
+        assert axes["val/loss"].summary.min
+        assert [own.exit_code for kind, own in records if kind == "exit"] == [0]
     assert rhos == [0.01, 0.1] and len(ids) == 2
 
 
