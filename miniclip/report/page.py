@@ -28,11 +28,13 @@ METRICS = (
 )
 
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 80rem; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; margin: .5rem 0 }
-th, td { padding: .25rem .6rem; border-bottom: 1px solid #ddd; text-align: right; vertical-align: top }
+th, td { padding: .25rem .5rem; border-bottom: 1px solid #ddd; text-align: right; vertical-align: top }
 th { background: #f4f4f4; position: sticky; top: 0 }
-th:first-child, td:first-child, td.text { text-align: left }
+td { white-space: pre }
+td:last-child { white-space: pre-line }
+th:first-child, td:first-child { text-align: left; white-space: normal }
 img { max-width: 100%; height: auto }
 .scroll { overflow: auto; max-height: 40rem }
 .warning { border-left: 4px solid #D55E00; padding: .2rem .8rem; background: #fdf3ec }
@@ -147,7 +149,9 @@ def _sections(
 
 
 def _table_of_groups(groups: Sequence[Group], control: Group) -> list[list[str]]:
-    rows = [["group", "seeds", *(title for _, title in METRICS), "minutes", "against the control", ""]]
+    rows = [
+        ["group", "seeds", *(title for _, title in METRICS), "minutes", "against the control", "verdict"]
+    ]
     for group in groups:
         cells = [_with_spread(group.values(key)) for key, _ in METRICS]
         minutes = spread([value / 60 for value in group.values("train/seconds")]).mean
@@ -160,11 +164,11 @@ def _with_spread(values: Sequence[float]) -> str:
     found = spread(values)
     if found.num_seeds == 1:
         return f"{found.mean:.1f}"
-    return f"{found.mean:.1f} ± {found.deviation:.1f} ({found.low:.1f} to {found.high:.1f})"
+    return f"{found.mean:.1f} ± {found.deviation:.1f}\n({found.low:.1f} to {found.high:.1f})"
 
 
 def _beside(found: Comparison) -> tuple[str, str]:
-    interval = "" if math.isnan(found.low) else f" ({found.low:+.1f} to {found.high:+.1f})"
+    interval = "" if math.isnan(found.low) else f"\n({found.low:+.1f} to {found.high:+.1f})"
     return f"{found.difference:+.1f}{interval}", found.remark
 
 
@@ -210,7 +214,7 @@ def _as_markdown(sections: Sequence[Section]) -> str:
             continue
         lines += [f"## {section.title}", "", *(f"{remark}\n" for remark in section.remarks)]
         for number, row in enumerate(section.table):
-            cells = (cell.replace("|", "\\|") for cell in row)
+            cells = (cell.replace("|", "\\|").replace("\n", " ") for cell in row)
             lines.append(f"| {' | '.join(cells)} |")
             if number == 0:
                 lines.append(f"|{'---|' * len(row)}")

@@ -136,16 +136,17 @@ def group_runs(runs: Sequence[Run]) -> tuple[list[Group], list[str]]:
     varied = varied_settings(runs)
     has_one_fingerprint = len({run.fingerprint for run in runs}) == 1
     groups: dict[str, list[Run]] = {}
-    of_group: dict[str, dict[str, Any]] = {}
+    settings_of: dict[str, dict[str, Any]] = {}
     for run in runs:
         settings = {setting: run.settings[setting] for setting in varied if setting in run.settings}
         if not has_one_fingerprint:
             settings["data"] = run.fingerprint
         key = json.dumps(settings)
-        of_group[key] = settings
+        settings_of[key] = settings
         groups.setdefault(key, []).append(run)
+    every = list(settings_of.values())
     found = [
-        Group(_name(of_group[key]), of_group[key], sorted(own, key=lambda run: run.seed))
+        Group(_name(settings_of[key], every), settings_of[key], sorted(own, key=lambda run: run.seed))
         for key, own in groups.items()
     ]
     varied += [] if has_one_fingerprint else ["data"]
@@ -207,13 +208,25 @@ def _flat(node: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
             yield f"{prefix}{key}", value
 
 
-def _name(settings: dict[str, Any]) -> str:
+def _name(settings: dict[str, Any], every: Sequence[dict[str, Any]]) -> str:
+    """What tells a group from every other; of an optimizer, say, what tells it from others of its kind."""
     parts = []
     for key, value in settings.items():
-        short = ".".join(key.split(".")[-2:]) if key.endswith("_target_") else key.rsplit(".", 1)[-1]
-        text = str(value).rsplit(".", 1)[-1] if key.endswith("_target_") else as_text(value)
-        parts.append(f"{short.removesuffix('._target_')}={text}")
+        kinds = [kind for kind in settings if kind.endswith("._target_") and _is_below(key, kind)]
+        of_its_kind = [other for other in every if all(other.get(k) == settings[k] for k in kinds)]
+        if all(key in other and other[key] == value for other in of_its_kind):
+            continue
+        if key.endswith("._target_"):
+            parts.append(f"{key.split('.')[-2]}={str(value).rsplit('.', 1)[-1]}")
+        else:
+            text = f"{value:g}" if isinstance(value, float) else as_text(value)
+            parts.append(f"{key.rsplit('.', 1)[-1]}={text}")
     return ", ".join(parts) or "all runs"
+
+
+def _is_below(key: str, target: str) -> bool:
+    """Whether a setting is one of the part that a "_target_" names."""
+    return key != target and key.startswith(target.removesuffix("_target_"))
 
 
 def _order(value: Any) -> tuple[int, float, str]:

@@ -197,6 +197,18 @@ def test_what_only_helps_a_study_or_a_launcher_makes_no_group(tmp_path: Path) ->
     assert drawn is not None and drawn.stat().st_size > 5_000
 
 
+def test_a_group_is_named_by_what_tells_it_from_others_of_its_kind() -> None:
+    sam = {"optimizer._target_": "miniclip.optim.SAM", "optimizer.base.lr": 5e-4, "optimizer.every": 1}
+    kinds = [
+        {**sam, "optimizer.rho": 0.05},
+        {**sam, "optimizer.rho": 0.1},
+        {"optimizer._target_": "torch.optim.AdamW", "optimizer.lr": 5e-4},
+    ]
+    groups, _ = group_runs([replace(run_of(0, 0, 300), settings=settings) for settings in kinds])
+    names = sorted(group.name for group in groups)
+    assert names == ["optimizer=AdamW", "optimizer=SAM, rho=0.05", "optimizer=SAM, rho=0.1"]
+
+
 def test_a_setting_that_is_null_is_named(tmp_path: Path) -> None:
     runs = [replace(run_of(0, 0, 300), settings={"k": k, "seed": 0}) for k in (None, 4, 8, 16)]
     groups, varied = group_runs(runs)
