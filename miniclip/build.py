@@ -154,7 +154,8 @@ def restore(path: Path, *changes: str) -> Restored:
     cfg = OmegaConf.create(checkpoint["config"])
     if any(change.startswith("data=") for change in changes):
         own = [change for change in changes if change.startswith(("data=", "data."))]
-        cfg.data = compose(*own, f"image_size={cfg.image_size}", f"seed={cfg.seed}").data
+        seen = [f"image_size={cfg.image_size}", f"data.eval_crop={cfg.data.eval_crop}"]
+        cfg.data = compose(*seen, f"seed={cfg.seed}", *own).data
         check_part(cfg, "data")
         changes = tuple(change for change in changes if change not in own)
     for change in changes:

@@ -263,40 +263,49 @@ def _examine(cfg: DictConfig) -> bool:
 
 
 def _evaluate(words: list[str], device_name: str) -> None:
-    from miniclip.build import make, restore
+    from miniclip.build import check_part, make, restore
     from miniclip.evaluate import TASKS, comparison
     from miniclip.evaluation import OpenClipModel, TrainedModel
     from miniclip.training.train import find_device
 
     device = find_device(device_name)
-    tasks = [word for word in words if word in TASKS]
-    settings = [word for word in words if "=" in word]
+    # jobs of sweeps lie in folders such as 0_rho=0.05
+    paths = [word for word in words if Path(word).exists()]
+    tasks = [word for word in words if word in TASKS and word not in paths]
+    settings = [word for word in words if "=" in word and word not in paths]
     models = [word for word in words if word not in tasks and word not in settings]
     if not models:
         raise UserError("Which model? Give a run directory, a checkpoint or open_clip:NAME:WEIGHTS.")
     for word in models:
-        if not word.startswith("open_clip:") and not Path(word).exists():
+        if not word.startswith("open_clip:") and word not in paths:
             raise UserError(f"{word} is no run, no checkpoint and none of the tasks {', '.join(TASKS)}.")
-    own = [word for word in settings if word.startswith("eval.")]
+    own = [word for word in settings if word.startswith(("eval.", "eval="))]
     if tasks:
         own.append(f"eval.tasks=[{','.join(tasks)}]")
-    evaluation = make(compose("eval=standard", *own), "eval")
+    cfg = compose("eval=standard", *own)
+    check_part(cfg, "eval")
+    evaluation = make(cfg, "eval")
     of_data = [word for word in settings if word not in own]
-    datasets = None
+    config = None
     found = []
     for word in sorted(models, key=lambda word: word.startswith("open_clip:")):  # runs name the data
         if word.startswith("open_clip:"):
-            if datasets is None:
-                datasets = make(compose(*of_data), "data").datasets()
             subject: Any = OpenClipModel(word.partition(":")[2], device)
-            folder = Path("outputs") / "open_clip" / word.split(":")[1] / "evaluation"
+            # photographs are decoded at the size that a model needs
+            size = {"image_size": subject.image_size}
+            as_it_sees = OmegaConf.merge(
+                compose(*of_data) if config is None else config, size, {"data": {**size, "cache": "none"}}
+            )
+            assert isinstance(as_it_sees, DictConfig)
+            datasets = make(as_it_sees, "data").datasets()
+            folder = Path("outputs") / subject.name.replace(" ", "/") / "evaluation"
             results = evaluation.run(subject, datasets, folder, checkpoint=word)
         else:
-            path = Path(word)
-            restored = restore(path, *of_data)
+            restored = restore(Path(word), *of_data)
+            config = restored.config
             datasets = restored.datasets()
-            subject = TrainedModel(str(path), restored.model, restored.tokenizer, device)
-            folder = (path if path.is_dir() else restored.checkpoint.parent.parent) / "evaluation"
+            subject = TrainedModel(word, restored.model, restored.tokenizer, device)
+            folder = _evaluation_folder(restored.checkpoint, datasets[1].split.fingerprint())
             results = evaluation.run(
                 subject,
                 datasets,
@@ -312,6 +321,21 @@ def _evaluate(words: list[str], device_name: str) -> None:
             found.append((subject.name, results["retrieval"].numbers))
     if len(found) > 1:
         print("\n".join(comparison(found)))
+
+
+def _evaluation_folder(checkpoint: Path, fingerprint: str) -> Path:
+    """RUN/evaluation for the best checkpoint on the run's own data; what else there is has a folder below.
+
+    A checkpoint that lies in no run has its folder beside it.
+    """
+    run = checkpoint.parent.parent
+    environment = run / "environment.json"
+    if checkpoint.parent.name != "checkpoints" or not environment.is_file():
+        return checkpoint.with_name(f"{checkpoint.stem}_evaluation") / fingerprint
+    own = json.loads(environment.read_text(encoding="utf-8"))["data"].values()
+    parts = [] if checkpoint.stem == "best" else [checkpoint.stem]
+    parts += [] if fingerprint in (split["fingerprint"] for split in own) else [fingerprint]
+    return Path(run, "evaluation", *parts)
 
 
 def _print_results(results: dict[str, Any]) -> None:

@@ -47,12 +47,14 @@ def load(
 
     Args:
         model_name: a run directory or a checkpoint.
-        pretrained, cache_dir: not needed.
+        pretrained: which of a run directory's checkpoints: "best", "last", "epoch_0010".
+        cache_dir: not needed.
 
     Raises:
         UserError: when there is no whole checkpoint.
     """
-    restored = restore(Path(model_name))
+    path = Path(model_name)
+    restored = restore(path / "checkpoints" / f"{pretrained}.pt" if path.is_dir() else path)
     size = restored.config.image_size
     crop: Crop = CentreCrop(size) if restored.config.data.eval_crop == "centre" else WholePicture(size)
 
@@ -83,7 +85,7 @@ def main() -> None:
     clip_benchmark.models.MODEL_TYPES.append("miniclip")
     from clip_benchmark.cli import main as main_of_clip_benchmark
 
-    if sys.argv[1:2] == ["eval"] and "--model_type" not in sys.argv:
+    if sys.argv[1:2] == ["eval"] and not any(argument.startswith("--model_type") for argument in sys.argv):
         sys.argv += ["--model_type", "miniclip"]
     try:
         main_of_clip_benchmark()

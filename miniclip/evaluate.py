@@ -5,7 +5,8 @@ All features are float32 and, but for the loss surface, of evaluation mode.
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -144,16 +145,18 @@ class Evaluation:
         """The tasks to do on a data set.
 
         Raises:
-            UserError: when one of them needs classes and there are none, or a package that is missing.
+            UserError: when one of them needs a package that is missing, two classes, or more images.
         """
+        labels = {*(train.split.labels or ()), *(val.split.labels or ())}
         has_classes = train.split.labels is not None and val.split.labels is not None
         if self.tasks is None:
-            tasks = [task for task in TASKS[:-1] if has_classes or task not in NEED_CLASSES]
+            tasks: Sequence[str] = [task for task in TASKS[:-1] if has_classes or task not in NEED_CLASSES]
             if has_classes and not can_probe():
                 log.warning("Left out: %s", NEEDS_SKLEARN)
                 tasks = [task for task in tasks if task not in NEED_SKLEARN]
-            return tasks
-        for task in self.tasks:
+        else:
+            tasks = self.tasks
+        for task in tasks:
             if task in NEED_SKLEARN and not can_probe():
                 raise UserError(NEEDS_SKLEARN)
             if task in NEED_CLASSES and not has_classes:
@@ -161,7 +164,16 @@ class Evaluation:
                     f"{task} needs classes, the data set has none. Name a column (data.class_column=...), "
                     "or take a set of classes (data=imagefolder data.root=...)."
                 )
-        return self.tasks
+            if task in NEED_CLASSES and len(labels) < 2:
+                raise UserError(f"{task} needs two classes; all images are of {labels.pop()!r}.")
+            if task == "zero_shot" and self.class_names is not None:
+                read_class_names(self.class_names, sorted(labels))
+            if task == "sharpness" and self.batches > len(train) // self.batch_size:
+                raise UserError(
+                    f"eval.batches={self.batches} of eval.batch_size={self.batch_size} must fit into the "
+                    f"{len(train):,} training images."
+                )
+        return tasks
 
     def at_each_validation(
         self, subject: Subject, train: CaptionedImages, val: CaptionedImages
@@ -175,11 +187,12 @@ class Evaluation:
             return []
 
         def zero_shot(features: Features) -> dict[str, float]:
+            keys = ("top1", "top5", "mean_per_class")
+            if not all(part.isfinite().all() for part in features[:2]):  # training says so, and goes on
+                return {f"val/zero_shot_{key}": math.nan for key in keys}
             measured = Measured(self, subject, train, val, folder=Path(), loss=None, seed=0)
             found, _ = measured.classified(features.images)
-            return {
-                f"val/zero_shot_{key}": getattr(found, key) for key in ("top1", "top5", "mean_per_class")
-            }
+            return {f"val/zero_shot_{key}": getattr(found, key) for key in keys}
 
         return [zero_shot]
 
@@ -217,7 +230,9 @@ class Evaluation:
                 "data_fingerprint": datasets[1].split.fingerprint(),
                 **result.numbers,
             }
-            write_text(folder / f"{task}.json", json.dumps(numbers, indent=2) + "\n")
+            # JSON has no NaN
+            finite = json.loads(json.dumps(numbers), parse_constant=lambda name: None)
+            write_text(folder / f"{task}.json", json.dumps(finite, indent=2) + "\n")
             results[task] = Result(numbers, result.lines)
         return results
 
@@ -263,10 +278,7 @@ class Measured:
     @cached_property
     def classes(self) -> list[str]:
         """Labels of both sides, sorted."""
-        found = sorted({*(self.train.split.labels or ()), *(self.val.split.labels or ())})
-        if len(found) < 2:
-            raise UserError(f"Classification needs two classes; all images are of {found[0]!r}.")
-        return found
+        return sorted({*(self.train.split.labels or ()), *(self.val.split.labels or ())})
 
     def labels(self, dataset: CaptionedImages) -> np.ndarray:
         """Number of the class of each image."""
@@ -399,11 +411,6 @@ class Measured:
         if not isinstance(self.subject, TrainedModel) or self.loss is None:
             raise UserError(f"sharpness is measured on MiniCLIP's runs, not on {self.subject.name}.")
         size, count = self.settings.batch_size, self.settings.batches
-        if count > len(self.train) // size:
-            raise UserError(
-                f"eval.batches={count} of eval.batch_size={size} must fit into the {len(self.train):,} "
-                "training images."
-            )
         order = EpochBatches(len(self.train), batch_size=size, seed=self.seed)
         loader = Loader(self.train, order, device=self.subject.device, num_workers=0)
         batches = [inputs_of(batch, self.subject.tokenizer) for batch in islice(loader, count)]
@@ -429,25 +436,38 @@ class Measured:
         return Result(numbers, lines)
 
 
-def flat_numbers(results: dict[str, Result]) -> dict[str, float]:
-    """The single numbers of results, for loggers: {"eval/zero_shot/top1": 12.5}."""
-    flat = {}
-    for task, result in results.items():
-        for key, value in {**result.numbers, **result.numbers.get("metrics", {})}.items():
-            if isinstance(value, int | float):
-                flat[f"eval/{task}/{key}"] = value
-    return flat
+def flat_numbers(results: dict[str, Result]) -> dict[str, float | str]:
+    """The numbers of results and what names them, for loggers: {"eval/zero_shot/top1": 12.5}."""
+    return {
+        f"eval/{task}/{key}": value
+        for task, result in results.items()
+        for key, value in _leaves(result.numbers)
+    }
+
+
+def _leaves(numbers: dict[str, Any]) -> Iterator[tuple[str, float | str]]:
+    """Numbers and names, also those inside; metrics without the word before them, no lists."""
+    for key, value in numbers.items():
+        if isinstance(value, dict):
+            for inner, leaf in _leaves(value):
+                yield (inner if key == "metrics" else f"{key}/{inner}"), leaf
+        elif isinstance(value, int | float | str):
+            yield key, value
 
 
 def comparison(results: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
     """A table of retrieval results, a row a model, below a row of chance.
 
     Args:
-        results: names, and what `retrieval` found of each.
+        results: names, and what `retrieval` found of each, all on the same data.
     """
+    data = {own["data_fingerprint"]: own["protocol"] for _, own in results}
+    if len(data) > 1:
+        told = "; ".join(f"{protocol} ({fingerprint})" for fingerprint, protocol in data.items())
+        return [f"No table: the models were measured on different data, {told}. Name one: data=..."]
     rows = [("chance", results[0][1]["chance"]), *((name, own["metrics"]) for name, own in results)]
     width = max(len(name) for name, _ in rows)
-    lines = [f"{'':{width}}  image to text R@1/5/10  text to image R@1/5/10    rsum"]
+    lines = [*data.values(), f"{'':{width}}  image to text R@1/5/10  text to image R@1/5/10    rsum"]
     for name, metrics in rows:
         cells = ["/".join(f"{metrics[f'{way}_r{k}']:.1f}" for k in RECALL_AT) for way in ("i2t", "t2i")]
         lines.append(f"{name:{width}}  {cells[0]:>22}  {cells[1]:>22}  {metrics['rsum']:6.1f}")

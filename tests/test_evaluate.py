@@ -16,8 +16,9 @@ from PIL import Image
 from miniclip.build import make, restore
 from miniclip.clip_benchmark import load
 from miniclip.composing import compose
-from miniclip.data import ImageClasses
+from miniclip.data import CaptionedImages, ImageClasses
 from miniclip.errors import SettingError, UserError
+from miniclip.evaluate import Result, comparison, flat_numbers
 from miniclip.evaluation import TrainedModel
 from miniclip.tracking import RunDirectory
 from tests.conftest import (
@@ -121,7 +122,9 @@ def test_another_data_set_and_a_table_of_several_models(
     assert done.returncode == 0, done.stderr
     table = done.stdout.splitlines()[-4:]
     assert [line.split()[0] for line in table] == ["image", "chance", str(bag.path), str(checkpoint)]
-    assert result(bag, "retrieval")["protocol"].startswith("seeded val: 12 images")
+    (file,) = (bag.path / "evaluation").glob("*/retrieval.json")  # on data that is not its own
+    assert json.loads(file.read_text())["protocol"].startswith("seeded val: 12 images")
+    assert len(list((run.path / "evaluation" / "last").glob("*/retrieval.json"))) == 1
 
 
 def test_open_clip_is_measured_by_the_same_protocol(run: RunDirectory, tmp_path: Path) -> None:
@@ -132,9 +135,55 @@ def test_open_clip_is_measured_by_the_same_protocol(run: RunDirectory, tmp_path:
     done = miniclip_command(tmp_path, "evaluate", run.path, word, "retrieval", "zero_shot")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith("open_clip RN50")
-    folder = tmp_path / "outputs" / "open_clip" / "RN50" / "evaluation"
+    folder = tmp_path / "outputs" / "open_clip" / "RN50" / "weights" / "evaluation"
     theirs = json.loads((folder / "retrieval.json").read_text())
     assert theirs["protocol"] == result(run, "retrieval")["protocol"]
+
+
+def test_a_job_of_a_sweep_is_a_run_like_any_other(run: RunDirectory, tmp_path: Path) -> None:
+    shutil.copytree(run.path, tmp_path / "0_rho=0.05,seed=1")
+    done = miniclip_command(tmp_path, "evaluate", "0_rho=0.05,seed=1", "retrieval")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "0_rho=0.05,seed=1" / "evaluation" / "retrieval.json").is_file()
+
+
+def test_models_measured_on_different_data_make_no_table() -> None:
+    own = {"data_fingerprint": "a", "protocol": "val: 2 images, 2 captions", "chance": {}, "metrics": {}}
+    (line,) = comparison([("x", own), ("y", {**own, "data_fingerprint": "b"})])
+    assert "different data, val: 2 images, 2 captions (a); val: 2 images, 2 captions (b)" in line
+
+
+def test_loggers_are_given_every_number_and_what_names_it() -> None:
+    numbers = {"protocol": "val", "shots": {"4": {"mean": 12.5, "accuracies": [12.0, 13.0]}}}
+    found = flat_numbers({"few_shot": Result({**numbers, "metrics": {"top1": 3.0}}, [])})
+    assert found == {
+        "eval/few_shot/protocol": "val",
+        "eval/few_shot/shots/4/mean": 12.5,
+        "eval/few_shot/top1": 3.0,
+    }
+
+
+def test_what_cannot_be_measured_is_said_before_training(class_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("square\n")
+    splits = restore_data("data=imagefolder", f"data.root={class_folder}")
+    for settings, reason in (
+        (["eval=sharpness", "eval.batches=9"], r"eval\.batches=9 of eval\.batch_size=64 must fit into the"),
+        (["eval=zero_shot", f"eval.class_names={tmp_path / 'names.txt'}"], "has 1 lines for 3 classes"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            make(compose(*settings), "eval").check(*splits)
+
+
+def restore_data(*settings: str) -> tuple[CaptionedImages, CaptionedImages]:
+    return make(compose(*settings), "data").datasets()
+
+
+def test_held_out_folders_have_several_names(class_folder: Path, tmp_path: Path) -> None:
+    for part in ("train", "valid"):
+        shutil.copytree(class_folder, tmp_path / part)
+    train, val = restore_data("data=imagefolder", f"data.root={tmp_path}")
+    assert (len(train), len(val), val.split.name) == (60, 60, "valid")
+    assert set(val.split.labels or ()) == {name.replace("_", " ") for name in CLASSES}
 
 
 def test_folds_are_told_where_there_are_enough_images(
@@ -163,7 +212,7 @@ def test_training_ends_with_the_tasks_it_was_given(class_folder: Path, tmp_path:
 
 
 def test_clip_benchmark_sees_the_features_that_we_see(run: RunDirectory) -> None:
-    model, transform, tokenizer = load(str(run.path), "", "", "cpu")
+    model, transform, tokenizer = load(str(run.path), "best", "", "cpu")
     restored = restore(run.path)
     _, val_set = restored.datasets()
     subject = TrainedModel("run", restored.model, restored.tokenizer, torch.device("cpu"))
@@ -211,14 +260,19 @@ def test_clip_benchmarks_own_command_runs_on_a_run(
     settings = [f"{key}={value}" for key, value in zip(own, places, strict=True)]
     ours = miniclip_command(tmp_path, "evaluate", run.path, "retrieval", "data=csv", *settings)
     assert ours.returncode == 0, ours.stderr
-    recalls = result(run, "retrieval")["metrics"]
+    (file,) = (
+        path
+        for path in (run.path / "evaluation").glob("*/retrieval.json")
+        if "30 images, 150 captions" in path.read_text()
+    )
+    recalls = json.loads(file.read_text())["metrics"]
     # photographs are decoded at full size there, and at the size they need here
     assert 100 * theirs["text_retrieval_recall@10"] == pytest.approx(recalls["i2t_r10"], abs=10)
     assert 100 * theirs["image_retrieval_recall@10"] == pytest.approx(recalls["t2i_r10"], abs=10)
 
 
 def test_a_picture_is_preprocessed_for_clip_benchmark_as_for_us(run: RunDirectory) -> None:
-    _, transform, _ = load(str(run.path), "", "", "cpu")
+    _, transform, _ = load(str(run.path), "best", "", "cpu")
     _, val_set = restore(run.path).datasets()
     picture = Image.fromarray(val_set.split.images[3].permute(1, 2, 0).numpy())
     assert torch.equal(transform(picture), val_set[3][0])

@@ -11,17 +11,20 @@ from PIL import UnidentifiedImageError
 from torch import Tensor
 
 from miniclip.data.captions import seeded_rows
-from miniclip.data.dataset import FolderSource, Split
+from miniclip.data.dataset import FolderSource, Images, Split
+from miniclip.data.images import ImageFiles
 from miniclip.errors import BrokenImage, SettingError
 
 ClassSet = Literal["ImageFolder", "CIFAR10", "CIFAR100", "Food101", "OxfordIIITPet"]
+
+HELD_OUT = ("val", "valid", "validation", "test")
 
 
 class ImageClasses(FolderSource):
     """A classification set of torchvision; nothing is downloaded.
 
-    An image's only caption is the name of its class, with spaces for underscores. ImageFolder takes folders
-    `train` and `val` with a folder for each class, or the folders of the classes alone.
+    An image's only caption is the name of its class, with spaces for underscores. ImageFolder takes a
+    folder for each class, below `train` and one of `val`, `valid`, `validation`, `test`.
 
     Args:
         dataset: torchvision's name of it.
@@ -38,10 +41,11 @@ class ImageClasses(FolderSource):
     def splits(self) -> tuple[Split, Split]:
         try:
             if self.dataset != "ImageFolder":
-                return self._split("train", self._part("train")), self._split("val", self._part("test"))
-            if (self.root / "train").is_dir() and (self.root / "val").is_dir():
-                train, val = (sets.ImageFolder(str(self.root / part)) for part in ("train", "val"))
-                return self._split("train", train), self._split("val", val)
+                return self._split("train", self._part("train")), self._split("test", self._part("test"))
+            held_out = next((part for part in HELD_OUT if (self.root / part).is_dir()), None)
+            if (self.root / "train").is_dir() and held_out is not None:
+                train, val = (sets.ImageFolder(str(self.root / part)) for part in ("train", held_out))
+                return self._split("train", train), self._split(held_out, val)
             whole = self._split("train", sets.ImageFolder(str(self.root)))
         except (RuntimeError, FileNotFoundError) as error:
             raise SettingError("root", self.root, f"does not hold {self.dataset} ({error})") from None
@@ -57,11 +61,14 @@ class ImageClasses(FolderSource):
     def _split(self, name: str, pictures: Any) -> Split:
         numbers: Sequence[int] = pictures.targets if hasattr(pictures, "targets") else pictures._labels
         labels = [pictures.classes[number].replace("_", " ") for number in numbers]
-        if hasattr(pictures, "samples"):  # files, whose names tell more than their place
+        images: Images
+        if isinstance(pictures, sets.ImageFolder):
             ids = [str(Path(path).relative_to(pictures.root)) for path, _ in pictures.samples]
+            images = ImageFiles(Path(pictures.root), ids, decode_size=self.decode_size)
         else:
             ids = [f"{self.dataset} {name} {row}" for row in range(len(labels))]
-        return Split(name, ids, TorchvisionImages(pictures, ids), ([label] for label in labels), labels)
+            images = TorchvisionImages(pictures, ids)
+        return Split(name, ids, images, ([label] for label in labels), labels)
 
 
 class TorchvisionImages:

@@ -64,7 +64,7 @@ class Split:
     """One side of a data set, before any transform: names, pictures and all captions of each picture.
 
     Args:
-        name: "train" or "val".
+        name: "train", or what the part that is measured on is called: "val", "seeded val", "test".
         ids: a name for each image, unique within the data set.
         images: the pictures, in the order of `ids`.
         captions: for each image its captions, at least one.

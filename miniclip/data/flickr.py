@@ -7,7 +7,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
 from miniclip.data.captions import Captions, group_by_image, seeded_split, split_of_files
 from miniclip.data.dataset import FolderSource, Split
@@ -42,32 +42,49 @@ class Photographs(FolderSource):
 
 
 class Flickr(Photographs):
-    """Flickr with Karpathy's split file (Karpathy & Li 2015), or captions with or without split lists."""
+    """Flickr with Karpathy's split file (Karpathy & Li 2015), or captions with or without split lists.
+
+    Args:
+        eval_split: which part of the published split is evaluated on; papers report on "test".
+        folder_settings: see `FolderSource`.
+
+    Raises:
+        SettingError: when the folder does not hold what it should, or no such part.
+    """
 
     split_file: ClassVar[str]
     caption_files: ClassVar[tuple[str, ...]]
-    split_lists: ClassVar[tuple[str, ...]] = ()
+    split_lists: ClassVar[Mapping[str, str]] = {}
+
+    def __init__(self, *, eval_split: Literal["val", "test"] = "val", **folder_settings: Any):
+        super().__init__(**folder_settings)
+        self.eval_split = eval_split
 
     def splits(self) -> tuple[Split, Split]:
         images = self._image_folder(self.image_folders)
-        karpathy = self.root / self.split_file
-        hugging_face = self.root / "flickr_annotations_30k.csv"
-        if karpathy.is_file():
-            parts = read_karpathy(karpathy)
-            train, val, val_name = parts.get("train", {}), parts.get("val", {}), "val"
-        elif hugging_face.is_file():
-            parts = read_hugging_face(hugging_face)
-            train, val, val_name = parts.get("train", {}), parts.get("val", {}), "val"
-        elif all((self.root / name).is_file() for name in self.split_lists) and self.split_lists:
-            captions = self._captions()
-            train, val = (self._listed(captions, self.root / name) for name in self.split_lists)
-            val_name = "val"
-        else:
+        parts, name = self._published(), self.eval_split
+        if not parts and name == "val":
             train, val = seeded_split(
                 self._captions(), val_fraction=self.val_fraction, seed=self.split_seed
             )
-            val_name = "seeded val"
-        return self._split("train", train, images), self._split(val_name, val, images)
+            return self._split("train", train, images), self._split("seeded val", val, images)
+        if name not in parts:
+            raise SettingError("eval_split", name, f"is no part of a split in {self.root}")
+        return self._split("train", parts.get("train", {}), images), self._split(name, parts[name], images)
+
+    def _published(self) -> Mapping[str, Captions]:
+        """The parts of the published split that lies in the folder; none where there is none."""
+        karpathy = self.root / self.split_file
+        if karpathy.is_file():
+            return read_karpathy(karpathy)
+        hugging_face = self.root / "flickr_annotations_30k.csv"
+        if hugging_face.is_file():
+            return read_hugging_face(hugging_face)
+        lists = {part: self.root / file for part, file in self.split_lists.items()}
+        if not lists or not (lists["train"].is_file() and lists["val"].is_file()):
+            return {}
+        captions = self._captions()
+        return {part: self._listed(captions, path) for part, path in lists.items() if path.is_file()}
 
     def _listed(self, captions: Captions, path: Path) -> Captions:
         names = path.read_text(encoding="utf-8").split()
@@ -97,7 +114,11 @@ class Flickr8k(Flickr):
     split_file = "dataset_flickr8k.json"
     caption_files = ("captions.txt", "Flickr8k.token.txt")
     image_folders = ("Images", "Flicker8k_Dataset", "Flickr8k_Dataset", "images")
-    split_lists = ("Flickr_8k.trainImages.txt", "Flickr_8k.devImages.txt")
+    split_lists: ClassVar = {
+        "train": "Flickr_8k.trainImages.txt",
+        "val": "Flickr_8k.devImages.txt",
+        "test": "Flickr_8k.testImages.txt",
+    }
 
 
 class Flickr30k(Flickr):

@@ -67,7 +67,7 @@ class Hub(Source):
             raise SettingError("train_split", None, f"must name one of the parts {', '.join(loaded)}")
         train = self._split("train", loaded[names["train"]])
         if names["val"] is not None:
-            return train, self._split("val", loaded[names["val"]])
+            return train, self._split(self.parts["val"] or "val", loaded[names["val"]])
         rows = seeded_rows(len(train), val_fraction=self.val_fraction, seed=self.split_seed)
         return train.select("train", rows[0]), train.select("seeded val", rows[1])
 

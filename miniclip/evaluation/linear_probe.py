@@ -1,6 +1,7 @@
 """What frozen image features know of the classes: logistic regression on all or on a few images a class."""
 
 import importlib.util
+import math
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -56,15 +57,13 @@ class FewShot(NamedTuple):
 
 
 def linear_probe(train: Labelled, val: Labelled, *, seed: int = 0) -> Probe:
-    """Fit on all training images; C is chosen on a fifth of them, the fit is then made on all.
+    """Fit on all training images; C is chosen on a fifth of each class, the fit is then made on all.
 
     Raises:
         UserError: when scikit-learn is missing, features are not finite, or all images are of one class.
     """
     _check(train, val)
-    order = np.random.default_rng(seed).permutation(len(train.labels))
-    held_out = max(1, round(VALIDATION_SHARE * len(order)))
-    strength = _best_strength(train.at(order[held_out:]), train.at(order[:held_out]))
+    strength = _best_strength(*_hold_out(train, seed))
     return Probe(100 * float(_fit(train, strength).score(*val)), strength)
 
 
@@ -73,7 +72,8 @@ def few_shot(
 ) -> list[FewShot]:
     """Fit on a few images a class, drawn anew for each seed; classes with fewer give all they have.
 
-    C is chosen, for each number of shots, on as many other images a class under the first seed.
+    C is chosen, for each number of shots, on as many other images a class under the first seed; where no
+    class has others, on a fifth of each.
 
     Raises:
         UserError: see `linear_probe`.
@@ -85,9 +85,8 @@ def few_shot(
         for seed in seeds:
             drawn, others = _draw(train.labels, count, seed)
             if not strength:
-                strength = (
-                    _best_strength(train.at(drawn), train.at(others)) if len(others) else STRENGTHS[0]
-                )
+                parts = (train.at(drawn), train.at(others)) if len(others) else _hold_out(train, seed)
+                strength = _best_strength(*parts)
             accuracies.append(100 * float(_fit(train.at(drawn), strength).score(*val)))
         results.append(FewShot(count, accuracies))
     return results
@@ -104,7 +103,22 @@ def _draw(labels: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.nda
     return np.concatenate(drawn), np.concatenate(others)
 
 
+def _hold_out(train: Labelled, seed: int) -> tuple[Labelled, Labelled]:
+    """All but a fifth of each class, and that fifth; each class keeps an image at least."""
+    order = np.random.default_rng(seed).permutation(len(train.labels))
+    kept, held_out = [], []
+    for label in np.unique(train.labels):
+        own = order[train.labels[order] == label]
+        count = min(len(own) - 1, math.ceil(VALIDATION_SHARE * len(own)))
+        held_out.append(own[:count])
+        kept.append(own[count:])
+    return train.at(np.concatenate(kept)), train.at(np.concatenate(held_out))
+
+
 def _best_strength(train: Labelled, val: Labelled) -> float:
+    """The C that knows most of `val`; the middle one where that is empty."""
+    if not len(val.labels):
+        return STRENGTHS[len(STRENGTHS) // 2]
     scores = [_fit(train, strength).score(*val) for strength in STRENGTHS]
     return STRENGTHS[int(np.argmax(scores))]
 
@@ -115,6 +129,7 @@ def _fit(train: Labelled, strength: float) -> "LogisticRegression":
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the accuracy hardly moves any more
+        warnings.filterwarnings("ignore", "The number of unique classes")  # one image a class is meant
         return LogisticRegression(C=strength, max_iter=MAX_ITERATIONS).fit(*train)
 
 

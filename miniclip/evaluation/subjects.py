@@ -1,6 +1,8 @@
 """Models under test: ours, and open_clip's."""
 
+import pickle
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -54,10 +56,10 @@ class TrainedModel:
 
 
 class OpenClipModel:
-    """A model of open_clip as a `Subject`, with its own preprocessing.
+    """A model of open_clip as a `Subject`, with its own preprocessing to its own `image_size`.
 
     Args:
-        text: NAME or NAME:WEIGHTS, weights being a file or one of open_clip's names for them.
+        text: NAME:WEIGHTS, weights being a file or one of open_clip's names for them.
 
     Raises:
         UserError: when open_clip is missing, knows no such model, or the weights are not there.
@@ -77,15 +79,17 @@ class OpenClipModel:
             model, _, self.preprocess = open_clip.create_model_and_transforms(
                 name, pretrained=weights, weights_only=True
             )
-        except (OSError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0]
+            self.tokenizer = open_clip.get_tokenizer(name)
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            reason = (str(error).strip() or repr(error)).splitlines()[0]
             raise UserError(
                 f"The weights {weights} of open_clip:{name} cannot be had ({reason}). Without network, "
                 f"download them elsewhere and give the file: open_clip:{name}:FILE"
             ) from None
-        self.name = f"open_clip {name}"
+        self.name = f"open_clip {name} {Path(weights).stem}"
         self.model = model.to(device).eval()
-        self.tokenizer = open_clip.get_tokenizer(name)
+        size = model.visual.image_size
+        self.image_size = size if isinstance(size, int) else max(size)
         self.device = device
 
     @torch.inference_mode()

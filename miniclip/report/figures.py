@@ -61,23 +61,20 @@ def draw_retrieval(features: Features, split: Split, path: Path, *, protocol: st
     Hits are marked by a green frame or tick, misses by an orange frame or cross.
     """
     captions = [caption for own in split.captions for caption in own]
-    scores = (features.images @ features.texts.T).float().cpu()
     owners = features.image_of_caption.cpu()
-    num_examples = min(NUM_EXAMPLES, len(scores))
-    examples = np.linspace(0, len(scores) - 1, num_examples).astype(int)
-    num_nearest = min(NUM_NEAREST, len(scores))
+    num_examples = min(NUM_EXAMPLES, len(split))
+    examples = np.linspace(0, len(split) - 1, num_examples).astype(int)
     figure, axes = new_figure(2 * num_examples, 1 + NUM_NEAREST, size=(11, 2 * num_examples * 1.5))
     for axis in axes.flat:
         axis.axis("off")
     for row, image in enumerate(examples):
         caption = int(torch.nonzero(owners == image)[0])
         _text(axes[row, 0], f"“{captions[caption]}”")
-        for column, nearest in enumerate(scores[:, caption].topk(num_nearest).indices.tolist()):
+        for column, nearest in enumerate(_nearest(features.texts[caption], features.images)):
             _picture(axes[row, 1 + column], split.images[nearest], hit=nearest == image)
     for row, image in enumerate(examples, start=num_examples):
         _picture(axes[row, 0], split.images[int(image)])
-        best = scores[image].topk(min(NUM_NEAREST, len(captions))).indices.tolist()
-        for column, nearest in enumerate(best):
+        for column, nearest in enumerate(_nearest(features.images[int(image)], features.texts)):
             hit = int(owners[nearest]) == image
             _text(axes[row, 1 + column], captions[nearest], hit=hit)
     figure.suptitle(f"A caption's nearest images, an image's nearest captions ({protocol})")
@@ -300,6 +297,11 @@ def tidy(
     axis.spines[["top", "right"]].set_visible(False)
     if legend and any(axis.get_legend_handles_labels()):
         axis.legend(fontsize=7, frameon=False, ncols=columns, loc=place)
+
+
+def _nearest(feature: Tensor, others: Tensor) -> list[int]:
+    """Rows of the features (N, D) with the highest cosine to one (D,)."""
+    return (others @ feature).topk(min(NUM_NEAREST, len(others))).indices.tolist()
 
 
 def _picture(axis: "Axes", pixels: Tensor, *, hit: bool | None = None) -> None:

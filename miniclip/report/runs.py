@@ -176,7 +176,7 @@ def _read_run(folder: Path) -> Run:
     with open(folder / "metrics.jsonl", encoding="utf-8") as file:
         records = [json.loads(line) for line in file]
     data = _json(folder / "environment.json").get("data", {})
-    fingerprint = " ".join(split["fingerprint"] for name, split in data.items() if "val" in name)
+    fingerprint = " ".join(split["fingerprint"] for name, split in data.items() if name != "train")
     ranks = None
     if (folder / "ranks.npz").is_file():
         with np.load(folder / "ranks.npz") as arrays:

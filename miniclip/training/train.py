@@ -78,7 +78,7 @@ class Progress:
         skipped_steps: updates skipped because a gradient was not finite.
         skipped_in_a_row: of these, the ones since the last update that was not.
         broken: what is wrong with training images that cannot be read, and the reason in a word.
-        best: the validation record with the highest rsum.
+        best: the validation record with the highest rsum, of equal ones with the lowest loss.
     """
 
     epoch: int = 0
@@ -414,7 +414,7 @@ class _Fit:
             "step": progress.step,
             "epoch": progress.epoch,
             "val/loss": loss,
-            "val/loss_over_chance": loss / math.log(min(self.trainer.batch_size, len(features.images))),
+            "val/loss_over_chance": self._over_chance(loss),
             **{f"val/{key}": value for key, value in metrics.items()},
             **{f"health/{key}": value for key, value in found._asdict().items()},
             **{k: value for measure in experiment.measures for k, value in measure(features).items()},
@@ -432,7 +432,8 @@ class _Fit:
                 found.image_rank,
                 found.text_rank,
             )
-        improved = progress.best is None or record["val/rsum"] > progress.best["val/rsum"]
+        best = progress.best
+        improved = best is None or _merit(record) > _merit(best)
         if improved:
             split = experiment.val_set.split
             protocol = protocol_name(split.name, len(features.images), len(features.texts))
@@ -479,6 +480,11 @@ class _Fit:
             images, texts = (x[batch * size : (batch + 1) * size] for x in pairs)
             losses.append(self.experiment.loss(images, texts, model.logit_scale(images, texts)))
         return torch.stack(losses).mean().item()
+
+    def _over_chance(self, loss: float) -> float:
+        """Over the loss of equal probabilities; NaN where there is one image only."""
+        size = min(self.trainer.batch_size, len(self.experiment.val_set))
+        return loss / math.log(size) if size > 1 else math.nan
 
     def _lr(self) -> float:
         return self.experiment.optimizer.param_groups[0]["lr"]
@@ -595,6 +601,11 @@ def _carry_on_metrics(source: Path, run: RunDirectory, step: int) -> None:
     lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
     kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
     run.metrics.write_text("".join(kept), encoding="utf-8")
+
+
+def _merit(record: dict[str, Any]) -> tuple[float, float]:
+    """What a checkpoint is kept for. Equal captions, as of classes, bound the recalls: the loss decides."""
+    return record["val/rsum"], -record["val/loss"]
 
 
 def _false_negatives(batch: Batch) -> int:

@@ -91,6 +91,7 @@ def test_karpathy(root: Path, picture_folder: Path, source_type: Any) -> None:
     ]
     (root / source_type.split_file).write_text(json.dumps({"images": images}))
     assert sizes(source_type(root=str(root), **SEEDED)) == ("val", 8, 3)
+    assert sizes(source_type(root=str(root), eval_split="test", **SEEDED)) == ("test", 8, 1)
 
 
 def test_flickr30k_of_hugging_face(root: Path, picture_folder: Path) -> None:
@@ -113,6 +114,10 @@ def test_flickr8k_split_lists(root: Path, picture_folder: Path) -> None:
     (root / "Flickr_8k.trainImages.txt").write_text("".join(f"{i}.jpg\n" for i in range(7)))
     (root / "Flickr_8k.devImages.txt").write_text("7.jpg\n8.jpg\n")
     assert sizes(data.Flickr8k(root=str(root), **SEEDED)) == ("val", 7, 2)
+    with pytest.raises(SettingError, match="eval_split=test: is no part of a split in"):
+        data.Flickr8k(root=str(root), eval_split="test", **SEEDED).splits()
+    (root / "Flickr_8k.testImages.txt").write_text("9.jpg\n")
+    assert sizes(data.Flickr8k(root=str(root), eval_split="test", **SEEDED)) == ("test", 7, 1)
 
 
 @pytest.mark.parametrize("with_val", [True, False])

@@ -46,6 +46,16 @@ def test_more_shots_know_more() -> None:
     assert one.mean == pytest.approx(np.mean(one.accuracies))
 
 
+def test_a_few_images_are_enough() -> None:
+    """A class of one image is never held out, and more shots than there are take all."""
+    few = Labelled(np.eye(4, dtype="float32"), np.array([0, 0, 0, 1]))
+    assert linear_probe(few, few).accuracy >= 75  # the larger class at least
+    (sixteen,) = few_shot(few, few, shots=(16,), seeds=range(2))
+    assert sixteen.deviation == 0 and sixteen.mean >= 75
+    one_each = Labelled(np.eye(2, dtype="float32"), np.array([0, 1]))
+    assert linear_probe(one_each, one_each).accuracy == 100
+
+
 def test_what_is_wrong_is_said() -> None:
     good = some_classes(50, seed=1)
     with pytest.raises(UserError, match="at least two classes"):
