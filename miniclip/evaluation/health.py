@@ -11,8 +11,11 @@ from miniclip.evaluation.features import Features
 MOST_PAIRS = 2048
 """Pairs that are looked at, evenly over the split: all of it costs the square of their number."""
 
-COLLAPSED_RANK = 3.0
-"""Features of a smaller effective rank lie on a line or two, whatever the joint space holds."""
+COLLAPSED_RANK = 1.5
+"""Features of a smaller effective rank lie on a line; two classes, each at a place of its own, have two."""
+
+COLLAPSED_UNIFORMITY = -0.1
+"""Features closer to 0 than this lie at one place, however round their cloud is; trained ones are near -2."""
 
 
 class Health(NamedTuple):
@@ -41,7 +44,9 @@ class Health(NamedTuple):
     @property
     def has_collapsed(self) -> bool:
         """Whether a tower answers nearly the same to everything."""
-        return not all(rank >= COLLAPSED_RANK for rank in (self.image_rank, self.text_rank))
+        uniformity = max(self.image_uniformity, self.text_uniformity)
+        has_ranks = all(rank >= COLLAPSED_RANK for rank in (self.image_rank, self.text_rank))
+        return not has_ranks or uniformity > COLLAPSED_UNIFORMITY
 
 
 def health(features: Features) -> Health:

@@ -31,6 +31,16 @@ def test_a_collapsed_tower_is_noticed() -> None:
     assert found.has_collapsed
 
 
+def test_a_small_cloud_has_collapsed_and_two_classes_have_not() -> None:
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.nn.functional.normalize(torch.randn(500, 256, generator=generator), dim=1)
+    cloud = torch.nn.functional.normalize(torch.eye(256)[:1] + 0.1 * noise, dim=1)
+    found = health(paired(cloud, noise))
+    assert found.image_rank > 10 and found.has_collapsed
+    classes = torch.eye(256)[torch.arange(500) % 2]
+    assert not health(paired(noise, classes)).has_collapsed
+
+
 def test_features_that_are_not_finite_have_collapsed() -> None:
     broken, spread = (
         torch.full((20, 8), torch.nan),
