@@ -15,7 +15,7 @@ COLLAPSED_RANK = 1.5
 """Features of a smaller effective rank lie on a line; two classes, each at a place of its own, have two."""
 
 COLLAPSED_UNIFORMITY = -0.1
-"""Features closer to 0 than this lie at one place, however round their cloud is; trained ones are near -2."""
+"""Features closer to 0 than this lie at one place, however round their cloud is; trained ones have -2."""
 
 
 class Health(NamedTuple):
