@@ -369,7 +369,7 @@ def _job_of_sweep(cfg: DictConfig, run: Any, folder: Path, overrides: list[str])
     if before is not None and before.is_completed:
         log.info("Done already: %s", before.path)
         return before.summary["best_rsum"]
-    if before is not None and before.status == "running":
+    if before is not None and before.state.status == "running":
         log.warning("Another process is at it: %s", before.path)
         return math.nan
     if sweep.is_of_another_job(run.path, key):  # the same number and name in an earlier launch

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from miniclip.errors import UserError
-from miniclip.tracking import read_state, write_text
+from miniclip.tracking import State, read_state, write_text
 
 NO_PART_OF_A_JOB = ("name", "logger", "eval", "arm")
 """Root keys that change nothing of what is trained."""
@@ -64,39 +64,32 @@ def _without_places(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Job:
-    """One run directory of a sweep, as it is on disk.
-
-    Attributes:
-        status, reason: see `miniclip.tracking.State`.
-    """
+    """One run directory of a sweep, as it is on disk."""
 
     path: Path
     key: str
     overrides: list[str]
-    status: str
-    reason: str
+    state: State
     summary: dict[str, Any]
 
     @classmethod
     def read(cls, path: Path) -> "Job":
         job = _json(path / "job.json")
-        return cls(
-            path, job["key"], job["overrides"], *read_state(path), summary=_json(path / "summary.json")
-        )
+        return cls(path, job["key"], job["overrides"], read_state(path), _json(path / "summary.json"))
 
     @property
     def is_completed(self) -> bool:
-        return self.status == "completed" and "best_rsum" in self.summary
+        return self.state.status == "completed" and "best_rsum" in self.summary
 
     @property
     def checkpoint(self) -> Path | None:
         """Where an interrupted job goes on."""
         path = self.path / "checkpoints" / "last.pt"
-        return path if self.status in ("interrupted", "killed") and path.is_file() else None
+        return path if self.state.can_go_on and path.is_file() else None
 
     def rank(self) -> tuple[bool, bool, bool]:
         """Sorts tries of one job, the furthest first."""
-        return not self.is_completed, self.status != "running", self.checkpoint is None
+        return not self.is_completed, self.state.status != "running", self.checkpoint is None
 
     def row(self) -> dict[str, str]:
         """Its line of the table."""
@@ -107,7 +100,7 @@ class Job:
         }
         return {
             "job": self.path.name.partition("_")[0],
-            "status": self.status,
+            "status": self.state.status,
             **{key: "" if value is None else f"{value:.1f}" for key, value in numbers.items()},
             "steps": str(self.summary.get("steps", "")),
             "seconds": f"{self.summary['seconds']:.0f}" if "seconds" in self.summary else "",
@@ -189,8 +182,7 @@ class Sweep:
     def failures(self) -> list[str]:
         """A line for each job that is not completed: what it was, why it ended, and where its log lies."""
         return [
-            f"{job.path.name}: {job.status}{f' ({job.reason})' if job.reason else ''}; see "
-            f"{job.path / 'train.log'}"
+            f"{job.path.name}: {job.state}; see {job.path / 'train.log'}"
             for job in self.jobs()
             if not job.is_completed
         ]

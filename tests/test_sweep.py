@@ -17,6 +17,7 @@ from miniclip.composing import compose
 from miniclip.errors import UserError
 from miniclip.sweep import Sweep, job_key
 from miniclip.tracking import RunDirectory
+from miniclip.training.train import find_checkpoint
 from tests.conftest import ROOT, TINY, kill_in_its_first_job, run_miniclip
 
 JOBS = (
@@ -38,7 +39,7 @@ def table(folder: Path) -> list[dict[str, str]]:
 def test_a_sweep_outlives_failures_and_being_killed(tmp_path: Path) -> None:
     killed, clean = tmp_path / "killed", tmp_path / "clean"
     kill_in_its_first_job(killed, *JOBS)
-    assert [job.status for job in Sweep(killed).jobs()] == ["killed"]
+    assert [job.state.status for job in Sweep(killed).jobs()] == ["killed"]
     outputs = {}
     for folder in (killed, clean):
         done = run_miniclip("-m", *JOBS, f"hydra.sweep.dir={folder}")
@@ -200,15 +201,37 @@ def test_a_job_that_another_process_trains_is_left_to_it(tmp_path: Path) -> None
     run.summary.unlink()
     with run.held():
         run.write_status("running")
-        assert Sweep(tmp_path).jobs()[0].status == "running"
+        assert Sweep(tmp_path).jobs()[0].state.status == "running"
         with pytest.raises(UserError, match="Another process trains in"), run.held():
             pass
         done = run_miniclip(*settings)
         assert done.returncode == 1 and "Another process is at it" in done.stdout
         assert not run.summary.exists()
-    assert Sweep(tmp_path).jobs()[0].status == "killed"
+    assert Sweep(tmp_path).jobs()[0].state.status == "killed"
     assert run_miniclip(*settings).returncode == 0
     assert Sweep(tmp_path).jobs()[0].is_completed
+
+
+def test_a_job_never_begins_with_anothers_weights(tmp_path: Path) -> None:
+    """The first one diverges and leaves a checkpoint, which `auto` alone would find beside the second."""
+    rates = ["optimizer=adamw", "optimizer.lr=1e30,1e-3", "trainer.max_skipped_steps=2"]
+    done = run_miniclip("-m", *TINY, *rates, "trainer.resume=auto", f"hydra.sweep.dir={tmp_path}")
+    assert done.returncode == 1 and [row["status"] for row in table(tmp_path)] == ["failed", "completed"]
+    assert "Resumed from" not in done.stdout
+
+
+def test_auto_goes_on_with_what_was_interrupted_only(tmp_path: Path) -> None:
+    runs = {status: RunDirectory(tmp_path / status) for status in ("failed", "interrupted", "running")}
+    for status, own in runs.items():
+        own.last_checkpoint.touch()
+        own.write_status(status)
+    here = RunDirectory(tmp_path / "here")
+    with runs["running"].held():
+        assert find_checkpoint("auto", here) == runs["interrupted"].last_checkpoint
+    runs["interrupted"].write_status("completed")
+    assert find_checkpoint("auto", here) == runs["running"].last_checkpoint  # its process is gone now
+    runs["running"].write_status("failed", reason="x")
+    assert find_checkpoint("auto", here) is None
 
 
 def test_a_failed_try_leaves_nothing_to_go_on_from(tmp_path: Path) -> None:

@@ -111,6 +111,14 @@ class State(NamedTuple):
     status: str
     reason: str
 
+    def __str__(self) -> str:
+        return f"{self.status} ({self.reason})" if self.reason else self.status
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether it only lacked time: a failed run would fail again, a running one goes on by itself."""
+        return self.status in ("interrupted", "killed")
+
 
 def read_state(folder: Path) -> State:
     """The state of the run in a folder."""

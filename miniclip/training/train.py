@@ -23,7 +23,7 @@ from miniclip.errors import SettingError, UserError
 from miniclip.evaluation import Features, encode, health, protocol_name, retrieval_metrics
 from miniclip.models import MiniCLIP, Tokenizer, inputs_of
 from miniclip.optim import SAM, Schedule, set_learning_rate
-from miniclip.tracking import JsonlLogger, RunDirectory
+from miniclip.tracking import JsonlLogger, RunDirectory, read_state
 from miniclip.training.budget import Budget
 from miniclip.training.checkpoint import (
     copy_checkpoint,
@@ -123,7 +123,8 @@ class Trainer:
         num_workers: processes that read images; 0 reads in the main process.
         device: "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1", ...
         resume: null, the path of a checkpoint or run directory, or "auto": this run directory's last
-            checkpoint, else that of the newest unfinished run beside it, else a fresh start.
+            checkpoint, else that of the newest run beside it that was interrupted or killed, else a fresh
+            start.
 
     Raises:
         SettingError: when a number is out of range or the device is not there.
@@ -514,7 +515,7 @@ class _Fit:
         if path is None:
             if self.trainer.resume is not None:
                 folder = self.run.path.parent
-                log.info("trainer.resume=auto finds no unfinished run in %s: a fresh start.", folder)
+                log.info("trainer.resume=auto finds no interrupted run in %s: a fresh start.", folder)
             return
         checkpoint = load_checkpoint(path)
         experiment = self.experiment
@@ -588,7 +589,7 @@ def find_checkpoint(resume: str | None, run: RunDirectory) -> Path | None:
         return run.last_checkpoint
     for sibling in sorted(run.path.parent.iterdir(), reverse=True):
         checkpoint = sibling / "checkpoints" / "last.pt"
-        if checkpoint.is_file() and not (sibling / "summary.json").exists():
+        if checkpoint.is_file() and read_state(sibling).can_go_on:
             return checkpoint
     return None
 
