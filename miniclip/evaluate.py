@@ -28,6 +28,7 @@ from miniclip.evaluation import (
     TrainedModel,
     bootstrap,
     chance_metrics,
+    check_class_names,
     class_embeddings,
     classify,
     cosine_counts,
@@ -166,14 +167,20 @@ class Evaluation:
                 )
             if task in NEED_CLASSES and len(labels) < 2:
                 raise UserError(f"{task} needs two classes; all images are of {labels.pop()!r}.")
-            if task == "zero_shot" and self.class_names is not None:
-                read_class_names(self.class_names, sorted(labels))
+            if task == "zero_shot":
+                check_class_names(self.names_of(sorted(labels)))
             if task == "sharpness" and self.batches > len(train) // self.batch_size:
                 raise UserError(
                     f"eval.batches={self.batches} of eval.batch_size={self.batch_size} must fit into the "
                     f"{len(train):,} training images."
                 )
         return tasks
+
+    def names_of(self, classes: Sequence[str]) -> Sequence[str]:
+        """What templates call the classes, given sorted: the file's names, or the data set's."""
+        if self.class_names is not None:
+            return read_class_names(self.class_names, classes)
+        return [name.replace("_", " ") for name in classes]
 
     def at_each_validation(
         self, subject: Subject, train: CaptionedImages, val: CaptionedImages
@@ -334,9 +341,7 @@ class Measured:
 
     def classified(self, image_features: Tensor) -> tuple[Classification, Sequence[str]]:
         """The validation images by their nearest class, and the names of the classes."""
-        names: Sequence[str] = [name.replace("_", " ") for name in self.classes]
-        if self.settings.class_names is not None:
-            names = read_class_names(self.settings.class_names, self.classes)
+        names = self.settings.names_of(self.classes)
         templates = read_templates(self.settings.templates)
         embeddings = class_embeddings(self.subject.encode_texts, names, templates)
         labels = torch.from_numpy(self.labels(self.val)).to(embeddings.device)

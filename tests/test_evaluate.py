@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import pickle
 import shutil
 import subprocess
@@ -19,7 +20,7 @@ from miniclip.composing import compose
 from miniclip.data import CaptionedImages, ImageClasses
 from miniclip.errors import SettingError, UserError
 from miniclip.evaluate import Result, comparison, flat_numbers
-from miniclip.evaluation import TrainedModel
+from miniclip.evaluation import Features, TrainedModel
 from miniclip.tracking import RunDirectory
 from tests.conftest import (
     ROOT,
@@ -165,8 +166,10 @@ def test_loggers_are_given_every_number_and_what_names_it() -> None:
 
 def test_what_cannot_be_measured_is_said_before_training(class_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("square\n")
+    (tmp_path / "twins.txt").write_text("square\nsquare\ncircle\n")
     splits = restore_data("data=imagefolder", f"data.root={class_folder}")
     for settings, reason in (
+        (["eval=zero_shot", f"eval.class_names={tmp_path / 'twins.txt'}"], "these repeat: square"),
         (["eval=sharpness", "eval.batches=9"], r"eval\.batches=9 of eval\.batch_size=64 must fit into the"),
         (["eval=zero_shot", f"eval.class_names={tmp_path / 'names.txt'}"], "has 1 lines for 3 classes"),
     ):
@@ -176,6 +179,30 @@ def test_what_cannot_be_measured_is_said_before_training(class_folder: Path, tmp
 
 def restore_data(*settings: str) -> tuple[CaptionedImages, CaptionedImages]:
     return make(compose(*settings), "data").datasets()
+
+
+def test_another_data_set_is_seen_as_the_run_saw_its_own(run: RunDirectory, tmp_path: Path) -> None:
+    checkpoint = torch.load(run.best_checkpoint, weights_only=True)
+    checkpoint["config"]["data"]["eval_crop"] = "centre"
+    torch.save(checkpoint, tmp_path / "centre.pt")
+    assert restore(tmp_path / "centre.pt", "data=openmoji").config.data.eval_crop == "centre"
+    asked = restore(tmp_path / "centre.pt", "data=openmoji", "data.eval_crop=whole")
+    assert asked.config.data.eval_crop == "whole"
+
+
+def test_numbers_that_are_none_are_null_and_stop_nothing(run: RunDirectory, tmp_path: Path) -> None:
+    restored = restore(run.path)
+    subject = TrainedModel("a run", restored.model, restored.tokenizer, torch.device("cpu"))
+    settings = ["eval=few_shot", "eval.shots=[1]", "eval.num_seeds=1"]
+    make(compose(*settings), "eval").run(subject, restored.datasets(), tmp_path, checkpoint="")
+    content = (tmp_path / "few_shot.json").read_text()
+    found = json.loads(content, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert found["shots"]["1"]["deviation"] is None
+
+    evaluation = make(compose("eval=zero_shot"), "eval")
+    (measure,) = evaluation.at_each_validation(subject, *restored.datasets())
+    broken = Features(torch.full((2, 4), torch.nan), torch.ones(2, 4), torch.arange(2))
+    assert all(math.isnan(value) for value in measure(broken).values())
 
 
 def test_held_out_folders_have_several_names(class_folder: Path, tmp_path: Path) -> None:
@@ -303,6 +330,56 @@ def test_torchvisions_cifar_is_read_where_it_lies(tmp_path: Path, monkeypatch: p
     assert list(val.labels or ()) == ["plane", "big car"] * 2
     with pytest.raises(SettingError, match="does not hold Food101"):
         ImageClasses(dataset="Food101", **settings).splits()
+
+
+def test_torchvisions_cifar100_food101_and_pets_are_read_where_they_lie(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files in the layouts that torchvision unpacks, two classes and two images of each a part."""
+    import torchvision.datasets as sets
+
+    folder = tmp_path / "cifar-100-python"
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 3072), dtype=np.uint8)
+    rows = {"data": pixels, "fine_labels": [0, 1, 0, 1]}
+    contents = {"train": rows, "test": rows, "meta": {"fine_label_names": ["apple", "aquarium_fish"]}}
+    sums = {}
+    for name, content in contents.items():
+        (folder / name).write_bytes(pickle.dumps(content))
+        sums[name] = hashlib.md5((folder / name).read_bytes()).hexdigest()
+    monkeypatch.setattr(sets.CIFAR100, "train_list", [["train", sums["train"]]])
+    monkeypatch.setattr(sets.CIFAR100, "test_list", [["test", sums["test"]]])
+    monkeypatch.setattr(sets.CIFAR100, "meta", {**sets.CIFAR100.meta, "md5": sums["meta"]})
+
+    food = tmp_path / "food-101"
+    pets = tmp_path / "oxford-iiit-pet"
+    for path in (food / "meta", pets / "annotations", pets / "images"):
+        path.mkdir(parents=True)
+    for part, pet_part, numbers in (("train", "trainval", (1, 2)), ("test", "test", (3, 4))):
+        dishes = {dish: [f"{dish}/{number}" for number in numbers] for dish in ("apple_pie", "sushi")}
+        (food / "meta" / f"{part}.json").write_text(json.dumps(dishes))
+        for name in (name for own in dishes.values() for name in own):
+            (food / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (40, 30)).save(food / "images" / f"{name}.jpg")
+        rows_of_pets = [
+            f"{breed}_{number} {label} 1 1"
+            for label, breed in enumerate(("Abyssinian", "pug"), start=1)
+            for number in numbers
+        ]
+        (pets / "annotations" / f"{pet_part}.txt").write_text("\n".join(rows_of_pets) + "\n")
+        for row in rows_of_pets:
+            Image.new("RGB", (40, 30)).save(pets / "images" / f"{row.split()[0]}.jpg")
+
+    for option, names in (
+        ("cifar100", {"apple", "aquarium fish"}),
+        ("food101", {"apple pie", "sushi"}),
+        ("oxford_pets", {"Abyssinian", "Pug"}),
+    ):
+        train, test = restore_data(f"data={option}", f"data.root={tmp_path}")
+        assert (len(train), len(test), test.split.name) == (4, 4, "test")
+        assert set(test.split.labels or ()) == names
+        assert {text for own in test.split.captions for text in own} == names
+        assert test[3][0].shape[0] == 3
 
 
 def test_what_cannot_be_measured_is_one_clear_line(run: RunDirectory, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from miniclip.evaluation.sharpness import Landscape, LossSurface, landscape, m_s
 from miniclip.evaluation.subjects import OpenClipModel, Subject, TrainedModel
 from miniclip.evaluation.zero_shot import (
     Classification,
+    check_class_names,
     class_embeddings,
     classify,
     read_class_names,
@@ -43,6 +44,7 @@ __all__ = [
     "attention_costs",
     "bootstrap",
     "chance_metrics",
+    "check_class_names",
     "class_embeddings",
     "classify",
     "cosine_counts",

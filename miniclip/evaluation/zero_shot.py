@@ -1,5 +1,6 @@
 """Zero-shot classification: the class whose name, in sentences, lies nearest to the image."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -94,6 +95,15 @@ def read_lines(setting: str, path: str, known: str) -> tuple[str, ...]:
     return lines
 
 
+def check_class_names(names: Sequence[str]) -> None:
+    """Raise a UserError where there are fewer than two classes, or names repeat."""
+    if len(names) < 2:
+        raise UserError(f"Classification needs at least two classes; there are {len(names)}.")
+    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
+    if repeated:
+        raise UserError(f"Class names must differ; these repeat: {', '.join(repeated[:5])}.")
+
+
 def class_embeddings(
     encode_texts: Callable[[list[str]], Tensor], class_names: Sequence[str], templates: Sequence[str]
 ) -> Tensor:
@@ -105,13 +115,9 @@ def class_embeddings(
         templates: sentences with {} in place of the name.
 
     Raises:
-        UserError: when there are fewer than two classes, or names repeat.
+        UserError: see `check_class_names`.
     """
-    if len(class_names) < 2:
-        raise UserError(f"Classification needs at least two classes; there are {len(class_names)}.")
-    repeated = sorted({name for name in class_names if list(class_names).count(name) > 1})
-    if repeated:
-        raise UserError(f"Class names must differ; these repeat: {', '.join(repeated[:5])}.")
+    check_class_names(class_names)
     features = encode_texts([t.replace("{}", name) for name in class_names for t in templates])
     return F.normalize(features.view(len(class_names), len(templates), -1).mean(dim=1), dim=1)
 
