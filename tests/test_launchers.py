@@ -81,6 +81,13 @@ def test_optuna_goes_on_with_its_study(tmp_path: Path) -> None:
         assert f"optimizer.lr={trial.params['optimizer.lr']}" in row["overrides"]
 
 
+def test_a_search_heeds_the_command_line_where_a_study_has_the_same_axis(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    study = ["experiments=mlp_width", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=2"]
+    rows = launched(tmp_path, *study, "seed=7")
+    assert len(rows) == 2 and all("seed=7" in row["overrides"] for row in rows)
+
+
 def test_a_search_that_was_killed_goes_on_with_its_trial(tmp_path: Path) -> None:
     pytest.importorskip("optuna")
     search = ["optimizer.lr=interval(1e-3,2e-3)", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=2"]
