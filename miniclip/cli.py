@@ -3,28 +3,21 @@
 import argparse
 import importlib.util
 import json
-import logging
-import math
 import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, OverrideParseException
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from miniclip.composing import HOME, compose, nearest, prepare_hydra, short_overrides
+from miniclip.composing import HOME, compose, nearest, prepare_hydra
 from miniclip.errors import UserError
-
-log = logging.getLogger(__name__)
 
 # Threads of libgomp, which torch brings on Linux, wait in a loop: two runs on a machine would all but stop
 # each other. This many turns, and they sleep; it is read when torch is imported.
@@ -345,185 +338,6 @@ def _print_results(results: dict[str, Any]) -> None:
 
 
 def _job(cfg: DictConfig) -> float:
-    """One run, or one of a sweep. Returns the best rsum, for sweepers to maximise."""
-    from miniclip.tracking import RunDirectory
+    from miniclip.job import run_job  # brings torch, for which a misspelt setting need not wait
 
-    settings = HydraConfig.get()
-    run = RunDirectory(Path(settings.runtime.output_dir))
-    if settings.mode is RunMode.MULTIRUN:
-        return _job_of_sweep(cfg, run, Path(settings.sweep.dir), list(settings.overrides.task))
-    with run.held():
-        return _train(cfg, run)
-
-
-def _job_of_sweep(cfg: DictConfig, run: Any, folder: Path, overrides: list[str]) -> float:
-    """Train unless that is done; what fails is told and leaves the other jobs running."""
-    from miniclip.sweep import Sweep, job_key
-    from miniclip.tracking import RunDirectory
-    from miniclip.training.reproducibility import release_memory
-
-    sweep = Sweep(folder)
-    config: Any = OmegaConf.to_container(cfg, resolve=True)
-    key = job_key(config)
-    before = sweep.job(key)
-    if before is not None and before.is_completed:
-        log.info("Done already: %s", before.path)
-        return before.summary["best_rsum"]
-    if before is not None and before.state.status == "running":
-        log.warning("Another process is at it: %s", before.path)
-        return math.nan
-    if sweep.is_of_another_job(run.path, key):  # the same number and name in an earlier launch
-        run = RunDirectory(run.path.with_name(f"{run.path.name}_{key[:8]}"))
-    try:
-        with run.held(), _own_device(cfg, sweep) as device:
-            resume = None if before is None else before.checkpoint
-            if before is None or resume is None or before.path != run.path:
-                run.forget()  # what an earlier try left
-            run.write_json("job.json", {"key": key, "overrides": overrides})
-            settings = {"device": device, "trainer": {"resume": None if resume is None else str(resume)}}
-            return _train(OmegaConf.merge(cfg, settings), run)  # type: ignore[arg-type]
-    except Exception as error:
-        show = log.error if isinstance(error, UserError) else log.exception
-        show("This job failed, the others go on: %s", error)
-        return math.nan
-    finally:
-        sweep.write_summary()
-        release_memory()
-
-
-def _own_device(cfg: DictConfig, sweep: Any) -> AbstractContextManager[str]:
-    """The device of a job: with "auto" a GPU that no other job of the sweep has, if there is one."""
-    import torch
-
-    return sweep.own_device(torch.cuda.device_count()) if cfg.device == "auto" else nullcontext(cfg.device)
-
-
-def _train(cfg: DictConfig, run: Any) -> float:
-    """Train, draw and evaluate one run; whatever happens, its status is written."""
-    from miniclip.build import build, make
-    from miniclip.evaluate import flat_numbers
-    from miniclip.evaluation import TrainedModel, retrieval_ranks
-    from miniclip.report.figures import draw_curves, draw_retrieval, read_metrics
-    from miniclip.tracking import RunFacts, save_arrays
-    from miniclip.training.train import find_checkpoint
-
-    run.write_status("running")
-    try:
-        trainer, experiment, logger = build(cfg, run)
-        evaluation = make(cfg, "eval")
-        subject = TrainedModel("this run", experiment.model, experiment.tokenizer, trainer.device)
-        datasets = experiment.train_set, experiment.val_set
-        experiment = replace(experiment, measures=evaluation.at_each_validation(subject, *datasets))
-        log.info("%s", _headline(experiment, trainer, run))
-        checkpoint = find_checkpoint(trainer.resume, run)
-        if checkpoint is not None:
-            run.go_on_from(checkpoint.parent.parent)
-        logger.start(run.metrics, RunFacts(_run_name(cfg), experiment.config, _sweep_name(), _tags()))
-        summary: dict[str, Any] = {}
-        figures: dict[str, Path] = {}
-        failed = True
-        try:
-            summary, features = trainer.fit(experiment, run, logger)
-            ranks = retrieval_ranks(*features)
-            save_arrays(
-                run.path / "ranks.npz", image_of_caption=features.image_of_caption, **ranks._asdict()
-            )
-            figures = {
-                "curves": draw_curves(read_metrics(run), run.figures / "curves.png"),
-                "retrieval": draw_retrieval(
-                    features,
-                    experiment.val_set.split,
-                    run.figures / "retrieval.png",
-                    protocol=summary["best"]["protocol"],
-                ),
-            }
-            measured = evaluation.run(
-                subject,
-                datasets,
-                run.path / "evaluation",
-                checkpoint=str(run.best_checkpoint),
-                loss=experiment.loss,
-                seed=cfg.seed,
-            )
-            logger.log({"step": summary["steps"], **flat_numbers(measured)})
-            failed = False
-        finally:
-            logger.finish(failed=failed, summary=summary, figures=figures)
-    except (KeyboardInterrupt, SystemExit):  # submitit exits when Slurm's time is up
-        run.write_status("interrupted")
-        raise
-    except BaseException as error:
-        cause = _root(error)
-        if _is_out_of_memory(cause):
-            told = UserError(
-                f"Out of memory: {str(cause).splitlines()[0]}. Lower trainer.batch_size, for which "
-                "trainer.accumulate_steps makes up in part, image_size, or the widths of the model."
-            )
-            run.write_status("failed", reason=str(told))
-            raise told from error
-        run.write_status("failed", reason=f"{type(cause).__name__}: {cause}")
-        raise
-    run.write_status("completed")
-    log.info("%s", _table(summary, run))
-    for task, result in measured.items():
-        log.info("%s\n%s", task, "\n".join(f"  {line}" for line in result.lines))
-    return summary["best_rsum"]
-
-
-def _root(error: BaseException) -> BaseException:
-    """What went wrong at first; Hydra wraps it."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    import torch
-
-    # on the CPU torch raises a plain RuntimeError
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def _run_name(cfg: DictConfig) -> str:
-    """Its name, and what it was told to do otherwise than the config says."""
-    return f"{cfg.name} {short_overrides(list(HydraConfig.get().overrides.task))}"
-
-
-def _sweep_name() -> str | None:
-    """The folder of the sweep, if this is a job of one."""
-    settings = HydraConfig.get()
-    return Path(settings.sweep.dir).name if settings.mode is RunMode.MULTIRUN else None
-
-
-def _tags() -> list[str]:
-    """Experiment, optimizer and git revision."""
-    from miniclip.tracking.run_directory import git_revision
-
-    choices = HydraConfig.get().runtime.choices
-    revision = (git_revision() or "").partition("+")[0][:10]
-    return [str(tag) for tag in (choices.get("experiments"), choices.get("optimizer"), revision) if tag]
-
-
-def _headline(experiment: Any, trainer: Any, run: Any) -> str:
-    train, val = experiment.train_set, experiment.val_set
-    parameters = sum(p.numel() for p in experiment.model.parameters())
-    return (
-        f"{parameters / 1e6:.1f} M parameters on {trainer.device}, "
-        f"{str(experiment.precision.dtype).removeprefix('torch.')}; "
-        f"{len(train):,} training and {len(val):,} validation images; writing to {run.path}"
-    )
-
-
-def _table(summary: dict[str, Any], run: Any) -> str:
-    best = summary["best"]
-    rows: list[tuple[str, ...]] = [("", "R@1", "R@5", "R@10", "median rank")]
-    for direction, title in (("i2t", "image to text"), ("t2i", "text to image")):
-        recalls = (f"{best[f'val/{direction}_r{k}']:.1f}" for k in (1, 5, 10))
-        rows.append((title, *recalls, f"{best[f'val/{direction}_median_rank']:g}"))
-    table = "\n".join(f"{row[0]:14}" + "".join(f"{cell:>13}" for cell in row[1:]) for row in rows)
-    return (
-        f"\nBest of {summary['epochs']} epochs ({best['protocol']})\n{table}\n"
-        f"rsum {summary['best_rsum']:.1f} at epoch {best['epoch']}; "
-        f"{summary['images_per_second']:.0f} images/s, {summary['seconds']:.0f} s\n"
-        f"Everything is in {run.path}"
-    )
+    return run_job(cfg)
