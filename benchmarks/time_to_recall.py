@@ -4,9 +4,9 @@
 
 open_clip trains one epoch. MiniCLIP trains on the same images through `python run.py
 experiments=time_to_recall`: as many samples with AdamW, as many samples with the experiment's own optimizer
-(`--all` only), and as many minutes with it. Both models are then read from
-their checkpoints and measured by one evaluator on the validation titles. Seconds are those of the whole
-command, with all it does: starting, caches, and MiniCLIP's validation and figures.
+(`--all` only), and as many minutes with it. Both models are then read from their checkpoints and measured
+by one evaluator on the validation titles. Seconds are those of the whole command, with all it does:
+starting, caches, and MiniCLIP's validation and figures.
 """
 
 import argparse
@@ -36,8 +36,8 @@ from miniclip.evaluation.retrieval import caption_owners
 REPOSITORY = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
 ADAMW = ("optimizer=adamw", "optimizer.lr=1e-3")
-MARGIN_SECONDS = 15
-"""By which starting and validation may take longer the second time."""
+MARGIN_SECONDS = 30
+"""By which starting may take longer the second time, and what further epochs add in validations."""
 
 WARMUP_SHARE = 0.1
 """Of open_clip's steps; its default of 10,000 steps is longer than the run."""
