@@ -11,7 +11,8 @@ from torch import nn
 
 from miniclip.errors import UserError
 
-FORMAT = 1
+FORMAT = 2
+"""What is written. Format 1 counted positions in batches; it is read as well."""
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
@@ -53,9 +54,23 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise UserError(f"The checkpoint {path} is damaged or no checkpoint ({reason}).") from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    if not isinstance(content, dict) or content.get("format") not in (1, FORMAT):
         raise UserError(f"The file {path} is not a MiniCLIP checkpoint of format {FORMAT}.")
-    return content
+    return _from_format_1(content) if content["format"] == 1 else content
+
+
+def _from_format_1(content: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint of version 0.1.0 as format 2 has it."""
+    trainer = content["config"]["trainer"]
+    progress = dict(content["progress"])
+    progress["position"] = progress.pop("batch") * trainer["batch_size"]
+    progress["forward_passes"] = None
+    progress["total_seconds"] = progress["seconds"]
+    # whether the last epoch was validated is not known; if the run ends here, it is so once more
+    best = progress["best"]
+    progress["validated_step"] = 0 if best is None else best["step"]
+    progress["validations"] = progress["epoch"] // trainer["validate_every_epochs"]
+    return {**content, "format": FORMAT, "progress": progress}
 
 
 def load_model(model: nn.Module, checkpoint: dict[str, Any], config: dict[str, Any]) -> None:
@@ -73,9 +88,9 @@ def load_model(model: nn.Module, checkpoint: dict[str, Any], config: dict[str, A
     if wrong:
         parts = ("encoder", "projection", "temperature", "tokenizer", "embed_dim", "context_length")
         settings = [
-            f"{name}={value} (here {_flat(config).get(name)})"
-            for name, value in _flat(checkpoint["config"]).items()
-            if name.startswith(parts) and _flat(config).get(name) != value
+            f"{name}={value} (here {flatten(config).get(name)})"
+            for name, value in flatten(checkpoint["config"]).items()
+            if name.startswith(parts) and flatten(config).get(name) != value
         ]
         raise UserError(
             f"The checkpoint is of another architecture: {len(wrong)} tensors differ, the first is "
@@ -84,12 +99,12 @@ def load_model(model: nn.Module, checkpoint: dict[str, Any], config: dict[str, A
     model.load_state_dict(theirs)
 
 
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} as {"a.b": 1}."""
     flat = {}
     for key, value in config.items():
         if isinstance(value, dict):
-            flat.update(_flat(value, f"{prefix}{key}."))
+            flat.update(flatten(value, f"{prefix}{key}."))
         else:
             flat[f"{prefix}{key}"] = value
     return flat
