@@ -67,7 +67,8 @@ def miniclip_command(folder: Path, *arguments: object) -> subprocess.CompletedPr
 
 
 TINY = (
-    "encoder/image=resnet18",
+    "encoder/image=timm",
+    "encoder.image.architecture=test_resnet",
     "encoder.text.width=32",
     "encoder.text.num_layers=1",
     "image_size=32",

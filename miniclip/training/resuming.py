@@ -125,6 +125,9 @@ def check_changes(changes: list[Change], checkpoint: Path) -> None:
         UserError: when another cannot be applied in the middle of a run.
     """
     refused = [change for change in changes if not change.is_applied]
+    if any(change.setting == "optimizer._target_" for change in refused):  # its base says no more
+        refused = [change for change in refused if not change.setting.startswith("optimizer.")]
+        refused += [change for change in changes if change.setting == "optimizer._target_"]
     if refused:
         raise UserError(
             f"{checkpoint} cannot go on with {_listed(refused)}: that would be another run. Give these the "
