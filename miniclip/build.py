@@ -30,9 +30,9 @@ import miniclip.losses
 import miniclip.models
 from miniclip.composing import compose
 from miniclip.data import CaptionedImages, Source, Split
-from miniclip.data.transforms import MEAN, STD
 from miniclip.errors import SettingError, UserError
 from miniclip.models import HFTextModel, MiniCLIP, Tokenizer
+from miniclip.models.image_encoder import preprocessing_of
 from miniclip.optim import SAM, parameter_groups, scale_learning_rates
 from miniclip.optuna_sweeper import OPTUNA, settings_to_check
 from miniclip.sweep import Sweep, job_key, search_key
@@ -84,15 +84,32 @@ def build(cfg: DictConfig, run: RunDirectory) -> tuple[Trainer, Experiment, Json
         optimizer=make_optimizer(cfg, model),
         schedule=make(cfg, "schedule"),
         precision=make_precision(cfg, trainer),
-        preprocessing={
-            "image_size": cfg.image_size,
-            "eval_crop": cfg.data.eval_crop,
-            "mean": list(MEAN),
-            "std": list(STD),
-        },
+        preprocessing=_preprocessing(cfg, model),
     )
     run.write_environment(trainer.device, facts)
     return trainer, experiment, make(cfg, "logger")
+
+
+def _preprocessing(cfg: DictConfig, model: MiniCLIP) -> dict[str, Any]:
+    """What an image needs before the model sees it, for the checkpoint; what the weights saw is told."""
+    wanted = preprocessing_of(model.image_encoder)
+    if wanted.interpolation is not None:
+        log.info(
+            "The image tower's weights saw mean %s and deviation %s, which are applied; and %s "
+            "interpolation and a center crop of %.3g of the side, where this run has bicubic and "
+            "data.eval_crop=%s.",
+            *(list(values) for values in (wanted.mean, wanted.std)),
+            wanted.interpolation,
+            wanted.crop_fraction,
+            cfg.data.eval_crop,
+        )
+    return {
+        "image_size": cfg.image_size,
+        "eval_crop": cfg.data.eval_crop,
+        **wanted._asdict(),
+        "mean": list(wanted.mean),
+        "std": list(wanted.std),
+    }
 
 
 def _facts(split: Split, tokenizer: Tokenizer) -> dict[str, Any]:

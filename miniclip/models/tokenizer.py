@@ -349,6 +349,10 @@ def _byte_letters() -> list[str]:
     return [chr(byte) for byte in printable] + [chr(256 + place) for place in range(len(others))]
 
 
+TOKENIZER_FILES = ("tokenizer.json", "vocab*", "*.model", "*.tiktoken", "tekken.json")
+"""What a Hugging Face folder keeps a vocabulary in, as patterns."""
+
+
 class HFTokenizer(Tokenizer):
     """The tokenizer of a Hugging Face model.
 
@@ -363,9 +367,17 @@ class HFTokenizer(Tokenizer):
     def __init__(self, *, name: str, context_length: int, pad_to_multiple_of: int = 1):
         from transformers import AutoTokenizer
 
+        folder = Path(name).expanduser()
+        # without files transformers makes an empty vocabulary up
+        if folder.is_dir() and not any(any(folder.glob(files)) for files in TOKENIZER_FILES):
+            raise SettingError(
+                "name", name, "holds no tokenizer; save tokenizer.json and tokenizer_config.json into it"
+            )
         try:
-            loaded = AutoTokenizer.from_pretrained(os.path.expanduser(name), use_fast=True)
-        except (OSError, ValueError) as error:
+            loaded = AutoTokenizer.from_pretrained(
+                os.path.expanduser(name), use_fast=True, trust_remote_code=False
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(
                 f"tokenizer.name={name} cannot be loaded ({reason}). Without network, save the "

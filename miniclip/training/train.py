@@ -22,6 +22,7 @@ from miniclip.data.loader import Batch, EpochBatches, Loader, in_order
 from miniclip.errors import SettingError, UserError
 from miniclip.evaluation import Features, encode, health, protocol_name, retrieval_metrics
 from miniclip.models import MiniCLIP, Tokenizer, inputs_of
+from miniclip.models.image_encoder import ImageEncoder
 from miniclip.optim import SAM, Schedule, set_learning_rate
 from miniclip.tracking import JsonlLogger, RunDirectory
 from miniclip.training.budget import Budget
@@ -585,6 +586,9 @@ class _Fit:
         checkpoint = load_checkpoint(path)
         experiment = self.experiment
         load_model(experiment.model, checkpoint, experiment.config)
+        if isinstance(experiment.model.image_encoder, ImageEncoder):
+            seen = checkpoint["preprocessing"]
+            experiment.model.image_encoder.normalize_to(seen["mean"], seen["std"])
         self._compare(checkpoint, path)
         if not experiment.tokenizer.take_over(checkpoint["tokenizer"]):
             raise UserError(
