@@ -1,8 +1,8 @@
 """Checkpoints: plain tensors and plain data in one file that is whole or not there."""
 
 import os
-import pickle
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from miniclip.errors import UserError
+from miniclip.training.contents import check_contents
 
 FORMAT = 1
 
@@ -44,22 +45,54 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU; nothing in the file is executed.
 
     Raises:
-        UserError: when it is missing, damaged or of another format.
+        UserError: when it is missing, damaged, of another format, or holds anything but what a run writes.
     """
     if not path.is_file():
-        raise UserError(f"The checkpoint {path} does not exist.")
+        problem = "is no file" if path.exists() else "does not exist"
+        raise UserError(f"The checkpoint {path} {problem}.")
     try:
+        _check_archive(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+    except Exception as error:  # a damaged file makes almost any of torch's reader
+        # torch's own words advise to let the file execute code
+        known = isinstance(error, UserError | OSError)
+        reason = error if known else "it cannot be read as plain tensors and data"
         raise UserError(f"The checkpoint {path} is damaged or no checkpoint ({reason}).") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"The file {path} is not a MiniCLIP checkpoint of format {FORMAT}.")
+    try:
+        check_contents(content)
+    except UserError as error:
+        raise UserError(f"The checkpoint {path} is refused: {error}.") from None
     return content
 
 
+def _check_archive(path: Path) -> None:
+    """Hold the archive that torch writes against its checksums, which torch does not look at.
+
+    Raises:
+        UserError: when bytes are damaged, or its content would take more memory than the file.
+    """
+    if not zipfile.is_zipfile(path):
+        raise UserError("it is no archive of tensors, or its end is missing")
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        is_packed = any(member.compress_type != zipfile.ZIP_STORED for member in members)
+        if is_packed or sum(member.file_size for member in members) > path.stat().st_size:
+            raise UserError("it holds more than its size says")
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise UserError("its bytes are not those that were written: a checksum differs")
+
+
 def load_model(model: nn.Module, checkpoint: dict[str, Any], config: dict[str, Any]) -> None:
-    """Load the checkpoint's weights.
+    """Load the checkpoint's weights; see `check_architecture`."""
+    check_architecture(model, checkpoint, config)
+    model.load_state_dict(checkpoint["model"])
+
+
+def check_architecture(model: nn.Module, checkpoint: dict[str, Any], config: dict[str, Any]) -> None:
+    """Hold the tensors of a model, which needs no memory for it, against those of a checkpoint.
 
     Raises:
         UserError: when it is of another architecture; names the settings that differ.
@@ -81,7 +114,6 @@ def load_model(model: nn.Module, checkpoint: dict[str, Any], config: dict[str, A
             f"The checkpoint is of another architecture: {len(wrong)} tensors differ, the first is "
             f"{wrong[0]}. It was made with {', '.join(settings) or 'other training captions'}."
         )
-    model.load_state_dict(theirs)
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
