@@ -36,8 +36,11 @@ from miniclip.training.contents import check_plain, shown
 Config = dict[str, Any]
 """A config as plain data: dicts, lists, texts, numbers, true, false and null."""
 
+Maker = typing.Callable[..., Any]
+"""A class, or a function that makes one of several."""
 
-def _named(module: types.ModuleType, *names: str) -> dict[str, type]:
+
+def _named(module: types.ModuleType, *names: str) -> dict[str, Maker]:
     return {f"{module.__name__}.{name}": getattr(module, name) for name in names}
 
 
@@ -65,6 +68,7 @@ PARTS = {
         "NystromAttention",
         "PerformerAttention",
         "ReformerAttention",
+        "linformer_attention",
     ),
     "projection": _named(
         miniclip.models, "LinearProjection", "NoProjection", "ProjectionMLP", "SeparateProjection"
@@ -152,7 +156,7 @@ def _check(config: Config) -> None:
             _part(config, place)
 
 
-def _part(config: Config, place: str) -> tuple[type, Config]:
+def _part(config: Config, place: str) -> tuple[Maker, Config]:
     """The class at a place, one of the table, and its settings.
 
     Raises:
@@ -266,8 +270,8 @@ def _check_finite(weights: dict[str, torch.Tensor]) -> None:
     wrong = [name for name, tensor in weights.items() if not bool(tensor.isfinite().all())]
     if wrong:
         raise UserError(
-            f"{len(wrong)} of its {len(weights)} tensors are not finite, {shown(wrong[0])} for one; no number "
-            "measured on it would mean anything"
+            f"{len(wrong)} of its {len(weights)} tensors are not finite, {shown(wrong[0])} for one; no "
+            "number measured on it would mean anything"
         )
 
 

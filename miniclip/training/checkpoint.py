@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from miniclip.errors import UserError
+from miniclip.files import replacing
 from miniclip.training.contents import check_contents
 
 FORMAT = 1
@@ -18,16 +19,10 @@ FORMAT = 1
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Write `content` to `path`, replacing it in one step: a reader sees the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with open(partial, "wb") as file:
-            torch.save({"format": FORMAT, **content}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with replacing(path, "wb") as file:
+        torch.save({"format": FORMAT, **content}, file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def copy_checkpoint(source: Path, target: Path) -> None:

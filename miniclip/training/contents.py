@@ -44,7 +44,7 @@ def check_contents(content: dict[str, Any]) -> None:
     check_plain(content["config"], "config")
 
 
-def check_plain(value: Any, place: str) -> None:
+def check_plain(value: Any, place: str, *, in_list: bool = False) -> None:
     """Refuse whatever is not plain, fully resolved data: a run writes its config resolved.
 
     Interpolations would read the environment or other nodes, keys in underscores steer Hydra, and a part
@@ -57,13 +57,11 @@ def check_plain(value: Any, place: str) -> None:
         raise UserError(f"it is nested too deep at {place[:60]}")
     if type(value) is dict:
         for key, below in value.items():
-            _check_key(key, place)
-            check_plain(below, f"{place}.{key}")
+            _check_key(key, place, in_list=in_list)
+            check_plain(below, f"{place}.{key}", in_list=in_list)
     elif type(value) is list:
         for index, below in enumerate(value):
-            if isinstance(below, dict) and "_target_" in below:
-                raise UserError(f"{place}.{index} is a part in a list: {shown(below['_target_'])}")
-            check_plain(below, f"{place}.{index}")
+            check_plain(below, f"{place}.{index}", in_list=True)
     elif type(value) not in PLAIN:
         raise UserError(f"{place} is no plain value but of the type {type(value).__name__}")
     elif isinstance(value, str) and "${" in value:
@@ -76,12 +74,14 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _check_key(key: Any, place: str) -> None:
+def _check_key(key: Any, place: str, *, in_list: bool) -> None:
     is_free = place.startswith(FREE_KEYS)
     if type(key) is not str and not (is_free and type(key) is int):
         raise UserError(f"{place} has a key that is no text: {shown(key)}")
     name = str(key)
-    if "${" in name or (name[:1] == name[-1:] == "_" and name not in HYDRA_KEYS):
+    can_be_part = place != "config" and not in_list
+    steers_hydra = name[:1] == name[-1:] == "_" and not (can_be_part and name in HYDRA_KEYS)
+    if "${" in name or steers_hydra:
         raise UserError(f"{place} has the key {shown(key)}")
 
 
