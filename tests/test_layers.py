@@ -9,7 +9,7 @@ BELOW = {"errors", "files"}
 ALLOWED = {
     # the parts name each other's types; what they may not see is whoever puts them together
     **dict.fromkeys(PARTS, PARTS | BELOW),
-    "training": PARTS | BELOW | {"training"},
+    "training": PARTS | BELOW | {"signature", "training"},
     "report": {"evaluation", "tracking", "data", "report"} | BELOW,
     "composing": {"optuna_sweeper"},
     "optuna_sweeper": {"errors"},

@@ -21,20 +21,9 @@ from miniclip.report.figures import new_figure, save
 from miniclip.restore import PARTS, restore
 from miniclip.tracking import RunDirectory, write_text
 from miniclip.training.checkpoint import load_checkpoint
-from tests.conftest import ROOT, fit
+from tests.conftest import ROOT, TINY, fit
 
-SMALL = (
-    "encoder/image=torchvision",
-    "encoder.image.architecture=shufflenet_v2_x0_5",
-    "encoder.text.width=32",
-    "encoder.text.num_layers=1",
-    "image_size=32",
-    "embed_dim=32",
-    "data.limit=16",
-    "trainer.batch_size=8",
-    "trainer.budget.steps=1",
-    "precision=fp32",
-)
+SMALL = (*TINY, "data.limit=16", "trainer.budget.steps=1", "precision=fp32")
 SECRET = "a-secret-of-the-environment"
 
 Node = dict[str, Any]

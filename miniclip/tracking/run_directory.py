@@ -19,15 +19,21 @@ import torch
 from miniclip.errors import UserError
 from miniclip.files import replacing, within
 
-Status = Literal["running", "completed", "interrupted", "failed"]
+Status = Literal["running", "completed", "interrupted", "diverged", "failed"]
 
 LOCK = ".lock"
 WANDB_ID = "wandb_id"
 """Keeps the id of the run in Weights & Biases."""
 
+HEIR = "continued_in"
+"""Keeps where the run went on in another directory."""
+
 NAMES = (
     "checkpoints",
+    "checkpoints/best.pt",
+    "checkpoints/last.pt",
     "config.yaml",
+    HEIR,
     "environment.json",
     "evaluation",
     "figures",
@@ -94,6 +100,29 @@ class RunDirectory:
                 raise UserError(f"Another process trains in {self.path}; give this run another folder.")
             yield
 
+    @property
+    def holds_a_run(self) -> bool:
+        """Whether there is something that a fresh start would lose."""
+        return any(self.checkpoints.glob("*.pt")) or self.summary.exists()
+
+    def claim(self, source: Path) -> bool:
+        """Become the run that goes on with the one in `source`.
+
+        Returns:
+            whether it is free to be gone on with: no other run has trained on from it, or is about to.
+        """
+        if source.resolve() == self.path.resolve():
+            return True
+        try:
+            with RunDirectory(source).held():
+                heir = _heir(source)
+                if heir is not None and heir != self.path.resolve():
+                    return False
+                write_text(source / HEIR, os.path.relpath(self.path, source) + "\n")
+        except UserError:  # it is training, or being claimed
+            return False
+        return True
+
     def go_on_from(self, source: Path) -> None:
         """Be the same run in Weights & Biases as the run in another directory, if that never finished."""
         kept_id = within(source, WANDB_ID)
@@ -150,10 +179,22 @@ def read_state(folder: Path) -> State:
     """The state of the run in a folder."""
     try:
         state = json.loads(within(folder, "status.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         state = {"status": "running"}  # it has not come so far yet, or never will
+    except ValueError:
+        return State("unreadable", f"{folder / 'status.json'} is damaged")
     is_killed = state["status"] == "running" and not _is_held(folder)
     return State("killed" if is_killed else state["status"], state.get("reason", ""))
+
+
+def _heir(folder: Path) -> Path | None:
+    """The directory in which a run has trained on, or does so now; one that left no checkpoint is none."""
+    try:
+        heir = (folder / within(folder, HEIR).read_text(encoding="utf-8").strip()).resolve()
+    except (OSError, ValueError):
+        return None
+    has_trained = (heir / "checkpoints" / "last.pt").is_file()
+    return heir if has_trained or read_state(heir).status == "running" else None
 
 
 def write_text(path: Path, text: str) -> None:

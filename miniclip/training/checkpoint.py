@@ -3,6 +3,8 @@
 import os
 import shutil
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,10 @@ from torch import nn
 
 from miniclip.errors import UserError
 from miniclip.files import replacing
-from miniclip.training.contents import check_contents
+from miniclip.training.contents import check_contents, check_progress
 
-FORMAT = 1
+FORMAT = 2
+"""What is written. Format 1 counted positions in batches; it is read as well."""
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
@@ -53,13 +56,46 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         known = isinstance(error, UserError | OSError)
         reason = error if known else "it cannot be read as plain tensors and data"
         raise UserError(f"The checkpoint {path} is damaged or no checkpoint ({reason}).") from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    if not isinstance(content, dict) or content.get("format") not in (1, FORMAT):
         raise UserError(f"The file {path} is not a MiniCLIP checkpoint of format {FORMAT}.")
     try:
         check_contents(content)
-    except UserError as error:
-        raise UserError(f"The checkpoint {path} is refused: {error}.") from None
+        content = _from_format_1(content) if content["format"] == 1 else content
+        check_progress(content["progress"])
+    except (UserError, LookupError, TypeError) as error:
+        reason = error if isinstance(error, UserError) else f"its progress is that of no run ({error!r})"
+        raise UserError(f"The checkpoint {path} is refused: {reason}.") from None
     return content
+
+
+def _from_format_1(content: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint of version 0.1.0 as format 2 has it."""
+    trainer = content["config"]["trainer"]
+    progress = dict(content["progress"])
+    progress["position"] = progress.pop("batch") * trainer["batch_size"]
+    progress["forward_passes"] = None
+    progress["total_seconds"] = progress["seconds"]
+    # whether the last epoch was validated is not known; if the run ends here, it is so once more
+    best = progress["best"]
+    progress["validated_step"] = 0 if best is None else best["step"]
+    progress["validations"] = progress["epoch"] // trainer["validate_every_epochs"]
+    return {**content, "format": FORMAT, "progress": progress}
+
+
+@contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """Whatever a checkpoint's odd contents make of the parts that take them over is one line.
+
+    Raises:
+        UserError: when they do not fit.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"The checkpoint {path} does not fit this run ({reason}).") from error
 
 
 def _check_archive(path: Path) -> None:
@@ -101,9 +137,9 @@ def check_architecture(model: nn.Module, checkpoint: dict[str, Any], config: dic
     if wrong:
         parts = ("encoder", "projection", "temperature", "tokenizer", "embed_dim", "context_length")
         settings = [
-            f"{name}={value} (here {_flat(config).get(name)})"
-            for name, value in _flat(checkpoint["config"]).items()
-            if name.startswith(parts) and _flat(config).get(name) != value
+            f"{name}={value} (here {flatten(config).get(name)})"
+            for name, value in flatten(checkpoint["config"]).items()
+            if name.startswith(parts) and flatten(config).get(name) != value
         ]
         raise UserError(
             f"The checkpoint is of another architecture: {len(wrong)} tensors differ, the first is "
@@ -111,12 +147,12 @@ def check_architecture(model: nn.Module, checkpoint: dict[str, Any], config: dic
         )
 
 
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} as {"a.b": 1}."""
     flat = {}
     for key, value in config.items():
         if isinstance(value, dict):
-            flat.update(_flat(value, f"{prefix}{key}."))
+            flat.update(flatten(value, f"{prefix}{key}."))
         else:
             flat[f"{prefix}{key}"] = value
     return flat

@@ -1,11 +1,15 @@
 """What a checkpoint may hold: its parts and their kinds, held against a file before anything uses it."""
 
+import math
+import typing
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 
 from miniclip.errors import UserError
+from miniclip.signature import fits
+from miniclip.training.progress import Progress
 
 PLAIN = (str, int, float, bool, type(None))
 DEEPEST = 20
@@ -16,6 +20,10 @@ HYDRA_KEYS = ("_target_", "_partial_")
 
 FREE_KEYS = "config.encoder.text.config"
 """The configuration of a Hugging Face model, whose keys are its own, numbers among them."""
+
+
+OF_BEST: dict[str, Any] = {"step": int, "epoch": int, "val/rsum": float, "protocol": str}
+"""What goes on to be read of the best validation's record."""
 
 
 class _Part(NamedTuple):
@@ -42,6 +50,24 @@ def check_contents(content: dict[str, Any]) -> None:
         if not part.fits(content[name]):
             raise UserError(f"its {name!r} is not {part.kind}")
     check_plain(content["config"], "config")
+
+
+def check_progress(progress: dict[str, Any]) -> None:
+    """Hold the progress of a run against `Progress`; counts and seconds are finite and not negative.
+
+    Raises:
+        UserError: names the entry that is not.
+    """
+    kinds = typing.get_type_hints(Progress)
+    if progress.keys() != kinds.keys():
+        raise UserError(f"its progress does not hold what a run counts: {shown(list(progress))}")
+    for name, value in progress.items():
+        is_number = isinstance(value, int | float)
+        if not fits(value, kinds[name]) or (is_number and not 0 <= value < math.inf):
+            raise UserError(f"its progress has {name}={shown(value)}")
+    best = progress["best"]
+    if best is not None and not all(isinstance(best.get(name), kind) for name, kind in OF_BEST.items()):
+        raise UserError("its progress has no record of the best validation")
 
 
 def check_plain(value: Any, place: str, *, in_list: bool = False) -> None:
@@ -101,12 +127,6 @@ def _is_optimizer(value: Any) -> bool:
     )
 
 
-def _is_progress(value: Any) -> bool:
-    """Counts and seconds are finite and not negative."""
-    numbers = [n for n in value.values() if isinstance(n, int | float)] if type(value) is dict else [-1]
-    return all(0 <= number < float("inf") for number in numbers)
-
-
 def _is_tokenizer(value: Any) -> bool:
     kinds = {"backend": str, "pad_token": str, "context_length": int, "pad_to_multiple_of": int}
     return type(value) is dict and all(type(value.get(name)) is kind for name, kind in kinds.items())
@@ -120,7 +140,7 @@ PARTS = {
     "model": _Part(_is_model, "a dict of tensors by name"),
     "optimizer": _Part(_is_optimizer, "the state of an optimizer"),
     "scaler": _Part(_is_dict, "a dict"),
-    "progress": _Part(_is_progress, "a dict of counts that are finite and not negative"),
+    "progress": _Part(_is_dict, "a dict"),
     "tokenizer": _Part(_is_tokenizer, "the state of a tokenizer"),
     "preprocessing": _Part(_is_dict, "a dict"),
     "config": _Part(_is_dict, "a dict"),
