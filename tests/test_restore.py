@@ -521,3 +521,42 @@ def test_training_goes_on_in_no_folder_of_links(run: RunDirectory, tmp_path: Pat
         RunDirectory(tmp_path / "new").go_on_from(tmp_path / "wandb_id")
     inside = linked(run, tmp_path / "inside", "checkpoints/best.pt", Path("last.pt"))
     assert restore(inside).checkpoint == inside / "checkpoints" / "best.pt"
+
+
+ODD_RUNS: dict[str, Node] = {
+    "a random state of texts": {"random_state": {"python": "a", "numpy": "b", "torch": "c", "cuda": []}},
+    "an empty random state": {"random_state": {}},
+    "moments of nobody": {"optimizer": {"state": {}, "param_groups": []}},
+}
+
+
+@pytest.mark.parametrize("name", ODD_RUNS)
+def test_resuming_odd_contents_is_one_line(name: str, run: RunDirectory, tmp_path: Path) -> None:
+    content = torch.load(run.last_checkpoint, weights_only=True)
+    path = changed(content, tmp_path / "odd.pt", **ODD_RUNS[name])
+    with pytest.raises(UserError, match=r"odd\.pt") as caught:
+        fit(tmp_path / "run", *SMALL, f"trainer.resume={path}")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"step": "3"},
+        {"step": -1},
+        {"step": True},
+        {"seconds": float("nan")},
+        {"images": 1e400},
+        {"broken": []},
+        {"best": {}},
+        {"best": {"step": 1, "epoch": 1, "val/rsum": "much", "protocol": "val"}},
+        {"more": 1},
+        {1: 1},
+    ],
+    ids=str,
+)
+def test_odd_progress_is_one_line(change: Node, content: Node, tmp_path: Path) -> None:
+    path = changed(content, tmp_path / "odd.pt", progress={**content["progress"], **change})
+    with pytest.raises(UserError, match=r"odd\.pt is refused: its progress") as caught:
+        load_checkpoint(path)
+    assert "\n" not in str(caught.value)

@@ -59,13 +59,13 @@ def check_progress(progress: dict[str, Any]) -> None:
         UserError: names the entry that is not.
     """
     kinds = typing.get_type_hints(Progress)
-    if progress.keys() != kinds.keys():
-        raise UserError(f"its progress does not hold what a run counts: {shown(list(progress))}")
     for name, value in progress.items():
+        if name not in kinds:
+            raise UserError(f"its progress counts {shown(name)}, which no run does")
         is_number = isinstance(value, int | float)
         if not fits(value, kinds[name]) or (is_number and not 0 <= value < math.inf):
             raise UserError(f"its progress has {name}={shown(value)}")
-    best = progress["best"]
+    best = progress.get("best")
     if best is not None and not all(isinstance(best.get(name), kind) for name, kind in OF_BEST.items()):
         raise UserError("its progress has no record of the best validation")
 
