@@ -106,7 +106,11 @@ class Restored(NamedTuple):
         """
         config = _as_plain(self.config)
         config["data"] |= settings
-        return _make(config, "data").datasets()
+        source = _make(config, "data")
+        try:
+            return source.datasets()
+        except SettingError as error:
+            raise SettingError(_full_name("data", error.setting), error.value, error.allowed) from None
 
     def loss(self) -> typing.Callable[..., torch.Tensor]:
         """The loss of the run."""
@@ -275,13 +279,17 @@ def _check_finite(weights: dict[str, torch.Tensor]) -> None:
         )
 
 
+def _full_name(place: str, setting: str) -> str:
+    return setting if setting.startswith(f"{place}.") else f"{place}.{setting}"
+
+
 @contextmanager
 def _named_by(place: str) -> Iterator[None]:
     """Whatever a stranger's values make of a part is one line, and its settings have their full names."""
     try:
         yield
     except SettingError as error:
-        raise SettingError(f"{place}.{error.setting}", shown(error.value), error.allowed) from None
+        raise SettingError(_full_name(place, error.setting), shown(error.value), error.allowed) from None
     except UserError:
         raise
     except Exception as error:

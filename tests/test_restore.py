@@ -344,6 +344,11 @@ ODD_PARTS: dict[str, Callable[[Node], Node]] = {
     "a text as the progress": lambda content: {"progress": "much"},
     "a negative step": lambda content: {"progress": {**content["progress"], "step": -1}},
     "an infinite time": lambda content: {"progress": {**content["progress"], "seconds": float("inf")}},
+    "no preprocessing": lambda content: {"preprocessing": {}},
+    "a deviation of zero": lambda content: {
+        "preprocessing": {**content["preprocessing"], "std": [0.2, 0.0, 0.2]}
+    },
+    "a text as the mean": lambda content: {"preprocessing": {**content["preprocessing"], "mean": "abc"}},
     "no random state": lambda content: {"random_state": None},
     "a format of another time": lambda content: {"format": 99},
 }
@@ -560,3 +565,11 @@ def test_odd_progress_is_one_line(change: Node, content: Node, tmp_path: Path) -
     with pytest.raises(UserError, match=r"odd\.pt is refused: its progress") as caught:
         load_checkpoint(path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_setting_of_the_data_has_its_full_name(run: RunDirectory, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"data\.root"):
+        restore(run.path, "data=folder", f"data.root={tmp_path / 'nowhere'}").datasets()
+    with pytest.raises(UserError, match=r"data\.root|empty"):
+        restore(run.path, "data=folder", f"data.root={tmp_path / 'empty'}").datasets()

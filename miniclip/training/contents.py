@@ -132,6 +132,18 @@ def _is_tokenizer(value: Any) -> bool:
     return type(value) is dict and all(type(value.get(name)) is kind for name, kind in kinds.items())
 
 
+def _is_preprocessing(value: Any) -> bool:
+    channels = [value.get(name) for name in ("mean", "std")] if isinstance(value, dict) else []
+    return (
+        len(channels) == 2
+        and all(isinstance(numbers, list) and len(numbers) == 3 for numbers in channels)
+        and all(
+            type(number) is float and math.isfinite(number) for numbers in channels for number in numbers
+        )
+        and min(channels[1]) > 0
+    )
+
+
 def _is_dict(value: Any) -> bool:
     return type(value) is dict
 
@@ -142,7 +154,7 @@ PARTS = {
     "scaler": _Part(_is_dict, "a dict"),
     "progress": _Part(_is_dict, "a dict"),
     "tokenizer": _Part(_is_tokenizer, "the state of a tokenizer"),
-    "preprocessing": _Part(_is_dict, "a dict"),
+    "preprocessing": _Part(_is_preprocessing, "a mean and a positive deviation for each channel"),
     "config": _Part(_is_dict, "a dict"),
     "random_state": _Part(_is_dict, "a dict"),
 }
