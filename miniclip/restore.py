@@ -81,7 +81,7 @@ PARTS = {
 PARTIAL = ("encoder.text", "encoder.text.attention")
 """Parts that are completed with what is known only at run time."""
 
-LOADS_CODE = ("auto_map", "implementation", "kernel", "quantization")
+LOADS_CODE = ("auto_map", "_implementation", "kernel_config", "quantization_config", "use_kernels")
 """In the keys of a Hugging Face configuration that can name code to load."""
 
 
@@ -136,14 +136,18 @@ def restore(path: Path, *changes: str) -> Restored:
             _check_finite(checkpoint["model"])
         with _named_by("tokenizer"):
             tokenizer = Tokenizer.from_state(checkpoint["tokenizer"])
+
     config = _changed(_without_places(checkpoint["config"]), changes)
     _check(config)
+
     with _named_after(checkpoint_path):
+        # first on a device without memory: sizes out of a file can be anything
         with warnings.catch_warnings(), torch.device("meta"):
             warnings.simplefilter("ignore")  # what is worth saying is said when the model is made
             without_memory = _model(config, tokenizer)
         check_architecture(without_memory, checkpoint, config)
         model = _model(config, tokenizer)
+
     load_model(model, checkpoint, config)
     model.to(memory_format=torch.channels_last).eval()
     return Restored(checkpoint_path, OmegaConf.create(config), model, tokenizer)
@@ -172,6 +176,7 @@ def _part(config: Config, place: str) -> tuple[Maker, Config]:
         raise UserError(f"its config wants to call {shown(target)} as {place}")
     if node.get("_partial_", False) is not (place in PARTIAL):
         raise UserError(f"{place}._partial_ is {shown(node.get('_partial_'))}")
+
     settings = {name: value for name, value in node.items() if name not in ("_target_", "_partial_")}
     names, hints = signature_of(PARTS[place][target])
     for name, value in settings.items():

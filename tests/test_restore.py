@@ -469,8 +469,10 @@ def test_a_hugging_face_configuration_brings_no_code() -> None:
         "_attn_implementation": "stranger/kernel",
         "text_config": {"attn_implementation": "stranger/kernel", "hidden_size": 32},
         "quantization_config": {"quant_method": "stranger"},
+        "conv_kernel_size": 9,
     }
-    assert _without_code(asked) == {"model_type": "bert", "text_config": {"hidden_size": 32}}
+    kept = {"model_type": "bert", "text_config": {"hidden_size": 32}, "conv_kernel_size": 9}
+    assert _without_code(asked) == kept
 
 
 def linked(run: RunDirectory, folder: Path, name: str, place: Path) -> Path:

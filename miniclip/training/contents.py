@@ -133,7 +133,7 @@ def _is_tokenizer(value: Any) -> bool:
 
 
 def _is_preprocessing(value: Any) -> bool:
-    channels = [value.get(name) for name in ("mean", "std")] if isinstance(value, dict) else []
+    channels: list[Any] = [value.get(name) for name in ("mean", "std")] if isinstance(value, dict) else []
     return (
         len(channels) == 2
         and all(isinstance(numbers, list) and len(numbers) == 3 for numbers in channels)
