@@ -13,11 +13,12 @@ from typing import Any
 
 import hydra
 from hydra.errors import HydraException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from miniclip.composing import HOME, compose, nearest, prepare_hydra
 from miniclip.errors import UserError
+from miniclip.files import within
 
 # Threads of libgomp, which torch brings on Linux, wait in a loop: two runs on a machine would all but stop
 # each other. This many turns, and they sleep; it is read when torch is imported.
@@ -256,9 +257,10 @@ def _examine(cfg: DictConfig) -> bool:
 
 
 def _evaluate(words: list[str], device_name: str) -> None:
-    from miniclip.build import check_part, make, restore
+    from miniclip.build import check_part, make
     from miniclip.evaluate import TASKS, comparison
     from miniclip.evaluation import OpenClipModel, TrainedModel
+    from miniclip.restore import restore
     from miniclip.training.train import find_device
 
     device = find_device(device_name)
@@ -279,23 +281,22 @@ def _evaluate(words: list[str], device_name: str) -> None:
     check_part(cfg, "eval")
     evaluation = make(cfg, "eval")
     of_data = [word for word in settings if word not in own]
-    config = None
+    restored = None
     found = []
     for word in sorted(models, key=lambda word: word.startswith("open_clip:")):  # runs name the data
         if word.startswith("open_clip:"):
             subject: Any = OpenClipModel(word.partition(":")[2], device)
             # photographs are decoded at the size that a model needs
-            size = {"image_size": subject.image_size}
-            as_it_sees = OmegaConf.merge(
-                compose(*of_data) if config is None else config, size, {"data": {**size, "cache": "none"}}
-            )
-            assert isinstance(as_it_sees, DictConfig)
-            datasets = make(as_it_sees, "data").datasets()
+            size = subject.image_size
+            if restored is None:
+                cfg = compose(*of_data, f"image_size={size}", "data.cache=none")
+                datasets = make(cfg, "data").datasets()
+            else:
+                datasets = restored.datasets(image_size=size, cache="none")
             folder = Path("outputs") / subject.name.replace(" ", "/") / "evaluation"
             results = evaluation.run(subject, datasets, folder, checkpoint=word)
         else:
             restored = restore(Path(word), *of_data)
-            config = restored.config
             datasets = restored.datasets()
             subject = TrainedModel(word, restored.model, restored.tokenizer, device)
             folder = _evaluation_folder(restored.checkpoint, datasets[1].split.fingerprint())
@@ -322,13 +323,22 @@ def _evaluation_folder(checkpoint: Path, fingerprint: str) -> Path:
     A checkpoint that lies in no run has its folder beside it.
     """
     run = checkpoint.parent.parent
-    environment = run / "environment.json"
-    if checkpoint.parent.name != "checkpoints" or not environment.is_file():
-        return checkpoint.with_name(f"{checkpoint.stem}_evaluation") / fingerprint
-    own = json.loads(environment.read_text(encoding="utf-8"))["data"].values()
-    parts = [] if checkpoint.stem == "best" else [checkpoint.stem]
-    parts += [] if fingerprint in (split["fingerprint"] for split in own) else [fingerprint]
-    return Path(run, "evaluation", *parts)
+    if checkpoint.parent.name != "checkpoints" or not within(run, "environment.json").is_file():
+        return within(checkpoint.parent, f"{checkpoint.stem}_evaluation/{fingerprint}")
+    parts = ["evaluation"] if checkpoint.stem == "best" else ["evaluation", checkpoint.stem]
+    parts += [] if fingerprint in _fingerprints(run) else [fingerprint]
+    return within(run, "/".join(parts))
+
+
+def _fingerprints(run: Path) -> list[str]:
+    """Of the data that a run was trained and validated on."""
+    path = within(run, "environment.json")
+    try:
+        return [split["fingerprint"] for split in json.loads(path.read_text("utf-8"))["data"].values()]
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} is damaged ({error!r}); evaluate the checkpoint in another folder."
+        ) from None
 
 
 def _print_results(results: dict[str, Any]) -> None:

@@ -248,6 +248,12 @@ def preprocessing_of(image_encoder: nn.Module) -> Preprocessing:
     return image_encoder.preprocessing if isinstance(image_encoder, ImageEncoder) else IMAGENET
 
 
+def adopt_preprocessing(image_encoder: nn.Module, seen: dict[str, Any]) -> None:
+    """Normalize images as those were that a checkpoint's weights were trained with."""
+    if isinstance(image_encoder, ImageEncoder):
+        image_encoder.normalize_to(seen["mean"], seen["std"])
+
+
 def _width_of(backbone: nn.Module, architecture: str, image_size: int) -> int:
     """Length of the vectors that a backbone gives, found by asking it: heads can be wider than features."""
     device = next(backbone.parameters()).device

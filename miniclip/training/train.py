@@ -21,13 +21,15 @@ from miniclip.data.dataset import CaptionedImages, by_reason
 from miniclip.data.loader import Batch, EpochBatches, Loader, in_order
 from miniclip.errors import SettingError, UserError
 from miniclip.evaluation import Features, encode, health, protocol_name, retrieval_metrics
+from miniclip.files import within
 from miniclip.models import MiniCLIP, Tokenizer, inputs_of
-from miniclip.models.image_encoder import ImageEncoder
+from miniclip.models.image_encoder import adopt_preprocessing
 from miniclip.optim import SAM, Schedule, set_learning_rate
 from miniclip.tracking import JsonlLogger, RunDirectory
 from miniclip.training.budget import Budget
 from miniclip.training.checkpoint import (
     copy_checkpoint,
+    fitting,
     load_checkpoint,
     load_model,
     save_checkpoint,
@@ -226,7 +228,8 @@ class _Fit:
     def run_to_end(self) -> FitResult:
         self.started = time.perf_counter()
         if self.checkpoint is not None:
-            self._resume(self.checkpoint)
+            with fitting(self.checkpoint):
+                self._resume(self.checkpoint)
         self.seconds_before = self.progress.total_seconds
         self._plan()
         self.batches.start_at(self.progress.epoch, self.progress.position)
@@ -586,9 +589,7 @@ class _Fit:
         checkpoint = load_checkpoint(path)
         experiment = self.experiment
         load_model(experiment.model, checkpoint, experiment.config)
-        if isinstance(experiment.model.image_encoder, ImageEncoder):
-            seen = checkpoint["preprocessing"]
-            experiment.model.image_encoder.normalize_to(seen["mean"], seen["std"])
+        adopt_preprocessing(experiment.model.image_encoder, checkpoint["preprocessing"])
         self._compare(checkpoint, path)
         if not experiment.tokenizer.take_over(checkpoint["tokenizer"]):
             raise UserError(
@@ -632,7 +633,7 @@ class _Fit:
         progress = self.progress
         if progress.best is None:
             return
-        for candidate in (path.with_name("best.pt"), path):
+        for candidate in (within(path.parent, "best.pt"), path):
             if candidate.is_file() and _is_checkpoint_of(candidate, progress.best):
                 if candidate != self.run.best_checkpoint:
                     copy_checkpoint(candidate, self.run.best_checkpoint)
@@ -714,7 +715,7 @@ def carry_on_metrics(source: Path, run: RunDirectory, progress: Progress) -> Non
 
     What follows training is measured again; so is the validation of the last step, if it was interrupted.
     """
-    metrics = source / "metrics.jsonl"
+    metrics = within(source, "metrics.jsonl")
     if not metrics.is_file():
         run.metrics.unlink(missing_ok=True)
         return

@@ -223,7 +223,9 @@ def test_any_text_model_of_hugging_face(kind: str, tmp_path: Path) -> None:
     token_ids[1, 4:] = 7
     torch.testing.assert_close(made(token_ids, mask), features, atol=1e-5, rtol=1e-4)
     if positions is not None:
-        with pytest.raises(SettingError, match=f"more than the {positions:,} positions of encoder.text.name"):
+        with pytest.raises(
+            SettingError, match=f"more than the {positions:,} positions of encoder.text.name"
+        ):
             tower(context_length=positions + 1)
         longest = torch.full((1, positions), 5)
         assert made(longest, torch.ones_like(longest).bool()).shape == (1, 8)
