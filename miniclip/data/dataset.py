@@ -392,7 +392,7 @@ class Source(ABC):
 
     def everything(self) -> Split:
         """All images of all parts as one split, "all"."""
-        splits = [split for split in self.read_parts().present() if len(split)]
+        splits = [split for split in self.splits() if len(split)]
         if not splits:
             raise UserError("The data set holds no images. Check the data.* settings.")
         labels = None
