@@ -77,7 +77,8 @@ def evaluate() -> None:
     A model is a run directory, a checkpoint, or open_clip:NAME:WEIGHTS. Tasks are retrieval, zero_shot,
     linear_probe, few_shot, health, pictures and sharpness; without any, those that suit the data but
     sharpness. Settings are those of the data (data.class_column=..., data=cifar10 data.root=...) and of the
-    evaluation (eval.templates=clip, eval.num_seeds=3, ...).
+    evaluation (eval.templates=clip, eval.num_seeds=3, ...). The validation part is measured;
+    data.eval_split=test takes the test part, data.use=all every image.
     """
     parser = argparse.ArgumentParser(prog="miniclip evaluate", description=evaluate.__doc__)
     parser.add_argument("words", nargs="+", metavar="MODEL | TASK | SETTING=VALUE")
@@ -214,7 +215,7 @@ def _examine(cfg: DictConfig) -> bool:
     check(cfg)
     cfg.data.on_broken_image = "skip"  # to find all that are missing, not the first
     with Remarks() as remarks:
-        splits = make(cfg, "data").splits()
+        splits = make(cfg, "data").read_parts().present()
     tokenizer = make(cfg, "tokenizer")
     tokenizer.fit(caption for own in splits[0].captions for caption in own)
     found = examine(splits, token_lengths=tokenizer.lengths, context_length=cfg.context_length)
@@ -318,23 +319,31 @@ def _evaluate(words: list[str], device_name: str) -> None:
 
 
 def _evaluation_folder(checkpoint: Path, fingerprint: str) -> Path:
-    """RUN/evaluation for the best checkpoint on the run's own data; what else there is has a folder below.
+    """RUN/evaluation for the best checkpoint on the run's validation part; all else has a folder below.
 
     A checkpoint that lies in no run has its folder beside it.
     """
+    from miniclip.data.dataset import SEEDED_TEST
+
     run = checkpoint.parent.parent
     if checkpoint.parent.name != "checkpoints" or not within(run, "environment.json").is_file():
         return within(checkpoint.parent, f"{checkpoint.stem}_evaluation/{fingerprint}")
+    own = _fingerprints(run)
+    name = own.get(fingerprint, fingerprint)
     parts = ["evaluation"] if checkpoint.stem == "best" else ["evaluation", checkpoint.stem]
-    parts += [] if fingerprint in _fingerprints(run) else [fingerprint]
+    if name in ("test", SEEDED_TEST) and len(own) > 2:
+        parts.append("test")
+    elif name == fingerprint:
+        parts.append(fingerprint)
     return within(run, "/".join(parts))
 
 
-def _fingerprints(run: Path) -> list[str]:
-    """Of the data that a run was trained and validated on."""
+def _fingerprints(run: Path) -> dict[str, str]:
+    """The parts of the data that a run was trained and measured on, by their fingerprints."""
     path = within(run, "environment.json")
     try:
-        return [split["fingerprint"] for split in json.loads(path.read_text("utf-8"))["data"].values()]
+        own = json.loads(path.read_text("utf-8"))["data"]
+        return {split["fingerprint"]: name for name, split in own.items()}
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} is damaged ({error!r}); evaluate the checkpoint in another folder."

@@ -23,7 +23,7 @@ class Hub(Source):
         hub: its name, "user/set" say, or a folder with a copy of it.
         config: which of its configurations; null is its only one.
         train_split, val_split: names of its parts; null finds them among the usual ones. Without a
-            validation part a seeded share of the training part validates.
+            validation part a seeded share of the training part validates. A part "test" is the test part.
         image_column, caption_column: column names; null finds them among the usual ones. A caption may be a
             text or a list of texts.
         class_column: column with each image's class; null for none.
@@ -60,16 +60,20 @@ class Hub(Source):
         self.val_fraction = val_fraction
         self.split_seed = split_seed
 
-    def splits(self) -> tuple[Split, Split]:
+    def splits(self) -> tuple[Split, ...]:
         loaded = self._loaded()
         names = {part: self._part(part, list(loaded)) for part in PARTS}
+        if self.use == "all":
+            return tuple(self._split(name, rows) for name, rows in loaded.items())
         if names["train"] is None:
             raise SettingError("train_split", None, f"must name one of the parts {', '.join(loaded)}")
         train = self._split("train", loaded[names["train"]])
+        is_test = names["test"] not in (None, names["train"], names["val"])
+        test = [self._split("test", loaded[names["test"]])] if is_test else []
         if names["val"] is not None:
-            return train, self._split(self.parts["val"] or "val", loaded[names["val"]])
+            return (train, self._split(self.parts["val"] or "val", loaded[names["val"]]), *test)
         rows = seeded_rows(len(train), val_fraction=self.val_fraction, seed=self.split_seed)
-        return train.select("train", rows[0]), train.select("seeded val", rows[1])
+        return (train.select("train", rows[0]), train.select("seeded val", rows[1]), *test)
 
     def _loaded(self) -> "datasets.DatasetDict":
         try:
@@ -86,7 +90,7 @@ class Hub(Source):
             ) from None
 
     def _part(self, part: str, found: Sequence[str]) -> str | None:
-        given = self.parts[part]
+        given = self.parts.get(part)
         if given is not None and given not in found:
             raise SettingError(f"{part}_split", given, f"must be one of {', '.join(found)}")
         return given or next((name for name in PARTS[part] if name in found), None)

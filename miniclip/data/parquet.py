@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PARTS = {"train": ("train",), "val": ("validation", "val", "valid", "dev")}
+PARTS = {"train": ("train",), "val": ("validation", "val", "valid", "dev"), "test": ("test",)}
 
 
 class Parquet(FolderSource):
-    """Files `train-*.parquet` and `validation-*.parquet` with images as bytes and captions as text.
+    """Files `train-*.parquet`, `validation-*.parquet` and `test-*.parquet`: images as bytes, and captions.
 
     Encoded images stay in memory.
 
@@ -47,15 +47,18 @@ class Parquet(FolderSource):
         self.caption_column = caption_column
         self.class_column = class_column
 
-    def splits(self) -> tuple[Split, Split]:
+    def splits(self) -> tuple[Split, ...]:
         files = {part: self._files(names) for part, names in PARTS.items()}
+        if self.use == "all" and any(files.values()):
+            return tuple(self._split(part, found) for part, found in files.items() if found)
         if not files["train"]:
             raise SettingError("root", self.root, "holds no train*.parquet")
         train = self._split("train", files["train"])
+        test = [self._split("test", files["test"])] if files["test"] else []
         if files["val"]:
-            return train, self._split("val", files["val"])
+            return (train, self._split("val", files["val"]), *test)
         rows = seeded_rows(len(train), val_fraction=self.val_fraction, seed=self.split_seed)
-        return train.select("train", rows[0]), train.select("seeded val", rows[1])
+        return (train.select("train", rows[0]), train.select("seeded val", rows[1]), *test)
 
     def _files(self, names: Sequence[str]) -> list[Path]:
         for folder in (self.root, self.root / "data"):
