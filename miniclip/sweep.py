@@ -23,8 +23,8 @@ from miniclip.tracking import State, read_state, write_text
 NO_PART_OF_A_JOB = ("name", "logger", "eval", "arm")
 """Root keys that change nothing of what is trained."""
 
-NOR_THESE = ("device", "resume", "num_workers", "cache", "cache_dir", "checkpoint_every_epochs")
-"""Nor do these settings, wherever they are."""
+NOR_THESE = ("device", "resume", "num_workers", "cache_dir", "checkpoint_every_epochs")
+"""Nor do these settings, wherever they are. A cache does: it shrinks images before they are cropped."""
 
 COLUMNS = (
     "job",

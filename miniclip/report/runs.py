@@ -21,7 +21,6 @@ NO_DIFFERENCE = (
     "data.seed",
     "name",
     "data.root",
-    "data.cache",
     "data.cache_dir",
     "data.eval_split",
 )
