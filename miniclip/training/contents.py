@@ -138,7 +138,9 @@ def _is_preprocessing(value: Any) -> bool:
         len(channels) == 2
         and all(isinstance(numbers, list) and len(numbers) == 3 for numbers in channels)
         and all(
-            type(number) is float and math.isfinite(number) for numbers in channels for number in numbers
+            type(number) in (int, float) and math.isfinite(number)
+            for numbers in channels
+            for number in numbers
         )
         and min(channels[1]) > 0
     )
