@@ -162,7 +162,7 @@ def main() -> None:
     parser.add_argument("settings", nargs="*", metavar="SETTING=VALUE", help="more for MiniCLIP")
     arguments = parser.parse_args()
     cfg = compose("experiments=time_to_recall", f"data.root={arguments.root}")
-    train, val = make(cfg, "data").splits()
+    train, val, _ = make(cfg, "data").read_parts()
     train = train.select("train", range(min(len(train), arguments.samples or len(train))))
     data = [f"data.root={arguments.root}", f"data.limit={max(len(train), len(val))}", *arguments.settings]
     print(conditions("torch", "torchvision", "open-clip-torch", "timm"))

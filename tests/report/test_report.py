@@ -303,3 +303,25 @@ def test_settings_are_no_formulas_no_tags_and_no_links(tmp_path: Path) -> None:
     for file in (page, markdown):
         assert "<script" not in file.read_text()
     assert "](http" not in markdown.read_text()
+
+
+def test_the_number_of_a_test_part_is_reported_and_named(tmp_path: Path) -> None:
+    runs = [run_of(rho, seed, 300 + 10 * seed) for rho in (0, 0.1) for seed in (0, 1)]
+    tested = []
+    for run in runs:
+        record = {f"test/{key}": value - 1 for key, value in run.numbers.items()}
+        tested.append(replace(run, test={**record, "protocol": "test: 200 images, 200 captions"}))
+    write_report(Collection(tested, []), tmp_path / "tested")
+    page = (tmp_path / "tested" / "report.md").read_text()
+    assert "The numbers are: test, measured once with the checkpoint that validation chose." in page
+    assert "rsum 309.0 (test: 200 images, 200 captions)" in page
+    header, first, *_ = (tmp_path / "tested" / "report.csv").read_text().splitlines()
+    row = dict(zip(header.split(","), next(csv.reader([first])), strict=True))
+    assert (row["rsum"], row["validation rsum"]) == ("299", "300")
+    assert row["protocol"].startswith("test")
+
+    write_report(Collection(runs, []), tmp_path / "validated")
+    page = (tmp_path / "validated" / "report.md").read_text()
+    assert "The numbers are: best of 1 validations." in page and "data.seeded_test_fraction" in page
+    with pytest.raises(UserError, match="protocols"):
+        write_report(Collection([runs[0], tested[1]], []), tmp_path / "both")
