@@ -189,7 +189,7 @@ def test_a_job_of_a_native_sweep(sweep: str, tmp_path: Path) -> None:
         for word in utils.create_sweep_command(settings["command"])
         for part in (filled[word[2:-1]] if re.fullmatch(r"\$\{\w+\}", word) else [word])
     ]
-    small = [*TINY[:-1], "trainer.budget.steps=2", "++epochs=1"]
+    small = [*TINY[:-1], "trainer.budget.steps=2"]
     environment = {"WANDB_SWEEP_ID": "abcd1234", "WANDB_RUN_ID": "0123wxyz"}
     done = subprocess.run(
         [*command, *small],
