@@ -1,6 +1,5 @@
 """The run directory: the truth about a run, readable without MiniCLIP."""
 
-import fcntl
 import importlib.metadata
 import json
 import os
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 
 from miniclip.errors import UserError
+from miniclip.tracking.locks import is_locked, locked
 
 Status = Literal["running", "completed", "interrupted", "failed"]
 
@@ -63,8 +63,8 @@ class RunDirectory:
         Raises:
             UserError: when another process holds it.
         """
-        with open(self.path / LOCK, "w") as file:
-            if not _lock(file.fileno(), fcntl.LOCK_EX):
+        with locked(self.path / LOCK) as is_free:
+            if not is_free:
                 raise UserError(f"Another process trains in {self.path}; give this run another folder.")
             yield
 
@@ -126,7 +126,7 @@ def read_state(folder: Path) -> State:
         state = json.loads((folder / "status.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         state = {"status": "running"}  # it has not come so far yet, or never will
-    is_killed = state["status"] == "running" and not _is_held(folder)
+    is_killed = state["status"] == "running" and not is_locked(folder / LOCK)
     return State("killed" if is_killed else state["status"], state.get("reason", ""))
 
 
@@ -155,25 +155,6 @@ def git_revision() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return f"{revision}+changes" if edited else revision
-
-
-def _is_held(folder: Path) -> bool:
-    try:
-        with open(folder / LOCK) as file:
-            return not _lock(file.fileno(), fcntl.LOCK_SH)
-    except FileNotFoundError:
-        return False
-
-
-def _lock(descriptor: int, kind: int) -> bool:
-    """Lock a file unless another process has; a file system without locks refuses nothing."""
-    try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass
-    return True
 
 
 def _git(folder: Path, *arguments: str) -> str:
