@@ -26,12 +26,13 @@ from torch import Tensor
 
 from benchmarks import open_clip_trainer
 from benchmarks.timing import conditions
-from miniclip.build import make, restore
+from miniclip.build import make
 from miniclip.composing import compose
 from miniclip.data import Split
 from miniclip.data.loader import Loader, in_order
 from miniclip.evaluation import Features, encode, retrieval_metrics
 from miniclip.evaluation.retrieval import caption_owners
+from miniclip.restore import restore
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")

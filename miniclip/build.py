@@ -9,13 +9,12 @@ import math
 import re
 import shlex
 import sys
-import types
 import typing
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Union
+from typing import Any
 
 import hydra
 import torch
@@ -28,21 +27,18 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-import miniclip.data
-import miniclip.losses
-import miniclip.models
-from miniclip.composing import compose, refuse_unknown, what_is_wrong
+from miniclip.composing import refuse_unknown, what_is_wrong
 from miniclip.data import CaptionedImages, Source, Split
-from miniclip.data.transforms import MEAN, STD
 from miniclip.errors import SettingError, UserError
 from miniclip.hints import groups, is_named, refuse_misspelled
 from miniclip.models import HFTextModel, MiniCLIP, Tokenizer
+from miniclip.models.image_encoder import preprocessing_of
 from miniclip.optim import SAM, parameter_groups, scale_learning_rates
 from miniclip.optuna_sweeper import OPTUNA, settings_to_check
+from miniclip.signature import described, fits, signature_of
 from miniclip.sweep import Sweep, job_key, search_key
 from miniclip.tracking import JsonlLogger, RunDirectory
 from miniclip.training import Experiment, Precision, Trainer
-from miniclip.training.checkpoint import load_checkpoint, load_model
 from miniclip.training.reproducibility import seed_everything
 
 log = logging.getLogger(__name__)
@@ -109,15 +105,32 @@ def build(cfg: DictConfig, run: RunDirectory) -> tuple[Trainer, Experiment, Json
         optimizer=make_optimizer(cfg, model),
         schedule=make(cfg, "schedule"),
         precision=make_precision(cfg, trainer),
-        preprocessing={
-            "image_size": cfg.image_size,
-            "eval_crop": cfg.data.eval_crop,
-            "mean": list(MEAN),
-            "std": list(STD),
-        },
+        preprocessing=_preprocessing(cfg, model),
     )
     run.write_environment(trainer.device, facts)
     return trainer, experiment, make(cfg, "logger")
+
+
+def _preprocessing(cfg: DictConfig, model: MiniCLIP) -> dict[str, Any]:
+    """What an image needs before the model sees it, for the checkpoint; what the weights saw is told."""
+    wanted = preprocessing_of(model.image_encoder)
+    if wanted.interpolation is not None:
+        log.info(
+            "The image tower's weights saw mean %s and deviation %s, which are applied; and %s "
+            "interpolation and a center crop of %.3g of the side, where this run has bicubic and "
+            "data.eval_crop=%s.",
+            *(list(values) for values in (wanted.mean, wanted.std)),
+            wanted.interpolation,
+            wanted.crop_fraction,
+            cfg.data.eval_crop,
+        )
+    return {
+        "image_size": cfg.image_size,
+        "eval_crop": cfg.data.eval_crop,
+        **wanted._asdict(),
+        "mean": list(wanted.mean),
+        "std": list(wanted.std),
+    }
 
 
 def _facts(split: Split, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -138,74 +151,6 @@ def _facts(split: Split, tokenizer: Tokenizer) -> dict[str, Any]:
         "truncated_captions": num_truncated,
         "fingerprint": split.fingerprint(),
     }
-
-
-class Restored(NamedTuple):
-    """What a checkpoint rebuilds without further settings.
-
-    Attributes:
-        checkpoint: the file it came from.
-        config: the resolved config of its run, with the changes asked for.
-    """
-
-    checkpoint: Path
-    config: DictConfig
-    model: MiniCLIP
-    tokenizer: Tokenizer
-
-    def datasets(self) -> tuple[CaptionedImages, CaptionedImages]:
-        """The training and the validation data set of the run."""
-        return read_data(self.config)
-
-    def loss(self) -> typing.Callable[..., torch.Tensor]:
-        """The loss of the run."""
-        return make(self.config, "loss")
-
-
-def restore(path: Path, *changes: str) -> Restored:
-    """Rebuild the model of a run directory (its best checkpoint) or of a checkpoint, on the CPU.
-
-    A config can name any function to call, so from a file only MiniCLIP's own parts are made.
-
-    Args:
-        path: of the run directory or checkpoint.
-        changes: "data.root=/elsewhere" and the like; "data=NAME" takes another data set with its defaults.
-
-    Raises:
-        UserError: when there is no whole checkpoint, or its config names anything else to make.
-    """
-    checkpoint_path = path / "checkpoints" / "best.pt" if path.is_dir() else path
-    checkpoint = load_checkpoint(checkpoint_path)
-    cfg = OmegaConf.create(checkpoint["config"])
-    if any(change.startswith("data=") for change in changes):
-        own = [change for change in changes if change.startswith(("data=", "data."))]
-        seen = [f"image_size={cfg.image_size}", f"data.eval_crop={cfg.data.eval_crop}"]
-        cfg.data = compose(*seen, f"seed={cfg.seed}", *own).data
-        check_part(cfg, "data")
-        changes = tuple(change for change in changes if change not in own)
-    for change in changes:
-        key, equals, _ = change.partition("=")
-        if not equals or OmegaConf.select(cfg, key, default=...) is ...:
-            raise UserError(
-                f"{change}: the run has no setting {key}; give SETTING=VALUE, data.root=... say"
-            )
-    cfg.merge_with_dotlist(list(changes))
-    assert isinstance(cfg, DictConfig)
-    makers = (miniclip.data, miniclip.losses, miniclip.models)
-    safe = {f"{module.__name__}.{name}" for module in makers for name in module.__all__}
-    for part in ("data", "encoder", "projection", "temperature", "loss"):
-        for place in _targets(cfg, part):
-            target = OmegaConf.select(cfg, f"{place}._target_")
-            if target not in safe:
-                raise UserError(
-                    f"{checkpoint_path}: its config wants to call {target} as {place}; refused."
-                )
-    if "weights" in cfg.encoder.image:
-        cfg.encoder.image.weights = None  # the checkpoint holds them
-    tokenizer = Tokenizer.from_state(checkpoint["tokenizer"])
-    model = make_model(cfg, vocab_size=tokenizer.vocab_size)
-    load_model(model, checkpoint, checkpoint["config"])
-    return Restored(checkpoint_path, cfg, model.to(memory_format=torch.channels_last).eval(), tokenizer)
 
 
 def check(cfg: DictConfig) -> None:
@@ -254,11 +199,11 @@ def _check_groups(cfg: DictConfig) -> None:
 def _check_is_part(cfg: DictConfig, group: str) -> None:
     place = group.replace("/", ".")
     value = _select(cfg, place)
-    if isinstance(value, Mapping) and "_target_" in value:
+    if isinstance(value, DictConfig) and "_target_" in value:
         return
 
     options = ", ".join(groups()[group])
-    if isinstance(value, Mapping):
+    if isinstance(value, DictConfig):
         raise UserError(
             f"The option chosen for {group} is only a part of others; choose another: {group}=..."
         )
@@ -469,7 +414,7 @@ def _check_signature(cfg: DictConfig, path: str) -> None:
         target = hydra.utils.get_object(node._target_)
     except Exception as error:
         raise SettingError(f"{path}._target_", node._target_, f"cannot be found ({error})") from None
-    parameters, hints = _parameters(target)
+    parameters, hints = signature_of(target)
     for key in node:
         if key in ("_target_", "_partial_"):
             continue
@@ -484,26 +429,6 @@ def _check_signature(cfg: DictConfig, path: str) -> None:
             _check_type(cfg, f"{path}.{key}", value, hints.get(str(key), Any))
 
 
-def _parameters(target: Any) -> tuple[list[str], dict[str, Any]]:
-    """Names and types of what a function or class takes; `**settings` are those of the base class."""
-    functions = (
-        [vars(base)["__init__"] for base in target.__mro__ if "__init__" in vars(base)]
-        if (inspect.isclass(target))
-        else [target]
-    )
-    names: dict[str, None] = {}
-    hints: dict[str, Any] = {}
-    for function in functions:
-        parameters = inspect.signature(function).parameters.values()
-        names |= dict.fromkeys(
-            p.name for p in parameters if p.kind is not p.VAR_KEYWORD and p.name != "self"
-        )
-        hints = typing.get_type_hints(function) | hints
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            break
-    return list(names), hints
-
-
 def _select(cfg: DictConfig, path: str) -> Any:
     try:
         return OmegaConf.select(cfg, path, throw_on_missing=True)
@@ -514,41 +439,7 @@ def _select(cfg: DictConfig, path: str) -> Any:
 
 
 def _check_type(cfg: DictConfig, path: str, value: Any, hint: Any) -> None:
-    if not _fits(value, hint):
+    if not fits(value, hint):
         part, _, setting = path.rpartition(".")
         name = _full_name(cfg, part, setting) if part else path
-        raise SettingError(name, repr(value), f"must be {_described(hint)}")
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a config value may stand for a type; types a config cannot hold fit everything."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (Union, types.UnionType):
-        return any(_fits(value, argument) for argument in arguments)
-    if origin is Literal:
-        return value in arguments
-    if origin is Sequence or hint is Sequence:
-        is_list = isinstance(value, Sequence) and not isinstance(value, str)
-        return is_list and all(_fits(item, *arguments) for item in value)
-    if hint is type(None):
-        return value is None
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if hint in (bool, str):
-        return isinstance(value, hint)
-    # a node of its own, checked by itself
-    return hint is Any or isinstance(value, Mapping)
-
-
-def _described(hint: Any) -> str:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (Union, types.UnionType):
-        return " or ".join(_described(own) for own in arguments if own is not torch.Tensor)
-    if origin is Literal:
-        return "one of " + ", ".join(map(str, arguments))
-    if origin is Sequence:
-        return f"a list, each {_described(arguments[0])}"
-    names = {float: "a number", int: "a whole number", bool: "true or false", str: "text"}
-    return "null" if hint is type(None) else names.get(hint, "a part with a _target_")
+        raise SettingError(name, repr(value), f"must be {described(hint)}")

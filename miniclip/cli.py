@@ -17,12 +17,13 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from miniclip import __version__
 from miniclip.composing import HOME, compose, prepare_hydra, refuse_unknown, what_is_wrong
 from miniclip.errors import UserError
+from miniclip.files import within
 from miniclip.hints import refuse_misspelled
 
 # Threads of libgomp, which torch brings on Linux, wait in a loop: two runs on a machine would all but stop
@@ -318,9 +319,10 @@ def _examine(cfg: DictConfig) -> bool:
 
 
 def _evaluate(words: list[str], device_name: str) -> None:
-    from miniclip.build import check_part, make, read_data, restore
+    from miniclip.build import check_part, make, read_data
     from miniclip.evaluate import TASKS, comparison
     from miniclip.evaluation import OpenClipModel, TrainedModel
+    from miniclip.restore import restore
     from miniclip.training.train import find_device
 
     device = find_device(device_name)
@@ -341,23 +343,21 @@ def _evaluate(words: list[str], device_name: str) -> None:
     check_part(cfg, "eval")
     evaluation = make(cfg, "eval")
     of_data = [word for word in settings if word not in own]
-    config = None
+    restored = None
     found = []
     for word in sorted(models, key=lambda word: word.startswith("open_clip:")):  # runs name the data
         if word.startswith("open_clip:"):
             subject: Any = OpenClipModel(word.partition(":")[2], device)
             # photographs are decoded at the size that a model needs
-            size = {"image_size": subject.image_size}
-            as_it_sees = OmegaConf.merge(
-                compose(*of_data) if config is None else config, size, {"data": {**size, "cache": "none"}}
-            )
-            assert isinstance(as_it_sees, DictConfig)
-            datasets = read_data(as_it_sees)
+            size = subject.image_size
+            if restored is None:
+                datasets = read_data(compose(*of_data, f"image_size={size}", "data.cache=none"))
+            else:
+                datasets = restored.datasets(image_size=size, cache="none")
             folder = Path("outputs") / subject.name.replace(" ", "/") / "evaluation"
             results = evaluation.run(subject, datasets, folder, checkpoint=word)
         else:
             restored = restore(Path(word), *of_data)
-            config = restored.config
             datasets = restored.datasets()
             subject = TrainedModel(word, restored.model, restored.tokenizer, device)
             folder = _evaluation_folder(restored.checkpoint, datasets[1].split.fingerprint())
@@ -384,13 +384,22 @@ def _evaluation_folder(checkpoint: Path, fingerprint: str) -> Path:
     A checkpoint that lies in no run has its folder beside it.
     """
     run = checkpoint.parent.parent
-    environment = run / "environment.json"
-    if checkpoint.parent.name != "checkpoints" or not environment.is_file():
-        return checkpoint.with_name(f"{checkpoint.stem}_evaluation") / fingerprint
-    own = json.loads(environment.read_text(encoding="utf-8"))["data"].values()
-    parts = [] if checkpoint.stem == "best" else [checkpoint.stem]
-    parts += [] if fingerprint in (split["fingerprint"] for split in own) else [fingerprint]
-    return Path(run, "evaluation", *parts)
+    if checkpoint.parent.name != "checkpoints" or not within(run, "environment.json").is_file():
+        return within(checkpoint.parent, f"{checkpoint.stem}_evaluation/{fingerprint}")
+    parts = ["evaluation"] if checkpoint.stem == "best" else ["evaluation", checkpoint.stem]
+    parts += [] if fingerprint in _fingerprints(run) else [fingerprint]
+    return within(run, "/".join(parts))
+
+
+def _fingerprints(run: Path) -> list[str]:
+    """Of the data that a run was trained and validated on."""
+    path = within(run, "environment.json")
+    try:
+        return [split["fingerprint"] for split in json.loads(path.read_text("utf-8"))["data"].values()]
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} is damaged ({error!r}); evaluate the checkpoint in another folder."
+        ) from None
 
 
 def _print_results(results: dict[str, Any]) -> None:
@@ -443,7 +452,7 @@ def _job(cfg: DictConfig) -> float:
     settings = HydraConfig.get()
     try:
         if settings.mode is RunMode.RUN:  # jobs of sweeps have been checked together
-            refuse_unknown(cfg, settings.overrides.task, settings.job.config_name)
+            refuse_unknown(cfg, settings.overrides.task, settings.job.config_name or "config")
         from miniclip.job import run_job  # brings torch, for which a misspelt setting need not wait
 
         return run_job(cfg)

@@ -19,11 +19,12 @@ from miniclip.evaluate import Result, flat_numbers
 from miniclip.evaluation import TrainedModel, retrieval_ranks
 from miniclip.report.figures import draw_curves, draw_retrieval, read_metrics
 from miniclip.sweep import Sweep, job_key
-from miniclip.tracking import RunDirectory, RunFacts, save_arrays
-from miniclip.tracking.run_directory import git_revision
+from miniclip.tracking import RunDirectory, RunFacts, read_state, save_arrays
+from miniclip.tracking.run_directory import Status, git_revision
 from miniclip.training import Experiment, Trainer
+from miniclip.training.guards import Diverged
 from miniclip.training.reproducibility import release_memory
-from miniclip.training.train import find_checkpoint
+from miniclip.training.resuming import go_on
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,20 @@ def run_job(cfg: DictConfig) -> float:
     if settings.mode is RunMode.MULTIRUN:
         return _job_of_sweep(cfg, run, Path(settings.sweep.dir), list(settings.overrides.task))
     with run.held():
+        _check_directory(run, cfg.trainer.resume)
         return _train(cfg, run)
+
+
+def _check_directory(run: RunDirectory, resume: str | None) -> None:
+    """Refuse to write a second run over a first one."""
+    goes_on_here = resume == "auto" or (
+        resume is not None and Path(resume).expanduser().resolve().is_relative_to(run.path.resolve())
+    )
+    if run.holds_a_run and not goes_on_here:
+        raise UserError(
+            f"{run.path} holds a run already ({read_state(run.path).status}). Go on with it: "
+            "trainer.resume=auto; or give this run another directory: hydra.run.dir=..."
+        )
 
 
 def _job_of_sweep(cfg: DictConfig, run: RunDirectory, folder: Path, overrides: list[str]) -> float:
@@ -91,7 +105,8 @@ def _train(cfg: DictConfig, run: RunDirectory) -> float:
             )
             run.write_status("failed", reason=str(told))
             raise told from error
-        run.write_status("failed", reason=f"{type(cause).__name__}: {cause}")
+        status: Status = "diverged" if isinstance(cause, Diverged) else "failed"
+        run.write_status(status, reason=f"{type(cause).__name__}: {cause}")
         raise
     run.write_status("completed")
     log.info("%s", _table(summary, run))
@@ -108,15 +123,13 @@ def _train_and_measure(cfg: DictConfig, run: RunDirectory) -> tuple[dict[str, An
     datasets = experiment.train_set, experiment.val_set
     experiment = replace(experiment, measures=evaluation.at_each_validation(subject, *datasets))
     log.info("%s", _headline(experiment, trainer, run))
-    checkpoint = find_checkpoint(trainer.resume, run)
-    if checkpoint is not None:
-        run.go_on_from(checkpoint.parent.parent)
+    checkpoint = go_on(trainer.resume, run, experiment.config)
     logger.start(run.metrics, RunFacts(_run_name(cfg), experiment.config, _sweep_name(), _tags()))
     summary: dict[str, Any] = {}
     figures: dict[str, Path] = {}
     failed = True
     try:
-        summary, features = trainer.fit(experiment, run, logger)
+        summary, features = trainer.fit(experiment, run, logger, checkpoint=checkpoint)
         ranks = retrieval_ranks(*features)
         save_arrays(run.path / "ranks.npz", image_of_caption=features.image_of_caption, **ranks._asdict())
         figures = {
@@ -136,7 +149,8 @@ def _train_and_measure(cfg: DictConfig, run: RunDirectory) -> tuple[dict[str, An
             loss=experiment.loss,
             seed=cfg.seed,
         )
-        logger.log({"step": summary["steps"], **flat_numbers(measured)})
+        if measured:
+            logger.log({"step": summary["steps"], **flat_numbers(measured)})
         failed = False
     finally:
         logger.finish(failed=failed, summary=summary, figures=figures)

@@ -14,13 +14,14 @@ import pytest
 import torch
 from PIL import Image
 
-from miniclip.build import make, restore
+from miniclip.build import make
 from miniclip.clip_benchmark import load
 from miniclip.composing import compose
 from miniclip.data import CaptionedImages, ImageClasses
 from miniclip.errors import SettingError, UserError
 from miniclip.evaluate import Result, comparison, flat_numbers
 from miniclip.evaluation import Features, TrainedModel
+from miniclip.restore import restore
 from miniclip.tracking import RunDirectory
 from tests.conftest import (
     ROOT,
