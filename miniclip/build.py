@@ -5,6 +5,9 @@ import difflib
 import importlib.util
 import inspect
 import logging
+import math
+import re
+import shlex
 import sys
 import typing
 import warnings
@@ -24,8 +27,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from miniclip.data import Source, Split
+from miniclip.composing import refuse_unknown, what_is_wrong
+from miniclip.data import CaptionedImages, Source, Split
 from miniclip.errors import SettingError, UserError
+from miniclip.hints import groups, is_named, refuse_misspelled
 from miniclip.models import HFTextModel, MiniCLIP, Tokenizer
 from miniclip.models.image_encoder import preprocessing_of
 from miniclip.optim import SAM, parameter_groups, scale_learning_rates
@@ -47,6 +52,28 @@ ROOT_TYPES: dict[str, type] = {
     "device": str,
 }
 
+PARTS = (
+    "data",
+    "tokenizer",
+    "encoder.image",
+    "encoder.text",
+    "projection",
+    "temperature",
+    "loss",
+    "optimizer",
+    "schedule",
+    "precision",
+    "trainer",
+    "eval",
+    "logger",
+)
+"""What every run is made of."""
+
+MAX_SEED = 2**32 - 1
+"""NumPy takes no larger one, and a multiple of it and of an epoch must fit torch's 64 bits."""
+
+NOT_FINITE = re.compile(r"[+-]?\.?(inf|infinity|nan)", re.IGNORECASE)
+
 
 def build(cfg: DictConfig, run: RunDirectory) -> tuple[Trainer, Experiment, JsonlLogger]:
     """Make every part of a run, and write what identifies it into its directory.
@@ -59,7 +86,8 @@ def build(cfg: DictConfig, run: RunDirectory) -> tuple[Trainer, Experiment, Json
     OmegaConf.save(cfg, run.path / "config.yaml", resolve=True)
     trainer: Trainer = make(cfg, "trainer")
     source: Source = make(cfg, "data")
-    train_set, val_set, test_set = source.training_sets()
+    with names_of(cfg, "data"):
+        train_set, val_set, test_set = source.training_sets()
     tokenizer: Tokenizer = make(cfg, "tokenizer")
     tokenizer.fit(caption for own in train_set.split.captions for caption in own)
     tokenizer.save(run.tokenizer)
@@ -140,8 +168,12 @@ def check(cfg: DictConfig) -> None:
     """
     for key, expected in ROOT_TYPES.items():
         _check_type(cfg, key, _select(cfg, key), expected)
+    if not 0 <= cfg.seed <= MAX_SEED:
+        raise SettingError("seed", cfg.seed, f"must lie between 0 and {MAX_SEED}")
+    _check_groups(cfg)
     for path in _targets(cfg):
         _check_signature(cfg, path)
+    _check_finite(cfg)
     with warnings.catch_warnings(), torch.device("meta"):
         warnings.simplefilter("ignore")  # what is worth saying is said when the parts are made
         make_model(cfg, vocab_size=1)
@@ -156,6 +188,46 @@ def check_part(cfg: DictConfig, part: str) -> None:
     for path in _targets(cfg, part):
         _check_signature(cfg, path)
     make(cfg, part)
+
+
+def _check_groups(cfg: DictConfig) -> None:
+    """Hold every group against what an option of it makes: a part."""
+    for group in groups():
+        place = group.replace("/", ".")
+        parent, _, name = place.rpartition(".")
+        holder = OmegaConf.select(cfg, parent) if parent else cfg
+        if not group.startswith(("hydra/", "experiments")) and (place in PARTS or name in (holder or {})):
+            _check_is_part(cfg, group)
+
+
+def _check_is_part(cfg: DictConfig, group: str) -> None:
+    place = group.replace("/", ".")
+    value = _select(cfg, place)
+    if isinstance(value, DictConfig) and "_target_" in value:
+        return
+
+    options = ", ".join(groups()[group])
+    if isinstance(value, DictConfig):
+        raise UserError(
+            f"The option chosen for {group} is only a part of others; choose another: {group}=..."
+        )
+    if isinstance(value, str) and value in groups()[group]:
+        raise UserError(f"{place}={value}: an option is chosen with {group}={value}")
+    if value is None:
+        instead = f"{group}=none" if "none" in groups()[group] else f"{group}=..."
+        raise UserError(f"{group} cannot be left out; choose {instead}\nOptions: {options}")
+    raise UserError(f"{place}={value}: must be an option; choose {group}=...\nOptions: {options}")
+
+
+def _check_finite(cfg: DictConfig) -> None:
+    """Refuse numbers that are not finite, however they are spelled; no setting means something by one."""
+    for path, value in _leaves(OmegaConf.to_container(cfg, resolve=True)):
+        for item in value if isinstance(value, list) else [value]:
+            is_infinite = isinstance(item, float) and not math.isfinite(item)
+            is_spelled = isinstance(item, str) and NOT_FINITE.fullmatch(item) and path != "name"
+            if is_infinite or is_spelled:
+                part, _, setting = path.rpartition(".")
+                raise SettingError(_full_name(cfg, part, setting), value, "must be a finite number")
 
 
 class SweepKeeper(Callback):
@@ -184,10 +256,11 @@ class SweepKeeper(Callback):
             )
             keys: dict[str, str] = {}
             for job in jobs:
-                where = f"job {' '.join(job)}: "
-                cfg = loader.load_configuration(
-                    config.hydra.job.config_name, overrides=list(job), run_mode=RunMode.RUN
-                )
+                where = f"job {shlex.join(job)}: "
+                name = config.hydra.job.config_name
+                refuse_misspelled(job)
+                cfg = loader.load_configuration(name, overrides=list(job), run_mode=RunMode.RUN)
+                refuse_unknown(cfg, job, name)
                 check(cfg)
                 with open_dict(cfg):
                     del cfg["hydra"]
@@ -203,7 +276,7 @@ class SweepKeeper(Callback):
             self.sweep.claim([search_key(overrides)] if is_search else list(keys))
         except (UserError, HydraException) as error:
             # Hydra turns a callback's exceptions into warnings, but lets this one end the program
-            sys.exit(f"Error: {where}{error}")
+            sys.exit(f"Error: {where}{what_is_wrong(error, overrides)}")
 
         atexit.register(self._tell)  # a launcher whose worker dies ends the program before on_multirun_end
 
@@ -217,7 +290,8 @@ class SweepKeeper(Callback):
         self.sweep.write_summary()
         print(f"\nThe sweep's table: {self.sweep.path / 'summary.md'}")
         if list(self.sweep.path.glob("*/wandb/offline-run-*")):
-            print(f"Upload it to Weights & Biases: wandb sync {self.sweep.path}/*/wandb/offline-run-*")
+            folder = shlex.quote(str(self.sweep.path))
+            print(f"Upload it to Weights & Biases: wandb sync {folder}/*/wandb/offline-run-*")
         failures = self.sweep.failures()
         if failures:
             print("\n".join([f"{len(failures)} jobs are not completed:", *failures]), file=sys.stderr)
@@ -247,12 +321,17 @@ def _is_installed(module: str) -> bool:
 def make(cfg: DictConfig, part: str) -> Any:
     """The part at a place of the config, "data" say; a `_partial_` one lacks its run-time values."""
     node = _select(cfg, part)
-    if "_target_" not in node:
-        raise UserError(
-            f"The option chosen for {part} is only a part of others; choose another: {part}=..."
-        )
-    with _names_of(cfg, part):
+    if part.replace(".", "/") in groups():
+        _check_is_part(cfg, part.replace(".", "/"))
+    with names_of(cfg, part):
         return hydra.utils.instantiate(node, _convert_="all")
+
+
+def read_data(cfg: DictConfig) -> tuple[CaptionedImages, CaptionedImages]:
+    """The training and the validation data set of a config."""
+    source: Source = make(cfg, "data")
+    with names_of(cfg, "data"):
+        return source.datasets()
 
 
 def make_model(cfg: DictConfig, *, vocab_size: int) -> MiniCLIP:
@@ -282,12 +361,12 @@ def make_precision(cfg: DictConfig, trainer: Trainer) -> Precision:
 def _call(cfg: DictConfig, part: str, *args: Any, **kwargs: Any) -> Any:
     """Complete a `_partial_` part with what is known only at run time."""
     factory = make(cfg, part)
-    with _names_of(cfg, part):
+    with names_of(cfg, part):
         return factory(*args, **kwargs)
 
 
 @contextmanager
-def _names_of(cfg: DictConfig, part: str) -> Iterator[None]:
+def names_of(cfg: DictConfig, part: str) -> Iterator[None]:
     """Turn a part's errors into ones that name settings as the user types them."""
     try:
         yield
@@ -298,6 +377,9 @@ def _names_of(cfg: DictConfig, part: str) -> Iterator[None]:
             raise SettingError(name, error.value, error.allowed) from None
         if isinstance(error, UserError):
             raise error from None
+        lacking = re.search(r"missing .* arguments?: '(\w+)'", str(error))
+        if isinstance(error, TypeError) and lacking:
+            raise UserError(f"{part}.{lacking[1]} is needed: give {part}.{lacking[1]}=...") from error
         if isinstance(error, ValueError | TypeError):
             raise UserError(f"{part}: {error}. Change its settings, {part}.*") from error
         raise
@@ -342,12 +424,12 @@ def _check_signature(cfg: DictConfig, path: str) -> None:
             continue
         if key not in parameters:
             near = difflib.get_close_matches(str(key), parameters, n=1)
-            hint = f" Did you mean {path}.{near[0]}?" if near else ""
+            hint = f" Did you mean {path}.{near[0]}?" if near else is_named(f"{path}.{key}")
             raise UserError(
                 f"{path}.{key} is no setting of {node._target_}.{hint} It has: {', '.join(parameters)}."
             )
         value = _select(cfg, f"{path}.{key}")
-        if node._target_.startswith("miniclip."):
+        if node._target_.startswith("miniclip.") or isinstance(value, str):
             _check_type(cfg, f"{path}.{key}", value, hints.get(str(key), Any))
 
 

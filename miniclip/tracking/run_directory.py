@@ -1,6 +1,5 @@
 """The run directory: the truth about a run, readable without MiniCLIP."""
 
-import fcntl
 import importlib.metadata
 import json
 import os
@@ -18,6 +17,7 @@ import torch
 
 from miniclip.errors import UserError
 from miniclip.files import replacing, within
+from miniclip.tracking.locks import is_locked, locked
 
 Status = Literal["running", "completed", "interrupted", "diverged", "failed"]
 
@@ -100,8 +100,8 @@ class RunDirectory:
         Raises:
             UserError: when another process holds it.
         """
-        with open(self.path / LOCK, "w") as file:
-            if not _lock(file.fileno(), fcntl.LOCK_EX):
+        with locked(self.path / LOCK) as is_free:
+            if not is_free:
                 raise UserError(f"Another process trains in {self.path}; give this run another folder.")
             yield
 
@@ -188,7 +188,7 @@ def read_state(folder: Path) -> State:
         state = {"status": "running"}  # it has not come so far yet, or never will
     except ValueError:
         return State("unreadable", f"{folder / 'status.json'} is damaged")
-    is_killed = state["status"] == "running" and not _is_held(folder)
+    is_killed = state["status"] == "running" and not is_locked(folder / LOCK)
     return State("killed" if is_killed else state["status"], state.get("reason", ""))
 
 
@@ -224,25 +224,6 @@ def git_revision() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return f"{revision}+changes" if edited else revision
-
-
-def _is_held(folder: Path) -> bool:
-    try:
-        with open(folder / LOCK) as file:
-            return not _lock(file.fileno(), fcntl.LOCK_SH)
-    except FileNotFoundError:
-        return False
-
-
-def _lock(descriptor: int, kind: int) -> bool:
-    """Lock a file unless another process has; a file system without locks refuses nothing."""
-    try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass
-    return True
 
 
 def _git(folder: Path, *arguments: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from miniclip.errors import SettingError, UserError
+from miniclip.errors import SettingError, UserError, as_override
 from miniclip.files import within
 from miniclip.tracking import RunDirectory, read_state
 from miniclip.training.checkpoint import flatten
@@ -197,7 +197,7 @@ def check_same_settings(run: RunDirectory, changes: list[Change]) -> None:
         raise UserError(
             f"trainer.resume=auto: {run.path} holds a run of other settings, it would go on with "
             f"{_listed(changes)}. Give this run a directory of its own, or mean it: "
-            f"trainer.resume={run.path}"
+            f"{as_override('trainer.resume', run.path)}"
         )
 
 

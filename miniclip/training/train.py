@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from miniclip.data.dataset import CaptionedImages, by_reason
 from miniclip.data.loader import Batch, EpochBatches, Loader, in_order
-from miniclip.errors import SettingError, UserError
+from miniclip.errors import SettingError, UserError, as_override
 from miniclip.evaluation import Features, encode, health, protocol_name, retrieval_metrics
 from miniclip.files import within
 from miniclip.models import MiniCLIP, Tokenizer, inputs_of
@@ -43,6 +43,8 @@ from miniclip.training.resuming import changed_settings, check_changes, check_sa
 from miniclip.training.step import StepResult, TrainingStep
 
 log = logging.getLogger(__name__)
+
+DEVICES = "must be auto, cpu, mps, or cuda, cuda:1 and so on"
 
 READ_EVERY_STEPS = 10
 """How often results are read from the device; each reading waits for it."""
@@ -252,9 +254,9 @@ class _Fit:
             except Interrupted:
                 self._save_last()
                 log.warning(
-                    "Interrupted at step %d. Go on with: trainer.resume=%s",
+                    "Interrupted at step %d. Go on with: %s",
                     self.progress.step,
-                    self.run.path,
+                    as_override("trainer.resume", self.run.path),
                 )
                 raise
             except _Stopped:
@@ -684,7 +686,11 @@ def find_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise SettingError("device", name, "must be auto, cpu, cuda, cuda:1, ...") from None
+        raise SettingError("device", name, DEVICES) from None
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise SettingError("device", name, DEVICES)
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise SettingError("device", name, "torch finds no MPS device here; use auto or cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         found = torch.cuda.device_count()
         raise SettingError("device", name, f"torch finds {found} CUDA devices here; use auto or cpu")
