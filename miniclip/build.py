@@ -261,9 +261,9 @@ class SweepKeeper(Callback):
                 refuse_misspelled(job)
                 cfg = loader.load_configuration(name, overrides=list(job), run_mode=RunMode.RUN)
                 refuse_unknown(cfg, job, name)
-                check(cfg)
                 with open_dict(cfg):
                     del cfg["hydra"]
+                check(cfg)
                 key = job_key(typing.cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True)))
                 twin = keys.setdefault(key, where)
                 if twin != where and not is_search:
@@ -274,7 +274,7 @@ class SweepKeeper(Callback):
             where = ""
             self.sweep = Sweep(Path(config.hydra.sweep.dir))
             self.sweep.claim([search_key(overrides)] if is_search else list(keys))
-        except (UserError, HydraException) as error:
+        except (UserError, HydraException, OmegaConfBaseException) as error:
             # Hydra turns a callback's exceptions into warnings, but lets this one end the program
             sys.exit(f"Error: {where}{what_is_wrong(error, overrides)}")
 
