@@ -178,7 +178,9 @@ def check(cfg: DictConfig) -> None:
         warnings.simplefilter("ignore")  # what is worth saying is said when the parts are made
         make_model(cfg, vocab_size=1)
     trainer: Trainer = make(cfg, "trainer")
-    make_optimizer(cfg, torch.nn.Linear(1, 1, device=trainer.device))
+    with trainer.device:
+        sample = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.LayerNorm(1))
+    make_optimizer(cfg, sample)
     for part in ("data", "tokenizer", "loss", "schedule", "logger", "eval"):
         make(cfg, part)
 

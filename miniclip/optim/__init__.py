@@ -2,7 +2,8 @@
 
 from miniclip.optim.muon import MuonAdamW
 from miniclip.optim.parameter_groups import parameter_groups
-from miniclip.optim.sam import SAM, frozen_statistics
+from miniclip.optim.randomness import Randomness
+from miniclip.optim.sam import SAM
 from miniclip.optim.sam_variants import GSAM, MSAM, LookSAM
 from miniclip.optim.schedule import (
     Constant,
@@ -11,6 +12,8 @@ from miniclip.optim.schedule import (
     scale_learning_rates,
     set_learning_rate,
 )
+from miniclip.optim.skipped import forget_skipped_state
+from miniclip.optim.statistics import frozen_statistics
 
 __all__ = [
     "GSAM",
@@ -19,8 +22,10 @@ __all__ = [
     "Constant",
     "LookSAM",
     "MuonAdamW",
+    "Randomness",
     "Schedule",
     "WarmupCosine",
+    "forget_skipped_state",
     "frozen_statistics",
     "parameter_groups",
     "scale_learning_rates",

@@ -12,16 +12,20 @@ batch-norm statistics and dropout masks of the second pass are those of the firs
 is part of the state, so that a cycle of several goes on where it was.
 """
 
+import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from miniclip.errors import SettingError
+from miniclip.errors import SettingError, UserError
+from miniclip.optim.randomness import Randomness
+from miniclip.optim.skipped import forget_skipped_state
+from miniclip.optim.statistics import frozen_statistics, warning_of_moving_statistics
 
 Closure = Callable[[], Tensor]
 """Runs forward and backward over the batch, or over all its micro-batches, adds to `.grad` and returns the
@@ -32,6 +36,8 @@ Base = Callable[..., Optimizer]
 
 RhoSchedule = Literal["constant", "warmup", "lr"]
 
+LOW_PRECISION = (torch.float16, torch.bfloat16)
+
 NORM_LAYERS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
@@ -40,7 +46,7 @@ class SAM(Optimizer):
 
     Alone:
 
-        optimizer = SAM(model.parameters(), torch.optim.AdamW, rho=0.05, model=model)
+        optimizer = SAM(model.parameters(), torch.optim.AdamW, lr=1e-3, rho=0.05, model=model)
         loss = optimizer.step(closure)
 
     With a GradScaler, `backward` leaves scaled gradients for the usual sequence:
@@ -52,8 +58,14 @@ class SAM(Optimizer):
 
     Neither needs to unscale between the passes: g / ||g|| does not depend on the scale.
 
+    Where autocast stands does not matter, in the closure or around `step(closure)`.
+
     Args:
-        params: parameters or parameter groups. A group with `perturb: False` is trained, not perturbed.
+        params: parameters or parameter groups. A group with `perturb: False` or `rho: 0` is trained, not
+            perturbed. A group with a `rho` of its own moves by that times its part of the direction,
+            e = rho_group * g / ||g||, where ||g|| is that of all perturbed groups together (with `adaptive`
+            relative to the weights, with `per_layer` that of each tensor), and under the one schedule.
+            Groups that the base climbs (`maximize: True`) are moved down the loss, to their worst point.
         base: makes the base optimizer from parameter groups.
         rho: length of the perturbation; 0 turns the second pass off, which is the base optimizer.
         per_layer: give each parameter tensor a perturbation of length rho, instead of all together.
@@ -68,18 +80,21 @@ class SAM(Optimizer):
         rho_warmup_steps: updates until rho is reached under "warmup".
         rho_floor: what the schedule starts from, or falls to, as a share of rho.
         measure_every: updates between those that measure `measures` in full; null never does.
-        model: its batch-norm statistics (and those of any module with `track_running_stats`) are held
-            still in the second pass.
+        model: its buffers, as batch norm's statistics are, are held still in the second pass. Without it
+            they move twice an update, which the first one warns of.
+        base_settings: further settings of the base optimizer.
 
     Attributes:
-        last_rho: length of the last update's perturbation; 0 where there was none.
+        last_rho: length of the last update's perturbation, the largest of all groups; 0 where there
+            was none.
         measures: of the last update, tensors () on the device. After a second pass `sharpness`,
-            L(w + e) - L(w); every `measure_every` updates also `perturbation_norm` and
-            `gradient_cosine`, between the gradients of the two passes (with `adaptive`, both relative
-            to the weights).
+            L(w + e) - L(w), which is negative under `maximize`; every `measure_every` updates also
+            `perturbation_norm` and `gradient_cosine`, between the gradients of the two passes (with
+            `adaptive`, both relative to the weights).
 
     Raises:
-        SettingError: when rho is negative or another number out of its range.
+        SettingError: when rho is negative or another number out of its range or not finite, when
+            `norms_only` finds no norm layer, or when the base evaluates the loss itself, as LBFGS does.
     """
 
     keeps_first_gradient: ClassVar[bool] = False
@@ -100,9 +115,9 @@ class SAM(Optimizer):
         rho_floor: float = 0.0,
         measure_every: int | None = 10,
         model: nn.Module | None = None,
+        **base_settings: Any,
     ):
-        if not rho >= 0:
-            raise SettingError("rho", rho, "must be at least 0 (0 turns the perturbation off)")
+        _check_rho(rho)
         if not 0 <= rho_floor <= 1:
             raise SettingError("rho_floor", rho_floor, "is a share of rho and must lie between 0 and 1")
         for setting, value in (
@@ -116,8 +131,8 @@ class SAM(Optimizer):
             raise SettingError("rho_schedule", rho_schedule, "must be constant, warmup or lr")
         if norms_only and model is None:
             raise SettingError("norms_only", norms_only, "needs the model, to know its norm layers")
+
         super().__init__(params, {})
-        self.base_optimizer = base(self.param_groups)
         self.rho = rho
         self.per_layer = per_layer
         self.adaptive = adaptive
@@ -133,7 +148,18 @@ class SAM(Optimizer):
         self._only = _norm_params(model) if norms_only and model is not None else None
         self._saved: dict[Tensor, Tensor] = {}
         self._ascended: list[Tensor] = []
+        self._has_looked_for_statistics = False
+
+        self.base_optimizer = base(self.param_groups, **base_settings)
+        _require_plain_step(self.base_optimizer)
         self._share_base()
+        for group in self.param_groups:
+            check_group(group)
+        if norms_only and not any(p.requires_grad for p in self.perturbed_params()):
+            names = ", ".join(layer.__name__.lstrip("_") for layer in NORM_LAYERS)
+            raise SettingError(
+                "norms_only", norms_only, f"finds no norm layer to perturb in the model (a kind of {names})"
+            )
 
     def step(self, closure: Closure | None = None) -> Tensor | None:  # type: ignore[override]
         """One update. With a closure both passes run first; without, `backward` has been called."""
@@ -146,38 +172,45 @@ class SAM(Optimizer):
 
         Returns:
             the loss of the first pass, at w.
+
+        Raises:
+            UserError: when the closure returns no tensor, or leaves sparse gradients or none at all.
         """
+        # torch's schedulers ask whether the optimizer has begun; a GradScaler steps the base alone
+        self._opt_called = True
+        # an autocast around this call would keep low-precision copies of the weights before the last step
+        torch.clear_autocast_cache()
         self.zero_grad()
-        rho = self.current_rho()
         self.measures = {}
-        ascends = self.num_updates % self.every == 0
+
+        rho = self._largest_rho()
+        ascends = rho > 0 and self.num_updates % self.every == 0
         self.last_rho = rho if ascends else 0.0
-        measured = self.measure_every is not None and self.num_updates % self.measure_every == 0
-        self.num_updates += 1
-        if rho == 0 or not ascends:
-            with torch.enable_grad():
-                loss = closure()
+        if ascends:
+            loss = self._both_passes(closure, measured=self._measures_now())
+        else:
+            loss = loss_of(closure)
             if rho > 0:
                 self._between_ascents()
-            return loss
-        return self._both_passes(closure, rho, measured=measured)
+
+        self.num_updates += 1
+        return loss
 
     def current_rho(self) -> float:
-        """Length of the next update's perturbation."""
-        factor = 1.0
-        if self.rho_schedule == "warmup":
-            factor = min(1.0, (self.num_updates + 1) / self.rho_warmup_steps)
-        elif self.rho_schedule == "lr":
-            group = self.param_groups[0]
-            factor = float(group["lr"]) / float(group.get("initial_lr", group["lr"]))
-        return self.rho * (self.rho_floor + (1 - self.rho_floor) * factor)
+        """Length of the next update's perturbation, in groups without a `rho` of their own."""
+        return self.rho * self._rho_factor()
 
     @torch.no_grad()
     def ascend(self, rho: float | None = None) -> Tensor:
-        """Save the weights and move them to w + e. Returns the gradient's norm, finite or not, ()."""
-        params = [p for p in self.perturbed_params() if p.grad is not None]
+        """Save the weights and move them to w + e. Returns the gradient's norm, finite or not, ().
+
+        Args:
+            rho: in place of the current one.
+        """
+        rhos = self._signed_rhos(self.current_rho() if rho is None else rho)
+        params = [p for p in rhos if p.grad is not None]
         gradients: list[Tensor] = [p.grad for p in params]  # type: ignore[misc]
-        return self._move(params, gradients, self.current_rho() if rho is None else rho)
+        return self._move(params, gradients, [rhos[p] for p in params])
 
     @torch.no_grad()
     def descend(self) -> None:
@@ -185,16 +218,26 @@ class SAM(Optimizer):
         if self._ascended:
             torch._foreach_copy_(self._ascended, [self._saved[p] for p in self._ascended])
         self._ascended = []
+        torch.clear_autocast_cache()
 
     def num_passes(self, updates: int) -> int:
         """Forward passes that so many updates take, counted from the first one."""
-        return updates + (math.ceil(updates / self.every) if self.rho > 0 else 0)
+        perturbs = any(self._rho_of(group) > 0 for group in self.param_groups)
+        return updates + (math.ceil(updates / self.every) if perturbs else 0)
 
     def perturbed_params(self) -> Iterator[Tensor]:
         """The parameters that take part in the perturbation."""
         for group in self.param_groups:
-            if group.get("perturb", True):
+            if group.get("perturb", True) and group.get("rho") != 0:
                 yield from (p for p in group["params"] if self._only is None or p in self._only)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Train further parameters, with the settings of the base optimizer where the group names none."""
+        if "base_optimizer" not in vars(self):  # in the constructor, which makes the base of all groups
+            super().add_param_group(param_group)
+            return
+        check_group(param_group)
+        self.base_optimizer.add_param_group(param_group)
 
     def state_dict(self) -> dict[str, Any]:
         """The base optimizer's state, and under "sam" what reaches from one update to the next."""
@@ -208,25 +251,87 @@ class SAM(Optimizer):
         self._share_base()
         self._load_own_state(own_state)
 
-    def _both_passes(self, closure: Closure, rho: float, *, measured: bool) -> Tensor:
-        randomness = _Randomness(self._device)
-        with torch.enable_grad(), self._gradients_of_perturbed_only():
-            loss = closure()
+    def __getstate__(self) -> dict[str, Any]:
+        """All but hooks and working memory, so that a copy, with its model, goes on as the original."""
+        return copied_state(self, without=("_saved",))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({"_saved": {}, **state})
+        self._share_base()
+
+    def _both_passes(self, closure: Closure, *, measured: bool) -> Tensor:
+        randomness = Randomness(self._all_params())
+        with self._gradients_of_perturbed_only():
+            loss = loss_of(closure)
+        self._check_gradients()
         first = self._first_gradients() if self.keeps_first_gradient else {}
-        norm = self.ascend(rho)
+
+        norm = self.ascend()
         try:
             self.zero_grad()
-            with torch.enable_grad(), frozen_statistics(self.model), randomness.replayed():
-                perturbed_loss = closure()
+            randomness.restore()
+            with self._held_statistics():
+                perturbed_loss = loss_of(closure)
             self.measures["sharpness"] = perturbed_loss.detach() - loss.detach()
             if measured and self._ascended:
                 self._measure()
         finally:
             self.descend()
+
         if first:
             self._after_second_pass(first)
         self._mark_overflow(norm)
         return loss
+
+    def _check_gradients(self) -> None:
+        """Raise where the first pass left nothing to perturb along."""
+        gradients = [p.grad for p in self._all_params() if p.grad is not None]
+        if any(gradient.layout is not torch.strided for gradient in gradients):
+            raise UserError("SAM needs dense gradients: make the embeddings with sparse=False.")
+        if all(p.grad is None for p in self.perturbed_params()):
+            raise UserError(
+                "No parameter that SAM may perturb has a gradient: the closure must call backward() on its "
+                "loss."
+            )
+
+    def _held_statistics(self) -> AbstractContextManager[None]:
+        """Context of the second pass; without the model its first one says what would have to be held."""
+        if self.model is not None or self._has_looked_for_statistics:
+            return frozen_statistics(self.model)
+        self._has_looked_for_statistics = True
+        return warning_of_moving_statistics()
+
+    def _measures_now(self) -> bool:
+        """Whether this is the first update with a perturbation since a measurement is due."""
+        return self.measure_every is not None and self.num_updates % self.measure_every < self.every
+
+    def _rho_factor(self) -> float:
+        """What the schedule makes of every rho in the next update."""
+        factor = 1.0
+        if self.rho_schedule == "warmup":
+            factor = min(1.0, (self.num_updates + 1) / self.rho_warmup_steps)
+        elif self.rho_schedule == "lr":
+            group = self.param_groups[0]
+            factor = float(group["lr"]) / float(group.get("initial_lr", group["lr"]))
+        return self.rho_floor + (1 - self.rho_floor) * factor
+
+    def _rho_of(self, group: dict[str, Any]) -> float:
+        """A group's rho before the schedule; 0 where it is not perturbed."""
+        return group.get("rho", self.rho) if group.get("perturb", True) else 0.0
+
+    def _largest_rho(self) -> float:
+        return max(self._rho_of(group) * self._rho_factor() for group in self.param_groups)
+
+    def _signed_rhos(self, rho: float) -> dict[Tensor, float]:
+        """For each perturbed parameter the length of its group, negative where the base climbs the loss."""
+        factor = self._rho_factor()
+        perturbed = set(self.perturbed_params())
+        rhos: dict[Tensor, float] = {}
+        for group in self.param_groups:
+            length = group["rho"] * factor if "rho" in group else rho
+            sign = -1 if group.get("maximize") else 1
+            rhos |= {p: sign * length for p in group["params"] if p in perturbed}
+        return rhos
 
     def _first_gradients(self) -> dict[Tensor, Tensor]:
         pairs = ((p, p.grad) for p in self.perturbed_params())
@@ -245,7 +350,7 @@ class SAM(Optimizer):
     def _load_own_state(self, state: dict[str, Any]) -> None:
         self.num_updates = state["num_updates"]
 
-    def _move(self, params: list[Tensor], directions: list[Tensor], rho: float) -> Tensor:
+    def _move(self, params: list[Tensor], directions: list[Tensor], rhos: list[float]) -> Tensor:
         """Save the parameters and move them along the directions, which are overwritten."""
         for p in params:
             if p not in self._saved:
@@ -253,10 +358,11 @@ class SAM(Optimizer):
         saved = [self._saved[p] for p in params]
         if self.adaptive:  # w g is as long as |w| g
             torch._foreach_mul_(directions, params)
-        norms = torch.stack(torch._foreach_norm(directions))
+        norms = torch.stack(norms_of(directions))
         norm = torch.linalg.vector_norm(norms)
         self._lengths = norms if self.per_layer else norm.expand_as(norms)
-        self._norm, self._rho = norm, rho
+        self._norm, self._rhos = norm, rhos
+
         is_finite = norm.isfinite()
         asked = is_near(norm)
         if asked and not is_finite:
@@ -264,12 +370,16 @@ class SAM(Optimizer):
         if self.adaptive:
             torch._foreach_mul_(directions, params)
         self._ascended = params
-        scales = rho / self._lengths.clamp(min=1e-12)
+        # an autocast around both passes would go on with low-precision copies of the weights before
+        torch.clear_autocast_cache()
+
+        scales = _quotients(rhos, self._lengths.clamp(min=1e-12))
         if asked:  # tensor by tensor, while it is in the cache
             for p, copy, direction, scale in zip(params, saved, directions, scales.tolist(), strict=True):
                 copy.copy_(p)
                 p.add_(direction, alpha=scale)
             return norm
+
         torch._foreach_copy_(saved, params)
         # the same choice without asking the device; 0 * inf would be NaN
         steps = [torch.where(is_finite, direction, 0) for direction in directions]
@@ -281,16 +391,18 @@ class SAM(Optimizer):
     def _measure(self) -> None:
         """Length of e, and the cosine of both gradients from e, which is along the first one."""
         lengths, products, seconds = [], [], []
-        for p, length in zip(self._ascended, self._lengths, strict=True):
-            e = p - self._saved[p]
+        for p, length, rho in zip(self._ascended, self._lengths, self._rhos, strict=True):
+            e = precise(p) - precise(self._saved[p])
             lengths.append(e.norm())
-            if p.grad is not None:
+            if p.grad is not None and rho != 0:
+                second = precise(p.grad)
                 # <T g, T g'> = <T^2 g, g'>, and e = rho T^2 g / length
-                products.append(inner_product(e, p.grad) * length / self._rho)
-                seconds.append((p.grad * self._saved[p] if self.adaptive else p.grad).norm())
+                products.append(inner_product(e, second) * length / rho)
+                seconds.append((second * precise(self._saved[p]) if self.adaptive else second).norm())
         self.measures["perturbation_norm"] = length_of(lengths)
-        both_norms = self._norm * length_of(seconds)
-        self.measures["gradient_cosine"] = torch.stack(products).sum() / both_norms.clamp(min=1e-30)
+        if products:
+            both_norms = self._norm * length_of(seconds)
+            self.measures["gradient_cosine"] = torch.stack(products).sum() / both_norms.clamp(min=1e-30)
 
     @contextmanager
     def _gradients_of_perturbed_only(self) -> Iterator[None]:
@@ -308,17 +420,15 @@ class SAM(Optimizer):
                 p.requires_grad_(True)
 
     def _share_base(self) -> None:
-        """Groups and state are the base optimizer's, so that schedules and scalers see one optimizer."""
+        """Groups, state and defaults are the base optimizer's: schedules and scalers see one optimizer."""
         self.param_groups = self.base_optimizer.param_groups
         self.state = self.base_optimizer.state
+        self.defaults = self.base_optimizer.defaults
+        forget_skipped_state(self.base_optimizer)
 
     def _all_params(self) -> Iterator[Tensor]:
         for group in self.param_groups:
             yield from group["params"]
-
-    @property
-    def _device(self) -> torch.device:
-        return next(self._all_params()).device
 
     @torch.no_grad()
     def _mark_overflow(self, norm: Tensor) -> None:
@@ -329,22 +439,59 @@ class SAM(Optimizer):
                 return
 
 
-@contextmanager
-def frozen_statistics(model: nn.Module | None) -> Iterator[None]:
-    """Hold running statistics still: modules in training normalise by the batch and record nothing.
+def loss_of(closure: Closure) -> Tensor:
+    """Run a closure with gradients.
 
-    Works on every module with `track_running_stats`, so it stops batch norm's `num_batches_tracked` as
-    well as its mean and variance; momentum = 0 would not.
+    Raises:
+        UserError: when it does not return a tensor.
     """
-    modules = [] if model is None else list(model.modules())
-    tracking: list[Any] = [module for module in modules if getattr(module, "track_running_stats", False)]
-    for module in tracking:
-        module.track_running_stats = False
-    try:
-        yield
-    finally:
-        for module in tracking:
-            module.track_running_stats = True
+    with torch.enable_grad():
+        loss = closure()
+    if not isinstance(loss, Tensor):
+        raise UserError(f"The closure must return its loss as a tensor, not {loss!r}.")
+    return loss
+
+
+def check_group(group: dict[str, Any]) -> None:
+    """Raise a SettingError where a number of a parameter group is not finite, or its rho no length."""
+    for setting, value in group.items():
+        numbers = value if isinstance(value, tuple | list) else [value]
+        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+            raise SettingError(setting, value, "must be finite")
+    if "rho" in group:
+        _check_rho(group["rho"])
+
+
+def copied_state(optimizer: Optimizer, *, without: Sequence[str] = ()) -> dict[str, Any]:
+    """The attributes that copies and pickles keep: not the hooks, nor what a scheduler puts over `step`."""
+    return {
+        name: value
+        for name, value in vars(optimizer).items()
+        if name not in ("step", *without) and not name.startswith("_optimizer_")
+    }
+
+
+def _check_rho(rho: float) -> None:
+    if not 0 <= rho < math.inf:
+        raise SettingError("rho", rho, "must be at least 0 and finite (0 turns the perturbation off)")
+
+
+def _require_plain_step(base: Optimizer) -> None:
+    """Refuse a base optimizer that evaluates the loss itself."""
+    closure = inspect.signature(type(base).step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise SettingError(
+            "base",
+            type(base).__name__,
+            "evaluates the loss itself, which is SAM's part; take AdamW or SGD",
+        )
+
+
+def _quotients(rhos: list[float], lengths: Tensor) -> Tensor:
+    """Each rho over its length, (n,), without asking the device."""
+    if len(set(rhos)) == 1:
+        return rhos[0] / lengths
+    return torch.stack([rho / length for rho, length in zip(rhos, lengths, strict=True)])
 
 
 def _norm_params(model: nn.Module) -> set[Tensor]:
@@ -357,8 +504,20 @@ def is_near(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu"
 
 
+def precise(x: Tensor) -> Tensor:
+    """At least float32: the squares of float16 gradients overflow."""
+    return x.float() if x.dtype in LOW_PRECISION else x
+
+
+def norms_of(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Euclidean norm of each tensor, at least in float32."""
+    is_low = any(tensor.dtype in LOW_PRECISION for tensor in tensors)
+    return list(torch._foreach_norm([precise(t) for t in tensors] if is_low else list(tensors)))
+
+
 def inner_product(a: Tensor, b: Tensor) -> Tensor:
     """Sum of the products of two tensors' elements, (), without a copy where their memory is alike."""
+    a, b = precise(a), precise(b)
     if a.stride() == b.stride():
         by_stride = sorted(range(a.ndim), key=a.stride, reverse=True)
         a, b = a.permute(by_stride), b.permute(by_stride)
@@ -368,20 +527,3 @@ def inner_product(a: Tensor, b: Tensor) -> Tensor:
 def length_of(parts: Sequence[Tensor]) -> Tensor:
     """Length of a vector whose parts have these lengths."""
     return torch.linalg.vector_norm(torch.stack(list(parts)))
-
-
-class _Randomness:
-    """The state of the random generators now, to run a second pass with the first one's dropout."""
-
-    def __init__(self, device: torch.device):
-        self.device = device
-        self.cpu_state = torch.get_rng_state()
-        self.cuda_state = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-
-    @contextmanager
-    def replayed(self) -> Iterator[None]:
-        """Afterwards the generators stand where the first pass left them, if both drew the same."""
-        torch.set_rng_state(self.cpu_state)
-        if self.cuda_state is not None:
-            torch.cuda.set_rng_state(self.cuda_state, self.device)
-        yield

@@ -4,13 +4,24 @@ What holds for `SAM` holds for each: any base optimizer, scaled gradients, exact
 overflows, frozen statistics, and a state dict that goes on in the middle of a cycle.
 """
 
+import math
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from miniclip.errors import SettingError, UserError
-from miniclip.optim.sam import SAM, Base, Closure, Params, inner_product, is_near, length_of
+from miniclip.optim.sam import (
+    SAM,
+    Base,
+    Closure,
+    Params,
+    inner_product,
+    is_near,
+    length_of,
+    loss_of,
+    norms_of,
+)
 
 MOMENTA = ("exp_avg", "momentum_buffer")
 """Names under which torch's optimizers keep the running mean of the gradient."""
@@ -90,14 +101,14 @@ class LookSAM(SAM):
             else:
                 kept = torch.where(is_finite, torch.addcmul(g_s, g, minus_share), self._kept[p])
                 self._kept[p].copy_(kept)
-        self._kept_length = length_of(torch._foreach_norm(list(self._kept.values())))
+        self._kept_length = length_of(norms_of(list(self._kept.values())))
 
     @torch.no_grad()
     def _between_ascents(self) -> None:
         pairs = [(p.grad, kept) for p, kept in self._kept.items() if p.grad is not None]
         if not pairs:
             return
-        length = length_of(torch._foreach_norm([g for g, _ in pairs]))
+        length = length_of(norms_of([g for g, _ in pairs]))
         ratio = self.alpha * length / self._kept_length.clamp(min=1e-30)
         for g, kept in pairs:
             g.addcmul_(kept, ratio.to(g.dtype))
@@ -111,7 +122,7 @@ class LookSAM(SAM):
         kept = zip(self._all_params(), state.get("kept", []), strict=False)
         self._kept = {p: value.to(p).clone() for p, value in kept if value is not None}
         if self._kept:
-            self._kept_length = length_of(torch._foreach_norm(list(self._kept.values())))
+            self._kept_length = length_of(norms_of(list(self._kept.values())))
 
 
 class MSAM(SAM):
@@ -133,17 +144,20 @@ class MSAM(SAM):
         """One an update."""
         return updates
 
-    def _both_passes(self, closure: Closure, rho: float, *, measured: bool) -> Tensor:
-        momenta = {p: self._momentum(p) for p in self.perturbed_params() if self.state.get(p)}
+    def _both_passes(self, closure: Closure, *, measured: bool) -> Tensor:
+        # of a loss that is climbed torch keeps the momentum of its negative: no sign is needed
+        rhos = self._signed_rhos(self.current_rho())
+        momenta = {p: self._momentum(p) for p in rhos if self.state.get(p)}
+        if not momenta:
+            self.last_rho = 0.0
         with torch.no_grad():
             directions = list(momenta.values())
             if self.adaptive:  # which overwrites them
                 directions = [m.clone() for m in directions]
             if momenta:
-                self._move(list(momenta), directions, -rho)
+                self._move(list(momenta), directions, [-abs(rhos[p]) for p in momenta])
         try:
-            with torch.enable_grad():
-                return closure()
+            return loss_of(closure)
         finally:
             self.descend()
 
@@ -171,10 +185,10 @@ def _pairs(first: dict[Tensor, Tensor]) -> list[tuple[Tensor, Tensor]]:
 def _share(pairs: list[tuple[Tensor, Tensor]], *, of: list[Tensor]) -> Tensor:
     """<a, b> over ||of||^2, all tensors together, (): how much of one vector lies along the other."""
     product = torch.stack([inner_product(a, b) for a, b in pairs]).sum()
-    return product / length_of(torch._foreach_norm(of)).square().clamp(min=1e-30)
+    return product / length_of(norms_of(of)).square().clamp(min=1e-30)
 
 
 def _at_least_zero(setting: str, value: float) -> float:
-    if not value >= 0:
-        raise SettingError(setting, value, "must be at least 0")
+    if not 0 <= value < math.inf:
+        raise SettingError(setting, value, "must be at least 0 and finite")
     return value

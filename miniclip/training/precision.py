@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from miniclip.optim import forget_skipped_state
+
 log = logging.getLogger(__name__)
 
 DTypeName = Literal["auto", "float16", "bfloat16", "float32"]
@@ -57,6 +59,7 @@ class Precision:
             the gradient's norm before clipping, ().
         """
         base = getattr(optimizer, "base_optimizer", optimizer)
+        forget_skipped_state(base)
         if self.scaler is not None:
             self.scaler.unscale_(base)
         params = [p for group in base.param_groups for p in group["params"] if p.grad is not None]

@@ -1,0 +1,71 @@
+"""What a forward pass leaves in a model's buffers: running statistics, counters, moving averages."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.nn.parameter import is_lazy
+
+
+@contextmanager
+def frozen_statistics(model: nn.Module | None) -> Iterator[None]:
+    """Hold all buffers of a model still: its modules work on copies, which are thrown away.
+
+    So every module computes what it always computes, in training and in evaluation, and records nothing,
+    whatever its class does with its buffers: batch norm moves mean, variance and counter; instance norm
+    reads its statistics as well as moves them; a module of a user's own may replace the tensor.
+    """
+    modules = [] if model is None else list(model.modules())
+    originals = [(module, name, buffer) for module in modules for name, buffer in _own_buffers(module)]
+
+    # a buffer that two modules share stays shared
+    copies: dict[Tensor, Tensor] = {buffer: buffer.clone() for _, _, buffer in originals}
+    for module, name, buffer in originals:
+        module._buffers[name] = copies[buffer]
+    try:
+        yield
+    finally:
+        for module, name, buffer in originals:
+            module._buffers[name] = buffer
+
+
+@contextmanager
+def warning_of_moving_statistics() -> Iterator[None]:
+    """Warn when a module that is called changes its own buffers. Comparing them waits for the device."""
+    before: dict[nn.Module, list[Tensor]] = {}
+    moving: set[str] = set()
+
+    def remember(module: nn.Module, inputs: Any) -> None:
+        before[module] = [buffer.clone() for _, buffer in _own_buffers(module) if not buffer.is_meta]
+
+    def compare(module: nn.Module, inputs: Any, output: Any) -> None:
+        after = [buffer for _, buffer in _own_buffers(module)]
+        if any(not torch.equal(old, new) for old, new in zip(before.pop(module, []), after, strict=False)):
+            moving.add(type(module).__name__)
+
+    hooks = [register_module_forward_pre_hook(remember), register_module_forward_hook(compare)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+    if moving:
+        warnings.warn(
+            "SAM was not given the model, so its second pass moves the statistics of "
+            f"{', '.join(sorted(moving))} as well, at the perturbed weights. Give SAM(..., model=model).",
+            stacklevel=2,
+        )
+
+
+def _own_buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """Buffers of a module itself, but none that autograd works on or that is still empty."""
+    return [
+        (name, buffer)
+        for name, buffer in module._buffers.items()
+        if buffer is not None and not is_lazy(buffer) and not buffer.requires_grad
+    ]
