@@ -156,7 +156,7 @@ def test_an_image_without_its_text_is_named(root: Path, picture_folder: Path) ->
         data.Folder(root=str(root), **SEEDED).datasets()
     shutil.copy(picture_folder / "1.jpg", root / "2.jpg")
     (root / "2.txt").write_text("a picture")
-    with pytest.raises(UserError, match=r"1\.jpg and 0 more"):
+    with pytest.raises(UserError, match=r"1 of 2 images have no captions .*: 1\.jpg\. Write a 1\.txt"):
         data.Folder(root=str(root), **SEEDED).datasets()
 
 
