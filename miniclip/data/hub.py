@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from miniclip.data.captions import seeded_rows
+from miniclip.data.columns import CAPTION_COLUMNS, IMAGE_COLUMNS
 from miniclip.data.dataset import Source, Split, check_val_fraction
 from miniclip.data.images import ImageBytes
 from miniclip.data.parquet import PARTS, find_column, split_of_columns
-from miniclip.data.table import CAPTION_COLUMNS, IMAGE_COLUMNS
 from miniclip.errors import SettingError, UserError
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from miniclip.data.captions import seeded_rows
+from miniclip.data.columns import CAPTION_COLUMNS, IMAGE_COLUMNS
 from miniclip.data.dataset import FolderSource, Split
 from miniclip.data.images import ImageBytes
-from miniclip.data.table import CAPTION_COLUMNS, IMAGE_COLUMNS
 from miniclip.errors import SettingError, UserError
 
 if TYPE_CHECKING:

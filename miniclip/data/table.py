@@ -7,20 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from miniclip.data.captions import group_by_image, split_of_files
+from miniclip.data.columns import CAPTION_COLUMNS, IMAGE_COLUMNS
 from miniclip.data.dataset import Source, Split, existing_path
 from miniclip.errors import SettingError, UserError
 
-IMAGE_COLUMNS = ("image", "image_name", "file_name", "filename", "filepath", "path", "img", "file")
-CAPTION_COLUMNS = (
-    "caption",
-    "captions",
-    "comment",
-    "text",
-    "title",
-    "raw",
-    "description",
-    "sentence",
-)
 SEPARATORS = (",", "\t", ";", "|")
 
 csv.field_size_limit(2**31 - 1)  # a caption may be longer than the 128 KiB the module allows
