@@ -64,11 +64,12 @@ def build(cfg: DictConfig, run: RunDirectory) -> tuple[Trainer, Experiment, Json
     OmegaConf.save(cfg, run.path / "config.yaml", resolve=True)
     trainer: Trainer = make(cfg, "trainer")
     source: Source = make(cfg, "data")
-    train_set, val_set = source.datasets()
+    train_set, val_set, test_set = source.training_sets()
     tokenizer: Tokenizer = make(cfg, "tokenizer")
     tokenizer.fit(caption for own in train_set.split.captions for caption in own)
     tokenizer.save(run.tokenizer)
-    facts = {side.split.name: _facts(side.split, tokenizer) for side in (train_set, val_set)}
+    sides = [side for side in (train_set, val_set, test_set) if side is not None]
+    facts = {side.split.name: _facts(side.split, tokenizer) for side in sides}
     seed_everything(cfg.seed)
     model = make_model(cfg, vocab_size=tokenizer.vocab_size)
     model.to(trainer.device).to(memory_format=torch.channels_last)
@@ -80,6 +81,7 @@ def build(cfg: DictConfig, run: RunDirectory) -> tuple[Trainer, Experiment, Json
         tokenizer=tokenizer,
         train_set=train_set,
         val_set=val_set,
+        test_set=test_set,
         loss=make(cfg, "loss"),
         optimizer=make_optimizer(cfg, model),
         schedule=make(cfg, "schedule"),

@@ -76,7 +76,8 @@ def evaluate() -> None:
     A model is a run directory, a checkpoint, or open_clip:NAME:WEIGHTS. Tasks are retrieval, zero_shot,
     linear_probe, few_shot, health, pictures and sharpness; without any, those that suit the data but
     sharpness. Settings are those of the data (data.class_column=..., data=cifar10 data.root=...) and of the
-    evaluation (eval.templates=clip, eval.num_seeds=3, ...).
+    evaluation (eval.templates=clip, eval.num_seeds=3, ...). The validation part is measured;
+    data.eval_split=test takes the test part, data.use=all every image.
     """
     parser = argparse.ArgumentParser(prog="miniclip evaluate", description=evaluate.__doc__)
     parser.add_argument("words", nargs="+", metavar="MODEL | TASK | SETTING=VALUE")
@@ -213,7 +214,7 @@ def _examine(cfg: DictConfig) -> bool:
     check(cfg)
     cfg.data.on_broken_image = "skip"  # to find all that are missing, not the first
     with Remarks() as remarks:
-        splits = make(cfg, "data").splits()
+        splits = make(cfg, "data").read_parts().present()
     tokenizer = make(cfg, "tokenizer")
     tokenizer.fit(caption for own in splits[0].captions for caption in own)
     found = examine(splits, token_lengths=tokenizer.lengths, context_length=cfg.context_length)
@@ -317,17 +318,24 @@ def _evaluate(words: list[str], device_name: str) -> None:
 
 
 def _evaluation_folder(checkpoint: Path, fingerprint: str) -> Path:
-    """RUN/evaluation for the best checkpoint on the run's own data; what else there is has a folder below.
+    """RUN/evaluation for the best checkpoint on the run's validation part; all else has a folder below.
 
     A checkpoint that lies in no run has its folder beside it.
     """
+    from miniclip.data.dataset import SEEDED_TEST
+
     run = checkpoint.parent.parent
     environment = run / "environment.json"
     if checkpoint.parent.name != "checkpoints" or not environment.is_file():
         return checkpoint.with_name(f"{checkpoint.stem}_evaluation") / fingerprint
-    own = json.loads(environment.read_text(encoding="utf-8"))["data"].values()
+    own = json.loads(environment.read_text(encoding="utf-8"))["data"]
+    names = {split["fingerprint"]: name for name, split in own.items()}
     parts = [] if checkpoint.stem == "best" else [checkpoint.stem]
-    parts += [] if fingerprint in (split["fingerprint"] for split in own) else [fingerprint]
+    name = names.get(fingerprint, fingerprint)
+    if name in ("test", SEEDED_TEST) and len(own) > 2:
+        parts.append("test")
+    elif name == fingerprint:
+        parts.append(fingerprint)
     return Path(run, "evaluation", *parts)
 
 

@@ -34,6 +34,8 @@ COLUMNS = (
     "i2t_r10",
     "t2i_r1",
     "t2i_r10",
+    "test_rsum",
+    "protocol",
     "steps",
     "seconds",
     "overrides",
@@ -93,15 +95,18 @@ class Job:
 
     def row(self) -> dict[str, str]:
         """Its line of the table."""
-        best = self.summary.get("best", {})
+        best, test = self.summary.get("best", {}), self.summary.get("test", {})
         numbers = {
             "rsum": best.get("val/rsum"),
             **{key: best.get(f"val/{key}") for key in ("i2t_r1", "i2t_r10", "t2i_r1", "t2i_r10")},
+            "test_rsum": test.get("test/rsum"),
         }
+        protocols = [record["protocol"] for record in (best, test) if "protocol" in record]
         return {
             "job": self.path.name.partition("_")[0],
             "status": self.state.status,
             **{key: "" if value is None else f"{value:.1f}" for key, value in numbers.items()},
+            "protocol": "; ".join(protocols),
             "steps": str(self.summary.get("steps", "")),
             "seconds": f"{self.summary['seconds']:.0f}" if "seconds" in self.summary else "",
             "overrides": " ".join(self.overrides),

@@ -17,14 +17,15 @@ from miniclip.errors import BrokenImage, SettingError
 
 ClassSet = Literal["ImageFolder", "CIFAR10", "CIFAR100", "Food101", "OxfordIIITPet"]
 
-HELD_OUT = ("val", "valid", "validation", "test")
+VALIDATION = ("val", "valid", "validation")
 
 
 class ImageClasses(FolderSource):
     """A classification set of torchvision; nothing is downloaded.
 
     An image's only caption is the name of its class, with spaces for underscores. ImageFolder takes a
-    folder for each class, below `train` and one of `val`, `valid`, `validation`, `test`.
+    folder for each class, below `train` and `val` (or `valid`, `validation`) and `test`. Of a set with a
+    training and a test part only, as all the others are, a seeded share of the training part validates.
 
     Args:
         dataset: torchvision's name of it.
@@ -38,19 +39,31 @@ class ImageClasses(FolderSource):
         super().__init__(**folder_settings)
         self.dataset = dataset
 
-    def splits(self) -> tuple[Split, Split]:
+    def splits(self) -> tuple[Split, ...]:
         try:
-            if self.dataset != "ImageFolder":
-                return self._split("train", self._part("train")), self._split("test", self._part("test"))
-            held_out = next((part for part in HELD_OUT if (self.root / part).is_dir()), None)
-            if (self.root / "train").is_dir() and held_out is not None:
-                train, val = (sets.ImageFolder(str(self.root / part)) for part in ("train", held_out))
-                return self._split("train", train), self._split(held_out, val)
-            whole = self._split("train", sets.ImageFolder(str(self.root)))
+            parts = self._published()
         except (RuntimeError, FileNotFoundError) as error:
             raise SettingError("root", self.root, f"does not hold {self.dataset} ({error})") from None
-        rows = seeded_rows(len(whole), val_fraction=self.val_fraction, seed=self.split_seed)
-        return whole.select("train", rows[0]), whole.select("seeded val", rows[1])
+        if self.eval_split is None and len(parts) > 1:  # configs of before `eval_split`
+            train, *held_out = parts
+            return self._split(train, parts[train]), self._split(held_out[0], parts[held_out[0]])
+
+        val = next((part for part in VALIDATION if part in parts), None)
+        test = [self._split("test", parts["test"])] if "test" in parts else []
+        train_split = self._split("train", parts["train"])
+        if val is not None:
+            return (train_split, self._split(val, parts[val]), *test)
+        rows = seeded_rows(len(train_split), val_fraction=self.val_fraction, seed=self.split_seed)
+        return (train_split.select("train", rows[0]), train_split.select("seeded val", rows[1]), *test)
+
+    def _published(self) -> dict[str, Any]:
+        """The parts as torchvision reads them; those of ImageFolder in the order of preference."""
+        if self.dataset != "ImageFolder":
+            return {part: self._part(part) for part in ("train", "test")}
+        parts = [part for part in (*VALIDATION, "test") if (self.root / part).is_dir()]
+        if not (self.root / "train").is_dir() or not parts:
+            return {"train": sets.ImageFolder(str(self.root))}
+        return {part: sets.ImageFolder(str(self.root / part)) for part in ("train", *parts)}
 
     def _part(self, part: str) -> Any:
         if self.dataset in ("CIFAR10", "CIFAR100"):

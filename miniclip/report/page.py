@@ -18,13 +18,13 @@ from miniclip.report.statistics import Comparison, compare, spread
 from miniclip.tracking import write_text
 
 METRICS = (
-    ("val/i2t_r1", "i2t R@1"),
-    ("val/i2t_r5", "i2t R@5"),
-    ("val/i2t_r10", "i2t R@10"),
-    ("val/t2i_r1", "t2i R@1"),
-    ("val/t2i_r5", "t2i R@5"),
-    ("val/t2i_r10", "t2i R@10"),
-    ("val/rsum", "rsum"),
+    ("i2t_r1", "i2t R@1"),
+    ("i2t_r5", "i2t R@5"),
+    ("i2t_r10", "i2t R@10"),
+    ("t2i_r1", "t2i R@1"),
+    ("t2i_r5", "t2i R@5"),
+    ("t2i_r10", "t2i R@10"),
+    ("rsum", "rsum"),
 )
 
 STYLE = """
@@ -106,11 +106,18 @@ def _control(groups: Sequence[Group], wanted: str | None) -> Group:
 def _sections(
     collection: Collection, groups: list[Group], varied: list[str], control: Group, place: Path
 ) -> list[Section]:
-    best = max(collection.runs, key=lambda run: run.rsum)
+    best = max(collection.runs, key=lambda run: run.best["val/rsum"])
+    kinds = list(dict.fromkeys(run.kind for run in collection.runs))
     remarks = [
         f"{len(collection.runs)} runs in {len(groups)} groups; {best.protocol}; data {best.fingerprint}.",
-        f"Best: {best.path.name}, seed {best.seed}, rsum {best.rsum:.1f}.",
+        f"The numbers are: {'; '.join(kinds)}.",
+        f"Best on validation: {best.path.name}, seed {best.seed}, rsum {best.rsum:.1f} ({best.protocol}).",
     ]
+    if any(run.test is None for run in collection.runs):
+        remarks.append(
+            "A best of several validations is higher than a new sample would give; "
+            "data.seeded_test_fraction sets a test part apart."
+        )
     if any(len(group.runs) == 1 for group in groups):
         remarks.append("Warning: groups of one seed say nothing of the noise between seeds.")
     if any(len({run.seed for run in group.runs}) < len(group.runs) for group in groups):
@@ -226,10 +233,23 @@ def _as_csv(collection: Collection, varied: Sequence[str]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(
-        ["run", "seed", *varied, *(title for _, title in METRICS), "steps", "forward_passes", "seconds"]
+        [
+            "run",
+            "seed",
+            *varied,
+            *(title for _, title in METRICS),
+            "validation rsum",
+            "protocol",
+            "measured",
+            "steps",
+            "forward_passes",
+            "seconds",
+        ]
     )
     for run in collection.runs:
         costs = [run.best.get(key, "") for key in ("step", "train/forward_passes", "train/seconds")]
         settings = [run.settings.get(key) for key in varied]
-        writer.writerow([run.path, run.seed, *settings, *(run.best[key] for key, _ in METRICS), *costs])
+        metrics = [run.numbers[key] for key, _ in METRICS]
+        measured = [run.best["val/rsum"], run.protocol, run.kind]
+        writer.writerow([run.path, run.seed, *settings, *metrics, *measured, *costs])
     return buffer.getvalue()

@@ -14,7 +14,15 @@ from miniclip.errors import UserError
 from miniclip.evaluation import Ranks
 from miniclip.tracking import read_state
 
-NO_DIFFERENCE = ("seed", "data.seed", "name", "data.root", "data.cache", "data.cache_dir")
+NO_DIFFERENCE = (
+    "seed",
+    "data.seed",
+    "name",
+    "data.root",
+    "data.cache",
+    "data.cache_dir",
+    "data.eval_split",
+)
 NOR_GROUPS = ("arm", "logger", "eval", "hydra")
 NOR_SETTINGS = ("device", "resume", "num_workers", "checkpoint_every_epochs", "_partial_")
 """What may differ between runs that are compared without being named."""
@@ -28,8 +36,9 @@ class Run:
         settings: the config, flat: {"optimizer.rho": 0.05}.
         best: the validation record with the highest rsum.
         validations: all validation records, in order.
-        ranks: where each image and caption of the validation split stood, if the run kept it, and the
-            image of each caption.
+        ranks: where each image and caption of the part that is reported stood, if the run kept it, and
+            the image of each caption.
+        test: the record of the test part, measured once with the best checkpoint; None without such a part.
     """
 
     path: Path
@@ -38,6 +47,7 @@ class Run:
     validations: list[dict[str, Any]]
     fingerprint: str
     ranks: tuple[Ranks, np.ndarray] | None
+    test: dict[str, Any] | None = None
 
     @property
     def seed(self) -> int:
@@ -45,11 +55,29 @@ class Run:
 
     @property
     def protocol(self) -> str:
-        return self.best["protocol"]
+        """What the reported numbers were measured on."""
+        return (self.best if self.test is None else self.test)["protocol"]
+
+    @property
+    def kind(self) -> str:
+        """What the reported numbers are."""
+        if self.test is None:
+            return f"best of {len(self.validations)} validations"
+        return "test, measured once with the checkpoint that validation chose"
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """The reported metrics, {"rsum": 120.3}: of the test part, or else of the best validation."""
+        part, record = ("val", self.best) if self.test is None else ("test", self.test)
+        return {
+            key.removeprefix(f"{part}/"): value
+            for key, value in record.items()
+            if key.startswith(f"{part}/")
+        }
 
     @property
     def rsum(self) -> float:
-        return self.best["val/rsum"]
+        return self.numbers["rsum"]
 
 
 class Failure(NamedTuple):
@@ -80,8 +108,8 @@ class Group(NamedTuple):
     runs: list[Run]
 
     def values(self, key: str) -> list[float]:
-        """A number of each run's best record."""
-        return [run.best[key] for run in self.runs]
+        """A reported metric of each run ("rsum"), or a number of its best record ("train/seconds")."""
+        return [(run.best | run.numbers)[key] for run in self.runs]
 
 
 def read_collection(paths: Iterable[Path]) -> Collection:
@@ -177,9 +205,12 @@ def _read_run(folder: Path) -> Run:
         records = [json.loads(line) for line in file]
     data = _json(folder / "environment.json").get("data", {})
     fingerprint = " ".join(split["fingerprint"] for name, split in data.items() if name != "train")
+    summary = _json(folder / "summary.json")
+    test = summary.get("test")
     ranks = None
-    if (folder / "ranks.npz").is_file():
-        with np.load(folder / "ranks.npz") as arrays:
+    ranks_file = folder / ("ranks.npz" if test is None else "ranks_test.npz")
+    if ranks_file.is_file():
+        with np.load(ranks_file) as arrays:
             ranks = (
                 Ranks(*(torch.from_numpy(arrays[name]) for name in Ranks._fields)),
                 arrays["image_of_caption"],
@@ -187,10 +218,11 @@ def _read_run(folder: Path) -> Run:
     return Run(
         path=folder,
         settings=dict(_flat(config)),
-        best=_json(folder / "summary.json")["best"],
+        best=summary["best"],
         validations=[record for record in records if "val/rsum" in record],
         fingerprint=fingerprint,
         ranks=ranks,
+        test=test,
     )
 
 

@@ -157,14 +157,15 @@ class WandbLogger(JsonlLogger):
 
         for key, path in figures.items():
             self.run.log({f"figures/{key}": wandb.Image(str(path))})
-        best = summary.get("best", {})
         rows = [
-            [title, *(best[f"val/{way}_r{k}"] for k in (1, 5, 10)), best[f"val/{way}_median_rank"]]
+            [record.get("protocol", part), title]
+            + [record[f"{part}/{way}_{metric}"] for metric in ("r1", "r5", "r10", "median_rank")]
+            for part, record in (("val", summary.get("best")), ("test", summary.get("test")))
             for way, title in (("i2t", "image to text"), ("t2i", "text to image"))
-            if best
+            if record
         ]
         if rows:
-            header: list[str | int] = ["direction", "R@1", "R@5", "R@10", "median rank"]
+            header: list[str | int] = ["measured on", "direction", "R@1", "R@5", "R@10", "median rank"]
             self.run.log({"retrieval": wandb.Table(columns=header, data=rows)})
         checkpoint = self.metrics.parent / "checkpoints" / "best.pt"
         if self.log_model and checkpoint.is_file():

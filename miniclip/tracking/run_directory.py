@@ -51,11 +51,16 @@ class RunDirectory:
     def best_checkpoint(self) -> Path:
         return self.checkpoints / "best.pt"
 
+    @property
+    def evaluation(self) -> Path:
+        return self.path / "evaluation"
+
     def forget(self) -> None:
         """Remove what an earlier try in the same directory left, but for its log."""
-        for path in (self.metrics, self.summary, self.path / "ranks.npz", self.path / WANDB_ID):
+        ranks = self.path / "ranks.npz", self.path / "ranks_test.npz"
+        for path in (self.metrics, self.summary, *ranks, self.path / WANDB_ID):
             path.unlink(missing_ok=True)
-        for folder in (self.checkpoints, self.path / "evaluation", self.path / "tensorboard"):
+        for folder in (self.checkpoints, self.evaluation, self.path / "tensorboard"):
             shutil.rmtree(folder, ignore_errors=True)
         self.checkpoints.mkdir()
 

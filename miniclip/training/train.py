@@ -55,6 +55,7 @@ class Experiment:
         config: the resolved config as plain data, kept in every checkpoint.
         preprocessing: what an image needs before the model sees it, as plain data.
         measures: what else each validation records, from the validation split's features.
+        test_set: what the best checkpoint is measured on, once; training never looks at it.
     """
 
     config: dict[str, Any]
@@ -68,6 +69,7 @@ class Experiment:
     precision: Precision
     preprocessing: dict[str, Any]
     measures: Sequence[Callable[[Features], dict[str, float]]] = ()
+    test_set: CaptionedImages | None = None
 
 
 class _Stopped(UserError):

@@ -51,8 +51,9 @@ def test_karpathys_split_is_used_when_present(root: Path) -> None:
         for i, part in enumerate(parts)
     ]
     (root / "dataset_flickr30k.json").write_text(json.dumps({"images": images}))
-    train, val = Flickr30k(root=str(root), **SETTINGS).splits()
+    train, val, test = Flickr30k(root=str(root), **SETTINGS).splits()
     assert (len(train), list(val.ids), val.name) == (8, ["8.jpg", "9.jpg"], "val")
+    assert (list(test.ids), test.name) == (["10.jpg", "11.jpg"], "test")
     assert list(val.captions[0]) == ["raw 8"] * 5
 
 

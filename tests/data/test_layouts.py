@@ -114,8 +114,8 @@ def test_flickr8k_split_lists(root: Path, picture_folder: Path) -> None:
     (root / "Flickr_8k.trainImages.txt").write_text("".join(f"{i}.jpg\n" for i in range(7)))
     (root / "Flickr_8k.devImages.txt").write_text("7.jpg\n8.jpg\n")
     assert sizes(data.Flickr8k(root=str(root), **SEEDED)) == ("val", 7, 2)
-    with pytest.raises(SettingError, match="eval_split=test: is no part of a split in"):
-        data.Flickr8k(root=str(root), eval_split="test", **SEEDED).splits()
+    with pytest.raises(SettingError, match="eval_split=test: is no part of this data set"):
+        data.Flickr8k(root=str(root), eval_split="test", **SEEDED).datasets()
     (root / "Flickr_8k.testImages.txt").write_text("9.jpg\n")
     assert sizes(data.Flickr8k(root=str(root), eval_split="test", **SEEDED)) == ("test", 7, 1)
 
