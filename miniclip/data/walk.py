@@ -96,7 +96,7 @@ def visible_files(folder: Path, *, root: Path | None = None) -> list[str]:
 
     if lost_links:
         log.warning(
-            "%s: %s left out that lead out of the folder or nowhere, like %s; copy the files themselves.",
+            "%s: %s out of the folder or to nowhere left out, like %s; copy the files themselves.",
             folder,
             counted(len(lost_links), "link"),
             lost_links[0],

@@ -118,7 +118,7 @@ def test_links_stay_within_the_folder_and_circles_end(
 
     assert find_images(root) == sorted([*(f"{index}.jpg" for index in range(12)), "nested/inner.jpg"])
     (warning,) = [record.getMessage() for record in caplog.records]
-    assert "3 links left out that lead out of the folder or nowhere" in warning
+    assert "3 links out of the folder or to nowhere left out" in warning
 
 
 def test_a_part_that_is_a_link_out_of_the_root_is_refused(root: Path, tmp_path: Path) -> None:
@@ -210,3 +210,59 @@ def test_captions_in_another_encoding_are_refused_with_the_name_of_the_file(
     (root / "0.txt").write_bytes(content)
     with pytest.raises(UserError, match=r"0\.txt cannot be read as UTF-8 or UTF-16 .* Save it as UTF-8"):
         folder(root).datasets()
+
+
+@pytest.fixture
+def classes(tmp_path: Path, picture_folder: Path) -> Path:
+    """Folders `cat` and `sea_lion` of six images each, some of them in a folder within."""
+    home = tmp_path / "classes"
+    for index in range(12):
+        path = home / ("cat/young", "sea_lion")[index % 2] / f"{index}.JPG"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(picture_folder / f"{index}.jpg", path)
+    return home
+
+
+def image_classes(root: Path) -> data.ImageClasses:
+    return data.ImageClasses(dataset="ImageFolder", root=str(root), **SETTINGS)
+
+
+def labels(source: data.Source) -> set[str]:
+    return {label for part in source.datasets() for label in part.split.labels or ()}
+
+
+@pytest.mark.parametrize("hidden", [".ipynb_checkpoints", "__MACOSX", "cat/.ipynb_checkpoints"])
+def test_hidden_folders_are_no_classes(classes: Path, hidden: str) -> None:
+    shutil.copytree(classes / "sea_lion", classes / hidden)
+    (classes / "cat" / "._0.jpg").write_bytes(b"what macOS leaves")
+    assert num_images(image_classes(classes)) == 12
+    assert labels(image_classes(classes)) == {"cat", "sea lion"}
+
+
+def test_what_is_no_class_and_what_is_in_none_is_told(
+    classes: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (classes / "dog").mkdir()
+    (classes / "fox.png").mkdir()
+    (classes / "fox.png" / "notes.txt").write_text("no fox yet")
+    shutil.copy(classes / "sea_lion" / "1.JPG", classes / "1.jpg")
+    assert num_images(image_classes(classes)) == 12
+    assert "2 folders without an image, so no class: dog, fox.png." in caplog.text
+    assert "1 image in no class's folder left out" in caplog.text
+
+
+def test_a_folder_of_classes_without_images_is_refused(classes: Path) -> None:
+    with pytest.raises(SettingError, match="holds no folder with images; one for each class"):
+        image_classes(classes / "sea_lion").datasets()
+
+
+def test_a_class_may_link_to_another_folder_of_the_root_and_not_out_of_it(
+    classes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for part in ("train", "val"):
+        (classes / part).mkdir()
+        (classes / part / "cat").symlink_to(classes / "cat")
+        (classes / part / "dog").symlink_to(tmp_path / "pictures")
+    train, val = image_classes(classes).datasets()
+    assert len(train) == len(val) == 6
+    assert "1 link out of the folder" in caplog.text
