@@ -301,7 +301,8 @@ def test_a_hub_set_that_is_asked_for_what_it_lacks(
     root: Path, picture_folder: Path, settings: dict[str, str], says: str
 ) -> None:
     hub_sets = pytest.importorskip("datasets")
-    images = [str(picture_folder / f"{index}.jpg") for index in range(4)]
+    put_images(picture_folder, root / "pictures")
+    images = [str(root / "pictures" / f"{index}.jpg") for index in range(4)]
     rows = hub_sets.Dataset.from_dict({"image": images, "text": ["one", "two", "three", "four"]})
     rows.cast_column("image", hub_sets.Image()).to_parquet(root / "train-0.parquet")
     with pytest.raises(UserError, match=says):
