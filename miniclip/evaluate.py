@@ -302,7 +302,7 @@ class Measured:
     def labelled(self) -> tuple[Labelled, Labelled]:
         """Training and validation images, both as evaluation sees them."""
         labels = self.labels(self.train), self.labels(self.val)
-        as_evaluated = CaptionedImages(self.train.split, self.val.crop)
+        as_evaluated = CaptionedImages.for_evaluation(self.train.split, self.val.crop)
         train_features = _finite(self.subject.encode_images(as_evaluated), self.subject)
         both = train_features, self.image_features
         return tuple(Labelled(x.cpu().numpy(), y) for x, y in zip(both, labels, strict=True))  # type: ignore[return-value]

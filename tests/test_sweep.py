@@ -126,12 +126,13 @@ def test_a_key_is_what_is_computed_not_where() -> None:
         "logger=wandb",
         "trainer.num_workers=2",
         "trainer.resume=/a/b",
-        "data.cache=memory",
+        "data.cache_dir=/a/b",
     ]
     assert {key(change) for change in same} == {plain}
     others = [
         "seed=1",
         "optimizer.rho=0.1",
+        "data.cache=memory",
         "trainer.budget.epochs=9",
         "data.limit=30",
         "encoder/image=resnet34",

@@ -1,13 +1,15 @@
 """Images with their captions: what every data source delivers and what the training loop reads."""
 
+import copy
 import hashlib
 import logging
 import math
+import operator
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, SupportsIndex
 
 import numpy as np
 import platformdirs
@@ -31,6 +33,13 @@ from miniclip.errors import BrokenImage, SettingError, UserError
 log = logging.getLogger(__name__)
 
 CaptionChoice = Literal["first", "random", "all"]
+
+Key = SupportsIndex
+"""A place in a data set: int, a whole number of NumPy, or a tensor of one."""
+
+EVALUATED_SCALE = 0.5
+"""Images that evaluation sees are decoded for crops of at least this share of their area. It is a constant,
+so that no setting of training, nor a cache, changes what is measured."""
 
 SEEDED_TEST = "seeded test"
 """Name of a test part that nobody published."""
@@ -172,6 +181,19 @@ class Item(NamedTuple):
     problem: BrokenImage | None = None
 
 
+def decoded_at(images: Images, size: int) -> Images:
+    """The same images with another shortest side that they may be decoded at, where that can be chosen."""
+    if isinstance(images, Selection):
+        return Selection(decoded_at(images.images, size), images.chosen)
+    if isinstance(images, Joined):
+        return Joined([decoded_at(sequence, size) for sequence in images.sequences])
+    if not hasattr(images, "decode_size"):
+        return images
+    images = copy.copy(images)
+    images.decode_size = size
+    return images
+
+
 class CaptionedImages(Dataset[tuple[Tensor, str]]):
     """A split ready for a model. An item is one image with one of its captions.
 
@@ -187,6 +209,7 @@ class CaptionedImages(Dataset[tuple[Tensor, str]]):
             item of its own.
         max_broken_fraction: let the next image stand in for one that cannot be read, as long as no more
             than this share of the images is broken (whoever reads the batches counts); None raises.
+        images: where pixels are read, a cache of the split's own say; None reads the split's own.
     """
 
     def __init__(
@@ -197,8 +220,10 @@ class CaptionedImages(Dataset[tuple[Tensor, str]]):
         seed: int = 0,
         captions: CaptionChoice = "first",
         max_broken_fraction: float | None = None,
+        images: Images | None = None,
     ):
         self.split = split
+        self.images = split.images if images is None else images
         self.crop = crop
         self.seed = seed
         self.captions = captions
@@ -212,23 +237,33 @@ class CaptionedImages(Dataset[tuple[Tensor, str]]):
     @property
     def is_decoded(self) -> bool:
         """Whether the pictures lie in memory, or on disk as they will in memory."""
-        images = self.split.images
+        images = self.images
         while isinstance(images, Selection):
             images = images.images
         return getattr(images, "is_decoded", False)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, str]:
+    @classmethod
+    def for_evaluation(cls, split: Split, crop: Crop) -> "CaptionedImages":
+        """A split as evaluation sees it: its pixels do not depend on how it, or another, is trained on."""
+        size = math.ceil(crop.image_size / math.sqrt(EVALUATED_SCALE))
+        return cls(split.with_images(decoded_at(split.images, size)), crop)
+
+    def __getitem__(self, key: Key | tuple[int, Key]) -> tuple[Tensor, str]:
         item = self.item(key)
         pixels = cut(item.picture, item.box, self.crop.image_size)
         return normalise(pixels[None])[0], item.caption
 
-    def item(self, key: int | tuple[int, int]) -> Item:
+    def item(self, key: Key | tuple[int, Key]) -> Item:
         """What `dataset[key]` is made of.
 
         Raises:
+            IndexError: beyond the end, which is what ends an iteration.
             UserError: when the image cannot be read and none may stand in.
         """
-        epoch, index = (0, key) if isinstance(key, int) else key
+        epoch, place = key if isinstance(key, tuple) else (0, key)
+        index = operator.index(place)
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"item {index} of {len(self)}")
         problem = None
         for stand_in in range(len(self)):
             try:
@@ -244,7 +279,7 @@ class CaptionedImages(Dataset[tuple[Tensor, str]]):
         if self.captions == "all":
             image = int(np.searchsorted(self._first_item, index, side="right")) - 1
             choice = index - int(self._first_item[image])
-        picture = self.split.images[image]
+        picture = self.images[image]
         captions = self.split.captions[image]
         generator = torch.Generator().manual_seed(_mix(self.seed, epoch, index))
         drawn = int(torch.randint(len(captions), (), generator=generator))
@@ -392,7 +427,7 @@ class Source(ABC):
 
     def everything(self) -> Split:
         """All images of all parts as one split, "all"."""
-        splits = [split for split in self.read_parts().present() if len(split)]
+        splits = [split for split in self.splits() if len(split)]
         if not splits:
             raise UserError("The data set holds no images. Check the data.* settings.")
         labels = None
@@ -425,9 +460,9 @@ class Source(ABC):
                 parts.val.name,
             )
         splits = [self._limited(split) for split in parts.present()]
-        cached = [self._cached(split) for split in splits]
-        check_leaks(splits, cached)
-        return TrainingSets(self._for_training(cached[0]), *map(self._for_evaluation, cached[1:]))
+        sets = TrainingSets(self._for_training(splits[0]), *map(self._for_evaluation, splits[1:]))
+        check_leaks(splits, [each.split.with_images(each.images) for each in sets if each is not None])
+        return sets
 
     def datasets(self) -> tuple[CaptionedImages, CaptionedImages]:
         """The training data set, and the one that evaluation measures; see `eval_split` and `use`.
@@ -436,12 +471,12 @@ class Source(ABC):
             UserError: when a split holds no image.
         """
         if self.use == "all":
-            everything = self._cached(self._limited(self.everything()))
+            everything = self._limited(self.everything())
             nothing = everything.select("train", [])
             return self._for_training(nothing), self._for_evaluation(everything)
         parts = self.read_parts()
         measured = self._test_of(parts) if self.eval_split == "test" else parts.val
-        train, measured = (self._cached(self._limited(split)) for split in (parts.train, measured))
+        train, measured = (self._limited(split) for split in (parts.train, measured))
         return self._for_training(train), self._for_evaluation(measured)
 
     def _test_of(self, parts: Parts) -> Split:
@@ -462,38 +497,39 @@ class Source(ABC):
             seed=self.seed,
             captions=self.captions,
             max_broken_fraction=self.max_broken_fraction if self.skips_broken else None,
+            images=self._cached(split, crop=None),
         )
 
     def _for_evaluation(self, split: Split) -> CaptionedImages:
         crop: Crop = WholePicture(self.image_size)
         if self.eval_crop == "centre":
             crop = CentreCrop(self.image_size)
-        return CaptionedImages(self._readable(split) if self.skips_broken else split, crop)
+        dataset = CaptionedImages.for_evaluation(split, crop)
+        dataset.images = self._cached(dataset.split, crop=crop)
+        return self._readable(dataset) if self.skips_broken else dataset
 
-    def _cached(self, split: Split) -> Split:
-        """The split with its pictures decoded, as `cache` says."""
-        if self.cache == "none":
-            return split
+    def _cached(self, split: Split, *, crop: Crop | None) -> Images:
+        """The split's images, decoded as `cache` says; with a `crop` that draws nothing, what it sees."""
+        if self.cache == "none" or len(split) == 0:
+            return split.images
         from miniclip.data.cache import cache_in_memory, cache_on_disk
 
-        images: Images
+        size = self.decode_size if crop is None else crop.image_size
+        settings: dict[str, Any] = {"size": size, "crop": crop, "skips_broken": self.skips_broken}
         if self.cache == "memory":
-            images = cache_in_memory(split.images, size=self.decode_size, skips_broken=self.skips_broken)
-        else:
-            digest = hashlib.sha256(f"3 {self.decode_size} {split.fingerprint()} ".encode())
-            digest.update(repr(getattr(split.images, "identity", None)).encode())
-            folder = self.cache_dir / f"pixels-{digest.hexdigest()[:24]}"
-            images = cache_on_disk(
-                split.images, folder, size=self.decode_size, skips_broken=self.skips_broken
-            )
-        return split.with_images(images)
+            return cache_in_memory(split.images, **settings)
+        digest = hashlib.sha256(f"4 {size} {type(crop).__name__} {split.fingerprint()} ".encode())
+        digest.update(repr(getattr(split.images, "identity", None)).encode())
+        folder = self.cache_dir / f"pixels-{digest.hexdigest()[:24]}"
+        return cache_on_disk(split.images, folder, **settings)
 
-    def _readable(self, split: Split) -> Split:
-        """The split without images that cannot be read: in a ranking nothing can stand in for them."""
+    def _readable(self, dataset: CaptionedImages) -> CaptionedImages:
+        """A data set without images that cannot be read: in a ranking nothing can stand in for them."""
+        split = dataset.split
         readable, reasons = [], []
         for index in range(len(split)):
             try:
-                _ = split.images[index]
+                _ = dataset.images[index]
                 readable.append(index)
             except BrokenImage as error:
                 log.warning("Left out of the %s split: %s", split.name, error)
@@ -504,7 +540,8 @@ class Source(ABC):
                 f"({by_reason(reasons)}), more than data.max_broken_fraction={self.max_broken_fraction:g}. "
                 "Mend the files above."
             )
-        return split.select(split.name, readable)
+        images = Selection(dataset.images, np.asarray(readable, dtype=np.int64))
+        return CaptionedImages(split.select(split.name, readable), dataset.crop, images=images)
 
     def _limited(self, split: Split) -> Split:
         if len(split) == 0:

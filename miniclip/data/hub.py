@@ -16,6 +16,7 @@ from miniclip.data.rows import (
     find_files,
     names_training_rows,
     splits_of_rows,
+    whole_splits,
 )
 from miniclip.errors import SettingError, UserError
 
@@ -39,7 +40,7 @@ class Hub(Source):
         hub: its name, "user/set" say, or a folder with a copy of it.
         config: which of its configurations; null is its only one.
         train_split, val_split: names of its parts; null finds them among the usual ones. Without a
-            validation part a seeded fraction of the training part validates.
+            validation part a seeded fraction of the training part validates. A part "test" is the test part.
         image_column, caption_column: column names; null finds them among the usual ones. A caption may be a
             text or a list of texts; `caption.en` is the field en of objects.
         class_column: column with each image's class; null for none.
@@ -84,6 +85,9 @@ class Hub(Source):
 
     def splits(self) -> tuple[Split, ...]:
         loaded = self._loaded()
+        if self.use == "all":
+            parts = {name: self._rows(rows) for name, rows in loaded.items()}
+            return whole_splits(parts, decode_size=self.decode_size)
         names = self._part_names(list(loaded))
         parts = {part: self._rows(loaded[name]) for part, name in names.items()}
 

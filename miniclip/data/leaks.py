@@ -9,6 +9,7 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
 
+from miniclip.data.cache import CachedImages
 from miniclip.data.dataset import Images, Joined, Selection, Split
 from miniclip.data.images import ImageBytes, ImageFiles
 from miniclip.errors import BrokenImage, UserError
@@ -139,6 +140,8 @@ def _size(place: Place) -> Hashable | None:
             return found.st_size if stat.S_ISREG(found.st_mode) and found.st_size else None
         if isinstance(place.images, ImageBytes):
             return len(_buffer(place)) or None
+        if isinstance(place.images, CachedImages):
+            return place.images.digests[place.row] or None
         if getattr(place.images, "is_decoded", False):
             return tuple(place.images[place.row].shape)
     except (OSError, ValueError, BrokenImage):
@@ -153,6 +156,8 @@ def _sample(place: Place) -> Hashable | None:
         return _read(path, tail=TAIL_BYTES)
     if isinstance(place.images, ImageBytes):
         return bytes(_buffer(place)[-TAIL_BYTES:])
+    if isinstance(place.images, CachedImages):  # of the image as it was decoded
+        return place.images.digests[place.row]
     return place.images[place.row][:, ::SAMPLE_STRIDE, ::SAMPLE_STRIDE].numpy().tobytes()
 
 
@@ -163,6 +168,8 @@ def _content(place: Place) -> Hashable | None:
         content: Any = _read(path)
     elif isinstance(place.images, ImageBytes):
         content = _buffer(place)
+    elif isinstance(place.images, CachedImages):
+        return place.images.digests[place.row]
     else:
         content = place.images[place.row].permute(1, 2, 0).contiguous().numpy()
     return None if content is None else hashlib.blake2b(content, digest_size=16).digest()

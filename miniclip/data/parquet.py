@@ -17,6 +17,7 @@ from miniclip.data.rows import (
     find_files,
     names_training_rows,
     splits_of_rows,
+    whole_splits,
 )
 from miniclip.data.walk import examples, is_visible
 from miniclip.errors import SettingError, UserError
@@ -60,6 +61,8 @@ class Parquet(FolderSource):
     def splits(self) -> tuple[Split, ...]:
         files = {part: self._files(words) for part, words in PARTS.items()}
         parts = {part: self._rows(paths) for part, paths in files.items() if paths}
+        if self.use == "all" and parts:
+            return whole_splits(parts, decode_size=self.decode_size)
         if "train" not in parts:
             # A set whose only part is called test may still hold its whole split in a column.
             rows = next(iter(parts.values())) if len(parts) == 1 else None

@@ -93,6 +93,11 @@ def splits_of_rows(
     return (train.select("train", train_rows), train.select("seeded val", val_rows), *test)
 
 
+def whole_splits(parts: Mapping[str, Rows], *, decode_size: int) -> tuple[Split, ...]:
+    """A split of all rows of each part, whatever their column `split` says."""
+    return tuple(_split(name, rows, range(len(rows.ids)), decode_size) for name, rows in parts.items())
+
+
 def names_training_rows(rows: Rows) -> bool:
     """Whether a column `split` divides the rows: it names some that train."""
     return any(_part_of(word) == "train" for word in rows.words or ())

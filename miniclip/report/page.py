@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from miniclip.errors import UserError
+from miniclip.files import within
 from miniclip.report.charts import draw_axis, draw_groups, draw_progress
 from miniclip.report.runs import Collection, Group, as_text, check_comparable, group_runs
 from miniclip.report.statistics import Comparison, compare, spread
@@ -26,6 +27,9 @@ METRICS = (
     ("t2i_r10", "t2i R@10"),
     ("rsum", "rsum"),
 )
+
+FORMULA = tuple("=+-@\t\r")
+"""What a formula of a spreadsheet begins with."""
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 80rem; margin: 2rem auto; padding: 0 1rem }
@@ -144,7 +148,7 @@ def _sections(
         )
         if len(groups) > 12:
             sections[-1].remarks.append(f"{', '.join(varied)}: see report.csv.")
-    gallery = best.path / "figures" / "retrieval.png"
+    gallery = within(best.path, "figures/retrieval.png")
     if gallery.is_file():
         sections.append(Section("The best run's retrieval", [], [], [gallery]))
     if collection.failures:
@@ -219,14 +223,24 @@ def _as_markdown(sections: Sequence[Section]) -> str:
     for section in sections:
         if not section.remarks and not section.table:
             continue
-        lines += [f"## {section.title}", "", *(f"{remark}\n" for remark in section.remarks)]
+        lines += [f"## {section.title}", "", *(f"{_plain(remark)}\n" for remark in section.remarks)]
         for number, row in enumerate(section.table):
-            cells = (cell.replace("|", "\\|").replace("\n", " ") for cell in row)
+            cells = (_plain(cell).replace("|", "\\|") for cell in row)
             lines.append(f"| {' | '.join(cells)} |")
             if number == 0:
                 lines.append(f"|{'---|' * len(row)}")
         lines.append("")
     return "\n".join(lines)
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown shows as it is: no tags, no links and no images of another place."""
+    return text.replace("\n", " ").replace("<", "&lt;").replace("](", "]\\(").replace("][", "]\\[")
+
+
+def _cell(value: object) -> object:
+    """A value that a spreadsheet takes for no formula."""
+    return f"'{value}" if str(value)[:1] in FORMULA and not isinstance(value, int | float) else value
 
 
 def _as_csv(collection: Collection, varied: Sequence[str]) -> str:
@@ -251,5 +265,6 @@ def _as_csv(collection: Collection, varied: Sequence[str]) -> str:
         settings = [run.settings.get(key) for key in varied]
         metrics = [run.numbers[key] for key, _ in METRICS]
         measured = [run.best["val/rsum"], run.protocol, run.kind]
-        writer.writerow([run.path, run.seed, *settings, *metrics, *measured, *costs])
+        cells = [run.path, run.seed, *settings, *metrics, *measured, *costs]
+        writer.writerow(map(_cell, cells))
     return buffer.getvalue()

@@ -1,6 +1,7 @@
 """Reading run directories, one or many, and putting together what differs in their seed only."""
 
 import json
+import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import yaml
 
 from miniclip.errors import UserError
 from miniclip.evaluation import Ranks
+from miniclip.files import within
 from miniclip.tracking import read_state
 
 NO_DIFFERENCE = (
@@ -19,13 +21,24 @@ NO_DIFFERENCE = (
     "data.seed",
     "name",
     "data.root",
-    "data.cache",
     "data.cache_dir",
     "data.eval_split",
 )
 NOR_GROUPS = ("arm", "logger", "eval", "hydra")
 NOR_SETTINGS = ("device", "resume", "num_workers", "checkpoint_every_epochs", "_partial_")
 """What may differ between runs that are compared without being named."""
+
+
+UNREADABLE = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    yaml.YAMLError,
+    zipfile.BadZipFile,
+)
+"""What a run's damaged or foreign files raise."""
 
 
 @dataclass(frozen=True)
@@ -127,11 +140,14 @@ def read_collection(paths: Iterable[Path]) -> Collection:
         if not folders:
             raise UserError(f"{path} is no run and holds none (no status.json).")
         for folder in map(Path.resolve, folders):
-            state = read_state(folder)
-            if state.status == "completed":
-                runs[folder] = _read_run(folder)
-            else:
-                failures[folder] = Failure(folder, *state)
+            try:
+                state = read_state(folder)
+                if state.status == "completed":
+                    runs[folder] = _read_run(folder)
+                else:
+                    failures[folder] = Failure(folder, *state)
+            except UNREADABLE as error:
+                failures[folder] = Failure(folder, "unreadable", f"{type(error).__name__}: {error}")
     done = {_job(folder) for folder in runs}
     return Collection(
         list(runs.values()), [failure for failure in failures.values() if _job(failure.path) not in done]
@@ -200,17 +216,18 @@ def varied_settings(runs: Sequence[Run]) -> list[str]:
 
 
 def _read_run(folder: Path) -> Run:
-    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    with open(folder / "metrics.jsonl", encoding="utf-8") as file:
+    config = yaml.safe_load(within(folder, "config.yaml").read_text(encoding="utf-8"))
+    with open(within(folder, "metrics.jsonl"), encoding="utf-8") as file:
         records = [json.loads(line) for line in file]
-    data = _json(folder / "environment.json").get("data", {})
+    data = _json(within(folder, "environment.json")).get("data", {})
     fingerprint = " ".join(split["fingerprint"] for name, split in data.items() if name != "train")
-    summary = _json(folder / "summary.json")
+    summary = _json(within(folder, "summary.json"))
     test = summary.get("test")
     ranks = None
-    ranks_file = folder / ("ranks.npz" if test is None else "ranks_test.npz")
-    if ranks_file.is_file():
-        with np.load(ranks_file) as arrays:
+    within(folder, "figures/retrieval.png")  # which the report embeds
+    kept_ranks = within(folder, "ranks.npz" if test is None else "ranks_test.npz")
+    if kept_ranks.is_file():
+        with np.load(kept_ranks) as arrays:
             ranks = (
                 Ranks(*(torch.from_numpy(arrays[name]) for name in Ranks._fields)),
                 arrays["image_of_caption"],
@@ -228,8 +245,10 @@ def _read_run(folder: Path) -> Run:
 
 def _job(folder: Path) -> tuple[Path, str]:
     """The sweep and the key of a job; of a single run itself."""
-    job = folder / "job.json"
-    return (folder.parent, _json(job)["key"]) if job.is_file() else (folder, "")
+    try:
+        return folder.parent, _json(within(folder, "job.json"))["key"]
+    except UNREADABLE:
+        return folder, ""
 
 
 def _flat(node: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

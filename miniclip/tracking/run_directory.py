@@ -1,6 +1,5 @@
 """The run directory: the truth about a run, readable without MiniCLIP."""
 
-import fcntl
 import importlib.metadata
 import json
 import os
@@ -17,6 +16,8 @@ import numpy as np
 import torch
 
 from miniclip.errors import UserError
+from miniclip.files import replacing, within
+from miniclip.tracking.locks import is_locked, locked
 
 Status = Literal["running", "completed", "interrupted", "diverged", "failed"]
 
@@ -27,11 +28,37 @@ WANDB_ID = "wandb_id"
 HEIR = "continued_in"
 """Keeps where the run went on in another directory."""
 
+NAMES = (
+    "checkpoints",
+    "checkpoints/best.pt",
+    "checkpoints/last.pt",
+    "config.yaml",
+    HEIR,
+    "environment.json",
+    "evaluation",
+    "figures",
+    "job.json",
+    LOCK,
+    "metrics.jsonl",
+    "ranks.npz",
+    "status.json",
+    "summary.json",
+    "tensorboard",
+    "tokenizer",
+    "wandb",
+    WANDB_ID,
+)
+"""All that is written into a run directory, but for Hydra's own files."""
+
 PACKAGES = ("miniclip", "torch", "torchvision", "hydra-core", "linformer", "tokenizers", "numpy")
 
 
 class RunDirectory:
-    """Names and writes the files of one run. Every file is replaced whole or not at all."""
+    """Names and writes the files of one run. Every file is replaced whole or not at all.
+
+    Raises:
+        UserError: when a link in the place of one leads out of the directory.
+    """
 
     def __init__(self, path: Path):
         self.path = path
@@ -40,6 +67,8 @@ class RunDirectory:
         self.tokenizer = path / "tokenizer"
         self.metrics = path / "metrics.jsonl"
         self.summary = path / "summary.json"
+        for name in NAMES:
+            within(path, name)
         for folder in (self.checkpoints, self.figures):
             folder.mkdir(parents=True, exist_ok=True)
 
@@ -71,8 +100,8 @@ class RunDirectory:
         Raises:
             UserError: when another process holds it.
         """
-        with open(self.path / LOCK, "w") as file:
-            if not _lock(file.fileno(), fcntl.LOCK_EX):
+        with locked(self.path / LOCK) as is_free:
+            if not is_free:
                 raise UserError(f"Another process trains in {self.path}; give this run another folder.")
             yield
 
@@ -101,9 +130,9 @@ class RunDirectory:
 
     def go_on_from(self, source: Path) -> None:
         """Be the same run in Weights & Biases as the run in another directory, if that never finished."""
-        kept_id = source / WANDB_ID
+        kept_id = within(source, WANDB_ID)
         if kept_id.is_file() and not (source / "summary.json").exists() and source != self.path:
-            shutil.copyfile(kept_id, self.path / WANDB_ID)
+            write_text(self.path / WANDB_ID, kept_id.read_text(encoding="utf-8"))
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         write_text(self.path / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
@@ -154,19 +183,19 @@ class State(NamedTuple):
 def read_state(folder: Path) -> State:
     """The state of the run in a folder."""
     try:
-        state = json.loads((folder / "status.json").read_text(encoding="utf-8"))
+        state = json.loads(within(folder, "status.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         state = {"status": "running"}  # it has not come so far yet, or never will
     except ValueError:
         return State("unreadable", f"{folder / 'status.json'} is damaged")
-    is_killed = state["status"] == "running" and not _is_held(folder)
+    is_killed = state["status"] == "running" and not is_locked(folder / LOCK)
     return State("killed" if is_killed else state["status"], state.get("reason", ""))
 
 
 def _heir(folder: Path) -> Path | None:
     """The directory in which a run has trained on, or does so now; one that left no checkpoint is none."""
     try:
-        heir = (folder / (folder / HEIR).read_text(encoding="utf-8").strip()).resolve()
+        heir = (folder / within(folder, HEIR).read_text(encoding="utf-8").strip()).resolve()
     except (OSError, ValueError):
         return None
     has_trained = (heir / "checkpoints" / "last.pt").is_file()
@@ -175,18 +204,15 @@ def _heir(folder: Path) -> Path | None:
 
 def write_text(path: Path, text: str) -> None:
     """Replace a text file in one step."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    with replacing(path) as file:
+        file.write(text)
 
 
 def save_arrays(path: Path, **tensors: torch.Tensor) -> None:
     """Replace a file of named NumPy arrays in one step."""
-    partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "wb") as file:
-        arrays: dict[str, Any] = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
+    arrays: dict[str, Any] = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
+    with replacing(path, "wb") as file:
         np.savez_compressed(file, **arrays)
-    os.replace(partial, path)
 
 
 def git_revision() -> str | None:
@@ -198,25 +224,6 @@ def git_revision() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return f"{revision}+changes" if edited else revision
-
-
-def _is_held(folder: Path) -> bool:
-    try:
-        with open(folder / LOCK) as file:
-            return not _lock(file.fileno(), fcntl.LOCK_SH)
-    except FileNotFoundError:
-        return False
-
-
-def _lock(descriptor: int, kind: int) -> bool:
-    """Lock a file unless another process has; a file system without locks refuses nothing."""
-    try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass
-    return True
 
 
 def _git(folder: Path, *arguments: str) -> str:

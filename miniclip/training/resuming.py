@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from miniclip.errors import SettingError, UserError
+from miniclip.errors import SettingError, UserError, as_override
+from miniclip.files import within
 from miniclip.tracking import RunDirectory, read_state
 from miniclip.training.checkpoint import flatten
 
@@ -162,7 +163,7 @@ def find_checkpoint(resume: str | None, run: RunDirectory, config: dict[str, Any
         raise SettingError("trainer.resume", repr(resume), "must be null, auto, or a path")
     if resume != "auto":
         path = Path(resume).expanduser()
-        checkpoint = path / "checkpoints" / "last.pt" if path.is_dir() else path
+        checkpoint = within(path, "checkpoints/last.pt") if path.is_dir() else path
         if checkpoint.is_file() and _run_of(checkpoint) is not None:
             run.claim(checkpoint.parent.parent)
         return checkpoint
@@ -196,13 +197,13 @@ def check_same_settings(run: RunDirectory, changes: list[Change]) -> None:
         raise UserError(
             f"trainer.resume=auto: {run.path} holds a run of other settings, it would go on with "
             f"{_listed(changes)}. Give this run a directory of its own, or mean it: "
-            f"trainer.resume={run.path}"
+            f"{as_override('trainer.resume', run.path)}"
         )
 
 
 def _is_of_the_same_settings(folder: Path, config: dict[str, Any]) -> bool:
     try:
-        theirs = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        theirs = yaml.safe_load(within(folder, "config.yaml").read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         return False
     if not isinstance(theirs, dict):

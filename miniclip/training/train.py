@@ -19,14 +19,17 @@ from tqdm import tqdm
 
 from miniclip.data.dataset import CaptionedImages, by_reason
 from miniclip.data.loader import Batch, EpochBatches, Loader, in_order
-from miniclip.errors import SettingError, UserError
+from miniclip.errors import SettingError, UserError, as_override
 from miniclip.evaluation import Features, encode, health, protocol_name, retrieval_metrics
+from miniclip.files import within
 from miniclip.models import MiniCLIP, Tokenizer, inputs_of
+from miniclip.models.image_encoder import adopt_preprocessing
 from miniclip.optim import SAM, Schedule, set_learning_rate
 from miniclip.tracking import JsonlLogger, RunDirectory
 from miniclip.training.budget import Budget
 from miniclip.training.checkpoint import (
     copy_checkpoint,
+    fitting,
     load_checkpoint,
     load_model,
     save_checkpoint,
@@ -40,6 +43,8 @@ from miniclip.training.resuming import changed_settings, check_changes, check_sa
 from miniclip.training.step import StepResult, TrainingStep
 
 log = logging.getLogger(__name__)
+
+DEVICES = "must be auto, cpu, mps, or cuda, cuda:1 and so on"
 
 READ_EVERY_STEPS = 10
 """How often results are read from the device; each reading waits for it."""
@@ -227,7 +232,8 @@ class _Fit:
     def run_to_end(self) -> FitResult:
         self.started = time.perf_counter()
         if self.checkpoint is not None:
-            self._resume(self.checkpoint)
+            with fitting(self.checkpoint):
+                self._resume(self.checkpoint)
         self.seconds_before = self.progress.total_seconds
         self._plan()
         self.batches.start_at(self.progress.epoch, self.progress.position)
@@ -248,9 +254,9 @@ class _Fit:
             except Interrupted:
                 self._save_last()
                 log.warning(
-                    "Interrupted at step %d. Go on with: trainer.resume=%s",
+                    "Interrupted at step %d. Go on with: %s",
                     self.progress.step,
-                    self.run.path,
+                    as_override("trainer.resume", self.run.path),
                 )
                 raise
             except _Stopped:
@@ -587,6 +593,7 @@ class _Fit:
         checkpoint = load_checkpoint(path)
         experiment = self.experiment
         load_model(experiment.model, checkpoint, experiment.config)
+        adopt_preprocessing(experiment.model.image_encoder, checkpoint["preprocessing"])
         self._compare(checkpoint, path)
         if not experiment.tokenizer.take_over(checkpoint["tokenizer"]):
             raise UserError(
@@ -630,7 +637,7 @@ class _Fit:
         progress = self.progress
         if progress.best is None:
             return
-        for candidate in (path.with_name("best.pt"), path):
+        for candidate in (within(path.parent, "best.pt"), path):
             if candidate.is_file() and _is_checkpoint_of(candidate, progress.best):
                 if candidate != self.run.best_checkpoint:
                     copy_checkpoint(candidate, self.run.best_checkpoint)
@@ -679,7 +686,11 @@ def find_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise SettingError("device", name, "must be auto, cpu, cuda, cuda:1, ...") from None
+        raise SettingError("device", name, DEVICES) from None
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise SettingError("device", name, DEVICES)
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise SettingError("device", name, "torch finds no MPS device here; use auto or cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         found = torch.cuda.device_count()
         raise SettingError("device", name, f"torch finds {found} CUDA devices here; use auto or cpu")
@@ -712,7 +723,7 @@ def carry_on_metrics(source: Path, run: RunDirectory, progress: Progress) -> Non
 
     What follows training is measured again; so is the validation of the last step, if it was interrupted.
     """
-    metrics = source / "metrics.jsonl"
+    metrics = within(source, "metrics.jsonl")
     if not metrics.is_file():
         run.metrics.unlink(missing_ok=True)
         return

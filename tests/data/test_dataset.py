@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -227,3 +228,25 @@ def test_evaluation_sees_what_it_was_told_to(setting: str, crop: Crop, picture_f
     assert torch.equal(image, expected)
     shows_the_sides = bool(image[0, :, 0].mean() > image[2, :, 0].mean() + 0.5)
     assert shows_the_sides == (setting == "whole")
+
+
+def test_a_data_set_ends(picture_folder: Path) -> None:
+    data = dataset(picture_folder, random=False)
+    assert [caption for _, caption in data] == [f"{index}, caption 0" for index in range(12)]
+    for beyond in (12, -13, (3, 12)):
+        with pytest.raises(IndexError):
+            data[beyond]
+    assert data[-1][1] == data[11][1]
+
+
+def test_whole_numbers_of_any_kind_are_places(picture_folder: Path) -> None:
+    data = dataset(picture_folder, random=True)
+    for place in (np.int64(3), np.uint8(3), torch.tensor(3)):
+        assert torch.equal(data[place][0], data[3][0])
+        assert data[2, place][1] == data[2, 3][1]
+    with pytest.raises(TypeError):
+        data[3.0]  # type: ignore[index]
+    chosen = torch.utils.data.Subset(data, np.arange(5, 8))  # type: ignore[arg-type]
+    assert [caption for _, caption in chosen] == [data[index][1] for index in (5, 6, 7)]
+    loader = torch.utils.data.DataLoader(data, batch_size=5)
+    assert [len(captions) for _, captions in loader] == [5, 5, 2]

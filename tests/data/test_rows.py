@@ -302,3 +302,11 @@ def test_a_copy_that_cannot_be_read_is_refused_in_one_line(root: Path) -> None:
     with pytest.raises(UserError, match=r"cannot be loaded: .*data\.hub=FOLDER") as why:
         hub(root).splits()
     assert "\n" not in str(why.value)
+
+
+@BOTH
+def test_all_images_of_a_part_are_measured_whatever_their_column_split(
+    root: Path, images: Any, source_of: SourceOf
+) -> None:
+    write(root / "test.parquet", image=images, caption=texts(), split=WORDS)
+    assert len(source_of(root, use="all").datasets()[1]) == 12

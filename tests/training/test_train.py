@@ -13,10 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from miniclip.build import build, restore
+from miniclip.build import build
 from miniclip.composing import compose
 from miniclip.errors import UserError
 from miniclip.models import BPETokenizer, Tokenizer
+from miniclip.restore import restore
 from miniclip.tracking import JsonlLogger, RunDirectory, RunFacts
 from miniclip.training.checkpoint import load_checkpoint, save_checkpoint
 from miniclip.training.interruption import Interrupted
@@ -203,7 +204,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) 
     save_checkpoint(path, {"step": 1})
     with pytest.raises(Exception, match="pickle"):
         save_checkpoint(path, {"step": 2, "bad": lambda: None})
-    assert load_checkpoint(path)["step"] == 1
+    assert torch.load(path)["step"] == 1
     assert list(tmp_path.iterdir()) == [path]
 
 
