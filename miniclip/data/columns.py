@@ -67,7 +67,7 @@ def find_column(names: Sequence[str], wanted: Sequence[str], *, source: object, 
 def find_caption_columns(
     names: Sequence[str], given: str | Sequence[str] | None, *, source: object
 ) -> list[str]:
-    """The columns that `data.caption_column` names; null finds the usual one, or `caption_0`, `caption_1`...
+    """The columns that `data.caption_column` names; null finds a usual one, or `caption_0`, `caption_1`.
 
     Raises:
         UserError: see `find_column`.

@@ -21,33 +21,23 @@ class Folder(FolderSource):
     With folders `train` and `val` or `test` inside, these are the splits.
     """
 
-<<<<<<< HEAD
-    def splits(self) -> tuple[Split, Split]:
-        train, val = self.root / "train", self.root / "val"
-        if train.is_dir() and val.is_dir():
-            pair = [self._split(part.name, self._captions(part), part) for part in (train, val)]
-            return pair[0], pair[1]
-
-        captions = self._captions(self.root)
-        parts = seeded_split(captions, val_fraction=self.val_fraction, seed=self.split_seed)
-        return self._split("train", parts[0], self.root), self._split("seeded val", parts[1], self.root)
-=======
     def splits(self) -> tuple[Split, ...]:
         train, val, test = (self.root / part for part in ("train", "val", "test"))
         # configs of before `eval_split` took no notice of a folder test
         has_test = test.is_dir() and self.eval_split is not None
         if not (train.is_dir() and (val.is_dir() or has_test)):
             return self._seeded(self.root)
-        tests = [self._split("test", _captions(test), test)] if has_test else []
+
+        tests = [self._split("test", self._captions(test), test)] if has_test else []
         if not val.is_dir():
             return (*self._seeded(train), *tests)
-        held_out = self._split("val", _captions(val), val)
-        return (self._split("train", _captions(train), train), held_out, *tests)
+        pair = [self._split(part.name, self._captions(part), part) for part in (train, val)]
+        return (*pair, *tests)
 
     def _seeded(self, root: Path) -> tuple[Split, Split]:
-        train, val = seeded_split(_captions(root), val_fraction=self.val_fraction, seed=self.split_seed)
+        captions = self._captions(root)
+        train, val = seeded_split(captions, val_fraction=self.val_fraction, seed=self.split_seed)
         return self._split("train", train, root), self._split("seeded val", val, root)
->>>>>>> main
 
     def _split(self, name: str, captions: Captions, folder: Path) -> Split:
         """A split of images that the walk has found, so that no file needs a second look."""

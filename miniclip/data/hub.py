@@ -40,7 +40,8 @@ class Hub(Source):
         hub: its name, "user/set" say, or a folder with a copy of it.
         config: which of its configurations; null is its only one.
         train_split, val_split: names of its parts; null finds them among the usual ones. Without a
-            validation part a seeded fraction of the training part validates. A part "test" is the test part.
+            validation part a seeded fraction of the training part validates. A part called test is the
+            test part.
         image_column, caption_column: column names; null finds them among the usual ones. A caption may be a
             text or a list of texts; `caption.en` is the field en of objects.
         class_column: column with each image's class; null for none.

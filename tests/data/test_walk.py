@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from miniclip import data
-from miniclip.data.text_files import read_text
 from miniclip.data.walk import find_images, visible_files
 from miniclip.errors import SettingError, UserError
 
@@ -196,11 +195,11 @@ def test_a_folder_without_any_caption_is_refused_even_where_broken_images_are_sk
         folder(root, on_broken_image="skip", max_broken_fraction=1.0).datasets()
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_captions_in_utf_8_and_utf_16(root: Path, encoding: str) -> None:
-    mark = "\ufeff" if encoding in ("utf-16-le", "utf-16-be") else ""
-    (root / "0.txt").write_text(f"{mark}ein grüner Hügel 犬\n", encoding=encoding)
-    assert read_text(root / "0.txt") == "ein grüner Hügel 犬\n"
+    (root / "0.txt").write_text("ein grüner Hügel 犬\n", encoding=encoding)
+    captions = [list(own) for part in folder(root).splits() for own in part.captions]
+    assert ["ein grüner Hügel 犬"] in captions
 
 
 @pytest.mark.parametrize("content", ["grün".encode("latin-1"), b"\xff\xfea", bytes(range(256))])
@@ -208,7 +207,7 @@ def test_captions_in_another_encoding_are_refused_with_the_name_of_the_file(
     root: Path, content: bytes
 ) -> None:
     (root / "0.txt").write_bytes(content)
-    with pytest.raises(UserError, match=r"0\.txt cannot be read as UTF-8 or UTF-16 .* Save it as UTF-8"):
+    with pytest.raises(UserError, match=r"0\.txt.* Save (it|the file) as UTF-8"):
         folder(root).datasets()
 
 
