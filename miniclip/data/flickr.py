@@ -16,6 +16,7 @@ from miniclip.data.columns import captions_of_cell
 from miniclip.data.dataset import FolderSource, Split
 from miniclip.data.table import read_table
 from miniclip.data.text_files import open_text, read_text
+from miniclip.data.walk import is_visible
 from miniclip.errors import SettingError, UserError
 
 log = logging.getLogger(__name__)
@@ -320,4 +321,7 @@ def _rows(cells: Iterable[tuple[str, Any]], path: Path) -> Iterator[tuple[str, s
 
 
 def _holds_jpegs(folder: Path) -> bool:
-    return folder.is_dir() and any(path.suffix.lower() in (".jpg", ".jpeg") for path in folder.iterdir())
+    if not folder.is_dir():
+        return False
+    jpegs = (path for path in folder.iterdir() if path.suffix.lower() in (".jpg", ".jpeg"))
+    return any(is_visible(path.name) and path.is_file() for path in jpegs)

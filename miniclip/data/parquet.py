@@ -1,5 +1,6 @@
 """Parquet files in Hugging Face's image layout."""
 
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,10 @@ from miniclip.errors import SettingError, UserError
 
 if TYPE_CHECKING:
     import pyarrow
+
+log = logging.getLogger(__name__)
+
+SHARD = re.compile(r"-\d+-of-(\d+)$")
 
 
 class Parquet(FolderSource):
@@ -90,6 +95,7 @@ class Parquet(FolderSource):
                 pattern = re.compile(rf"{word}(-.*)?", re.IGNORECASE)
                 files = [path for path in _parquet_files(folder) if pattern.fullmatch(path.stem)]
                 if files:
+                    _tell_missing_shards(files)
                     return files
         return []
 
@@ -213,6 +219,19 @@ def image_cells(column: "pyarrow.ChunkedArray", source: str) -> tuple[Any, list[
         f"{source} is of type {column.type}; images are needed as bytes or as names of files. Name "
         "another with data.image_column=..."
     )
+
+
+def _tell_missing_shards(files: Sequence[Path]) -> None:
+    """Warn where the names say that there are more files: `train-00000-of-00002.parquet` alone."""
+    announced = [int(match[1]) for path in files if (match := SHARD.search(path.stem))]
+    if announced and len(announced) < max(announced):
+        log.warning(
+            "%s: only %d of %d files are there, like %s; the others are missing.",
+            files[0].parent,
+            len(announced),
+            max(announced),
+            files[0].name,
+        )
 
 
 def _parquet_files(folder: Path) -> list[Path]:

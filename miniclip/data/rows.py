@@ -157,9 +157,13 @@ def captions_of_rows(
     for name, cells in columns.items():
         for row, cell in enumerate(cells):
             where = f"{source}: the column {name}, row {row}"
-            texts = captions_of_cell(_field_of(cell, field, column=name, where=where), where)
-            captions[row] += [text for text in texts if text]
-    return captions
+            captions[row] += captions_of_cell(_field_of(cell, field, column=name, where=where), where)
+
+    # Rows with no caption at all are counted where they are left out.
+    num_empty = sum(texts.count("") for texts in captions if any(texts))
+    if num_empty:
+        log.warning("%s: %s of rows with others left out.", source, counted(num_empty, "empty caption"))
+    return [[text for text in texts if text] for texts in captions]
 
 
 def find_caption_field(names: Sequence[str], given: Any) -> tuple[Any, str | None]:

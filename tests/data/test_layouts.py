@@ -81,6 +81,15 @@ def test_flickr30k_results_with_the_malformed_row(
     assert "missing separator of 1 row" in caplog.text
 
 
+def test_a_folder_of_hidden_files_is_no_image_folder(root: Path, picture_folder: Path) -> None:
+    (root / "Images").mkdir()
+    (root / "Images" / "._0.jpg").write_bytes(b"what macOS leaves")
+    put_images(picture_folder, root / "images")
+    lines = [f"{i}.jpg#0\t{captions(i)[0]}\n" for i in range(12)]
+    (root / "results_20130124.token").write_text("".join(lines))
+    assert sizes(data.Flickr30k(root=str(root), **SEEDED)) == ("seeded val", 9, 3)
+
+
 @pytest.mark.parametrize("source_type", [data.Flickr30k, data.Flickr8k])
 def test_karpathy(root: Path, picture_folder: Path, source_type: Any) -> None:
     put_images(picture_folder, root / "Images")

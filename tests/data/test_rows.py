@@ -143,6 +143,15 @@ def test_rows_without_a_caption_are_counted(
     write(root / "train.parquet", image=images, caption=cells)
     assert sizes(source_of(root)) == {"train": 6, "seeded val": 2}
     assert "4 rows without a caption are left out" in caplog.text
+    assert "8 empty captions of rows with others left out" in caplog.text
+
+
+def test_files_that_are_missing_of_a_part_are_told(
+    root: Path, images: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(root / "train-00000-of-00003.parquet", image=images, caption=texts())
+    assert sizes(parquet(root)) == {"train": 9, "seeded val": 3}
+    assert "only 1 of 3 files are there" in caplog.text
 
 
 @BOTH

@@ -244,6 +244,12 @@ def test_an_unreadable_file_is_named(zoo: Path) -> None:
         _ = train[0]
 
 
+def test_a_pipe_named_like_an_image_is_not_waited_for(zoo: Path) -> None:
+    os.mkfifo(zoo / "images" / "pipe.jpg")
+    with pytest.raises(BrokenImage, match=r"pipe\.jpg is no regular file"):
+        ImageFiles(zoo / "images", ["pipe.jpg"], decode_size=16)[0]
+
+
 def test_the_zoo_is_large_enough() -> None:
     assert len(BAD_IMAGES) + len(BAD_TABLES) >= 40
 
