@@ -1,18 +1,22 @@
 """Flickr8k, Flickr30k and COCO captions: a folder of photographs and five captions each."""
 
 import csv
+import io
 import json
 import logging
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from miniclip.data.captions import Captions, group_by_image, seeded_split, split_of_files
+from miniclip.data.columns import captions_of_cell
 from miniclip.data.dataset import FolderSource, Split
 from miniclip.data.table import read_table
+from miniclip.data.text_files import open_text, read_text
+from miniclip.data.walk import is_visible
 from miniclip.errors import SettingError, UserError
 
 log = logging.getLogger(__name__)
@@ -104,7 +108,7 @@ class Flickr(Photographs):
         return {part: self._listed(captions, path) for part, path in lists.items() if path is not None}
 
     def _listed(self, captions: Captions, path: Path) -> Captions:
-        names = path.read_text(encoding="utf-8").split()
+        names = read_text(path).split()
         for name in names:
             if name not in captions:
                 raise UserError(f"{path} names {name}, which has no captions.")
@@ -238,13 +242,14 @@ def _with_files(captions: Captions, images: Path) -> Captions:
 
 def read_coco(path: Path) -> Captions:
     """Captions of a `captions_*.json`, by file name; images without a caption are left out."""
+    text = read_text(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(text)
         names = {image["id"]: image["file_name"] for image in content["images"]}
-        rows = [(names[row["image_id"]], row["caption"]) for row in content["annotations"]]
+        cells = [(names[row["image_id"]], row["caption"]) for row in content["annotations"]]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is no COCO captions file ({error!r}).") from None
-    return group_by_image(rows, path)
+    return group_by_image(_rows(cells, path), path)
 
 
 def read_results(path: Path) -> Iterator[tuple[str, str]]:
@@ -253,7 +258,7 @@ def read_results(path: Path) -> Iterator[tuple[str, str]]:
     In the published file one row lacks its second separator; such rows are mended, and counted aloud.
     """
     num_mended = 0
-    with open(path, encoding="utf-8-sig") as file:
+    with open_text(path) as file:
         for number, line in enumerate(file, start=1):
             if not line.strip() or (number == 1 and line.startswith("image_name")):
                 continue
@@ -268,19 +273,19 @@ def read_results(path: Path) -> Iterator[tuple[str, str]]:
 
 def read_hugging_face(path: Path) -> Mapping[str, Captions]:
     """Captions by split from `flickr_annotations_30k.csv`, whose column `raw` holds JSON lists."""
-    parts: dict[str, dict[str, list[str]]] = defaultdict(dict)
+    parts: dict[str, list[tuple[str, Any]]] = defaultdict(list)
+    text = read_text(path)
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            for row in csv.DictReader(file):
-                parts[row["split"]][row["filename"]] = [str(text) for text in json.loads(row["raw"])]
+        for row in csv.DictReader(io.StringIO(text, newline="")):
+            parts[row["split"]].append((row["filename"], json.loads(row["raw"])))
     except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise UserError(f"{path} is not Hugging Face's table of Flickr30k ({error!r}).") from None
-    return parts
+    return {part: group_by_image(_rows(cells, path), path) for part, cells in parts.items()}
 
 
 def read_token_file(path: Path) -> Iterator[tuple[str, str]]:
     """Rows of the original layout, `name.jpg#0<tab>caption`, as (image name, caption)."""
-    with open(path, encoding="utf-8") as file:
+    with open_text(path) as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
@@ -295,17 +300,28 @@ def read_karpathy(path: Path) -> Mapping[str, Captions]:
 
     Names of COCO's images begin with their folder, "filepath".
     """
-    parts: dict[str, dict[str, list[str]]] = defaultdict(dict)
+    parts: dict[str, list[tuple[str, Any]]] = defaultdict(list)
+    text = read_text(path)
     try:
-        for image in json.loads(path.read_text(encoding="utf-8"))["images"]:
+        for image in json.loads(text)["images"]:
             part = "train" if image["split"] == "restval" else image["split"]
             captions = [sentence["raw"] for sentence in image["sentences"]]
             name = os.path.join(image.get("filepath", ""), image["filename"])
-            parts[part][name] = captions
+            parts[part].append((name, captions))
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise UserError(f"{path} is not Karpathy's split file ({error!r}).") from None
-    return parts
+    return {part: group_by_image(_rows(cells, path), path) for part, cells in parts.items()}
+
+
+def _rows(cells: Iterable[tuple[str, Any]], path: Path) -> Iterator[tuple[str, str]]:
+    """(image name, caption) from (image name, whatever the file holds for its captions)."""
+    for name, cell in cells:
+        for caption in captions_of_cell(cell, f"{path}, image {name}"):
+            yield name, caption
 
 
 def _holds_jpegs(folder: Path) -> bool:
-    return folder.is_dir() and any(path.suffix.lower() in (".jpg", ".jpeg") for path in folder.iterdir())
+    if not folder.is_dir():
+        return False
+    jpegs = (path for path in folder.iterdir() if path.suffix.lower() in (".jpg", ".jpeg"))
+    return any(is_visible(path.name) and path.is_file() for path in jpegs)

@@ -81,6 +81,15 @@ def test_flickr30k_results_with_the_malformed_row(
     assert "missing separator of 1 row" in caplog.text
 
 
+def test_a_folder_of_hidden_files_is_no_image_folder(root: Path, picture_folder: Path) -> None:
+    (root / "Images").mkdir()
+    (root / "Images" / "._0.jpg").write_bytes(b"what macOS leaves")
+    put_images(picture_folder, root / "images")
+    lines = [f"{i}.jpg#0\t{captions(i)[0]}\n" for i in range(12)]
+    (root / "results_20130124.token").write_text("".join(lines))
+    assert sizes(data.Flickr30k(root=str(root), **SEEDED)) == ("seeded val", 9, 3)
+
+
 @pytest.mark.parametrize("source_type", [data.Flickr30k, data.Flickr8k])
 def test_karpathy(root: Path, picture_folder: Path, source_type: Any) -> None:
     put_images(picture_folder, root / "Images")
@@ -156,7 +165,7 @@ def test_an_image_without_its_text_is_named(root: Path, picture_folder: Path) ->
         data.Folder(root=str(root), **SEEDED).datasets()
     shutil.copy(picture_folder / "1.jpg", root / "2.jpg")
     (root / "2.txt").write_text("a picture")
-    with pytest.raises(UserError, match=r"1\.jpg and 0 more"):
+    with pytest.raises(UserError, match=r"1 of 2 images have no captions .*: 1\.jpg\. Write a 1\.txt"):
         data.Folder(root=str(root), **SEEDED).datasets()
 
 
@@ -301,7 +310,8 @@ def test_a_hub_set_that_is_asked_for_what_it_lacks(
     root: Path, picture_folder: Path, settings: dict[str, str], says: str
 ) -> None:
     hub_sets = pytest.importorskip("datasets")
-    images = [str(picture_folder / f"{index}.jpg") for index in range(4)]
+    put_images(picture_folder, root / "pictures")
+    images = [str(root / "pictures" / f"{index}.jpg") for index in range(4)]
     rows = hub_sets.Dataset.from_dict({"image": images, "text": ["one", "two", "three", "four"]})
     rows.cast_column("image", hub_sets.Image()).to_parquet(root / "train-0.parquet")
     with pytest.raises(UserError, match=says):
