@@ -169,3 +169,12 @@ def test_a_tokenizer_with_more_ids_than_the_model(bert: Path) -> None:
 def test_a_model_that_is_nowhere_says_where_a_folder_goes() -> None:
     with pytest.raises(UserError, match=r"encoder\.text\.name=nobody/nothing cannot be loaded.*=FOLDER"):
         hf_model("nobody/nothing")
+
+
+@pytest.mark.parametrize("pooling", ["mean", "eos", "cls", "max"])
+def test_a_caption_without_tokens_is_pooled_to_finite_numbers(pooling: Any) -> None:
+    tokens = torch.randn(2, 3, 4, requires_grad=True)
+    mask = torch.tensor([[True, True, False], [False, False, False]])
+    pooled = pool(tokens, mask, pooling)
+    pooled.square().sum().backward()
+    assert pooled.isfinite().all() and tokens.grad is not None and tokens.grad.isfinite().all()
