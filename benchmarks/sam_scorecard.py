@@ -1,4 +1,4 @@
-"""Ten ways in which a SAM goes wrong, each run against MiniCLIP's and pytorch_optimizer's.
+"""Eleven ways in which a SAM goes wrong, each run against MiniCLIP's and pytorch_optimizer's.
 
     python -m benchmarks.sam_scorecard
 
@@ -23,7 +23,7 @@ from miniclip import build
 from miniclip.composing import compose
 from miniclip.losses import ClipLoss
 from miniclip.models import Inputs
-from miniclip.optim import SAM
+from miniclip.optim import SAM, MuonAdamW
 
 Closure = Callable[[], Tensor]
 RHO = 0.1
@@ -134,6 +134,49 @@ def overflow_in_the_first_pass(rival: Rival) -> Verdict:
     state = [v for s in optimizer.state.values() for v in s.values() if isinstance(v, Tensor)]
     finite = bool(_weights(model).isfinite().all()) and all(bool(v.isfinite().all()) for v in state)
     return Verdict(finite, "weights or moments are NaN")
+
+
+def first_update_skipped(rival: Rival) -> Verdict:
+    """First updates that overflow, ordinary under float16, are as if they had not been: for every base."""
+    broken = [name for name, make in BASES.items() if not _survives_skipped_start(rival, *make)]
+    return Verdict(not broken, f"not as without it: {', '.join(broken)}")
+
+
+BASES: dict[str, tuple[type, dict[str, Any]]] = {
+    "AdamW": (torch.optim.AdamW, {"lr": 0.01, "fused": True}),
+    "SGD": (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "fused": True}),
+    "NAdam": (torch.optim.NAdam, {"lr": 0.01}),
+    "Muon": (
+        MuonAdamW,
+        {"lr": 0.01, "weight_decay": 0.1, "momentum": 0.95, "betas": (0.9, 0.98), "eps": 1e-6},
+    ),
+}
+
+
+def _survives_skipped_start(rival: Rival, base: type, settings: dict[str, Any]) -> bool:
+    finals = []
+    for num_skipped in (0, 2):
+        model = nn.Sequential(nn.Linear(64, 64, bias=False), nn.Linear(64, 4))
+        for parameter in model.parameters():
+            nn.init.constant_(parameter, 0.01)
+        optimizer = rival.make(model.parameters(), base, model, **settings)
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+        for number in range(num_skipped + 2):
+            overflow = torch.inf if number < num_skipped else 1.0
+
+            def closure(
+                model: nn.Module = model, scaler: Any = scaler, overflow: float = overflow
+            ) -> Tensor:
+                loss = model(torch.ones(1, 64)).square().mean()
+                scaler.scale(loss * overflow).backward()
+                return loss.detach()
+
+            # memory that was in use, which state without values would be made of
+            used = [torch.full((64, 64), 1e30) for _ in range(50)]
+            del used
+            _scaled_update(optimizer, scaler, closure, forced=True)
+        finals.append(_weights(model))
+    return torch.allclose(finals[0], finals[1], rtol=1e-3, atol=1e-4)
 
 
 def missing_second_gradient(rival: Rival) -> Verdict:
@@ -301,6 +344,7 @@ def accumulation(rival: Rival) -> Verdict:
 PITFALLS: dict[str, Callable[[Rival], Verdict]] = {
     "resuming keeps the base optimizer's moments": resume_keeps_the_moments,
     "an inf in the first pass leaves weights and moments finite": overflow_in_the_first_pass,
+    "first updates that are skipped leave no trace, under AdamW, SGD, NAdam, Muon": first_update_skipped,
     "a parameter without second gradient is restored": missing_second_gradient,
     "storage is made once and never swapped": storage_stays,
     "weights come back bit for bit, 100 cycles": exact_restore,

@@ -19,7 +19,7 @@ def test_no_pitfall_of_the_scorecard_fails_for_us(text: str) -> None:
 
 def test_the_scorecard_tells_the_rival_from_us() -> None:
     pytest.importorskip("pytorch_optimizer", reason="needs the extra bench")
-    assert len(PITFALLS) == 10
+    assert len(PITFALLS) == 11
     assert not all(check(THEIRS).passed for check in PITFALLS.values())
 
 

@@ -1,8 +1,8 @@
 """How sharp the minimum is that a training run found: did SAM do what it promises?
 
 All of it looks at the training loss on fixed batches as a function of the weights, in float32, with
-batch statistics as in training and running statistics held still. The temperature stays where it is, as
-it does under SAM.
+batch statistics as in training, one draw of dropout, and running statistics held still. The temperature
+stays where it is, as it does under SAM.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,10 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from miniclip.models import Inputs, MiniCLIP
-from miniclip.optim import frozen_statistics, parameter_groups
+from miniclip.optim import Randomness, frozen_statistics, parameter_groups
+
+DROPOUT_SEED = 0
+"""The loss is a function of the weights only if its dropout masks and its depths stay the same."""
 
 
 class Landscape(NamedTuple):
@@ -52,8 +55,10 @@ class LossSurface:
         ]
 
     def batch_loss(self, batch: Inputs) -> Tensor:
-        """Loss of one batch, ()."""
+        """Loss of one batch, (), with the same dropout in every call."""
         training = self.model.training
+        randomness = Randomness(self.model.parameters())
+        torch.manual_seed(DROPOUT_SEED)
         self.model.train()
         try:
             with frozen_statistics(self.model), sdpa_kernel(SDPBackend.MATH):  # which differentiates twice
@@ -61,6 +66,7 @@ class LossSurface:
                 return self.loss(*output[:3], batch.positives)
         finally:
             self.model.train(training)
+            randomness.restore()
 
     @torch.no_grad()
     def mean_loss(self) -> float:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -141,17 +142,22 @@ def classify(image_features: Tensor, embeddings: Tensor, labels: Tensor) -> Clas
 
 
 def classification(scores: Tensor, labels: Tensor) -> Classification:
-    """From scores (N, C) and the right classes (N,)."""
+    """From scores (N, C) and the right classes (N,). Ties count against: others of that score go first."""
     num_classes = scores.shape[1]
-    best = scores.topk(min(5, num_classes), dim=1).indices
-    hits = best == labels[:, None]
-    pairs = labels * num_classes + best[:, 0]
+    right = scores.take_along_dim(labels[:, None], dim=1)  # (N, 1)
+    is_ahead = ~(scores < right)  # (N, C), so that what is no number counts against as well
+    rank = is_ahead.sum(dim=1) - is_ahead.take_along_dim(labels[:, None], dim=1).squeeze(1).long()
+
+    # where another class has at least the score of the right one, it is the answer
+    others = scores.scatter(1, labels[:, None], -torch.inf)
+    answers = torch.where(rank == 0, labels, others.argmax(dim=1))
+    pairs = labels * num_classes + answers
     confusion = pairs.bincount(minlength=num_classes**2).view(num_classes, num_classes)
     counts = confusion.sum(dim=1)
     own = confusion.diagonal()[counts > 0] / counts[counts > 0]
     return Classification(
-        top1=100 * hits[:, 0].double().mean().item(),
-        top5=100 * hits.any(dim=1).double().mean().item(),
+        top1=100 * (rank < 1).double().mean().item(),
+        top5=100 * (rank < 5).double().mean().item(),
         mean_per_class=100 * own.double().mean().item(),
         chance=100 / num_classes,
         confusion=confusion.cpu(),

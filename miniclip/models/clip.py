@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -75,7 +76,9 @@ class MiniCLIP(nn.Module):
 
 
 def _similarity(image_features: Tensor, text_features: Tensor) -> Tensor:
-    return image_features.detach() @ text_features.detach().T
+    """`(B, D), (B, D) -> (B, B)`, float32 also under autocast: a variance of 1e-8 is lost in bfloat16."""
+    with torch.autocast(image_features.device.type, enabled=False):
+        return image_features.detach() @ text_features.detach().T
 
 
 def _unit(features: Tensor) -> Tensor:

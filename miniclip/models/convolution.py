@@ -50,6 +50,7 @@ def _fits(conv: nn.Conv2d) -> bool:
         and conv.stride in ((1, 1), (2, 2))
         and conv.groups == 1
         and conv.bias is None
+        and conv.padding_mode == "zeros"
     )
 
 
@@ -57,12 +58,16 @@ class _Conv3x3(torch.autograd.Function):
     """`images (B, C, H, W), weight (D, C, 3, 3) -> (B, D, H / stride, W / stride)`, padded by one."""
 
     @staticmethod
-    def forward(ctx: Any, images: Tensor, weight: Tensor, stride: int) -> Tensor:
-        ctx.save_for_backward(images, weight)
-        ctx.stride = stride
+    def forward(images: Tensor, weight: Tensor, stride: int) -> Tensor:
         if _is_dense(images, stride):
             return _dense_product(images, _dense_kernel(weight, *images.shape[-2:]).T)
         return F.conv2d(images, weight, stride=stride, padding=1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
+        images, weight, stride = inputs
+        ctx.save_for_backward(images, weight)
+        ctx.stride = stride
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:

@@ -204,9 +204,11 @@ class ReformerAttention(nn.Module):
             for linear in (self.to_qk, self.to_v)
         )
         mask = F.pad(places.attention_mask, (0, missing)).repeat_interleave(self.num_heads, dim=0)
-        mixed, _, _ = self.lsh(vectors, values, input_mask=mask)
+        # a token's own logit is -5e4, and padding is normalized with an epsilon that float16 has not
+        with torch.autocast(tokens.device.type, enabled=False):
+            mixed, _, _ = self.lsh(_precise(vectors), _precise(values), input_mask=mask)
         mixed = mixed.unflatten(0, (-1, self.num_heads))[:, :, : places.length]
-        return self.to_out(places.pack(merged(mixed)))
+        return self.to_out(places.pack(merged(mixed)).to(tokens.dtype))
 
     def _hash(self, n_buckets: int, vectors: Tensor, **caching: Any) -> Tensor:
         """Bucket of each vector in each round, rounds one behind the other, (B, rounds * L)."""

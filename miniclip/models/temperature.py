@@ -5,7 +5,7 @@ and the clamp happen here and nowhere else.
 """
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -52,8 +52,6 @@ class DynamicTemperature(nn.Module):
             raise SettingError("sam", sam, "must be recompute or reuse")
         self.momentum = momentum
         self.sam = sam
-        # the name batch norm uses: SAM holds such modules' statistics still in its second pass
-        self.track_running_stats = True
         self.register_buffer("running_variance", torch.tensor(0.0))
         self.register_buffer("num_batches_tracked", torch.tensor(0))
         output = nn.Linear(hidden, 1)
@@ -64,8 +62,7 @@ class DynamicTemperature(nn.Module):
     def forward(self, similarity: Tensor) -> Tensor:
         if self.training:
             variance = similarity.detach().float().var(correction=0)
-            if self.track_running_stats:
-                self._track(variance)
+            self._track(variance)
         else:
             variance = self.running_variance
         # variances of cosines span decades (1e-4 ... 1e-1), their logarithm a few units
@@ -108,7 +105,32 @@ class FixedTemperature(nn.Module):
 
 
 def _to_scale(log_scale: Tensor) -> Tensor:
-    return log_scale.float().exp().clamp(max=MAX_SCALE)
+    return _BoundedExp.apply(log_scale.float())
+
+
+class _BoundedExp(torch.autograd.Function):
+    """`exp(log_scale ()).clamp(max=MAX_SCALE)`, out of whose saturation a gradient leads back.
+
+    A clamp's own gradient is zero there: a scale that passes the maximum once stays there. Here a gradient
+    passes that lowers the scale, none that would raise it further.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(log_scale: Tensor) -> Tensor:
+        return log_scale.exp().clamp(max=MAX_SCALE)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs, output)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        log_scale, scale = ctx.saved_tensors
+        # a descent step goes against the gradient: where it is positive the scale falls
+        may_move = (log_scale.exp() <= MAX_SCALE) | (grad > 0)
+        return torch.where(may_move, grad * scale, 0)
 
 
 def _check_scale(initial_scale: float) -> None:

@@ -123,7 +123,9 @@ def pool(tokens: Tensor, attention_mask: Tensor, pooling: Pooling) -> Tensor:
     if pooling == "eos":
         return tokens.take_along_dim(length[..., None] - 1, dim=1).squeeze(1)
     if pooling == "max":
-        return tokens.masked_fill(~attention_mask[..., None], -torch.inf).amax(dim=1)
+        largest = tokens.masked_fill(~attention_mask[..., None], -torch.inf).amax(dim=1)
+        # zero, as for the mean, where a caption has no token
+        return largest.masked_fill(~attention_mask.any(dim=1, keepdim=True), 0)
     return tokens.masked_fill(~attention_mask[..., None], 0).sum(dim=1) / length
 
 

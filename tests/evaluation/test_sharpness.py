@@ -146,3 +146,18 @@ def test_the_surface_is_that_of_the_loss_with_several_positives() -> None:
         LossSurface(model, ClipLoss(multi_positive=flag), [inputs]).mean_loss() for flag in (True, False)
     )
     assert several != pytest.approx(plain, rel=1e-3)
+
+
+def test_a_model_with_dropout_is_as_sharp_as_its_loss_and_no_generator_moves() -> None:
+    cfg = compose(*TINY, "encoder.text.dropout=0.5")
+    torch.manual_seed(0)
+    model = build.make_model(cfg, vocab_size=300)
+    token_ids = torch.randint(300, (8, 6))
+    inputs = Inputs(torch.randn(8, 3, 32, 32), token_ids, torch.ones_like(token_ids).bool())
+    surface = LossSurface(model, ClipLoss(), [inputs])
+    before = torch.get_rng_state()
+    assert abs(m_sharpness(surface, rho=1e-7)) < 1e-4
+    assert torch.equal(torch.get_rng_state(), before)
+    first = m_sharpness(surface, rho=0.05)
+    torch.manual_seed(7)
+    assert m_sharpness(surface, rho=0.05) == first

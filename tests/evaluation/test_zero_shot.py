@@ -50,6 +50,14 @@ def test_classification_by_hand() -> None:
     assert found.confusion.tolist() == [[1, 0, 0], [1, 1, 0], [1, 0, 0]]
 
 
+def test_ties_count_against() -> None:
+    labels = torch.tensor([0, 0, 1, 2])
+    for scores in (torch.ones(4, 8), torch.full((4, 8), torch.nan)):
+        found = classification(scores, labels)
+        assert found.top1 == found.top5 == found.mean_per_class == 0
+        assert found.confusion.diagonal().sum() == 0 and found.confusion.sum() == 4
+
+
 def test_each_class_is_found_by_its_own_name() -> None:
     embeddings = class_embeddings(encode, NAMES, TEMPLATES["simple"])
     images = encode([f"a photo of a {name}." for name in NAMES])

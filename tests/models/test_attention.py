@@ -218,6 +218,23 @@ def test_reformer_looks_at_what_hashes_alike_and_hashes_the_same_every_time() ->
     assert 0 < moved < 60
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("length", [1, 3, 20])
+def test_reformer_in_low_precision_stays_near_float32(dtype: torch.dtype, length: int) -> None:
+    pytest.importorskip("reformer_pytorch", reason="needs the extra attention")
+    reformer = build(partial(ReformerAttention, bucket_size=4, num_hashes=2))
+    mask = torch.arange(24).expand(2, 24) < length
+    tokens = torch.randn(2 * length, 32)
+    exact = reformer(tokens, TokenPlaces(mask))
+    reformer.to(dtype)
+    low = reformer(tokens.to(dtype), TokenPlaces(mask))
+    assert low.dtype is dtype
+    # hashes of vectors near a border may differ
+    assert (low.float() - exact).norm() < (0.02 if length == 1 else 0.5) * exact.norm()
+    low.float().square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in reformer.parameters())
+
+
 @pytest.mark.parametrize(
     ("setting", "make"),
     [

@@ -44,12 +44,25 @@ def test_first_and_second_derivatives_in_float64() -> None:
         assert torch.autograd.gradgradcheck(convolution._Conv3x3.apply, inputs)
 
 
+def test_it_can_be_differentiated_by_torch_func() -> None:
+    plain, fast = both(1)
+    images = torch.randn(2, 8, 2, 2).bfloat16()
+
+    def loss(weight: torch.Tensor, conv: nn.Conv2d) -> torch.Tensor:
+        return torch.func.functional_call(conv, {"weight": weight}, images).float().square().sum()
+
+    ours, theirs = (torch.func.grad(loss)(conv.weight, conv) for conv in (fast, plain))
+    torch.testing.assert_close(ours, theirs, atol=0.05, rtol=0.05)
+
+
 def test_other_convolutions_stay_as_they_are() -> None:
     model = nn.Sequential(
         nn.Conv2d(3, 4, 7, 2, 3, bias=False),
         nn.Conv2d(4, 4, 1, bias=False),
         nn.Conv2d(4, 4, 3, 1, 1),
         nn.Conv2d(4, 4, 3, 1, 1, groups=2, bias=False),
+        nn.Conv2d(4, 4, 3, 1, 1, bias=False, padding_mode="circular"),
+        nn.Conv2d(4, 4, 3, 1, 1, bias=False, padding_mode="reflect"),
     )
     SmallMapConv2d.replace_in(model)
     assert all(type(conv) is nn.Conv2d for conv in model)

@@ -1,6 +1,7 @@
 """Temperature: start, gradient, clamp, evaluation."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -51,6 +52,34 @@ def test_scale_is_clamped_at_100() -> None:
     ):
         torch.nn.init.constant_(log_scale, 9.0)
         assert temperature(torch.randn(4, 4)).item() == 100
+
+
+@pytest.mark.parametrize("make", [dynamic, lambda: LearnedTemperature(initial_scale=1 / 0.07)])
+@pytest.mark.parametrize("num_pushes", [60, 300])
+def test_a_scale_that_passed_100_comes_back(make: Any, num_pushes: int) -> None:
+    torch.manual_seed(0)
+    temperature, similarity = make(), torch.randn(8, 8)
+    optimizer = torch.optim.AdamW(temperature.parameters(), lr=0.05, weight_decay=0.0)
+    scales = []
+    for target in [1000] * num_pushes + [20] * 400:
+        optimizer.zero_grad()
+        scale = temperature(similarity)
+        loss = (scale - target).square()
+        (1e-4 * loss if target == 1000 else loss).backward()  # AdamW long remembers large gradients
+        optimizer.step()
+        scales.append(scale.item())
+    assert max(scales) == 100
+    assert scales[-1] == pytest.approx(20, rel=0.02)
+
+
+def test_at_the_maximum_a_gradient_passes_that_lowers_the_scale_and_no_other() -> None:
+    temperature = LearnedTemperature(initial_scale=100.0)
+    temperature.log_scale.data += 0.01
+    for sign, expected in ((1, 100.0), (-1, 0.0)):
+        temperature.log_scale.grad = None
+        (sign * temperature(torch.zeros(2, 2))).backward()
+        assert temperature.log_scale.grad is not None
+        assert temperature.log_scale.grad.item() == expected
 
 
 def test_evaluation_uses_the_running_variance_and_not_the_batch() -> None:

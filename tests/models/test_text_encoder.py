@@ -271,3 +271,12 @@ def test_code_that_a_model_brings_is_never_run(tmp_path: Path) -> None:
             vocab_size=100, name=str(tmp_path), config=None, frozen=True, pooling="mean", embed_dim=8
         )
     assert not canary.exists()
+
+
+@pytest.mark.parametrize("pooling", ["mean", "eos", "cls", "max"])
+def test_a_caption_without_tokens_is_pooled_to_finite_numbers(pooling: Any) -> None:
+    tokens = torch.randn(2, 3, 4, requires_grad=True)
+    mask = torch.tensor([[True, True, False], [False, False, False]])
+    pooled = pool(tokens, mask, pooling)
+    pooled.square().sum().backward()
+    assert pooled.isfinite().all() and tokens.grad is not None and tokens.grad.isfinite().all()

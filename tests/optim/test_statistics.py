@@ -104,3 +104,24 @@ def test_without_the_model_nothing_is_said_where_nothing_moves(norm: nn.Module) 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         SAM(model.parameters(), SGD, rho=0.1).step(regression(model, batches(1)[0]))
+
+
+@pytest.mark.parametrize("name", ["around the step", "in the closure"])
+def test_autocast_may_stand_around_the_step(name: str) -> None:
+    """Autocast keeps its low-precision copies of the weights, which the passes move."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 3))
+    optimizer = SAM(model.parameters(), SGD, rho=0.5)
+    with torch.autocast("cpu", torch.bfloat16, enabled=name == "around the step"):
+        losses = []
+        for inputs in batches(1) * 3:
+
+            def closure(inputs: Tensor = inputs) -> Tensor:
+                with torch.autocast("cpu", torch.bfloat16):
+                    loss = model(inputs).float().square().mean()
+                loss.backward()
+                return loss.detach()
+
+            losses.append(optimizer.step(closure))
+            assert optimizer.measures["sharpness"] > 0.02
+    assert losses[0] > losses[1] > losses[2]  # type: ignore[operator]

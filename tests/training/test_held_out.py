@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from miniclip.build import restore
 from miniclip.evaluation import encode, retrieval_metrics
 from miniclip.report.runs import read_collection
+from miniclip.restore import restore
 from tests.conftest import TINY, run_miniclip
 
 RUN = (
