@@ -26,12 +26,13 @@ from torch import Tensor
 
 from benchmarks import open_clip_trainer
 from benchmarks.timing import conditions
-from miniclip.build import make, restore
+from miniclip.build import make
 from miniclip.composing import compose
 from miniclip.data import Split
 from miniclip.data.loader import Loader, in_order
 from miniclip.evaluation import Features, encode, retrieval_metrics
 from miniclip.evaluation.retrieval import caption_owners
+from miniclip.restore import restore
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
@@ -161,7 +162,7 @@ def main() -> None:
     parser.add_argument("settings", nargs="*", metavar="SETTING=VALUE", help="more for MiniCLIP")
     arguments = parser.parse_args()
     cfg = compose("experiments=time_to_recall", f"data.root={arguments.root}")
-    train, val = make(cfg, "data").splits()
+    train, val, _ = make(cfg, "data").read_parts()
     train = train.select("train", range(min(len(train), arguments.samples or len(train))))
     data = [f"data.root={arguments.root}", f"data.limit={max(len(train), len(val))}", *arguments.settings]
     print(conditions("torch", "torchvision", "open-clip-torch", "timm"))

@@ -5,14 +5,16 @@ import difflib
 import importlib.util
 import inspect
 import logging
+import math
+import re
+import shlex
 import sys
-import types
 import typing
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Union
+from typing import Any
 
 import hydra
 import torch
@@ -25,20 +27,18 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-import miniclip.data
-import miniclip.losses
-import miniclip.models
-from miniclip.composing import compose
+from miniclip.composing import refuse_unknown, what_is_wrong
 from miniclip.data import CaptionedImages, Source, Split
-from miniclip.data.transforms import MEAN, STD
 from miniclip.errors import SettingError, UserError
+from miniclip.hints import groups, is_named, refuse_misspelled
 from miniclip.models import HFTextModel, MiniCLIP, Tokenizer
+from miniclip.models.image_encoder import preprocessing_of
 from miniclip.optim import SAM, parameter_groups, scale_learning_rates
 from miniclip.optuna_sweeper import OPTUNA, settings_to_check
+from miniclip.signature import described, fits, signature_of
 from miniclip.sweep import Sweep, job_key, search_key
 from miniclip.tracking import JsonlLogger, RunDirectory
 from miniclip.training import Experiment, Precision, Trainer
-from miniclip.training.checkpoint import load_checkpoint, load_model
 from miniclip.training.reproducibility import seed_everything
 
 log = logging.getLogger(__name__)
@@ -52,6 +52,28 @@ ROOT_TYPES: dict[str, type] = {
     "device": str,
 }
 
+PARTS = (
+    "data",
+    "tokenizer",
+    "encoder.image",
+    "encoder.text",
+    "projection",
+    "temperature",
+    "loss",
+    "optimizer",
+    "schedule",
+    "precision",
+    "trainer",
+    "eval",
+    "logger",
+)
+"""What every run is made of."""
+
+MAX_SEED = 2**32 - 1
+"""NumPy takes no larger one, and a multiple of it and of an epoch must fit torch's 64 bits."""
+
+NOT_FINITE = re.compile(r"[+-]?\.?(inf|infinity|nan)", re.IGNORECASE)
+
 
 def build(cfg: DictConfig, run: RunDirectory) -> tuple[Trainer, Experiment, JsonlLogger]:
     """Make every part of a run, and write what identifies it into its directory.
@@ -64,11 +86,13 @@ def build(cfg: DictConfig, run: RunDirectory) -> tuple[Trainer, Experiment, Json
     OmegaConf.save(cfg, run.path / "config.yaml", resolve=True)
     trainer: Trainer = make(cfg, "trainer")
     source: Source = make(cfg, "data")
-    train_set, val_set = source.datasets()
+    with names_of(cfg, "data"):
+        train_set, val_set, test_set = source.training_sets()
     tokenizer: Tokenizer = make(cfg, "tokenizer")
     tokenizer.fit(caption for own in train_set.split.captions for caption in own)
     tokenizer.save(run.tokenizer)
-    facts = {side.split.name: _facts(side.split, tokenizer) for side in (train_set, val_set)}
+    sides = [side for side in (train_set, val_set, test_set) if side is not None]
+    facts = {side.split.name: _facts(side.split, tokenizer) for side in sides}
     seed_everything(cfg.seed)
     model = make_model(cfg, vocab_size=tokenizer.vocab_size)
     model.to(trainer.device).to(memory_format=torch.channels_last)
@@ -80,19 +104,37 @@ def build(cfg: DictConfig, run: RunDirectory) -> tuple[Trainer, Experiment, Json
         tokenizer=tokenizer,
         train_set=train_set,
         val_set=val_set,
+        test_set=test_set,
         loss=make(cfg, "loss"),
         optimizer=make_optimizer(cfg, model),
         schedule=make(cfg, "schedule"),
         precision=make_precision(cfg, trainer),
-        preprocessing={
-            "image_size": cfg.image_size,
-            "eval_crop": cfg.data.eval_crop,
-            "mean": list(MEAN),
-            "std": list(STD),
-        },
+        preprocessing=_preprocessing(cfg, model),
     )
     run.write_environment(trainer.device, facts)
     return trainer, experiment, make(cfg, "logger")
+
+
+def _preprocessing(cfg: DictConfig, model: MiniCLIP) -> dict[str, Any]:
+    """What an image needs before the model sees it, for the checkpoint; what the weights saw is told."""
+    wanted = preprocessing_of(model.image_encoder)
+    if wanted.interpolation is not None:
+        log.info(
+            "The image tower's weights saw mean %s and deviation %s, which are applied; and %s "
+            "interpolation and a center crop of %.3g of the side, where this run has bicubic and "
+            "data.eval_crop=%s.",
+            *(list(values) for values in (wanted.mean, wanted.std)),
+            wanted.interpolation,
+            wanted.crop_fraction,
+            cfg.data.eval_crop,
+        )
+    return {
+        "image_size": cfg.image_size,
+        "eval_crop": cfg.data.eval_crop,
+        **wanted._asdict(),
+        "mean": list(wanted.mean),
+        "std": list(wanted.std),
+    }
 
 
 def _facts(split: Split, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -115,74 +157,6 @@ def _facts(split: Split, tokenizer: Tokenizer) -> dict[str, Any]:
     }
 
 
-class Restored(NamedTuple):
-    """What a checkpoint rebuilds without further settings.
-
-    Attributes:
-        checkpoint: the file it came from.
-        config: the resolved config of its run, with the changes asked for.
-    """
-
-    checkpoint: Path
-    config: DictConfig
-    model: MiniCLIP
-    tokenizer: Tokenizer
-
-    def datasets(self) -> tuple[CaptionedImages, CaptionedImages]:
-        """The training and the validation data set of the run."""
-        return make(self.config, "data").datasets()
-
-    def loss(self) -> typing.Callable[..., torch.Tensor]:
-        """The loss of the run."""
-        return make(self.config, "loss")
-
-
-def restore(path: Path, *changes: str) -> Restored:
-    """Rebuild the model of a run directory (its best checkpoint) or of a checkpoint, on the CPU.
-
-    A config can name any function to call, so from a file only MiniCLIP's own parts are made.
-
-    Args:
-        path: of the run directory or checkpoint.
-        changes: "data.root=/elsewhere" and the like; "data=NAME" takes another data set with its defaults.
-
-    Raises:
-        UserError: when there is no whole checkpoint, or its config names anything else to make.
-    """
-    checkpoint_path = path / "checkpoints" / "best.pt" if path.is_dir() else path
-    checkpoint = load_checkpoint(checkpoint_path)
-    cfg = OmegaConf.create(checkpoint["config"])
-    if any(change.startswith("data=") for change in changes):
-        own = [change for change in changes if change.startswith(("data=", "data."))]
-        seen = [f"image_size={cfg.image_size}", f"data.eval_crop={cfg.data.eval_crop}"]
-        cfg.data = compose(*seen, f"seed={cfg.seed}", *own).data
-        check_part(cfg, "data")
-        changes = tuple(change for change in changes if change not in own)
-    for change in changes:
-        key, equals, _ = change.partition("=")
-        if not equals or OmegaConf.select(cfg, key, default=...) is ...:
-            raise UserError(
-                f"{change}: the run has no setting {key}; give SETTING=VALUE, data.root=... say"
-            )
-    cfg.merge_with_dotlist(list(changes))
-    assert isinstance(cfg, DictConfig)
-    makers = (miniclip.data, miniclip.losses, miniclip.models)
-    safe = {f"{module.__name__}.{name}" for module in makers for name in module.__all__}
-    for part in ("data", "encoder", "projection", "temperature", "loss"):
-        for place in _targets(cfg, part):
-            target = OmegaConf.select(cfg, f"{place}._target_")
-            if target not in safe:
-                raise UserError(
-                    f"{checkpoint_path}: its config wants to call {target} as {place}; refused."
-                )
-    if "weights" in cfg.encoder.image:
-        cfg.encoder.image.weights = None  # the checkpoint holds them
-    tokenizer = Tokenizer.from_state(checkpoint["tokenizer"])
-    model = make_model(cfg, vocab_size=tokenizer.vocab_size)
-    load_model(model, checkpoint, checkpoint["config"])
-    return Restored(checkpoint_path, cfg, model.to(memory_format=torch.channels_last).eval(), tokenizer)
-
-
 def check(cfg: DictConfig) -> None:
     """Find wrong settings before any data is read.
 
@@ -194,8 +168,12 @@ def check(cfg: DictConfig) -> None:
     """
     for key, expected in ROOT_TYPES.items():
         _check_type(cfg, key, _select(cfg, key), expected)
+    if not 0 <= cfg.seed <= MAX_SEED:
+        raise SettingError("seed", cfg.seed, f"must lie between 0 and {MAX_SEED}")
+    _check_groups(cfg)
     for path in _targets(cfg):
         _check_signature(cfg, path)
+    _check_finite(cfg)
     with warnings.catch_warnings(), torch.device("meta"):
         warnings.simplefilter("ignore")  # what is worth saying is said when the parts are made
         make_model(cfg, vocab_size=1)
@@ -212,6 +190,46 @@ def check_part(cfg: DictConfig, part: str) -> None:
     for path in _targets(cfg, part):
         _check_signature(cfg, path)
     make(cfg, part)
+
+
+def _check_groups(cfg: DictConfig) -> None:
+    """Hold every group against what an option of it makes: a part."""
+    for group in groups():
+        place = group.replace("/", ".")
+        parent, _, name = place.rpartition(".")
+        holder = OmegaConf.select(cfg, parent) if parent else cfg
+        if not group.startswith(("hydra/", "experiments")) and (place in PARTS or name in (holder or {})):
+            _check_is_part(cfg, group)
+
+
+def _check_is_part(cfg: DictConfig, group: str) -> None:
+    place = group.replace("/", ".")
+    value = _select(cfg, place)
+    if isinstance(value, DictConfig) and "_target_" in value:
+        return
+
+    options = ", ".join(groups()[group])
+    if isinstance(value, DictConfig):
+        raise UserError(
+            f"The option chosen for {group} is only a part of others; choose another: {group}=..."
+        )
+    if isinstance(value, str) and value in groups()[group]:
+        raise UserError(f"{place}={value}: an option is chosen with {group}={value}")
+    if value is None:
+        instead = f"{group}=none" if "none" in groups()[group] else f"{group}=..."
+        raise UserError(f"{group} cannot be left out; choose {instead}\nOptions: {options}")
+    raise UserError(f"{place}={value}: must be an option; choose {group}=...\nOptions: {options}")
+
+
+def _check_finite(cfg: DictConfig) -> None:
+    """Refuse numbers that are not finite, however they are spelled; no setting means something by one."""
+    for path, value in _leaves(OmegaConf.to_container(cfg, resolve=True)):
+        for item in value if isinstance(value, list) else [value]:
+            is_infinite = isinstance(item, float) and not math.isfinite(item)
+            is_spelled = isinstance(item, str) and NOT_FINITE.fullmatch(item) and path != "name"
+            if is_infinite or is_spelled:
+                part, _, setting = path.rpartition(".")
+                raise SettingError(_full_name(cfg, part, setting), value, "must be a finite number")
 
 
 class SweepKeeper(Callback):
@@ -240,13 +258,14 @@ class SweepKeeper(Callback):
             )
             keys: dict[str, str] = {}
             for job in jobs:
-                where = f"job {' '.join(job)}: "
-                cfg = loader.load_configuration(
-                    config.hydra.job.config_name, overrides=list(job), run_mode=RunMode.RUN
-                )
-                check(cfg)
+                where = f"job {shlex.join(job)}: "
+                name = config.hydra.job.config_name
+                refuse_misspelled(job)
+                cfg = loader.load_configuration(name, overrides=list(job), run_mode=RunMode.RUN)
+                refuse_unknown(cfg, job, name)
                 with open_dict(cfg):
                     del cfg["hydra"]
+                check(cfg)
                 key = job_key(typing.cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True)))
                 twin = keys.setdefault(key, where)
                 if twin != where and not is_search:
@@ -257,9 +276,9 @@ class SweepKeeper(Callback):
             where = ""
             self.sweep = Sweep(Path(config.hydra.sweep.dir))
             self.sweep.claim([search_key(overrides)] if is_search else list(keys))
-        except (UserError, HydraException) as error:
+        except (UserError, HydraException, OmegaConfBaseException) as error:
             # Hydra turns a callback's exceptions into warnings, but lets this one end the program
-            sys.exit(f"Error: {where}{error}")
+            sys.exit(f"Error: {where}{what_is_wrong(error, overrides)}")
 
         atexit.register(self._tell)  # a launcher whose worker dies ends the program before on_multirun_end
 
@@ -273,7 +292,8 @@ class SweepKeeper(Callback):
         self.sweep.write_summary()
         print(f"\nThe sweep's table: {self.sweep.path / 'summary.md'}")
         if list(self.sweep.path.glob("*/wandb/offline-run-*")):
-            print(f"Upload it to Weights & Biases: wandb sync {self.sweep.path}/*/wandb/offline-run-*")
+            folder = shlex.quote(str(self.sweep.path))
+            print(f"Upload it to Weights & Biases: wandb sync {folder}/*/wandb/offline-run-*")
         failures = self.sweep.failures()
         if failures:
             print("\n".join([f"{len(failures)} jobs are not completed:", *failures]), file=sys.stderr)
@@ -303,12 +323,17 @@ def _is_installed(module: str) -> bool:
 def make(cfg: DictConfig, part: str) -> Any:
     """The part at a place of the config, "data" say; a `_partial_` one lacks its run-time values."""
     node = _select(cfg, part)
-    if "_target_" not in node:
-        raise UserError(
-            f"The option chosen for {part} is only a part of others; choose another: {part}=..."
-        )
-    with _names_of(cfg, part):
+    if part.replace(".", "/") in groups():
+        _check_is_part(cfg, part.replace(".", "/"))
+    with names_of(cfg, part):
         return hydra.utils.instantiate(node, _convert_="all")
+
+
+def read_data(cfg: DictConfig) -> tuple[CaptionedImages, CaptionedImages]:
+    """The training and the validation data set of a config."""
+    source: Source = make(cfg, "data")
+    with names_of(cfg, "data"):
+        return source.datasets()
 
 
 def make_model(cfg: DictConfig, *, vocab_size: int) -> MiniCLIP:
@@ -338,12 +363,12 @@ def make_precision(cfg: DictConfig, trainer: Trainer) -> Precision:
 def _call(cfg: DictConfig, part: str, *args: Any, **kwargs: Any) -> Any:
     """Complete a `_partial_` part with what is known only at run time."""
     factory = make(cfg, part)
-    with _names_of(cfg, part):
+    with names_of(cfg, part):
         return factory(*args, **kwargs)
 
 
 @contextmanager
-def _names_of(cfg: DictConfig, part: str) -> Iterator[None]:
+def names_of(cfg: DictConfig, part: str) -> Iterator[None]:
     """Turn a part's errors into ones that name settings as the user types them."""
     try:
         yield
@@ -354,6 +379,9 @@ def _names_of(cfg: DictConfig, part: str) -> Iterator[None]:
             raise SettingError(name, error.value, error.allowed) from None
         if isinstance(error, UserError):
             raise error from None
+        lacking = re.search(r"missing .* arguments?: '(\w+)'", str(error))
+        if isinstance(error, TypeError) and lacking:
+            raise UserError(f"{part}.{lacking[1]} is needed: give {part}.{lacking[1]}=...") from error
         if isinstance(error, ValueError | TypeError):
             raise UserError(f"{part}: {error}. Change its settings, {part}.*") from error
         raise
@@ -392,39 +420,19 @@ def _check_signature(cfg: DictConfig, path: str) -> None:
         target = hydra.utils.get_object(node._target_)
     except Exception as error:
         raise SettingError(f"{path}._target_", node._target_, f"cannot be found ({error})") from None
-    parameters, hints = _parameters(target)
+    parameters, hints = signature_of(target)
     for key in node:
         if key in ("_target_", "_partial_"):
             continue
         if key not in parameters:
             near = difflib.get_close_matches(str(key), parameters, n=1)
-            hint = f" Did you mean {path}.{near[0]}?" if near else ""
+            hint = f" Did you mean {path}.{near[0]}?" if near else is_named(f"{path}.{key}")
             raise UserError(
                 f"{path}.{key} is no setting of {node._target_}.{hint} It has: {', '.join(parameters)}."
             )
         value = _select(cfg, f"{path}.{key}")
-        if node._target_.startswith("miniclip."):
+        if node._target_.startswith("miniclip.") or isinstance(value, str):
             _check_type(cfg, f"{path}.{key}", value, hints.get(str(key), Any))
-
-
-def _parameters(target: Any) -> tuple[list[str], dict[str, Any]]:
-    """Names and types of what a function or class takes; `**settings` are those of the base class."""
-    functions = (
-        [vars(base)["__init__"] for base in target.__mro__ if "__init__" in vars(base)]
-        if (inspect.isclass(target))
-        else [target]
-    )
-    names: dict[str, None] = {}
-    hints: dict[str, Any] = {}
-    for function in functions:
-        parameters = inspect.signature(function).parameters.values()
-        names |= dict.fromkeys(
-            p.name for p in parameters if p.kind is not p.VAR_KEYWORD and p.name != "self"
-        )
-        hints = typing.get_type_hints(function) | hints
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            break
-    return list(names), hints
 
 
 def _select(cfg: DictConfig, path: str) -> Any:
@@ -437,41 +445,7 @@ def _select(cfg: DictConfig, path: str) -> Any:
 
 
 def _check_type(cfg: DictConfig, path: str, value: Any, hint: Any) -> None:
-    if not _fits(value, hint):
+    if not fits(value, hint):
         part, _, setting = path.rpartition(".")
         name = _full_name(cfg, part, setting) if part else path
-        raise SettingError(name, repr(value), f"must be {_described(hint)}")
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a config value may stand for a type; types a config cannot hold fit everything."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (Union, types.UnionType):
-        return any(_fits(value, argument) for argument in arguments)
-    if origin is Literal:
-        return value in arguments
-    if origin is Sequence or hint is Sequence:
-        is_list = isinstance(value, Sequence) and not isinstance(value, str)
-        return is_list and all(_fits(item, *arguments) for item in value)
-    if hint is type(None):
-        return value is None
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if hint in (bool, str):
-        return isinstance(value, hint)
-    # a node of its own, checked by itself
-    return hint is Any or isinstance(value, Mapping)
-
-
-def _described(hint: Any) -> str:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (Union, types.UnionType):
-        return " or ".join(_described(argument) for argument in arguments)
-    if origin is Literal:
-        return "one of " + ", ".join(map(str, arguments))
-    if origin is Sequence:
-        return f"a list, each {_described(arguments[0])}"
-    names = {float: "a number", int: "a whole number", bool: "true or false", str: "text"}
-    return "null" if hint is type(None) else names.get(hint, "a part with a _target_")
+        raise SettingError(name, repr(value), f"must be {described(hint)}")

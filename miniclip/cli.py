@@ -2,26 +2,50 @@
 
 import argparse
 import importlib.util
+import io
 import json
+import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.errors import HydraException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from miniclip.composing import HOME, compose, nearest, prepare_hydra
+from miniclip import __version__
+from miniclip.composing import HOME, compose, prepare_hydra, refuse_unknown, what_is_wrong
 from miniclip.errors import UserError
+from miniclip.files import within
+from miniclip.hints import refuse_misspelled
 
 # Threads of libgomp, which torch brings on Linux, wait in a loop: two runs on a machine would all but stop
 # each other. This many turns, and they sleep; it is read when torch is imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+
+FLAGS_OF_HYDRA = (
+    "--help",
+    "--hydra-help",
+    "--version",
+    "--cfg",
+    "--resolve",
+    "--package",
+    "--run",
+    "--multirun",
+    "--shell-completion",
+    "--config-path",
+    "--config-name",
+    "--config-dir",
+    "--experimental-rerun",
+    "--info",
+)
 
 
 def main() -> None:
@@ -34,6 +58,9 @@ def main() -> None:
         "text-study": text_study,
     }
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name == "--version":
+        print(f"miniclip {__version__}")
+        return
     if name in ("-h", "--help"):
         print(
             "usage: miniclip COMMAND ...\n\n"
@@ -45,9 +72,12 @@ def main() -> None:
         )
         return
     if name not in commands:
+        if "=" in name:
+            sys.exit(f"{name} is a setting, and needs a command before it: miniclip train {name}")
         sys.exit(f"miniclip has no command {name}; it has: {', '.join(commands)}")
     sys.argv = [f"miniclip {name}", *sys.argv[2:]]
-    commands[name]()
+    with _console():
+        commands[name]()
 
 
 def train() -> None:
@@ -55,19 +85,50 @@ def train() -> None:
 
     Exits with 1 after an error and with 128 + signal after an interruption.
     """
-    prepare_hydra()
+    with _console():
+        _train()
+
+
+def _train() -> None:
+    _refuse_several_processes()
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach this function instead of Hydra's printer
-    run = hydra.main(config_path=str(HOME / "conf"), config_name="config", version_base="1.3")
+    # Hydra's parser wants its flag for sweeps in front of the settings
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
+    words = [word for word in sys.argv[1:] if not word.startswith("-")]
     try:
-        run(_job)()
+        _refuse_flags(sys.argv[1:])
+        refuse_misspelled(words)
+        prepare_hydra()
+        hydra.main(config_path=str(HOME / "conf"), config_name="config", version_base="1.3")(_job)()
     except KeyboardInterrupt as interruption:
         sys.exit(128 + getattr(interruption, "signum", 2))
-    except (UserError, HydraException, OmegaConfBaseException) as error:
+    except (_Refused, UserError, HydraException, OmegaConfBaseException) as raised:
+        error = raised.error if isinstance(raised, _Refused) else raised
         if wants_traceback:
             traceback.print_exc()
-        wrong = f"{error.override}: " if isinstance(error, OverrideParseException) else ""
-        sys.exit(f"Error: {wrong}{error}{nearest(str(error))}")
+        sys.exit(f"Error: {what_is_wrong(error, words)}")
+
+
+def _refuse_several_processes() -> None:
+    """End all processes that torchrun started, of which the first says why."""
+    size = os.environ.get("WORLD_SIZE", "")
+    rank = os.environ.get("RANK")
+    if rank is None or not size.isdigit() or int(size) < 2:
+        return
+    told = (
+        f"Error: torchrun started {size} processes, but one process trains one run. Start it with python "
+        "run.py, and several runs with -m and hydra/launcher=... ."
+    )
+    sys.exit(told if rank == "0" else 1)
+
+
+def _refuse_flags(words: Sequence[str]) -> None:
+    """Tell of a setting that was typed as a flag."""
+    for word in words:
+        flag, _, value = word.partition("=")
+        if flag.startswith("--") and not any(own.startswith(flag) for own in FLAGS_OF_HYDRA):
+            raise UserError(f"settings are typed without --: {flag[2:]}={value or '...'}")
 
 
 def evaluate() -> None:
@@ -76,7 +137,8 @@ def evaluate() -> None:
     A model is a run directory, a checkpoint, or open_clip:NAME:WEIGHTS. Tasks are retrieval, zero_shot,
     linear_probe, few_shot, health, pictures and sharpness; without any, those that suit the data but
     sharpness. Settings are those of the data (data.class_column=..., data=cifar10 data.root=...) and of the
-    evaluation (eval.templates=clip, eval.num_seeds=3, ...).
+    evaluation (eval.templates=clip, eval.num_seeds=3, ...). The validation part is measured;
+    data.eval_split=test takes the test part, data.use=all every image.
     """
     parser = argparse.ArgumentParser(prog="miniclip evaluate", description=evaluate.__doc__)
     parser.add_argument("words", nargs="+", metavar="MODEL | TASK | SETTING=VALUE")
@@ -201,11 +263,11 @@ def _told_errors() -> Iterator[None]:
     try:
         yield
     except (UserError, HydraException, OmegaConfBaseException) as error:
-        sys.exit(f"Error: {error}{nearest(str(error))}")
+        sys.exit(f"Error: {what_is_wrong(error, sys.argv[1:])}")
 
 
 def _examine(cfg: DictConfig) -> bool:
-    from miniclip.build import check, make
+    from miniclip.build import check, make, names_of
     from miniclip.data.doctor import Remarks, examine
     from miniclip.report.figures import draw_examination
     from miniclip.tracking import write_text
@@ -213,7 +275,9 @@ def _examine(cfg: DictConfig) -> bool:
     check(cfg)
     cfg.data.on_broken_image = "skip"  # to find all that are missing, not the first
     with Remarks() as remarks:
-        splits = make(cfg, "data").splits()
+        source = make(cfg, "data")
+        with names_of(cfg, "data"):
+            splits = source.read_parts().present()
     tokenizer = make(cfg, "tokenizer")
     tokenizer.fit(caption for own in splits[0].captions for caption in own)
     found = examine(splits, token_lengths=tokenizer.lengths, context_length=cfg.context_length)
@@ -256,9 +320,10 @@ def _examine(cfg: DictConfig) -> bool:
 
 
 def _evaluate(words: list[str], device_name: str) -> None:
-    from miniclip.build import check_part, make, restore
+    from miniclip.build import check_part, make, read_data
     from miniclip.evaluate import TASKS, comparison
     from miniclip.evaluation import OpenClipModel, TrainedModel
+    from miniclip.restore import restore
     from miniclip.training.train import find_device
 
     device = find_device(device_name)
@@ -279,23 +344,21 @@ def _evaluate(words: list[str], device_name: str) -> None:
     check_part(cfg, "eval")
     evaluation = make(cfg, "eval")
     of_data = [word for word in settings if word not in own]
-    config = None
+    restored = None
     found = []
     for word in sorted(models, key=lambda word: word.startswith("open_clip:")):  # runs name the data
         if word.startswith("open_clip:"):
             subject: Any = OpenClipModel(word.partition(":")[2], device)
             # photographs are decoded at the size that a model needs
-            size = {"image_size": subject.image_size}
-            as_it_sees = OmegaConf.merge(
-                compose(*of_data) if config is None else config, size, {"data": {**size, "cache": "none"}}
-            )
-            assert isinstance(as_it_sees, DictConfig)
-            datasets = make(as_it_sees, "data").datasets()
+            size = subject.image_size
+            if restored is None:
+                datasets = read_data(compose(*of_data, f"image_size={size}", "data.cache=none"))
+            else:
+                datasets = restored.datasets(image_size=size, cache="none")
             folder = Path("outputs") / subject.name.replace(" ", "/") / "evaluation"
             results = evaluation.run(subject, datasets, folder, checkpoint=word)
         else:
             restored = restore(Path(word), *of_data)
-            config = restored.config
             datasets = restored.datasets()
             subject = TrainedModel(word, restored.model, restored.tokenizer, device)
             folder = _evaluation_folder(restored.checkpoint, datasets[1].split.fingerprint())
@@ -317,18 +380,35 @@ def _evaluate(words: list[str], device_name: str) -> None:
 
 
 def _evaluation_folder(checkpoint: Path, fingerprint: str) -> Path:
-    """RUN/evaluation for the best checkpoint on the run's own data; what else there is has a folder below.
+    """RUN/evaluation for the best checkpoint on the run's validation part; all else has a folder below.
 
     A checkpoint that lies in no run has its folder beside it.
     """
+    from miniclip.data.dataset import SEEDED_TEST
+
     run = checkpoint.parent.parent
-    environment = run / "environment.json"
-    if checkpoint.parent.name != "checkpoints" or not environment.is_file():
-        return checkpoint.with_name(f"{checkpoint.stem}_evaluation") / fingerprint
-    own = json.loads(environment.read_text(encoding="utf-8"))["data"].values()
-    parts = [] if checkpoint.stem == "best" else [checkpoint.stem]
-    parts += [] if fingerprint in (split["fingerprint"] for split in own) else [fingerprint]
-    return Path(run, "evaluation", *parts)
+    if checkpoint.parent.name != "checkpoints" or not within(run, "environment.json").is_file():
+        return within(checkpoint.parent, f"{checkpoint.stem}_evaluation/{fingerprint}")
+    own = _fingerprints(run)
+    name = own.get(fingerprint, fingerprint)
+    parts = ["evaluation"] if checkpoint.stem == "best" else ["evaluation", checkpoint.stem]
+    if name in ("test", SEEDED_TEST) and len(own) > 2:
+        parts.append("test")
+    elif name == fingerprint:
+        parts.append(fingerprint)
+    return within(run, "/".join(parts))
+
+
+def _fingerprints(run: Path) -> dict[str, str]:
+    """The parts of the data that a run was trained and measured on, by their fingerprints."""
+    path = within(run, "environment.json")
+    try:
+        own = json.loads(path.read_text("utf-8"))["data"]
+        return {split["fingerprint"]: name for name, split in own.items()}
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} is damaged ({error!r}); evaluate the checkpoint in another folder."
+        ) from None
 
 
 def _print_results(results: dict[str, Any]) -> None:
@@ -337,7 +417,55 @@ def _print_results(results: dict[str, Any]) -> None:
         print("\n".join(f"  {line}" for line in result.lines))
 
 
-def _job(cfg: DictConfig) -> float:
-    from miniclip.job import run_job  # brings torch, for which a misspelt setting need not wait
+@contextmanager
+def _console() -> Iterator[None]:
+    """A console that shows what it can and ends nothing, whatever its letters and whoever still reads.
 
-    return run_job(cfg)
+    What it cannot show is escaped; a stream that was closed takes everything and keeps nothing; a reader
+    that has gone (`| head -1`) ends a command in silence, but not a training.
+    """
+    logging.raiseExceptions = False  # a message that cannot be written is no reason for pages of others
+    sys.stdout = sys.stdout or _nowhere()
+    sys.stderr = sys.stderr or _nowhere()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    except BrokenPipeError:
+        sys.exit(128 + 13)  # SIGPIPE, which Windows does not name
+    finally:
+        _flush()
+
+
+def _nowhere() -> io.TextIOWrapper:
+    return io.TextIOWrapper(open(os.devnull, "wb"), encoding="utf-8")
+
+
+def _flush() -> None:
+    """Write what is left, or drop it: Python would complain of it at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+class _Refused(BaseException):
+    """A user's error on its way past Hydra, which would put a line of its own in front."""
+
+    def __init__(self, error: UserError):
+        self.error = error
+
+
+def _job(cfg: DictConfig) -> float:
+    settings = HydraConfig.get()
+    try:
+        if settings.mode is RunMode.RUN:  # jobs of sweeps have been checked together
+            refuse_unknown(cfg, settings.overrides.task, settings.job.config_name or "config")
+        from miniclip.job import run_job  # brings torch, for which a misspelt setting need not wait
+
+        return run_job(cfg)
+    except UserError as error:
+        if settings.mode is RunMode.RUN:
+            raise _Refused(error) from error
+        raise

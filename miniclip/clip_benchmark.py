@@ -15,10 +15,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from miniclip.build import restore
 from miniclip.data.transforms import CentreCrop, Crop, WholePicture, cut, normalise
 from miniclip.errors import UserError
+from miniclip.files import within
 from miniclip.models import MiniCLIP, Tokenizer
+from miniclip.restore import restore
 
 PADDING = -1
 """Stands for padding in token ids, which CLIP_benchmark passes on without their mask."""
@@ -54,7 +55,7 @@ def load(
         UserError: when there is no whole checkpoint.
     """
     path = Path(model_name)
-    restored = restore(path / "checkpoints" / f"{pretrained}.pt" if path.is_dir() else path)
+    restored = restore(within(path, f"checkpoints/{pretrained}.pt") if path.is_dir() else path)
     size = restored.config.image_size
     crop: Crop = CentreCrop(size) if restored.config.data.eval_crop == "centre" else WholePicture(size)
 

@@ -1,27 +1,46 @@
-"""Composing the config: where its files lie, and what to tell of a key that they do not hold."""
+"""Composing the config from its files and from what was typed, of which nothing may be unknown."""
 
-import difflib
 import math
 import os
 import re
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from miniclip.errors import UserError
+from miniclip.hints import HOME, explained, is_named, refuse_misspelled
 from miniclip.optuna_sweeper import register_optuna
-
-PACKAGE = Path(__file__).resolve().parent
-# a checkout has conf/ and experiments/ beside the package, an installed wheel inside it
-HOME = PACKAGE if (PACKAGE / "conf").is_dir() else PACKAGE.parent
 
 
 def compose(*overrides: str) -> DictConfig:
-    """The config of `python run.py OVERRIDES`, for use from Python."""
+    """The config of `python run.py OVERRIDES`, for use from Python.
+
+    Raises:
+        UserError: when an override names nothing that exists; says what was meant.
+    """
     prepare_hydra()
+    refuse_misspelled(overrides)
     with hydra.initialize_config_dir(str(HOME / "conf"), version_base="1.3"):
-        return hydra.compose("config", overrides=list(overrides))
+        try:
+            cfg = hydra.compose("config", overrides=list(overrides))
+        except HydraException as error:
+            raise UserError(what_is_wrong(error, overrides)) from None
+        refuse_unknown(cfg, overrides)
+    return cfg
+
+
+def what_is_wrong(error: Exception, words: Sequence[str]) -> str:
+    """An error of Hydra or ours as the user is told it."""
+    if isinstance(error, UserError):
+        return str(error)
+    wrong = f"{error.override}: " if isinstance(error, OverrideParseException) else ""
+    return wrong + explained(str(error), words)
 
 
 def prepare_hydra() -> None:
@@ -36,32 +55,41 @@ def prepare_hydra() -> None:
         launchers.pop(path.name, None)
 
 
-def nearest(message: str) -> str:
-    """The right spelling of a key or an option that Hydra does not know, as a sentence to add."""
-    wrong_key = re.search(r"Could not override '([^']+)'", message)
-    if wrong_key:
-        word, known = wrong_key[1], _known_keys()
-    else:
-        wrong_option = re.search(r"Could not find '([^']+)/([^'/]+)'", message)
-        if not wrong_option:
-            return ""
-        folder = HOME / "conf" / wrong_option[1]
-        word = wrong_option[2]
-        known = [path.stem for path in folder.glob("*.yaml")]
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"\nDid you mean {near[0]}?" if near else ""
+def refuse_unknown(cfg: DictConfig, words: Sequence[str], config_name: str = "config") -> None:
+    """Refuse keys that were added by + or ++ and that no part reads.
+
+    What the files alone compose is what exists; beyond that, parts with a `_target_` may be given any
+    setting that their signature has, which `miniclip.build.check` looks at.
+
+    Raises:
+        UserError: names the key, and the one that was meant.
+    """
+    files = [word for word in words if not word.startswith("+")]
+    if len(files) == len(words):
+        return  # Hydra itself refuses to override what is not there
+    loader = GlobalHydra.instance().config_loader()
+    known = loader.load_configuration(config_name, overrides=files, run_mode=RunMode.RUN)
+    for place in _added(_plain(cfg), _plain(known)):
+        typed = (word.partition("=")[0].lstrip("+") for word in words)
+        path = next((key for key in typed if key.startswith(f"{place}.")), place)
+        raise UserError(f"{path} is no setting, and no part reads it.{is_named(path, words)}")
 
 
-def _known_keys() -> list[str]:
-    """Every setting and group of the config, whatever its options."""
-    keys = set()
-    for path in (HOME / "conf").rglob("*.yaml"):
-        group = path.relative_to(HOME / "conf").parent.as_posix()
-        keys.add(group)
-        prefix = "" if group == "." else group.replace("/", ".") + "."
-        content = OmegaConf.load(path)
-        keys |= {f"{prefix}{key}" for key in map(str, content) if key[0] != "_"}
-    return sorted(keys)
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    plain: Any = OmegaConf.to_container(cfg, resolve=False)
+    plain.pop("hydra", None)
+    return plain
+
+
+def _added(node: dict[str, Any], known: dict[str, Any], place: str = "") -> Iterator[str]:
+    """Paths below a node that are not known, but for the settings of parts."""
+    for key, value in node.items():
+        path = f"{place}.{key}" if place else str(key)
+        if key not in known:
+            if "_target_" not in node:
+                yield path
+        elif isinstance(value, dict) and isinstance(known[key], dict):
+            yield from _added(value, known[key], path)
 
 
 def short_overrides(overrides: list[str]) -> str:

@@ -1,4 +1,12 @@
-"""Errors a user can mend. The command line prints them as one line, without a traceback."""
+"""Errors a user can fix, which the command line prints as one line, and how a setting is typed."""
+
+import re
+import shlex
+
+PLAIN_VALUE = re.compile(r"[\w./+-]*[A-Za-z_/][\w./+-]*", re.ASCII)
+"""Text that Hydra takes as it is: no number, and no sign of its grammar."""
+
+WORDS_OF_HYDRA = {"null", "true", "false", "inf", "nan"}
 
 
 class UserError(ValueError):
@@ -35,3 +43,31 @@ class BrokenImage(UserError):
 
     def __reduce__(self) -> tuple[type["BrokenImage"], tuple[str, str]]:
         return BrokenImage, (str(self), self.reason)
+
+
+def as_override(key: str, value: object) -> str:
+    """A setting as it is typed in a shell, for Hydra: `'trainer.resume="a=b c"'`.
+
+    Text that means something else to Hydra (a number, `null`, one with `=`, spaces, commas or brackets) is
+    quoted for it, and the whole then for the shell. None is `null`.
+    """
+    if isinstance(value, bool) or value is None:
+        typed = {True: "true", False: "false", None: "null"}[value]
+    elif isinstance(value, int | float):
+        typed = str(value)
+    else:
+        typed = _for_hydra(str(value))
+    return shlex.quote(f"{key}={typed}")
+
+
+def _for_hydra(text: str) -> str:
+    looks_like_number = re.fullmatch(r"[+-]?(\d[\d_]*\.?[\d_]*|\.\d+)(e[+-]?\d+)?", text, re.IGNORECASE)
+    is_word = text.lower().lstrip("+-") in WORDS_OF_HYDRA
+    if PLAIN_VALUE.fullmatch(text) and not looks_like_number and not is_word:
+        return text
+
+    # inside quotes a backslash is one, but in front of a quote it escapes it
+    escaped = re.sub(r'(\\*)"', r'\1\1\\"', text)
+    escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
+    escaped = escaped.replace("${", r"\${")  # which would be looked up
+    return f'"{escaped}"'

@@ -71,7 +71,7 @@ TASKS: tuple[Task, ...] = (
     "sharpness",
 )
 NEED_CLASSES = ("zero_shot", "linear_probe", "few_shot")
-NEED_SKLEARN = ("linear_probe", "few_shot")
+NEED_TRAINING = ("linear_probe", "few_shot")
 
 FOLD_SIZES = (1000, 5000)
 """Images a fold, where there are enough for two: papers on COCO report 1K and 5K."""
@@ -154,11 +154,17 @@ class Evaluation:
             tasks: Sequence[str] = [task for task in TASKS[:-1] if has_classes or task not in NEED_CLASSES]
             if has_classes and not can_probe():
                 log.warning("Left out: %s", NEEDS_SKLEARN)
-                tasks = [task for task in tasks if task not in NEED_SKLEARN]
+            if not can_probe() or len(train) == 0:
+                tasks = [task for task in tasks if task not in NEED_TRAINING]
         else:
             tasks = self.tasks
         for task in tasks:
-            if task in NEED_SKLEARN and not can_probe():
+            if task in (*NEED_TRAINING, "sharpness") and len(train) == 0:
+                raise UserError(
+                    f"{task} needs training images, and data.use=all measures every image. Leave it out, "
+                    "or take data.use=parts."
+                )
+            if task in NEED_TRAINING and not can_probe():
                 raise UserError(NEEDS_SKLEARN)
             if task in NEED_CLASSES and not has_classes:
                 raise UserError(
@@ -296,7 +302,7 @@ class Measured:
     def labelled(self) -> tuple[Labelled, Labelled]:
         """Training and validation images, both as evaluation sees them."""
         labels = self.labels(self.train), self.labels(self.val)
-        as_evaluated = CaptionedImages(self.train.split, self.val.crop)
+        as_evaluated = CaptionedImages.for_evaluation(self.train.split, self.val.crop)
         train_features = _finite(self.subject.encode_images(as_evaluated), self.subject)
         both = train_features, self.image_features
         return tuple(Labelled(x.cpu().numpy(), y) for x, y in zip(both, labels, strict=True))  # type: ignore[return-value]

@@ -19,11 +19,13 @@ from miniclip.evaluate import Result, flat_numbers
 from miniclip.evaluation import TrainedModel, retrieval_ranks
 from miniclip.report.figures import draw_curves, draw_retrieval, read_metrics
 from miniclip.sweep import Sweep, job_key
-from miniclip.tracking import RunDirectory, RunFacts, save_arrays
-from miniclip.tracking.run_directory import git_revision
+from miniclip.tracking import RunDirectory, RunFacts, read_state, save_arrays
+from miniclip.tracking.run_directory import Status, git_revision
 from miniclip.training import Experiment, Trainer
+from miniclip.training.guards import Diverged
+from miniclip.training.held_out import HeldOutResult, measure_test
 from miniclip.training.reproducibility import release_memory
-from miniclip.training.train import find_checkpoint
+from miniclip.training.resuming import go_on
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +37,20 @@ def run_job(cfg: DictConfig) -> float:
     if settings.mode is RunMode.MULTIRUN:
         return _job_of_sweep(cfg, run, Path(settings.sweep.dir), list(settings.overrides.task))
     with run.held():
+        _check_directory(run, cfg.trainer.resume)
         return _train(cfg, run)
+
+
+def _check_directory(run: RunDirectory, resume: str | None) -> None:
+    """Refuse to write a second run over a first one."""
+    goes_on_here = resume == "auto" or (
+        resume is not None and Path(resume).expanduser().resolve().is_relative_to(run.path.resolve())
+    )
+    if run.holds_a_run and not goes_on_here:
+        raise UserError(
+            f"{run.path} holds a run already ({read_state(run.path).status}). Go on with it: "
+            "trainer.resume=auto; or give this run another directory: hydra.run.dir=..."
+        )
 
 
 def _job_of_sweep(cfg: DictConfig, run: RunDirectory, folder: Path, overrides: list[str]) -> float:
@@ -91,7 +106,8 @@ def _train(cfg: DictConfig, run: RunDirectory) -> float:
             )
             run.write_status("failed", reason=str(told))
             raise told from error
-        run.write_status("failed", reason=f"{type(cause).__name__}: {cause}")
+        status: Status = "diverged" if isinstance(cause, Diverged) else "failed"
+        run.write_status(status, reason=f"{type(cause).__name__}: {cause}")
         raise
     run.write_status("completed")
     log.info("%s", _table(summary, run))
@@ -108,17 +124,23 @@ def _train_and_measure(cfg: DictConfig, run: RunDirectory) -> tuple[dict[str, An
     datasets = experiment.train_set, experiment.val_set
     experiment = replace(experiment, measures=evaluation.at_each_validation(subject, *datasets))
     log.info("%s", _headline(experiment, trainer, run))
-    checkpoint = find_checkpoint(trainer.resume, run)
-    if checkpoint is not None:
-        run.go_on_from(checkpoint.parent.parent)
+    checkpoint = go_on(trainer.resume, run, experiment.config)
     logger.start(run.metrics, RunFacts(_run_name(cfg), experiment.config, _sweep_name(), _tags()))
     summary: dict[str, Any] = {}
     figures: dict[str, Path] = {}
     failed = True
     try:
-        summary, features = trainer.fit(experiment, run, logger)
+        summary, features = trainer.fit(experiment, run, logger, checkpoint=checkpoint)
         ranks = retrieval_ranks(*features)
         save_arrays(run.path / "ranks.npz", image_of_caption=features.image_of_caption, **ranks._asdict())
+        test_set = experiment.test_set
+        if test_set is not None:
+            datasets = experiment.train_set, test_set
+            measures = evaluation.at_each_validation(subject, *datasets)
+            tested = measure_test(experiment, test_set, trainer, best=summary["best"], measures=measures)
+            _write_test(tested, summary, run)
+            numbers = {key: value for key, value in tested.record.items() if key.startswith("test/")}
+            logger.log({"step": summary["steps"], **numbers})
         figures = {
             "curves": draw_curves(read_metrics(run), run.figures / "curves.png"),
             "retrieval": draw_retrieval(
@@ -131,16 +153,25 @@ def _train_and_measure(cfg: DictConfig, run: RunDirectory) -> tuple[dict[str, An
         measured = evaluation.run(
             subject,
             datasets,
-            run.path / "evaluation",
+            run.evaluation / ("" if test_set is None else "test"),
             checkpoint=str(run.best_checkpoint),
             loss=experiment.loss,
             seed=cfg.seed,
         )
-        logger.log({"step": summary["steps"], **flat_numbers(measured)})
+        if measured:
+            logger.log({"step": summary["steps"], **flat_numbers(measured)})
         failed = False
     finally:
         logger.finish(failed=failed, summary=summary, figures=figures)
     return summary, measured
+
+
+def _write_test(tested: HeldOutResult, summary: dict[str, Any], run: RunDirectory) -> None:
+    """Keep what the test part gave, in the summary, too."""
+    owners = tested.features.image_of_caption
+    save_arrays(run.path / "ranks_test.npz", image_of_caption=owners, **tested.ranks._asdict())
+    summary["test"] = tested.record
+    run.write_json("summary.json", summary)
 
 
 def _root(error: BaseException) -> BaseException:
@@ -174,25 +205,48 @@ def _tags() -> list[str]:
 
 
 def _headline(experiment: Experiment, trainer: Trainer, run: RunDirectory) -> str:
-    train, val = experiment.train_set, experiment.val_set
+    train, val, test = experiment.train_set, experiment.val_set, experiment.test_set
+    sizes = [f"{len(train):,} training", f"{len(val):,} validation"]
+    sizes += [] if test is None else [f"{len(test):,} test"]
     parameters = sum(p.numel() for p in experiment.model.parameters())
     return (
         f"{parameters / 1e6:.1f} M parameters on {trainer.device}, "
         f"{str(experiment.precision.dtype).removeprefix('torch.')}; "
-        f"{len(train):,} training and {len(val):,} validation images; writing to {run.path}"
+        f"{', '.join(sizes[:-1])} and {sizes[-1]} images; writing to {run.path}"
     )
 
 
 def _table(summary: dict[str, Any], run: RunDirectory) -> str:
-    best = summary["best"]
+    """What a run says at its end: how well its best checkpoint does, and on what."""
+    best, test = summary["best"], summary.get("test")
+    lines = [
+        f"\nBest of {_counted(summary['validations'], 'validation')} ({best['protocol']})",
+        *_recall_lines(best, "val"),
+        f"rsum {summary['best_rsum']:.1f} at step {best['step']} (epoch {best['epoch']})",
+    ]
+    if test is not None:
+        lines += [
+            f"Test, measured once with that checkpoint ({test['protocol']})",
+            *_recall_lines(test, "test"),
+            f"rsum {test['test/rsum']:.1f}",
+        ]
+    return "\n".join(
+        [
+            *lines,
+            f"{summary['images_per_second']:.0f} images per second, {summary['seconds']:.0f} s",
+            f"Everything is in {run.path}",
+        ]
+    )
+
+
+def _recall_lines(record: dict[str, Any], part: str) -> list[str]:
+    """A small table of the recalls of a part."""
     rows: list[tuple[str, ...]] = [("", "R@1", "R@5", "R@10", "median rank")]
     for direction, title in (("i2t", "image to text"), ("t2i", "text to image")):
-        recalls = (f"{best[f'val/{direction}_r{k}']:.1f}" for k in (1, 5, 10))
-        rows.append((title, *recalls, f"{best[f'val/{direction}_median_rank']:g}"))
-    table = "\n".join(f"{row[0]:14}" + "".join(f"{cell:>13}" for cell in row[1:]) for row in rows)
-    return (
-        f"\nBest of {summary['epochs']} epochs ({best['protocol']})\n{table}\n"
-        f"rsum {summary['best_rsum']:.1f} at epoch {best['epoch']}; "
-        f"{summary['images_per_second']:.0f} images/s, {summary['seconds']:.0f} s\n"
-        f"Everything is in {run.path}"
-    )
+        recalls = (f"{record[f'{part}/{direction}_r{k}']:.1f}" for k in (1, 5, 10))
+        rows.append((title, *recalls, f"{record[f'{part}/{direction}_median_rank']:g}"))
+    return [f"{row[0]:14}" + "".join(f"{cell:>13}" for cell in row[1:]) for row in rows]
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

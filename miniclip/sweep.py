@@ -6,25 +6,26 @@ written anew after every job.
 """
 
 import csv
-import fcntl
 import hashlib
 import io
 import json
 import platform
+import shlex
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from miniclip.errors import UserError
 from miniclip.tracking import State, read_state, write_text
+from miniclip.tracking.locks import locked
 
 NO_PART_OF_A_JOB = ("name", "logger", "eval", "arm")
 """Root keys that change nothing of what is trained."""
 
-NOR_THESE = ("device", "resume", "num_workers", "cache", "cache_dir", "checkpoint_every_epochs")
-"""Nor do these settings, wherever they are."""
+NOR_THESE = ("device", "resume", "num_workers", "cache_dir", "checkpoint_every_epochs")
+"""Nor do these settings, wherever they are. A cache does: it shrinks images before they are cropped."""
 
 COLUMNS = (
     "job",
@@ -34,6 +35,8 @@ COLUMNS = (
     "i2t_r10",
     "t2i_r1",
     "t2i_r10",
+    "test_rsum",
+    "protocol",
     "steps",
     "seconds",
     "overrides",
@@ -93,18 +96,21 @@ class Job:
 
     def row(self) -> dict[str, str]:
         """Its line of the table."""
-        best = self.summary.get("best", {})
+        best, test = self.summary.get("best", {}), self.summary.get("test", {})
         numbers = {
             "rsum": best.get("val/rsum"),
             **{key: best.get(f"val/{key}") for key in ("i2t_r1", "i2t_r10", "t2i_r1", "t2i_r10")},
+            "test_rsum": test.get("test/rsum"),
         }
+        protocols = [record["protocol"] for record in (best, test) if "protocol" in record]
         return {
             "job": self.path.name.partition("_")[0],
             "status": self.state.status,
             **{key: "" if value is None else f"{value:.1f}" for key, value in numbers.items()},
+            "protocol": "; ".join(protocols),
             "steps": str(self.summary.get("steps", "")),
             "seconds": f"{self.summary['seconds']:.0f}" if "seconds" in self.summary else "",
-            "overrides": " ".join(self.overrides),
+            "overrides": shlex.join(self.overrides),
         }
 
 
@@ -158,19 +164,16 @@ class Sweep:
         "auto" where there is none, or all are taken.
         """
         for index in range(num_gpus):
-            with open(self.path / f".{platform.node()}_gpu{index}.lock", "w") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError:  # taken, or a file system without locks
-                    continue
-                yield f"cuda:{index}"
-                return
+            with locked(self.path / f".{platform.node()}_gpu{index}.lock", wait_seconds=0) as is_free:
+                if is_free:
+                    yield f"cuda:{index}"
+                    return
         yield "auto"
 
     def write_summary(self) -> None:
         """Write the table as CSV and Markdown; jobs that end together wait for each other."""
         self.path.mkdir(parents=True, exist_ok=True)
-        with _lock(self.path / ".summary.lock"):
+        with locked(self.path / ".summary.lock", wait_seconds=-1):
             rows = [job.row() for job in self.jobs()]
             buffer = io.StringIO()
             writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
@@ -195,14 +198,6 @@ def markdown_table(columns: Sequence[str], rows: Sequence[dict[str, str]]) -> li
         cells = (row[column].replace("|", "\\|") for column in columns)
         lines.append(f"| {' | '.join(cells)} |")
     return lines
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    with open(path, "w") as file:
-        with suppress(OSError):  # a file system may have no locks
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _number(folder: Path) -> tuple[int, str]:

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from omegaconf import DictConfig
 from PIL import Image
 
 from miniclip.build import build
 from miniclip.composing import compose
 from miniclip.tracking import RunDirectory, RunFacts
+from miniclip.training.resuming import go_on
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -65,7 +67,8 @@ def miniclip_command(folder: Path, *arguments: object) -> subprocess.CompletedPr
 
 
 TINY = (
-    "encoder/image=resnet18",
+    "encoder/image=timm",
+    "encoder.image.architecture=test_resnet",
     "encoder.text.width=32",
     "encoder.text.num_layers=1",
     "image_size=32",
@@ -79,10 +82,16 @@ TINY = (
 
 def fit(folder: Path, *overrides: str) -> RunDirectory:
     """Train in this process and return the run directory."""
+    return fit_config(folder, compose(*overrides))
+
+
+def fit_config(folder: Path, cfg: DictConfig) -> RunDirectory:
+    """The same of a composed config."""
     run = RunDirectory(folder)
-    trainer, experiment, logger = build(compose(*overrides), run)
+    trainer, experiment, logger = build(cfg, run)
+    checkpoint = go_on(trainer.resume, run, experiment.config)
     logger.start(run.metrics, RunFacts("test", experiment.config))
-    summary, _ = trainer.fit(experiment, run, logger)
+    summary, _ = trainer.fit(experiment, run, logger, checkpoint=checkpoint)
     logger.finish(failed=False, summary=summary, figures={})
     return run
 

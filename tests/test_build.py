@@ -11,7 +11,7 @@ import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from miniclip.build import build, check
+from miniclip.build import build, check, read_data
 from miniclip.composing import compose
 from miniclip.data import Source
 from miniclip.errors import UserError
@@ -64,6 +64,8 @@ def test_every_option_builds(option: str, tmp_path: Path) -> None:
     if option == "tokenizer/clip":
         pytest.importorskip("open_clip", reason="needs the extra bench")
     tiny = [each for each in TINY if option not in OTHER_TOWERS or not each.startswith("encoder.text.")]
+    if option.startswith("encoder/image/"):
+        tiny = [each for each in tiny if not each.startswith("encoder.image.")]
     cfg = compose(*tiny, override(option))
     _, experiment, logger = build(cfg, RunDirectory(tmp_path))
     logger.start(tmp_path / "metrics.jsonl", RunFacts("test", experiment.config))
@@ -143,6 +145,23 @@ def test_the_environment_is_recorded(tmp_path: Path) -> None:
         (["optimizer.base.lr=-1"], "optimizer: Invalid learning rate: -1"),
         (["optimizer._target_=miniclip.optim.Sam"], "optimizer._target_=miniclip.optim.Sam"),
         (["schedule.final_factor=3"], "schedule.final_factor=3"),
+        (["+trainer.epochs=3"], "Did you mean trainer.budget.epochs?"),
+        (["+optimizer.base.momentum=0.9"], "optimizer.base.momentum is no setting"),
+        (["encoder.image=resnet18"], "an option is chosen with encoder/image=resnet18"),
+        (["optimizer.base=sgd"], "an option is chosen with optimizer/base=sgd"),
+        (["~logger"], "choose logger=none"),
+        (["~trainer"], "trainer cannot be left out"),
+        (["~optimizer.base"], "optimizer.base is needed"),
+        (["~data.flip"], "data.flip is needed"),
+        (["seed=100000000000000"], "seed=100000000000000: must lie between 0 and 4294967295"),
+        (["seed=-1"], "seed=-1: must lie between 0"),
+        (["optimizer.base.lr=.inf"], "optimizer.base.lr='.inf': must be a number"),
+        (["optimizer.base.betas=[0.9,nan]"], "must be a finite number"),
+        (["optimizer.rho=inf"], "optimizer.rho=inf: must be a finite number"),
+        (["optimizer.base.lr=much"], "optimizer.base.lr='much': must be a number"),
+        (["device=cuda:77"], "device=cuda:77: torch finds"),
+        (["device=gpu"], "device=gpu: must be auto, cpu, mps"),
+        (["device=meta"], "device=meta: must be auto, cpu, mps"),
     ],
 )
 def test_a_wrong_setting_is_named_before_data_is_read(
@@ -158,6 +177,18 @@ def test_cuda_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(UserError, match="device=cuda: torch finds 0 CUDA devices here"):
         check(compose("device=cuda"))
+
+
+def test_mps_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(UserError, match="device=mps: torch finds no MPS device here"):
+        check(compose("device=mps"))
+
+
+def test_an_error_while_data_is_read_names_the_setting_as_it_is_typed(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"Change it with data\.root=") as caught:
+        read_data(compose("data=parquet", f"data.root={tmp_path}"))
+    assert str(caught.value).startswith("data.root=")
 
 
 def test_a_good_config_passes_and_makes_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:

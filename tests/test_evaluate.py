@@ -14,13 +14,14 @@ import pytest
 import torch
 from PIL import Image
 
-from miniclip.build import make, restore
+from miniclip.build import make
 from miniclip.clip_benchmark import load
 from miniclip.composing import compose
 from miniclip.data import CaptionedImages, ImageClasses
 from miniclip.errors import SettingError, UserError
 from miniclip.evaluate import Result, comparison, flat_numbers
 from miniclip.evaluation import Features, TrainedModel
+from miniclip.restore import restore
 from miniclip.tracking import RunDirectory
 from tests.conftest import (
     ROOT,
@@ -375,8 +376,10 @@ def test_torchvisions_cifar100_food101_and_pets_are_read_where_they_lie(
         ("food101", {"apple pie", "sushi"}),
         ("oxford_pets", {"Abyssinian", "Pug"}),
     ):
-        train, test = restore_data(f"data={option}", f"data.root={tmp_path}")
-        assert (len(train), len(test), test.split.name) == (4, 4, "test")
+        own = f"data={option}", f"data.root={tmp_path}", "data.val_fraction=0.5"
+        train, test = restore_data(*own, "data.eval_split=test")
+        assert (len(train), len(test), test.split.name) == (2, 4, "test")
+        assert restore_data(*own)[1].split.name == "seeded val"
         assert set(test.split.labels or ()) == names
         assert {text for own in test.split.captions for text in own} == names
         assert test[3][0].shape[0] == 3

@@ -5,22 +5,39 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent.parent / "miniclip"
 PARTS = {"data", "models", "losses", "optim", "evaluation", "tracking"}
+BELOW = {"errors", "files"}
 ALLOWED = {
     # the parts name each other's types; what they may not see is whoever puts them together
-    **{part: PARTS | {"errors"} for part in PARTS},
-    "training": PARTS | {"errors", "training"},
-    "report": {"evaluation", "tracking", "data", "errors", "report"},
-    "composing": {"optuna_sweeper"},
+    **dict.fromkeys(PARTS, PARTS | BELOW),
+    "training": PARTS | BELOW | {"signature", "training"},
+    "report": {"evaluation", "tracking", "data", "report"} | BELOW,
+    "hints": {"errors"},
+    "composing": {"errors", "hints", "optuna_sweeper"},
     "optuna_sweeper": {"errors"},
     "sweep": {"errors", "tracking"},
-    "build": PARTS | {"composing", "errors", "optuna_sweeper", "sweep", "training"},
-    "evaluate": PARTS | {"errors", "training", "report"},
+    "build": PARTS | BELOW | {"composing", "hints", "optuna_sweeper", "signature", "sweep", "training"},
+    "restore": PARTS | BELOW | {"build", "composing", "signature", "training"},
+    "evaluate": PARTS | BELOW | {"training", "report"},
     "job": {*PARTS, "composing", "errors", "training", "report", "sweep", "build", "evaluate"},
-    "cli": {*PARTS, "composing", "errors", "training", "report", "build", "evaluate", "job"},
-    "clip_benchmark": PARTS | {"errors", "build"},
+    "cli": {
+        "",
+        "hints",
+        *PARTS,
+        *BELOW,
+        "composing",
+        "training",
+        "report",
+        "build",
+        "restore",
+        "evaluate",
+        "job",
+    },
+    "clip_benchmark": PARTS | BELOW | {"restore"},
+    "files": {"errors"},
+    "signature": set(),
     "errors": set(),
 }
-MAY_KNOW_HYDRA = {"build", "cli", "composing", "job", "optuna_sweeper"}
+MAY_KNOW_HYDRA = {"build", "cli", "composing", "job", "optuna_sweeper", "restore"}
 
 
 def imports(path: Path) -> set[str]:

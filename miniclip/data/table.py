@@ -2,28 +2,37 @@
 
 import csv
 import json
-from collections.abc import Iterator
-from pathlib import Path
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from miniclip.data.captions import group_by_image, split_of_files
+from miniclip.data.columns import (
+    IMAGE_COLUMNS,
+    captions_of_cell,
+    captions_of_text,
+    checked_text,
+    find_caption_columns,
+    find_column,
+    shortened,
+)
 from miniclip.data.dataset import Source, Split, existing_path
+from miniclip.data.text_files import open_text, read_text
 from miniclip.errors import SettingError, UserError
 
-IMAGE_COLUMNS = ("image", "image_name", "file_name", "filename", "filepath", "path", "img", "file")
-CAPTION_COLUMNS = (
-    "caption",
-    "captions",
-    "comment",
-    "text",
-    "title",
-    "raw",
-    "description",
-    "sentence",
-)
 SEPARATORS = (",", "\t", ";", "|")
+JSON_ENDINGS = (".json", ".jsonl", ".ndjson")
+JSON_FORMATS = "A list of objects is needed, or one object per line, each with an image and a caption."
+LIST_STARTS = ("[", "(")
+QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
-csv.field_size_limit(2**31 - 1)  # a caption may be longer than the 128 KiB the module allows
+CaptionColumn = str | Sequence[str] | None
+"""What `data.caption_column` may be: a name, several, or null to find them."""
+
+
+MAX_FIELD_LENGTH = 2**31 - 1
+"""A caption may be longer than the 128 KiB that the module csv allows by itself."""
 
 
 class CSVTable(Source):
@@ -46,7 +55,7 @@ class CSVTable(Source):
         val_csv: str,
         val_root: str,
         image_column: str | None,
-        caption_column: str | None,
+        caption_column: CaptionColumn,
         separator: str | None,
         **source_settings: Any,
     ):
@@ -72,9 +81,9 @@ class CSVTable(Source):
 
     def _split(self, name: str) -> Split:
         table, root = self.tables[name]
-        columns = {"image_column": self.image_column, "caption_column": self.caption_column}
-        if table.suffix in (".jsonl", ".ndjson"):
-            rows = read_json_lines(table, **columns)
+        columns: Any = {"image_column": self.image_column, "caption_column": self.caption_column}
+        if table.suffix.lower() in JSON_ENDINGS:
+            rows = read_json_table(table, **columns)
         else:
             rows = read_table(table, **columns, separator=self.separator)
         captions = group_by_image(rows, table)
@@ -87,75 +96,205 @@ def read_table(
     path: Path,
     *,
     image_column: str | None = None,
-    caption_column: str | None = None,
+    caption_column: CaptionColumn = None,
     separator: str | None = None,
 ) -> Iterator[tuple[str, str]]:
-    """Rows of a table as (image name, caption).
+    """Rows of a table as (image name, caption), a row for each caption; "" is a missing one.
+
+    In a table separated by tabs a quote is a character like another, but where it encloses a whole field.
 
     Raises:
-        UserError: when the file is empty, is not UTF-8, lacks a column (the text names those it has), or
-            has a row of another length.
+        UserError: when the file is empty, is no UTF-8, lacks a column (the text names those it has), has a
+            row of another length than the header, or a quote that does not close where it should.
     """
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            header_line = file.readline()
-            if not header_line.strip():
-                raise UserError(f"{path} is empty; it needs a header and one caption a row.")
-            delimiter = separator or max(SEPARATORS, key=header_line.count)
-            header = [column.strip() for column in next(csv.reader([header_line], delimiter=delimiter))]
-            image = _column(path, header, "image_column", image_column, IMAGE_COLUMNS)
-            caption = _column(path, header, "caption_column", caption_column, CAPTION_COLUMNS)
-            rows = csv.reader(file, delimiter=delimiter)
-            for row in rows:
-                if len(row) > max(image, caption):
-                    yield row[image], row[caption]
-                elif row:
-                    raise UserError(
-                        f"{path}, line {rows.line_num + 1}: {len(row)} columns where the header has "
-                        f"{len(header)}. Quote captions that hold the separator {delimiter!r}."
-                    )
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read as a UTF-8 table ({error}).") from None
+    with open_text(path) as file:
+        header_line = file.readline()
+        if not header_line.strip():
+            raise UserError(f"{path} is empty; it needs a header and one caption per row.")
+        delimiter = separator or max(SEPARATORS, key=header_line.count)
+        header = [column.strip() for column in next(_split([header_line], delimiter))[1]]
+        image, captions = _places(path, header, image_column, caption_column)
+
+        for line, row in _rows(file, path, delimiter, header, image):
+            for column in captions:
+                text = row[column]
+                if text[:1] in LIST_STARTS:
+                    for caption in captions_of_text(text.strip(), f"{path}, line {line}"):
+                        yield row[image], caption
+                else:
+                    yield row[image], text
 
 
-def read_json_lines(
-    path: Path, *, image_column: str | None = None, caption_column: str | None = None
+def read_json_table(
+    path: Path, *, image_column: str | None = None, caption_column: CaptionColumn = None
 ) -> Iterator[tuple[str, str]]:
-    """Rows of a file with one JSON object a line as (image name, caption).
+    """Rows of a file of JSON objects as (image name, caption); "" is a missing caption.
 
     Raises:
-        UserError: when a line is no object, or lacks the image or the caption.
+        UserError: when the file is neither a list of objects nor an object per line, or one of them lacks
+            the image or holds something else than captions.
     """
-    with open(path, encoding="utf-8-sig", errors="strict") as file:
-        keys: tuple[str, str] | None = None
+    keys: tuple[str, list[str]] | None = None
+    where = _Place(path)
+    for row in _objects(path, where):
+        if not isinstance(row, dict):
+            raise UserError(f"{where}: {shortened(row)} is not an object with an image and a caption.")
+        if keys is None:
+            header = list(row)
+            image, captions = _places(path, header, image_column, caption_column)
+            keys = header[image], [header[caption] for caption in captions]
+
+        name = row.get(keys[0])
+        if not isinstance(name, str):
+            raise UserError(f"{where}: {keys[0]} is {shortened(name)}, not the name of an image file.")
+        checked_text(name, where)
+        for key in keys[1]:
+            for caption in captions_of_cell(row.get(key), where):
+                yield name, caption
+
+
+def _places(
+    path: Path, header: Sequence[str], image_column: str | None, caption_column: CaptionColumn
+) -> tuple[int, list[int]]:
+    """Where the image column and the caption columns stand."""
+    wanted = IMAGE_COLUMNS if image_column is None else [image_column]
+    image = find_column(header, wanted, source=path, setting="image_column")
+    captions = find_caption_columns(header, caption_column, source=path)
+    return header.index(image), [header.index(caption) for caption in captions]
+
+
+def _split(lines: Iterable[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """The fields of each row, with the number of lines read so far: in quotes a field may span several.
+
+    Raises:
+        csv.Error: when a quote does not close where its field ends.
+    """
+    if delimiter == "\t":
+        return enumerate(map(_split_at_tabs, lines), start=1)
+    csv.field_size_limit(MAX_FIELD_LENGTH)
+    rows = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
+    return ((rows.line_num, row) for row in rows)
+
+
+def _split_at_tabs(line: str) -> list[str]:
+    """The fields of a line, without the quotes around a whole field."""
+    fields = line.rstrip("\r\n").split("\t") if line.strip() else []
+    if '"' not in line:
+        return fields
+    return [
+        field[1:-1].replace('""', '"') if QUOTED.fullmatch(field) else field
+        for field in map(str.strip, fields)
+    ]
+
+
+def _rows(
+    file: Iterable[str], path: Path, delimiter: str, header: Sequence[str], image: int
+) -> Iterator[tuple[int, list[str]]]:
+    """The rows below the header that are not blank, each with the line it begins in.
+
+    Raises:
+        UserError: when a row is longer or shorter than the header, or swallows others by an open quote.
+    """
+    width = len(header)
+    line = 2
+    try:
+        for num_lines, row in _split(file, delimiter):
+            last_line = num_lines + 1
+            if last_line > line and _swallows(row, delimiter, image):
+                raise _open_quote(path, line, "it swallows lines below")
+            if len(row) == width:
+                yield line, row
+            elif row:
+                raise _wrong_length(path, line, len(row), width, delimiter)
+            line = last_line + 1
+    except csv.Error as error:
+        raise _open_quote(path, line, str(error)) from None
+
+
+def _swallows(row: Sequence[str], delimiter: str, image: int) -> bool:
+    """Whether a cell of several lines holds a row of the table: a separator, and an image's file name."""
+    ending = PurePosixPath(row[image] if len(row) > image else row[-1]).suffix.strip().lower()
+    lines = [line for cell in row for line in cell.splitlines()]
+    rows = [line.lower().split(delimiter) for line in lines if delimiter in line]
+    return any(piece.strip(' "').endswith(ending) for pieces in rows for piece in pieces)
+
+
+def _open_quote(path: Path, line: int, problem: str) -> UserError:
+    return UserError(
+        f'{path}, line {line}: a quote (") that opens here does not close where its field ends '
+        f"({problem}). "
+        'Put the whole caption in quotes and write each quote within it twice: "a ""red"" ball".'
+    )
+
+
+def _wrong_length(path: Path, line: int, length: int, expected: int, delimiter: str) -> UserError:
+    fix = f'Put a caption that holds the separator {delimiter!r} in quotes: "one{delimiter} two".'
+    if delimiter == "\t":
+        fix = "Captions of a table separated by tabs hold neither tabs nor line breaks: use spaces."
+    return UserError(f"{path}, line {line}: {length} columns where the header has {expected}. {fix}")
+
+
+class _Place:
+    """Where in a file its reader stands, as text only when an error asks for it."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.unit = "line"
+        self.number = 0
+
+    def __str__(self) -> str:
+        return f"{self.path}, {self.unit} {self.number}"
+
+
+def _objects(path: Path, place: _Place) -> Iterator[Any]:
+    """The rows of a JSON list or of JSON lines; keeps `place` at the row that is out.
+
+    Raises:
+        UserError: when the file is of another shape, which the text names.
+    """
+    with open_text(path) as file:
+        first = next((line for line in file if line.strip()), "").strip()
+    if not first.startswith("["):
+        if path.suffix.lower() == ".json":
+            _check_lines(path)
+        yield from _object_lines(path, place)
+        return
+
+    try:
+        rows = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}, line {error.lineno}: no JSON ({error.msg}). {JSON_FORMATS}") from None
+    place.unit = "object"
+    for number, row in enumerate(rows, start=1):
+        place.number = number
+        yield row
+
+
+def _object_lines(path: Path, place: _Place) -> Iterator[Any]:
+    decode = json.JSONDecoder().decode
+    with open_text(path) as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
+            place.number = number
             try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise UserError(f"{path}, line {number}: no JSON ({error}).") from None
-            if not isinstance(row, dict):
-                raise UserError(f"{path}, line {number}: not an object with an image and a caption.")
-            if keys is None:
-                header = list(map(str, row))
-                image = _column(path, header, "image_column", image_column, IMAGE_COLUMNS)
-                caption = _column(path, header, "caption_column", caption_column, CAPTION_COLUMNS)
-                keys = header[image], header[caption]
-            name, captions = (row.get(key) for key in keys)
-            if not isinstance(name, str):
-                raise UserError(f"{path}, line {number}: {keys[0]} is not the name of an image.")
-            for text in captions if isinstance(captions, list) else [captions]:
-                yield name, text if isinstance(text, str) else ""
+                row = decode(line)
+            except json.JSONDecodeError as error:
+                raise UserError(f"{place}: no JSON ({error}). {JSON_FORMATS}") from None
+            yield row
 
 
-def _column(path: Path, header: list[str], setting: str, given: str | None, usual: tuple[str, ...]) -> int:
-    lower = [column.lower() for column in header]
-    for name in [given.lower()] if given is not None else usual:
-        if name in lower:
-            return lower.index(name)
-    wanted = f"no column {given}" if given is not None else f"none of the columns {', '.join(usual)}"
-    raise UserError(
-        f"{path} has {wanted}; it has: {', '.join(header)}. Name the right one with "
-        f"data.{setting}=... (and the separator with data.separator=... if it was split wrongly)."
-    )
+def _check_lines(path: Path) -> None:
+    """Stop at a file that is one JSON value as a whole.
+
+    Raises:
+        UserError: when it is; the text names its shape.
+    """
+    try:
+        content = json.loads(read_text(path))
+    except json.JSONDecodeError:
+        return
+    shape = f"one {type(content).__name__}"
+    if isinstance(content, dict):
+        shape = f"one object with the keys {shortened(list(content))}"
+    raise UserError(f"{path} is {shape}. {JSON_FORMATS}")

@@ -1,20 +1,50 @@
 """Image towers: torchvision's and timm's classifiers without their classifier."""
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from urllib.error import URLError
 
 import torch
 import torchvision
 from torch import Tensor, nn
+from torchvision.models.vision_transformer import interpolate_embeddings
 
+from miniclip.data.transforms import MEAN, STD
 from miniclip.errors import SettingError, UserError
 from miniclip.models.convolution import SmallMapConv2d
 
 Trainable = Literal["all", "last_stage", "none"]
 
-PILES = ("features", "encoder", "layers", "blocks", "stages", "trunk", "backbone")
+STAGES = ("features", "encoder", "layers", "blocks", "stages", "trunk", "trunk_output", "backbone")
 """Names under which networks keep their stages."""
+
+NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+
+HALF = (0.5, 0.5, 0.5)
+
+OLD_DENSENET_KEY = re.compile(r"^(.*denselayer\d+\.(?:norm|conv))\.([12]\..+)$")
+"""Published DenseNet weights write `norm.1`, where the module of today has `norm1`."""
+
+
+class Preprocessing(NamedTuple):
+    """How the images looked that an image tower's weights were trained with.
+
+    Attributes:
+        mean, std: per channel, of pixels between 0 and 1.
+        interpolation: of the resize, such as "bicubic"; None where the weights are random.
+        crop_fraction: side of the center crop over that of the resized image; None likewise.
+    """
+
+    mean: tuple[float, ...] = MEAN
+    std: tuple[float, ...] = STD
+    interpolation: str | None = None
+    crop_fraction: float | None = None
+
+
+IMAGENET = Preprocessing()
+"""What images look like that no weights ask to be otherwise."""
 
 
 class ImageEncoder(nn.Module):
@@ -27,11 +57,17 @@ class ImageEncoder(nn.Module):
         width: length of the backbone's output.
         embed_dim: length of the output.
         trainable: what of the backbone learns: "all" of it, its "last_stage", or "none". The linear layer
-            always does.
-        frozen_statistics: hold the running statistics of batch norms still and normalise by them, also in
-            training. Where nothing of the backbone learns it is so in any case.
+            always does. What does not learn runs as in evaluation: without dropout and stochastic depth,
+            and with the running statistics of batch norm.
+        frozen_statistics: hold the running statistics of batch norms still and normalize by them, also in
+            training, in the part that learns as well.
         lr_factor: the backbone's learning rate over that of everything else.
+        preprocessing: of the images that the backbone's weights were trained with; those that come in are
+            normalized to it.
     """
+
+    pixel_factor: Tensor | None
+    pixel_shift: Tensor | None
 
     def __init__(
         self,
@@ -42,6 +78,7 @@ class ImageEncoder(nn.Module):
         trainable: Trainable,
         frozen_statistics: bool,
         lr_factor: float,
+        preprocessing: Preprocessing = IMAGENET,
     ):
         super().__init__()
         if embed_dim < 1:
@@ -54,20 +91,46 @@ class ImageEncoder(nn.Module):
             raise SettingError("trainable", trainable, "must be all, last_stage or none")
         self.backbone = backbone
         self.proj = nn.Linear(width, embed_dim)
-        self.frozen_statistics = frozen_statistics or trainable == "none"
+        self.frozen_statistics = frozen_statistics
+        # a list, so that the stages are not registered twice
+        self._learning: list[nn.Module] = [backbone] if trainable == "all" else []
         if trainable != "all":
-            self.backbone.requires_grad_(False)
+            backbone.requires_grad_(False)
         if trainable == "last_stage":
-            for stage in _last_stage(backbone):
-                stage.requires_grad_(True)
+            self._learning = _last_stage(backbone)
+            for part in self._learning:
+                part.requires_grad_(True)
         self.lr_factors = {"backbone": lr_factor}
+        self.preprocessing = preprocessing
+        self.normalize_to(preprocessing.mean, preprocessing.std)
+
+    def normalize_to(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Let the backbone see images of another mean and standard deviation than `miniclip.data`'s.
+
+        Args:
+            mean, std: per channel, of pixels between 0 and 1.
+        """
+        self.preprocessing = self.preprocessing._replace(mean=tuple(mean), std=tuple(std))
+        factor = shift = None
+        if (tuple(mean), tuple(std)) != (MEAN, STD):
+            mean_in, std_in, mean_out, std_out = (torch.tensor(v) for v in (MEAN, STD, mean, std))
+            # (x - mean_out) / std_out, where images are (x - mean_in) / std_in; each (3, 1, 1)
+            factor = (std_in / std_out)[:, None, None].to(self.proj.weight.device)
+            shift = ((mean_in - mean_out) / std_out)[:, None, None].to(self.proj.weight.device)
+        self.register_buffer("pixel_factor", factor, persistent=False)
+        self.register_buffer("pixel_shift", shift, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
+        if self.pixel_factor is not None and self.pixel_shift is not None:
+            images = torch.addcmul(self.pixel_shift, images, self.pixel_factor)
         return self.proj(self.backbone(images))
 
     def train(self, mode: bool = True) -> "ImageEncoder":
-        """As always, but for frozen statistics."""
+        """As always, but what does not learn stays in evaluation mode."""
         super().train(mode)
+        self.backbone.eval()
+        for part in self._learning:
+            part.train(mode)
         if self.frozen_statistics:
             for module in self.backbone.modules():
                 if isinstance(module, nn.modules.batchnorm._NormBase):
@@ -101,14 +164,16 @@ class TorchvisionEncoder(ImageEncoder):
         if not layers:
             raise SettingError("architecture", architecture, "ends in no linear layer; choose another")
         classifier = layers[-1]
+        preprocessing = IMAGENET
         if weights is not None:
-            state = _torchvision_state(backbone, architecture, weights, classifier)
+            state = _torchvision_state(backbone, architecture, weights, classifier, image_size)
             backbone.load_state_dict(state)
-        width: int = backbone.get_submodule(classifier).in_features  # type: ignore[assignment]
+            preprocessing = _torchvision_preprocessing(architecture, weights)
         parent, _, name = classifier.rpartition(".")
         setattr(backbone.get_submodule(parent), name, nn.Identity())
         SmallMapConv2d.replace_in(backbone)
-        super().__init__(backbone, width=width, **encoder_settings)
+        width = _width_of(backbone, architecture, image_size)
+        super().__init__(backbone, width=width, preprocessing=preprocessing, **encoder_settings)
 
 
 class TimmEncoder(ImageEncoder):
@@ -150,9 +215,15 @@ class TimmEncoder(ImageEncoder):
         if weights is not None and weights != "pretrained":
             path = _existing(weights, "null, pretrained")
             classifier = str(backbone.default_cfg.get("classifier", "head"))
-            backbone.load_state_dict(_state_of(path, backbone, architecture, classifier))
+            state = _read_state(path)
+            backbone.load_state_dict(_fitting(state, path, backbone, architecture, classifier))
         SmallMapConv2d.replace_in(backbone)
-        super().__init__(backbone, width=backbone.num_features, **encoder_settings)
+        super().__init__(
+            backbone,
+            width=_width_of(backbone, architecture, image_size),
+            preprocessing=IMAGENET if weights is None else _timm_preprocessing(backbone),
+            **encoder_settings,
+        )
 
 
 def _torchvision_model(architecture: str, image_size: int, *, from_scratch: bool) -> nn.Module:
@@ -172,25 +243,99 @@ def _torchvision_model(architecture: str, image_size: int, *, from_scratch: bool
         raise SettingError("image_size", image_size, f"does not suit {architecture} ({error})") from None
 
 
+def preprocessing_of(image_encoder: nn.Module) -> Preprocessing:
+    """What an image tower's weights were trained with; of a tower that does not say, `IMAGENET`."""
+    return image_encoder.preprocessing if isinstance(image_encoder, ImageEncoder) else IMAGENET
+
+
+def adopt_preprocessing(image_encoder: nn.Module, seen: dict[str, Any]) -> None:
+    """Normalize images as those were that a checkpoint's weights were trained with."""
+    if isinstance(image_encoder, ImageEncoder):
+        image_encoder.normalize_to(seen["mean"], seen["std"])
+
+
+def _width_of(backbone: nn.Module, architecture: str, image_size: int) -> int:
+    """Length of the vectors that a backbone gives, found by asking it: heads can be wider than features."""
+    device = next(backbone.parameters()).device
+    training = backbone.training
+    try:
+        with torch.no_grad(), device:
+            vectors = backbone.eval()(torch.zeros(1, 3, image_size, image_size))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise SettingError("image_size", image_size, f"does not suit {architecture} ({reason})") from None
+    backbone.train(training)
+    if vectors.ndim != 2:
+        raise SettingError("architecture", architecture, "gives no vector per image; choose another")
+    return vectors.shape[1]
+
+
 def _last_stage(backbone: nn.Module) -> list[nn.Module]:
-    """The last part of a network that has weights, and whatever follows the pile it is on."""
-    parts = [
-        (name, part) for name, part in backbone.named_children() if any(True for _ in part.parameters())
-    ]
+    """The last stage of a network, and whatever with weights follows it.
+
+    Behind the last stage single layers may follow, such as a norm, on the same level or further out.
+    """
+    parts = [(name, part) for name, part in backbone.named_children() if _has_weights(part)]
     for place, (name, part) in enumerate(parts):
-        if name in PILES:
+        if name in STAGES:
             return [*_last_stage(part), *(after for _, after in parts[place + 1 :])]
-    return [parts[-1][1]]
+
+    modules = [part for _, part in parts]
+    has_blocks = any(_is_block(part) for part in modules)
+    stage: list[nn.Module] = []
+    for part in reversed(modules):
+        stage.insert(0, part)
+        if _is_block(part) if has_blocks else not isinstance(part, NORMS):
+            break
+    return stage
+
+
+def _has_weights(part: nn.Module) -> bool:
+    return any(True for _ in part.parameters())
+
+
+def _is_block(part: nn.Module) -> bool:
+    """Whether it is made of modules that are made of modules; a convolution with its norm is a layer."""
+    return any(True for child in part.children() for _ in child.children())
 
 
 def _torchvision_state(
-    backbone: nn.Module, architecture: str, weights: str, classifier: str
+    backbone: nn.Module, architecture: str, weights: str, classifier: str, image_size: int
 ) -> dict[str, Tensor]:
     known = torchvision.models.get_model_weights(architecture)
     if weights in known.__members__:
-        return _downloaded(known[weights], weights)
-    path = _existing(weights, ", ".join(["null", *known.__members__]))
-    return _state_of(path, backbone, architecture, classifier)
+        state, source = _downloaded(known[weights], weights), weights
+    else:
+        path = _existing(weights, ", ".join(["null", *known.__members__]))
+        state, source = _read_state(path), str(path)
+
+    # what torchvision does itself when it loads its weights
+    state = {OLD_DENSENET_KEY.sub(r"\1\2", key): value for key, value in state.items()}
+    state = {key: value for key, value in state.items() if not key.startswith(("aux", "AuxLogits"))}
+    if architecture.startswith("vit_") and "encoder.pos_embedding" in state:
+        state = dict(interpolate_embeddings(image_size, backbone.patch_size, state))
+    return _fitting(state, source, backbone, architecture, classifier)
+
+
+def _torchvision_preprocessing(architecture: str, weights: str) -> Preprocessing:
+    """That of the named weights; of a file, that of the architecture's default weights."""
+    known = torchvision.models.get_model_weights(architecture)
+    named: Any = known[weights] if weights in known.__members__ else known["DEFAULT"]
+    transforms = named.transforms()
+    mean, std = tuple(transforms.mean), tuple(transforms.std)
+    if architecture in ("googlenet", "inception_v3"):  # their `transform_input`
+        mean = std = HALF
+    fraction = transforms.crop_size[0] / transforms.resize_size[0]
+    return Preprocessing(mean, std, transforms.interpolation.value, fraction)
+
+
+def _timm_preprocessing(backbone: nn.Module) -> Preprocessing:
+    from timm.data import resolve_model_data_config
+
+    config = resolve_model_data_config(backbone)
+    return Preprocessing(
+        tuple(config["mean"]), tuple(config["std"]), config["interpolation"], config["crop_pct"]
+    )
 
 
 def _existing(weights: str, names: str) -> Path:
@@ -200,14 +345,31 @@ def _existing(weights: str, names: str) -> Path:
     return path
 
 
-def _state_of(path: Path, backbone: nn.Module, architecture: str, classifier: str) -> dict[str, Tensor]:
-    """A state dict from a file; with or without the classifier, which is replaced in any case."""
+def _read_state(path: Path) -> dict[str, Tensor]:
+    """A state dict from a file; nothing in it is executed."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises nearly anything on a file that is none of its own
+        raise SettingError(
+            "weights", str(path), f"cannot be read as a state dict ({type(error).__name__})"
+        ) from None
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise SettingError("weights", str(path), "holds no state dict, tensors by name")
+    return content
+
+
+def _fitting(
+    state: dict[str, Tensor], source: Path | str, backbone: nn.Module, architecture: str, classifier: str
+) -> dict[str, Tensor]:
+    """The state without its classifier, which is replaced in any case.
+
+    Raises:
+        SettingError: when it is of another architecture.
+    """
     expected = backbone.state_dict()
-    state = {
-        key: value
-        for key, value in torch.load(path, map_location="cpu", weights_only=True).items()
-        if not key.startswith(f"{classifier}.")
-    }
+    state = {key: value for key, value in state.items() if not key.startswith(f"{classifier}.")}
     state |= {key: value for key, value in expected.items() if key.startswith(f"{classifier}.")}
     wrong = [
         key
@@ -216,7 +378,7 @@ def _state_of(path: Path, backbone: nn.Module, architecture: str, classifier: st
     ]
     if wrong:
         raise SettingError(
-            "weights", str(path), f"is not a state dict of {architecture}; it differs in {min(wrong)}"
+            "weights", str(source), f"is not a state dict of {architecture}; it differs in {min(wrong)}"
         )
     return state
 

@@ -18,6 +18,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
 
 from miniclip.errors import SettingError, UserError
+from miniclip.files import replacing
 
 PAD, START, END, UNKNOWN = "<pad>", "<start>", "<end>", "<unknown>"
 
@@ -67,8 +68,8 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Number of token ids."""
-        return self.backend.get_vocab_size()
+        """Number of token ids, unused ones included: one more than the highest."""
+        return 1 + max(self.backend.get_vocab(with_added_tokens=True).values(), default=-1)
 
     def fit(self, captions: Iterable[str]) -> None:
         """Learn the vocabulary from the training captions; a ready-made tokenizer has nothing to learn."""
@@ -98,7 +99,7 @@ class Tokenizer:
         num_truncated = 0
         iterator = iter(captions)
         while chunk := list(islice(iterator, REMEMBERED_AT_ONCE)):
-            encodings = self.backend.encode_batch_fast(chunk)
+            encodings = _encodings(self.backend, chunk)
             for caption, encoding in zip(chunk, encodings, strict=True):
                 self._known[caption] = np.array(encoding.ids, dtype=np.int32)
                 num_truncated += len(encoding.overflowing) > 0
@@ -108,7 +109,7 @@ class Tokenizer:
         """Number of tokens of each caption, nothing cut off or filled up."""
         backend = tokenizers.Tokenizer.from_str(self.backend.to_str())
         backend.no_truncation()
-        return [len(encoding.ids) for encoding in backend.encode_batch_fast(captions)]
+        return [len(encoding.ids) for encoding in _encodings(backend, captions)]
 
     def decode(self, token_ids: Iterable[int]) -> str:
         """The text of one caption's ids, special tokens left out."""
@@ -146,8 +147,9 @@ class Tokenizer:
         """Write tokenizer.json (readable by the package tokenizers) and settings.json."""
         folder.mkdir(parents=True, exist_ok=True)
         state = self.state()
-        (folder / "tokenizer.json").write_text(str(state.pop("backend")), encoding="utf-8")
-        (folder / "settings.json").write_text(json.dumps(state), encoding="utf-8")
+        for name, text in (("tokenizer", state.pop("backend")), ("settings", json.dumps(state))):
+            with replacing(folder / f"{name}.json") as file:
+                file.write(text)
 
     @staticmethod
     def load(folder: Path) -> "Tokenizer":
@@ -156,14 +158,15 @@ class Tokenizer:
         return Tokenizer.from_state(state)
 
     def _encoded(self, captions: list[str]) -> dict[str, np.ndarray]:
-        encodings = self.backend.encode_batch_fast(captions)
+        encodings = _encodings(self.backend, captions)
         return {
             caption: np.array(encoding.ids, dtype=np.int32)
             for caption, encoding in zip(captions, encodings, strict=True)
         }
 
     def _adopt(self, backend: tokenizers.Tokenizer) -> None:
-        assert backend.token_to_id(self.pad_token) is not None, f"{self.pad_token} is not in the vocabulary"
+        if backend.token_to_id(self.pad_token) is None:
+            raise SettingError("pad_token", self.pad_token, "is not in the vocabulary")
         backend.enable_truncation(self.context_length)
         backend.no_padding()
         self._backend = backend
@@ -319,6 +322,20 @@ class CLIPTokenizer(Tokenizer):
         )
 
 
+def _encodings(backend: tokenizers.Tokenizer, captions: list[str]) -> list[tokenizers.Encoding]:
+    """The tokens of each caption.
+
+    Raises:
+        UserError: when the tokenizer fails on one, as by a pattern that takes too many steps.
+    """
+    try:
+        return backend.encode_batch_fast(captions)
+    except BaseException as error:
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":  # of Rust
+            raise UserError(f"The tokenizer cannot encode the captions: {error}") from None
+        raise
+
+
 def _on_bytes(model: Any) -> tokenizers.Tokenizer:
     backend = tokenizers.Tokenizer(model)
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -349,6 +366,10 @@ def _byte_letters() -> list[str]:
     return [chr(byte) for byte in printable] + [chr(256 + place) for place in range(len(others))]
 
 
+TOKENIZER_FILES = ("tokenizer.json", "vocab*", "*.model", "*.tiktoken", "tekken.json")
+"""What a Hugging Face folder keeps a vocabulary in, as patterns."""
+
+
 class HFTokenizer(Tokenizer):
     """The tokenizer of a Hugging Face model.
 
@@ -363,9 +384,17 @@ class HFTokenizer(Tokenizer):
     def __init__(self, *, name: str, context_length: int, pad_to_multiple_of: int = 1):
         from transformers import AutoTokenizer
 
+        folder = Path(name).expanduser()
+        # without files transformers makes an empty vocabulary up
+        if folder.is_dir() and not any(any(folder.glob(files)) for files in TOKENIZER_FILES):
+            raise SettingError(
+                "name", name, "holds no tokenizer; save tokenizer.json and tokenizer_config.json into it"
+            )
         try:
-            loaded = AutoTokenizer.from_pretrained(os.path.expanduser(name), use_fast=True)
-        except (OSError, ValueError) as error:
+            loaded = AutoTokenizer.from_pretrained(
+                os.path.expanduser(name), use_fast=True, trust_remote_code=False
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(
                 f"tokenizer.name={name} cannot be loaded ({reason}). Without network, save the "

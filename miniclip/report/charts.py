@@ -29,7 +29,7 @@ def draw_groups(groups: Sequence[Group], path: Path) -> Path:
     figure, axes = new_figure(1, 1, size=(9, 1.4 + 0.32 * len(groups)))
     axis: Axes = axes[0, 0]
     for row, group in enumerate(groups):
-        values = group.values("val/rsum")
+        values = group.values("rsum")
         axis.plot(values, [row] * len(values), "o", color=GREY, markersize=4, alpha=0.8)
         found = spread(values)
         axis.plot(found.mean, row, "D", color=_colour(row), markersize=6)
@@ -66,7 +66,7 @@ def draw_axis(groups: Sequence[Group], setting: str, path: Path) -> Path | None:
         lines.setdefault(rest, []).append(group)
     for place, (name, own) in enumerate(sorted(lines.items(), key=lambda line: -len(line[1]))):
         own.sort(key=lambda group: group.settings[setting])
-        spreads = [spread(group.values("val/rsum")) for group in own]
+        spreads = [spread(group.values("rsum")) for group in own]
         xs = [group.settings[setting] for group in own]
         halves = [0.0 if math.isnan(s.low) else s.high - s.mean for s in spreads]
         axis.errorbar(
@@ -82,7 +82,7 @@ def draw_axis(groups: Sequence[Group], setting: str, path: Path) -> Path | None:
     for group in groups:
         if setting in group.settings and group not in numbers:
             name = f"{setting.rsplit('.', 1)[-1]}={as_text(group.settings[setting])}"
-            axis.axhline(spread(group.values("val/rsum")).mean, color=GREY, ls="--", lw=1.2, label=name)
+            axis.axhline(spread(group.values("rsum")).mean, color=GREY, ls="--", lw=1.2, label=name)
     positive = [value for value in values if value > 0]
     if positive and max(positive) / min(positive) >= 10:
         if min(values) > 0:

@@ -14,6 +14,7 @@ from torch import Tensor
 from miniclip.data.dataset import Split
 from miniclip.data.doctor import Examination
 from miniclip.evaluation import Cost, Features, Landscape, some_pairs
+from miniclip.files import replacing
 from miniclip.tracking import RunDirectory
 
 if TYPE_CHECKING:
@@ -261,7 +262,8 @@ def new_figure(rows: int, columns: int, *, size: tuple[float, float]) -> tuple["
 
 def save(figure: "Figure", path: Path) -> Path:
     """Write a figure, as its path's ending says."""
-    figure.savefig(path, dpi=110)
+    with replacing(path, "wb") as file:
+        figure.savefig(file, format=path.suffix.removeprefix("."), dpi=110)
     return path
 
 

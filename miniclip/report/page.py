@@ -12,20 +12,24 @@ from pathlib import Path
 from typing import NamedTuple
 
 from miniclip.errors import UserError
+from miniclip.files import within
 from miniclip.report.charts import draw_axis, draw_groups, draw_progress
 from miniclip.report.runs import Collection, Group, as_text, check_comparable, group_runs
 from miniclip.report.statistics import Comparison, compare, spread
 from miniclip.tracking import write_text
 
 METRICS = (
-    ("val/i2t_r1", "i2t R@1"),
-    ("val/i2t_r5", "i2t R@5"),
-    ("val/i2t_r10", "i2t R@10"),
-    ("val/t2i_r1", "t2i R@1"),
-    ("val/t2i_r5", "t2i R@5"),
-    ("val/t2i_r10", "t2i R@10"),
-    ("val/rsum", "rsum"),
+    ("i2t_r1", "i2t R@1"),
+    ("i2t_r5", "i2t R@5"),
+    ("i2t_r10", "i2t R@10"),
+    ("t2i_r1", "t2i R@1"),
+    ("t2i_r5", "t2i R@5"),
+    ("t2i_r10", "t2i R@10"),
+    ("rsum", "rsum"),
 )
+
+FORMULA = tuple("=+-@\t\r")
+"""What a formula of a spreadsheet begins with."""
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 80rem; margin: 2rem auto; padding: 0 1rem }
@@ -106,11 +110,18 @@ def _control(groups: Sequence[Group], wanted: str | None) -> Group:
 def _sections(
     collection: Collection, groups: list[Group], varied: list[str], control: Group, place: Path
 ) -> list[Section]:
-    best = max(collection.runs, key=lambda run: run.rsum)
+    best = max(collection.runs, key=lambda run: run.best["val/rsum"])
+    kinds = list(dict.fromkeys(run.kind for run in collection.runs))
     remarks = [
         f"{len(collection.runs)} runs in {len(groups)} groups; {best.protocol}; data {best.fingerprint}.",
-        f"Best: {best.path.name}, seed {best.seed}, rsum {best.rsum:.1f}.",
+        f"The numbers are: {'; '.join(kinds)}.",
+        f"Best on validation: {best.path.name}, seed {best.seed}, rsum {best.rsum:.1f} ({best.protocol}).",
     ]
+    if any(run.test is None for run in collection.runs):
+        remarks.append(
+            "A best of several validations is higher than a new sample would give; "
+            "data.seeded_test_fraction sets a test part apart."
+        )
     if any(len(group.runs) == 1 for group in groups):
         remarks.append("Warning: groups of one seed say nothing of the noise between seeds.")
     if any(len({run.seed for run in group.runs}) < len(group.runs) for group in groups):
@@ -137,7 +148,7 @@ def _sections(
         )
         if len(groups) > 12:
             sections[-1].remarks.append(f"{', '.join(varied)}: see report.csv.")
-    gallery = best.path / "figures" / "retrieval.png"
+    gallery = within(best.path, "figures/retrieval.png")
     if gallery.is_file():
         sections.append(Section("The best run's retrieval", [], [], [gallery]))
     if collection.failures:
@@ -212,9 +223,9 @@ def _as_markdown(sections: Sequence[Section]) -> str:
     for section in sections:
         if not section.remarks and not section.table:
             continue
-        lines += [f"## {section.title}", "", *(f"{remark}\n" for remark in section.remarks)]
+        lines += [f"## {section.title}", "", *(f"{_plain(remark)}\n" for remark in section.remarks)]
         for number, row in enumerate(section.table):
-            cells = (cell.replace("|", "\\|").replace("\n", " ") for cell in row)
+            cells = (_plain(cell).replace("|", "\\|") for cell in row)
             lines.append(f"| {' | '.join(cells)} |")
             if number == 0:
                 lines.append(f"|{'---|' * len(row)}")
@@ -222,14 +233,38 @@ def _as_markdown(sections: Sequence[Section]) -> str:
     return "\n".join(lines)
 
 
+def _plain(text: str) -> str:
+    """Text that Markdown shows as it is: no tags, no links and no images of another place."""
+    return text.replace("\n", " ").replace("<", "&lt;").replace("](", "]\\(").replace("][", "]\\[")
+
+
+def _cell(value: object) -> object:
+    """A value that a spreadsheet takes for no formula."""
+    return f"'{value}" if str(value)[:1] in FORMULA and not isinstance(value, int | float) else value
+
+
 def _as_csv(collection: Collection, varied: Sequence[str]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(
-        ["run", "seed", *varied, *(title for _, title in METRICS), "steps", "forward_passes", "seconds"]
+        [
+            "run",
+            "seed",
+            *varied,
+            *(title for _, title in METRICS),
+            "validation rsum",
+            "protocol",
+            "measured",
+            "steps",
+            "forward_passes",
+            "seconds",
+        ]
     )
     for run in collection.runs:
         costs = [run.best.get(key, "") for key in ("step", "train/forward_passes", "train/seconds")]
         settings = [run.settings.get(key) for key in varied]
-        writer.writerow([run.path, run.seed, *settings, *(run.best[key] for key, _ in METRICS), *costs])
+        metrics = [run.numbers[key] for key, _ in METRICS]
+        measured = [run.best["val/rsum"], run.protocol, run.kind]
+        cells = [run.path, run.seed, *settings, *metrics, *measured, *costs]
+        writer.writerow(map(_cell, cells))
     return buffer.getvalue()

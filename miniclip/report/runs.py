@@ -1,6 +1,7 @@
 """Reading run directories, one or many, and putting together what differs in their seed only."""
 
 import json
+import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,32 @@ import yaml
 
 from miniclip.errors import UserError
 from miniclip.evaluation import Ranks
+from miniclip.files import within
 from miniclip.tracking import read_state
 
-NO_DIFFERENCE = ("seed", "data.seed", "name", "data.root", "data.cache", "data.cache_dir")
+NO_DIFFERENCE = (
+    "seed",
+    "data.seed",
+    "name",
+    "data.root",
+    "data.cache_dir",
+    "data.eval_split",
+)
 NOR_GROUPS = ("arm", "logger", "eval", "hydra")
 NOR_SETTINGS = ("device", "resume", "num_workers", "checkpoint_every_epochs", "_partial_")
 """What may differ between runs that are compared without being named."""
+
+
+UNREADABLE = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    yaml.YAMLError,
+    zipfile.BadZipFile,
+)
+"""What a run's damaged or foreign files raise."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +49,9 @@ class Run:
         settings: the config, flat: {"optimizer.rho": 0.05}.
         best: the validation record with the highest rsum.
         validations: all validation records, in order.
-        ranks: where each image and caption of the validation split stood, if the run kept it, and the
-            image of each caption.
+        ranks: where each image and caption of the part that is reported stood, if the run kept it, and
+            the image of each caption.
+        test: the record of the test part, measured once with the best checkpoint; None without such a part.
     """
 
     path: Path
@@ -38,6 +60,7 @@ class Run:
     validations: list[dict[str, Any]]
     fingerprint: str
     ranks: tuple[Ranks, np.ndarray] | None
+    test: dict[str, Any] | None = None
 
     @property
     def seed(self) -> int:
@@ -45,11 +68,29 @@ class Run:
 
     @property
     def protocol(self) -> str:
-        return self.best["protocol"]
+        """What the reported numbers were measured on."""
+        return (self.best if self.test is None else self.test)["protocol"]
+
+    @property
+    def kind(self) -> str:
+        """What the reported numbers are."""
+        if self.test is None:
+            return f"best of {len(self.validations)} validations"
+        return "test, measured once with the checkpoint that validation chose"
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """The reported metrics, {"rsum": 120.3}: of the test part, or else of the best validation."""
+        part, record = ("val", self.best) if self.test is None else ("test", self.test)
+        return {
+            key.removeprefix(f"{part}/"): value
+            for key, value in record.items()
+            if key.startswith(f"{part}/")
+        }
 
     @property
     def rsum(self) -> float:
-        return self.best["val/rsum"]
+        return self.numbers["rsum"]
 
 
 class Failure(NamedTuple):
@@ -80,8 +121,8 @@ class Group(NamedTuple):
     runs: list[Run]
 
     def values(self, key: str) -> list[float]:
-        """A number of each run's best record."""
-        return [run.best[key] for run in self.runs]
+        """A reported metric of each run ("rsum"), or a number of its best record ("train/seconds")."""
+        return [(run.best | run.numbers)[key] for run in self.runs]
 
 
 def read_collection(paths: Iterable[Path]) -> Collection:
@@ -99,11 +140,14 @@ def read_collection(paths: Iterable[Path]) -> Collection:
         if not folders:
             raise UserError(f"{path} is no run and holds none (no status.json).")
         for folder in map(Path.resolve, folders):
-            state = read_state(folder)
-            if state.status == "completed":
-                runs[folder] = _read_run(folder)
-            else:
-                failures[folder] = Failure(folder, *state)
+            try:
+                state = read_state(folder)
+                if state.status == "completed":
+                    runs[folder] = _read_run(folder)
+                else:
+                    failures[folder] = Failure(folder, *state)
+            except UNREADABLE as error:
+                failures[folder] = Failure(folder, "unreadable", f"{type(error).__name__}: {error}")
     done = {_job(folder) for folder in runs}
     return Collection(
         list(runs.values()), [failure for failure in failures.values() if _job(failure.path) not in done]
@@ -172,14 +216,18 @@ def varied_settings(runs: Sequence[Run]) -> list[str]:
 
 
 def _read_run(folder: Path) -> Run:
-    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    with open(folder / "metrics.jsonl", encoding="utf-8") as file:
+    config = yaml.safe_load(within(folder, "config.yaml").read_text(encoding="utf-8"))
+    with open(within(folder, "metrics.jsonl"), encoding="utf-8") as file:
         records = [json.loads(line) for line in file]
-    data = _json(folder / "environment.json").get("data", {})
+    data = _json(within(folder, "environment.json")).get("data", {})
     fingerprint = " ".join(split["fingerprint"] for name, split in data.items() if name != "train")
+    summary = _json(within(folder, "summary.json"))
+    test = summary.get("test")
     ranks = None
-    if (folder / "ranks.npz").is_file():
-        with np.load(folder / "ranks.npz") as arrays:
+    within(folder, "figures/retrieval.png")  # which the report embeds
+    kept_ranks = within(folder, "ranks.npz" if test is None else "ranks_test.npz")
+    if kept_ranks.is_file():
+        with np.load(kept_ranks) as arrays:
             ranks = (
                 Ranks(*(torch.from_numpy(arrays[name]) for name in Ranks._fields)),
                 arrays["image_of_caption"],
@@ -187,17 +235,20 @@ def _read_run(folder: Path) -> Run:
     return Run(
         path=folder,
         settings=dict(_flat(config)),
-        best=_json(folder / "summary.json")["best"],
+        best=summary["best"],
         validations=[record for record in records if "val/rsum" in record],
         fingerprint=fingerprint,
         ranks=ranks,
+        test=test,
     )
 
 
 def _job(folder: Path) -> tuple[Path, str]:
     """The sweep and the key of a job; of a single run itself."""
-    job = folder / "job.json"
-    return (folder.parent, _json(job)["key"]) if job.is_file() else (folder, "")
+    try:
+        return folder.parent, _json(within(folder, "job.json"))["key"]
+    except UNREADABLE:
+        return folder, ""
 
 
 def _flat(node: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -68,7 +68,7 @@ def spread(values: Sequence[float]) -> Spread:
 
 def compare(group: Group, control: Group, *, seed: int = 0) -> Comparison:
     """Difference of rsum, group minus control."""
-    own, other = (spread(side.values("val/rsum")) for side in (group, control))
+    own, other = (spread(side.values("rsum")) for side in (group, control))
     errors = [side.deviation / math.sqrt(side.num_seeds) for side in (own, other)]
     low, high = paired_interval(group, control, seed=seed)
     return Comparison(own.mean - other.mean, low, high, 2 * math.hypot(*errors))

@@ -1,6 +1,5 @@
 """The run directory: the truth about a run, readable without MiniCLIP."""
 
-import fcntl
 import importlib.metadata
 import json
 import os
@@ -17,18 +16,49 @@ import numpy as np
 import torch
 
 from miniclip.errors import UserError
+from miniclip.files import replacing, within
+from miniclip.tracking.locks import is_locked, locked
 
-Status = Literal["running", "completed", "interrupted", "failed"]
+Status = Literal["running", "completed", "interrupted", "diverged", "failed"]
 
 LOCK = ".lock"
 WANDB_ID = "wandb_id"
 """Keeps the id of the run in Weights & Biases."""
 
+HEIR = "continued_in"
+"""Keeps where the run went on in another directory."""
+
+NAMES = (
+    "checkpoints",
+    "checkpoints/best.pt",
+    "checkpoints/last.pt",
+    "config.yaml",
+    HEIR,
+    "environment.json",
+    "evaluation",
+    "figures",
+    "job.json",
+    LOCK,
+    "metrics.jsonl",
+    "ranks.npz",
+    "status.json",
+    "summary.json",
+    "tensorboard",
+    "tokenizer",
+    "wandb",
+    WANDB_ID,
+)
+"""All that is written into a run directory, but for Hydra's own files."""
+
 PACKAGES = ("miniclip", "torch", "torchvision", "hydra-core", "linformer", "tokenizers", "numpy")
 
 
 class RunDirectory:
-    """Names and writes the files of one run. Every file is replaced whole or not at all."""
+    """Names and writes the files of one run. Every file is replaced whole or not at all.
+
+    Raises:
+        UserError: when a link in the place of one leads out of the directory.
+    """
 
     def __init__(self, path: Path):
         self.path = path
@@ -37,6 +67,8 @@ class RunDirectory:
         self.tokenizer = path / "tokenizer"
         self.metrics = path / "metrics.jsonl"
         self.summary = path / "summary.json"
+        for name in NAMES:
+            within(path, name)
         for folder in (self.checkpoints, self.figures):
             folder.mkdir(parents=True, exist_ok=True)
 
@@ -48,11 +80,16 @@ class RunDirectory:
     def best_checkpoint(self) -> Path:
         return self.checkpoints / "best.pt"
 
+    @property
+    def evaluation(self) -> Path:
+        return self.path / "evaluation"
+
     def forget(self) -> None:
         """Remove what an earlier try in the same directory left, but for its log."""
-        for path in (self.metrics, self.summary, self.path / "ranks.npz", self.path / WANDB_ID):
+        ranks = self.path / "ranks.npz", self.path / "ranks_test.npz"
+        for path in (self.metrics, self.summary, *ranks, self.path / WANDB_ID):
             path.unlink(missing_ok=True)
-        for folder in (self.checkpoints, self.path / "evaluation", self.path / "tensorboard"):
+        for folder in (self.checkpoints, self.evaluation, self.path / "tensorboard"):
             shutil.rmtree(folder, ignore_errors=True)
         self.checkpoints.mkdir()
 
@@ -63,16 +100,39 @@ class RunDirectory:
         Raises:
             UserError: when another process holds it.
         """
-        with open(self.path / LOCK, "w") as file:
-            if not _lock(file.fileno(), fcntl.LOCK_EX):
+        with locked(self.path / LOCK) as is_free:
+            if not is_free:
                 raise UserError(f"Another process trains in {self.path}; give this run another folder.")
             yield
 
+    @property
+    def holds_a_run(self) -> bool:
+        """Whether there is something that a fresh start would lose."""
+        return any(self.checkpoints.glob("*.pt")) or self.summary.exists()
+
+    def claim(self, source: Path) -> bool:
+        """Become the run that goes on with the one in `source`.
+
+        Returns:
+            whether it is free to be gone on with: no other run has trained on from it, or is about to.
+        """
+        if source.resolve() == self.path.resolve():
+            return True
+        try:
+            with RunDirectory(source).held():
+                heir = _heir(source)
+                if heir is not None and heir != self.path.resolve():
+                    return False
+                write_text(source / HEIR, os.path.relpath(self.path, source) + "\n")
+        except UserError:  # it is training, or being claimed
+            return False
+        return True
+
     def go_on_from(self, source: Path) -> None:
         """Be the same run in Weights & Biases as the run in another directory, if that never finished."""
-        kept_id = source / WANDB_ID
+        kept_id = within(source, WANDB_ID)
         if kept_id.is_file() and not (source / "summary.json").exists() and source != self.path:
-            shutil.copyfile(kept_id, self.path / WANDB_ID)
+            write_text(self.path / WANDB_ID, kept_id.read_text(encoding="utf-8"))
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         write_text(self.path / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
@@ -123,27 +183,36 @@ class State(NamedTuple):
 def read_state(folder: Path) -> State:
     """The state of the run in a folder."""
     try:
-        state = json.loads((folder / "status.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        state = json.loads(within(folder, "status.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
         state = {"status": "running"}  # it has not come so far yet, or never will
-    is_killed = state["status"] == "running" and not _is_held(folder)
+    except ValueError:
+        return State("unreadable", f"{folder / 'status.json'} is damaged")
+    is_killed = state["status"] == "running" and not is_locked(folder / LOCK)
     return State("killed" if is_killed else state["status"], state.get("reason", ""))
+
+
+def _heir(folder: Path) -> Path | None:
+    """The directory in which a run has trained on, or does so now; one that left no checkpoint is none."""
+    try:
+        heir = (folder / within(folder, HEIR).read_text(encoding="utf-8").strip()).resolve()
+    except (OSError, ValueError):
+        return None
+    has_trained = (heir / "checkpoints" / "last.pt").is_file()
+    return heir if has_trained or read_state(heir).status == "running" else None
 
 
 def write_text(path: Path, text: str) -> None:
     """Replace a text file in one step."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    with replacing(path) as file:
+        file.write(text)
 
 
 def save_arrays(path: Path, **tensors: torch.Tensor) -> None:
     """Replace a file of named NumPy arrays in one step."""
-    partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "wb") as file:
-        arrays: dict[str, Any] = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
+    arrays: dict[str, Any] = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
+    with replacing(path, "wb") as file:
         np.savez_compressed(file, **arrays)
-    os.replace(partial, path)
 
 
 def git_revision() -> str | None:
@@ -155,25 +224,6 @@ def git_revision() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return f"{revision}+changes" if edited else revision
-
-
-def _is_held(folder: Path) -> bool:
-    try:
-        with open(folder / LOCK) as file:
-            return not _lock(file.fileno(), fcntl.LOCK_SH)
-    except FileNotFoundError:
-        return False
-
-
-def _lock(descriptor: int, kind: int) -> bool:
-    """Lock a file unless another process has; a file system without locks refuses nothing."""
-    try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass
-    return True
 
 
 def _git(folder: Path, *arguments: str) -> str:

@@ -42,15 +42,16 @@ class Budget:
         """The time of training, where that is what ends it."""
         return None if self.minutes is None else 60 * self.minutes
 
-    def total_steps(self, *, steps_per_epoch: int, num_passes: Callable[[int], int]) -> int | None:
+    def total_steps(self, *, steps_of_epochs: int, passes_at: Callable[[int], int]) -> int | None:
         """Updates until the end; None where the clock decides.
 
         Args:
-            num_passes: how many forward passes so many updates take.
+            steps_of_epochs: updates after which all epochs are completed.
+            passes_at: forward passes after so many updates.
         """
         if self.minutes is not None:
             return None
         if self.forward_passes is not None:
             most = range(self.forward_passes + 1)
-            return bisect_right(most, self.forward_passes, key=num_passes) - 1
-        return steps_per_epoch * self.epochs if self.steps is None else self.steps
+            return bisect_right(most, self.forward_passes, key=passes_at) - 1
+        return steps_of_epochs if self.steps is None else self.steps

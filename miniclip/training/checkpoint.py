@@ -1,8 +1,10 @@
 """Checkpoints: plain tensors and plain data in one file that is whole or not there."""
 
 import os
-import pickle
 import shutil
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +12,20 @@ import torch
 from torch import nn
 
 from miniclip.errors import UserError
+from miniclip.files import replacing
+from miniclip.training.contents import check_contents, check_progress
 
-FORMAT = 1
+FORMAT = 2
+"""What is written. Format 1 counted positions in batches; it is read as well."""
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Write `content` to `path`, replacing it in one step: a reader sees the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with open(partial, "wb") as file:
-            torch.save({"format": FORMAT, **content}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with replacing(path, "wb") as file:
+        torch.save({"format": FORMAT, **content}, file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def copy_checkpoint(source: Path, target: Path) -> None:
@@ -44,22 +43,87 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU; nothing in the file is executed.
 
     Raises:
-        UserError: when it is missing, damaged or of another format.
+        UserError: when it is missing, damaged, of another format, or holds anything but what a run writes.
     """
     if not path.is_file():
-        raise UserError(f"The checkpoint {path} does not exist.")
+        problem = "is no file" if path.exists() else "does not exist"
+        raise UserError(f"The checkpoint {path} {problem}.")
     try:
+        _check_archive(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+    except Exception as error:  # a damaged file makes almost any of torch's reader
+        # torch's own words advise to let the file execute code
+        known = isinstance(error, UserError | OSError)
+        reason = error if known else "it cannot be read as plain tensors and data"
         raise UserError(f"The checkpoint {path} is damaged or no checkpoint ({reason}).") from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    if not isinstance(content, dict) or content.get("format") not in (1, FORMAT):
         raise UserError(f"The file {path} is not a MiniCLIP checkpoint of format {FORMAT}.")
+    try:
+        check_contents(content)
+        content = _from_format_1(content) if content["format"] == 1 else content
+        check_progress(content["progress"])
+    except (UserError, LookupError, TypeError) as error:
+        reason = error if isinstance(error, UserError) else f"its progress is that of no run ({error!r})"
+        raise UserError(f"The checkpoint {path} is refused: {reason}.") from None
     return content
 
 
+def _from_format_1(content: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint of version 0.1.0 as format 2 has it."""
+    trainer = content["config"]["trainer"]
+    progress = dict(content["progress"])
+    progress["position"] = progress.pop("batch") * trainer["batch_size"]
+    progress["forward_passes"] = None
+    progress["total_seconds"] = progress["seconds"]
+    # whether the last epoch was validated is not known; if the run ends here, it is so once more
+    best = progress["best"]
+    progress["validated_step"] = 0 if best is None else best["step"]
+    progress["validations"] = progress["epoch"] // trainer["validate_every_epochs"]
+    return {**content, "format": FORMAT, "progress": progress}
+
+
+@contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """Whatever a checkpoint's odd contents make of the parts that take them over is one line.
+
+    Raises:
+        UserError: when they do not fit.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"The checkpoint {path} does not fit this run ({reason}).") from error
+
+
+def _check_archive(path: Path) -> None:
+    """Hold the archive that torch writes against its checksums, which torch does not look at.
+
+    Raises:
+        UserError: when bytes are damaged, or its content would take more memory than the file.
+    """
+    if not zipfile.is_zipfile(path):
+        raise UserError("it is no archive of tensors, or its end is missing")
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        is_packed = any(member.compress_type != zipfile.ZIP_STORED for member in members)
+        if is_packed or sum(member.file_size for member in members) > path.stat().st_size:
+            raise UserError("it holds more than its size says")
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise UserError("its bytes are not those that were written: a checksum differs")
+
+
 def load_model(model: nn.Module, checkpoint: dict[str, Any], config: dict[str, Any]) -> None:
-    """Load the checkpoint's weights.
+    """Load the checkpoint's weights; see `check_architecture`."""
+    check_architecture(model, checkpoint, config)
+    model.load_state_dict(checkpoint["model"])
+
+
+def check_architecture(model: nn.Module, checkpoint: dict[str, Any], config: dict[str, Any]) -> None:
+    """Hold the tensors of a model, which needs no memory for it, against those of a checkpoint.
 
     Raises:
         UserError: when it is of another architecture; names the settings that differ.
@@ -73,23 +137,22 @@ def load_model(model: nn.Module, checkpoint: dict[str, Any], config: dict[str, A
     if wrong:
         parts = ("encoder", "projection", "temperature", "tokenizer", "embed_dim", "context_length")
         settings = [
-            f"{name}={value} (here {_flat(config).get(name)})"
-            for name, value in _flat(checkpoint["config"]).items()
-            if name.startswith(parts) and _flat(config).get(name) != value
+            f"{name}={value} (here {flatten(config).get(name)})"
+            for name, value in flatten(checkpoint["config"]).items()
+            if name.startswith(parts) and flatten(config).get(name) != value
         ]
         raise UserError(
             f"The checkpoint is of another architecture: {len(wrong)} tensors differ, the first is "
             f"{wrong[0]}. It was made with {', '.join(settings) or 'other training captions'}."
         )
-    model.load_state_dict(theirs)
 
 
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} as {"a.b": 1}."""
     flat = {}
     for key, value in config.items():
         if isinstance(value, dict):
-            flat.update(_flat(value, f"{prefix}{key}."))
+            flat.update(flatten(value, f"{prefix}{key}."))
         else:
             flat[f"{prefix}{key}"] = value
     return flat

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from miniclip.models import Inputs, MiniCLIP
 from miniclip.models.clip import CLIPOutput
 from miniclip.optim import SAM
+from miniclip.training.guards import BufferGuard, spoil_unless
 from miniclip.training.precision import Precision
 
 
@@ -33,7 +34,8 @@ class TrainingStep:
     """Forward, backward and update, whatever the optimizer: one pass or SAM's two.
 
     Gradients of several micro-batches add up to the mean of their losses before the update; SAM perturbs
-    once, along their sum. Each micro-batch has its own negatives.
+    once, along their sum. Each micro-batch has its own negatives. An update whose gradient, or whose
+    running statistics, are not finite is skipped: weights, moments and buffers stay as they are.
 
     Args:
         model: a `MiniCLIP`.
@@ -57,6 +59,7 @@ class TrainingStep:
         self.optimizer = optimizer
         self.precision = precision
         self.grad_clip_norm = grad_clip_norm
+        self.buffers = BufferGuard(model)
 
     def __call__(self, micro_batches: Sequence[Inputs]) -> StepResult:
         first_pass: list[CLIPOutput] = []
@@ -76,13 +79,18 @@ class TrainingStep:
                     first_pass.append(CLIPOutput(*(part.detach() for part in output)))
             return torch.stack(losses).sum()
 
+        self.buffers.save()
         if isinstance(self.optimizer, SAM):
             loss = self.optimizer.backward(forward_and_backward)
             measures: Mapping[str, Tensor] = self.optimizer.measures
         else:
             self.optimizer.zero_grad()
             loss, measures = forward_and_backward(), {}
+        # statistics can overflow where the gradient does not
+        gradients = (p.grad for group in self.optimizer.param_groups for p in group["params"])
+        spoil_unless(self.buffers.are_finite(), gradients)
         grad_norm = self.precision.step(self.optimizer, max_norm=self.grad_clip_norm)
+        self.buffers.restore_unless(grad_norm.isfinite())
         scale = torch.stack([output.logit_scale for output in first_pass]).mean()
         return StepResult(loss, scale, grad_norm, measures)
 

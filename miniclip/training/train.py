@@ -6,7 +6,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -19,27 +19,37 @@ from tqdm import tqdm
 
 from miniclip.data.dataset import CaptionedImages, by_reason
 from miniclip.data.loader import Batch, EpochBatches, Loader, in_order
-from miniclip.errors import SettingError, UserError
+from miniclip.errors import SettingError, UserError, as_override
 from miniclip.evaluation import Features, encode, health, protocol_name, retrieval_metrics
+from miniclip.files import within
 from miniclip.models import MiniCLIP, Tokenizer, inputs_of
+from miniclip.models.image_encoder import adopt_preprocessing
 from miniclip.optim import SAM, Schedule, set_learning_rate
-from miniclip.tracking import JsonlLogger, RunDirectory, read_state
+from miniclip.tracking import JsonlLogger, RunDirectory
 from miniclip.training.budget import Budget
 from miniclip.training.checkpoint import (
     copy_checkpoint,
+    fitting,
     load_checkpoint,
     load_model,
     save_checkpoint,
 )
+from miniclip.training.guards import Diverged, all_finite
 from miniclip.training.interruption import Interrupted, Interruption, ignore_in_worker
 from miniclip.training.precision import Precision
+from miniclip.training.progress import Progress
 from miniclip.training.reproducibility import random_state, set_random_state
+from miniclip.training.resuming import changed_settings, check_changes, check_same_settings
 from miniclip.training.step import StepResult, TrainingStep
 
 log = logging.getLogger(__name__)
 
+DEVICES = "must be auto, cpu, mps, or cuda, cuda:1 and so on"
+
 READ_EVERY_STEPS = 10
 """How often results are read from the device; each reading waits for it."""
+
+REMEDY = "Lower the learning rate or rho, warm up longer, or try precision=fp32."
 
 
 @dataclass(frozen=True)
@@ -50,6 +60,7 @@ class Experiment:
         config: the resolved config as plain data, kept in every checkpoint.
         preprocessing: what an image needs before the model sees it, as plain data.
         measures: what else each validation records, from the validation split's features.
+        test_set: what the best checkpoint is measured on, once; training never looks at it.
     """
 
     config: dict[str, Any]
@@ -63,33 +74,7 @@ class Experiment:
     precision: Precision
     preprocessing: dict[str, Any]
     measures: Sequence[Callable[[Features], dict[str, float]]] = ()
-
-
-@dataclass
-class Progress:
-    """How far a run has come; plain data in every checkpoint.
-
-    Attributes:
-        epoch: epochs completed.
-        batch: batches of the next epoch already trained on.
-        step: updates done, skipped ones included.
-        seconds: spent on training, validation left out.
-        images: trained on, each as often as it came.
-        skipped_steps: updates skipped because a gradient was not finite.
-        skipped_in_a_row: of these, the ones since the last update that was not.
-        broken: what is wrong with training images that cannot be read, and the reason in a word.
-        best: the validation record with the highest rsum, of equal ones with the lowest loss.
-    """
-
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
-    seconds: float = 0.0
-    images: int = 0
-    skipped_steps: int = 0
-    skipped_in_a_row: int = 0
-    broken: dict[str, str] = field(default_factory=dict)
-    best: dict[str, Any] | None = None
+    test_set: CaptionedImages | None = None
 
 
 class _Stopped(UserError):
@@ -123,8 +108,8 @@ class Trainer:
         num_workers: processes that read images; 0 reads in the main process.
         device: "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1", ...
         resume: null, the path of a checkpoint or run directory, or "auto": this run directory's last
-            checkpoint, else that of the newest run beside it that was interrupted or killed, else a fresh
-            start.
+            checkpoint, else that of the newest run beside it that is of the same settings and was
+            interrupted or killed, else a fresh start. See `miniclip.training.resuming` for what may differ.
 
     Raises:
         SettingError: when a number is out of range or the device is not there.
@@ -167,20 +152,39 @@ class Trainer:
         self.device = find_device(device)
         self.resume = resume
 
-    def fit(self, experiment: Experiment, run: RunDirectory, logger: JsonlLogger) -> FitResult:
+    def fit(
+        self,
+        experiment: Experiment,
+        run: RunDirectory,
+        logger: JsonlLogger,
+        *,
+        checkpoint: Path | None = None,
+    ) -> FitResult:
         """Train to the end; the model ends with the weights of its best checkpoint.
+
+        Args:
+            checkpoint: to go on from; see `miniclip.training.resuming.find_checkpoint`.
 
         Raises:
             SettingError: when a batch is larger than the training set.
+            UserError: when the checkpoint is of another run.
+            Diverged: when values that are not finite end the run.
             Interrupted: on Ctrl-C or termination, after `last.pt` was saved.
         """
-        return _Fit(self, experiment, run, logger).run_to_end()
+        return _Fit(self, experiment, run, logger, checkpoint).run_to_end()
 
 
 class _Fit:
     """One call of `Trainer.fit`: the state that lives as long as the run."""
 
-    def __init__(self, trainer: Trainer, experiment: Experiment, run: RunDirectory, logger: JsonlLogger):
+    def __init__(
+        self,
+        trainer: Trainer,
+        experiment: Experiment,
+        run: RunDirectory,
+        logger: JsonlLogger,
+        checkpoint: Path | None,
+    ):
         num_images = len(experiment.train_set)
         for setting, images_needed in (
             ("batch_size", trainer.batch_size),
@@ -198,6 +202,7 @@ class _Fit:
         self.experiment = experiment
         self.run = run
         self.logger = logger
+        self.checkpoint = checkpoint
         self.device = trainer.device
         self.progress = Progress()
         self.interruption = Interruption()
@@ -207,13 +212,10 @@ class _Fit:
             seed=experiment.config["seed"],
             accumulate_steps=trainer.accumulate_steps,
         )
-        self.steps_per_epoch = self.batches.batches_per_epoch // trainer.accumulate_steps
-        self.total_steps = trainer.budget.total_steps(
-            steps_per_epoch=self.steps_per_epoch, num_passes=self._passes
-        )
-        if self.total_steps == 0:
-            passes = trainer.budget.forward_passes
-            raise SettingError("trainer.budget.forward_passes", passes, "is less than one update takes")
+        splits = {"train": experiment.train_set.split, "val": experiment.val_set.split}
+        self.data = {name: split.fingerprint() for name, split in splits.items()}
+        self.total_steps: int | None = None
+        self.num_epochs = 0
         reading = partial(
             Loader, device=self.device, num_workers=trainer.num_workers, worker_init=ignore_in_worker
         )
@@ -228,50 +230,95 @@ class _Fit:
         )
 
     def run_to_end(self) -> FitResult:
-        self._resume()
-        self.batches.start_at(self.progress.epoch, self.progress.batch)
+        self.started = time.perf_counter()
+        if self.checkpoint is not None:
+            with fitting(self.checkpoint):
+                self._resume(self.checkpoint)
+        self.seconds_before = self.progress.total_seconds
+        self._plan()
+        self.batches.start_at(self.progress.epoch, self.progress.position)
         batches = iter(self.train_loader)
-        started = time.perf_counter()
+
         with self.interruption.caught():
             try:
+                if self.progress.validation_due:  # it was interrupted
+                    self._validate_and_save()
                 while not self._is_done(self.progress.seconds):
                     self._epoch(batches)
+                # as many steps as a smaller budget than before, or an older version, left unvalidated
+                if self.progress.validated_step != self.progress.step:
+                    self._validate_and_save()
+                # a run that was resumed at its end, in another directory, has saved nothing yet
+                if not self.run.last_checkpoint.exists():
+                    self._save_last()
             except Interrupted:
                 self._save_last()
                 log.warning(
-                    "Interrupted at step %d. Go on with: trainer.resume=%s",
+                    "Interrupted at step %d. Go on with: %s",
                     self.progress.step,
-                    self.run.path,
+                    as_override("trainer.resume", self.run.path),
                 )
                 raise
             except _Stopped:
                 self._save_last()
                 raise
+
         if self.progress.broken:
             broken = self.progress.broken
             text = "Other images stood in for %d that cannot be read (%s)."
             log.warning(text, len(broken), by_reason(broken.values()))
-        summary = self._summary(time.perf_counter() - started)
+        summary = self._summary()
         self.run.write_json("summary.json", summary)
         best = load_checkpoint(self.run.best_checkpoint)
         load_model(self.experiment.model, best, self.experiment.config)
         return FitResult(summary, self._encode_validation())
 
+    def _plan(self) -> None:
+        """Find out how many updates and epochs there will be in all, from where the run stands now."""
+        progress, budget = self.progress, self.trainer.budget
+        steps_per_epoch = self.batches.updates_left()
+        in_this_epoch = self.batches.updates_left(progress.position)
+        epochs_after = budget.epochs - progress.epoch - 1
+        left = max(0, in_this_epoch + epochs_after * steps_per_epoch) if epochs_after >= 0 else 0
+        self.total_steps = budget.total_steps(
+            steps_of_epochs=progress.step + left, passes_at=self._passes_at
+        )
+        if self.total_steps == 0:
+            passes = budget.forward_passes
+            raise SettingError("trainer.budget.forward_passes", passes, "is less than one update takes")
+
+        if self.total_steps is not None:
+            beyond = max(0, self.total_steps - progress.step - in_this_epoch)
+            begun = progress.position > 0 or self.total_steps > progress.step
+            self.num_epochs = progress.epoch + int(begun) + math.ceil(beyond / steps_per_epoch)
+
     def _epoch(self, batches: Iterator[Batch]) -> None:
-        """Train one epoch, or what is left of it; validate and save where due."""
+        """Train one epoch, or what is left of it; validate where due, and save."""
         self._train_epoch(batches)
         progress = self.progress
-        if progress.batch == self.batches.batches_per_epoch:
-            progress.epoch, progress.batch = progress.epoch + 1, 0
+        if self.batches.updates_left(progress.position) == 0:
+            progress.epoch, progress.position = progress.epoch + 1, 0
         at_end = self._is_done(progress.seconds)
-        improved = False
-        if at_end or progress.epoch % self.trainer.validate_every_epochs == 0:
-            improved = self._validate()
+        is_due = progress.epoch % self.trainer.validate_every_epochs == 0 and progress.position == 0
+        progress.validation_due = at_end or is_due
+        if progress.validation_due:
+            self._validate_and_save()
+        else:
+            self._save_last()
+            self._keep_epoch()
+
+    def _validate_and_save(self) -> None:
+        improved = self._validate()
         self._save_last()
-        last = self.run.last_checkpoint
         if improved:
-            copy_checkpoint(last, self.run.best_checkpoint)
-        if progress.epoch % self.trainer.checkpoint_every_epochs == 0 and progress.batch == 0:
+            copy_checkpoint(self.run.last_checkpoint, self.run.best_checkpoint)
+        self._keep_epoch()
+
+    def _keep_epoch(self) -> None:
+        """Give the checkpoint of an epoch that is to be kept a name of its own."""
+        progress, last = self.progress, self.run.last_checkpoint
+        at_end_of_epoch = progress.position == 0 and progress.epoch > 0
+        if at_end_of_epoch and progress.epoch % self.trainer.checkpoint_every_epochs == 0:
             copy_checkpoint(last, last.with_name(f"epoch_{progress.epoch:04d}.pt"))
 
     def _train_epoch(self, batches: Iterator[Batch]) -> None:
@@ -279,10 +326,11 @@ class _Fit:
         self.experiment.model.train()
         unread: list[tuple[dict[str, Any], StepResult]] = []
         started, before = time.perf_counter(), progress.seconds
-        images_an_update = trainer.batch_size * trainer.accumulate_steps
+        images_per_update = self.batches.images_per_update
+
         with self._bar(f"epoch {self._of_all(progress.epoch + 1)}") as bar:
             try:
-                while progress.batch < self.batches.batches_per_epoch:
+                while self.batches.updates_left(progress.position) > 0:
                     micro_batches = list(islice(batches, trainer.accumulate_steps))
                     self.interruption.check()
                     self._count_broken(micro_batches)
@@ -290,9 +338,11 @@ class _Fit:
                     set_learning_rate(self.experiment.optimizer, factor)
                     tokenizer = self.experiment.tokenizer
                     result = self.update([inputs_of(batch, tokenizer) for batch in micro_batches])
+
+                    progress.forward_passes = self._passes_at(progress.step + 1)
                     progress.step += 1
-                    progress.batch += trainer.accumulate_steps
-                    progress.images += images_an_update
+                    progress.position += images_per_update
+                    progress.images += images_per_update
                     progress.seconds = before + time.perf_counter() - started
                     record = {
                         "step": progress.step,
@@ -305,7 +355,7 @@ class _Fit:
                     unread.append((record, result))
                     if len(unread) == READ_EVERY_STEPS:
                         self._read_results(unread, bar)
-                    bar.update(images_an_update)
+                    bar.update(images_per_update)
                     if self._is_done(progress.seconds):
                         break
             except Interrupted:
@@ -314,11 +364,16 @@ class _Fit:
             self._read_results(unread, bar)
         progress.seconds = before + time.perf_counter() - started
 
-    def _passes(self, num_steps: int) -> int:
-        """Batches that go through the model in so many updates."""
+    def _passes_at(self, step: int) -> int:
+        """Batches that will have gone through the model after so many updates."""
+        progress = self.progress
+        return (progress.forward_passes or 0) + self._passes(progress.step, step)
+
+    def _passes(self, first: int, last: int) -> int:
+        """Batches that go through the model from one number of updates to another."""
         optimizer = self.experiment.optimizer
-        passes = optimizer.num_passes(num_steps) if isinstance(optimizer, SAM) else num_steps
-        return passes * self.trainer.accumulate_steps
+        num_passes = optimizer.num_passes if isinstance(optimizer, SAM) else int
+        return (num_passes(last) - num_passes(first)) * self.trainer.accumulate_steps
 
     def _is_done(self, seconds: float) -> bool:
         if self.total_steps is None:
@@ -334,12 +389,10 @@ class _Fit:
     def _cost(self) -> dict[str, float]:
         """What the run has cost so far."""
         progress = self.progress
-        return {"train/seconds": progress.seconds, "train/forward_passes": self._passes(progress.step)}
+        return {"train/seconds": progress.seconds, "train/forward_passes": progress.forward_passes or 0}
 
     def _of_all(self, epoch: int) -> str:
-        if self.total_steps is None:
-            return str(epoch)
-        return f"{epoch}/{math.ceil(self.total_steps / self.steps_per_epoch)}"
+        return str(epoch) if self.total_steps is None else f"{epoch}/{self.num_epochs}"
 
     def _count_broken(self, batches: Sequence[Batch]) -> None:
         """Tell of each broken image once; stop when there are too many."""
@@ -361,8 +414,8 @@ class _Fit:
     def _bar(self, text: str) -> tqdm:
         """A bar over the images of the epoch; nothing where the output is no terminal."""
         return tqdm(
-            total=self.batches.batches_per_epoch * self.trainer.batch_size,
-            initial=self.progress.batch * self.trainer.batch_size,
+            total=self.batches.num_images,
+            initial=self.progress.position,
             desc=text,
             unit="img",
             leave=False,
@@ -391,11 +444,11 @@ class _Fit:
         bar.set_postfix(loss=f"{loss:.3f}", logit_scale=f"{scale:.1f}")
         unread.clear()
         if too_many_skips:
-            raise _Stopped(
+            self._save_last()
+            raise Diverged(
                 f"Stopped at step {self.progress.step}: more than trainer.max_skipped_steps="
                 f"{self.trainer.max_skipped_steps} updates in a row were skipped, because a gradient was "
-                f"not finite. The weights before them are in {self.run.last_checkpoint}. Lower the "
-                "learning rate or rho, or try precision=fp32."
+                f"not finite. The weights before them are in {self.run.last_checkpoint}. {REMEDY}"
             )
 
     def _count_skipped(self, was_applied: bool) -> bool:
@@ -406,8 +459,9 @@ class _Fit:
         return progress.skipped_in_a_row > self.trainer.max_skipped_steps
 
     def _validate(self) -> bool:
-        """Measure, record and print. Returns whether rsum is the best so far."""
+        """Measure, record and print. Returns whether these weights are the best so far."""
         experiment, progress = self.experiment, self.progress
+        self._check_weights()
         features = self._encode_validation()
         metrics, found = retrieval_metrics(*features), health(features)
         loss = self._validation_loss(features)
@@ -419,22 +473,27 @@ class _Fit:
             **{f"val/{key}": value for key, value in metrics.items()},
             **{f"health/{key}": value for key, value in found._asdict().items()},
             **{k: value for measure in experiment.measures for k, value in measure(features).items()},
-            "train/images_per_second": self._images_per_second,
+            "train/images_per_second": progress.images_per_second,
             **self._cost(),
         }
         self.logger.log(record)
-        log.info("%s", _epoch_line(record, self._of_all(progress.epoch)))
+        epoch = progress.epoch + int(progress.position > 0)
+        log.info("%s", _epoch_line(record, self._of_all(epoch)))
         if progress.skipped_steps:
             log.warning("%d updates skipped: gradient not finite.", progress.skipped_steps)
-        if found.has_collapsed:
+        if not math.isfinite(loss):
+            log.warning("The validation loss is not finite: these weights are no candidate for best.pt.")
+        elif found.has_collapsed:
             log.warning(
                 "The features have collapsed: effective rank %.1f of images, %.1f of captions. Lower the "
                 "learning rate, or warm up longer.",
                 found.image_rank,
                 found.text_rank,
             )
+        progress.validations += 1
+        progress.validated_step, progress.validation_due = progress.step, False
         best = progress.best
-        improved = best is None or _merit(record) > _merit(best)
+        improved = math.isfinite(loss) and (best is None or _merit(record) > _merit(best))
         if improved:
             split = experiment.val_set.split
             protocol = protocol_name(split.name, len(features.images), len(features.texts))
@@ -490,68 +549,124 @@ class _Fit:
     def _lr(self) -> float:
         return self.experiment.optimizer.param_groups[0]["lr"]
 
-    @property
-    def _images_per_second(self) -> float:
-        return self.progress.images / max(self.progress.seconds, 1e-9)
+    def _check_weights(self) -> None:
+        """Stop where the weights, or running statistics, are not finite.
+
+        Raises:
+            Diverged: says which checkpoint is the last sound one.
+        """
+        if all_finite(self.experiment.model.state_dict().values()):
+            return
+        last = self.run.last_checkpoint
+        sound = (
+            f"The last sound checkpoint is {last}" if last.is_file() else "No checkpoint was written yet"
+        )
+        raise Diverged(
+            f"Stopped at step {self.progress.step}: the weights are not finite any more. {sound}. {REMEDY}"
+        )
 
     def _save_last(self) -> None:
-        experiment = self.experiment
+        self._check_weights()
+        experiment, progress = self.experiment, self.progress
+        progress.total_seconds = self.seconds_before + time.perf_counter() - self.started
         save_checkpoint(
             self.run.last_checkpoint,
             {
                 "model": experiment.model.state_dict(),
                 "optimizer": experiment.optimizer.state_dict(),
                 "scaler": experiment.precision.state_dict(),
-                "progress": vars(self.progress),
+                "progress": vars(progress),
                 "tokenizer": experiment.tokenizer.state(),
                 "preprocessing": experiment.preprocessing,
                 "config": experiment.config,
+                "data": self.data,
                 "random_state": random_state(),
             },
         )
 
-    def _resume(self) -> None:
-        path = find_checkpoint(self.trainer.resume, self.run)
-        if path is None:
-            if self.trainer.resume is not None:
-                folder = self.run.path.parent
-                log.info("trainer.resume=auto finds no interrupted run in %s: a fresh start.", folder)
-            return
+    def _resume(self, path: Path) -> None:
+        """Go on where a checkpoint stands.
+
+        Raises:
+            UserError: when its weights, settings or data are of another run.
+        """
         checkpoint = load_checkpoint(path)
         experiment = self.experiment
         load_model(experiment.model, checkpoint, experiment.config)
+        adopt_preprocessing(experiment.model.image_encoder, checkpoint["preprocessing"])
+        self._compare(checkpoint, path)
         if not experiment.tokenizer.take_over(checkpoint["tokenizer"]):
             raise UserError(
                 f"The checkpoint {path} was trained with another tokenizer. Resume with the same data "
                 "and tokenizer settings."
             )
         experiment.tokenizer.save(self.run.tokenizer)
-        experiment.optimizer.load_state_dict(checkpoint["optimizer"])
+        load_optimizer(experiment.optimizer, checkpoint["optimizer"], path)
         experiment.precision.load_state_dict(checkpoint["scaler"])
-        self.progress = Progress(**checkpoint["progress"])
-        set_random_state(checkpoint["random_state"])
-        _carry_on_metrics(path.parent.parent, self.run, self.progress.step)
-        log.info("Resumed from %s at step %d.", path, self.progress.step)
-        best = path.with_name("best.pt")
-        if best.is_file() and not self.run.best_checkpoint.exists():
-            copy_checkpoint(best, self.run.best_checkpoint)
-        elif not best.is_file():  # a checkpoint on its own is the best there is
-            self.progress.best = None
-            self._validate()
-            copy_checkpoint(path, self.run.best_checkpoint)
 
-    def _summary(self, seconds: float) -> dict[str, Any]:
+        self.progress = Progress(**checkpoint["progress"])
+        if self.progress.forward_passes is None:  # a checkpoint that did not count them
+            self.progress.forward_passes = self._passes(0, self.progress.step)
+        set_random_state(checkpoint["random_state"])
+        log.info("Resumed from %s at step %d.", path, self.progress.step)
+        self._find_best(path)
+        carry_on_metrics(path.parent.parent, self.run, self.progress)
+
+    def _compare(self, checkpoint: dict[str, Any], path: Path) -> None:
+        """Hold the run's settings and data against the checkpoint's; tell of what will change."""
+        data = checkpoint.get("data")
+        is_same_data = None if data is None else data == self.data
+        config = self.experiment.config
+        changes = changed_settings(checkpoint["config"], config, is_same_data=is_same_data)
+        if self.trainer.resume == "auto":
+            check_same_settings(self.run, changes)
+        if is_same_data is False:
+            of_data = [str(change) for change in changes if change.setting.startswith("data.")]
+            raise UserError(
+                f"{path} was trained on other data: images or captions differ"
+                f"{': ' * bool(of_data)}{', '.join(of_data)}. Resume with the same data, or start anew "
+                "with trainer.resume=null."
+            )
+        check_changes(changes, path)
+
+    def _find_best(self, path: Path) -> None:
+        """Give the run the checkpoint that `progress.best` tells of; without it, begin to choose anew.
+
+        The checkpoint that is resumed can be the best one itself: a run can end between the two files.
+        """
+        progress = self.progress
+        if progress.best is None:
+            return
+        for candidate in (within(path.parent, "best.pt"), path):
+            if candidate.is_file() and _is_checkpoint_of(candidate, progress.best):
+                if candidate != self.run.best_checkpoint:
+                    copy_checkpoint(candidate, self.run.best_checkpoint)
+                return
+        log.warning(
+            "The weights of step %d, the best until now (rsum %.1f), are not beside %s: from step %d "
+            "on the best are chosen anew.",
+            progress.best["step"],
+            progress.best["val/rsum"],
+            path,
+            progress.step,
+        )
+        progress.best = None
+        progress.validation_due = True
+
+    def _summary(self) -> dict[str, Any]:
         progress, experiment = self.progress, self.experiment
-        assert progress.best is not None, "a run ends with a validation"
+        if progress.best is None:
+            raise Diverged(f"No validation gave a finite loss, so there is no best checkpoint. {REMEDY}")
         return {
             "best": progress.best,
             "best_rsum": progress.best["val/rsum"],
             "steps": progress.step,
             "epochs": progress.epoch,
+            "validations": progress.validations,
             "skipped_steps": progress.skipped_steps,
             "broken_images": dict(Counter(progress.broken.values())),
-            "seconds": seconds,
-            "images_per_second": self._images_per_second,
+            "seconds": self.seconds_before + time.perf_counter() - self.started,
+            "images_per_second": progress.images_per_second,
             "peak_gpu_gb": (
                 torch.cuda.max_memory_allocated(self.device) / 1e9 if self.device.type == "cuda" else None
             ),
@@ -571,37 +686,75 @@ def find_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise SettingError("device", name, "must be auto, cpu, cuda, cuda:1, ...") from None
+        raise SettingError("device", name, DEVICES) from None
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise SettingError("device", name, DEVICES)
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise SettingError("device", name, "torch finds no MPS device here; use auto or cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         found = torch.cuda.device_count()
         raise SettingError("device", name, f"torch finds {found} CUDA devices here; use auto or cpu")
     return device
 
 
-def find_checkpoint(resume: str | None, run: RunDirectory) -> Path | None:
-    """The checkpoint that `trainer.resume` means; None for a fresh start. See `Trainer`."""
-    if resume is None:
-        return None
-    if resume != "auto":
-        path = Path(resume).expanduser()
-        return path / "checkpoints" / "last.pt" if path.is_dir() else path
-    if run.last_checkpoint.is_file():
-        return run.last_checkpoint
-    for sibling in sorted(run.path.parent.iterdir(), reverse=True):
-        checkpoint = sibling / "checkpoints" / "last.pt"
-        if checkpoint.is_file() and read_state(sibling).can_go_on:
-            return checkpoint
-    return None
+def load_optimizer(optimizer: Optimizer, state: dict[str, Any], path: Path) -> None:
+    """Take a checkpoint's moments, but keep the settings that the optimizer was made with.
+
+    torch's `load_state_dict` overwrites learning rate, decay and all else with the checkpoint's.
+
+    Raises:
+        UserError: when the state is of an optimizer with other parameter groups.
+    """
+    settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    try:
+        optimizer.load_state_dict(state)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"The state of the optimizer in {path} does not fit this run's ({error}). Resume with the same "
+            "optimizer, model and lr_factor settings."
+        ) from None
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.pop("initial_lr", None)  # the schedule's, taken anew from lr
+        group.update(own)
 
 
-def _carry_on_metrics(source: Path, run: RunDirectory, step: int) -> None:
-    """Give the run the records up to `step` of the run it goes on from, itself perhaps."""
-    metrics = source / "metrics.jsonl"
+def carry_on_metrics(source: Path, run: RunDirectory, progress: Progress) -> None:
+    """Give the run the records of the run it goes on from, itself perhaps, as far as the checkpoint stands.
+
+    What follows training is measured again; so is the validation of the last step, if it was interrupted.
+    """
+    metrics = within(source, "metrics.jsonl")
     if not metrics.is_file():
+        run.metrics.unlink(missing_ok=True)
         return
-    lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+
+    kept = []
+    for line in metrics.read_text(encoding="utf-8").splitlines(keepends=True):
+        record = _record(line)
+        step = record.get("step", math.inf)
+        is_training = "train/loss" in record
+        is_validation = "val/rsum" in record
+        comes_again = progress.validation_due and step == progress.step
+        if step <= progress.step and (is_training or (is_validation and not comes_again)):
+            kept.append(line)
     run.metrics.write_text("".join(kept), encoding="utf-8")
+
+
+def _record(line: str) -> dict[str, Any]:
+    """A line of metrics.jsonl; empty if it is torn."""
+    try:
+        record = json.loads(line) if line.endswith("\n") else {}
+    except ValueError:
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _is_checkpoint_of(path: Path, best: dict[str, Any]) -> bool:
+    """Whether a file holds the weights that a validation record was measured with."""
+    progress = load_checkpoint(path)["progress"]
+    own = progress["best"]
+    same_best = own is not None and all(own[key] == best[key] for key in ("step", "val/rsum"))
+    return same_best and progress["step"] == best["step"]
 
 
 def _merit(record: dict[str, Any]) -> tuple[float, float]:

@@ -1,5 +1,6 @@
 """Decoded pixels: the same pictures, whole or not there, made anew when they do not fit."""
 
+import json
 import logging
 import multiprocessing
 import pickle
@@ -111,7 +112,7 @@ def test_another_picture_or_size_is_another_cache(photographs: ImageFiles, tmp_p
     assert len(list(folder.glob("pixels-*"))) == 4  # two splits, two sizes
     Image.new("RGB", (70, 70), (1, 2, 3)).save(photographs.root / "2.jpg")
     train, _ = source(photographs.root, folder, cache="disk").datasets()
-    assert train.split.images[2][:, 30, 30].tolist() == pytest.approx([1, 2, 3], abs=3)
+    assert train.images[2][:, 30, 30].tolist() == pytest.approx([1, 2, 3], abs=3)
 
 
 @pytest.mark.parametrize("damage", ["a flipped bit", "cut off", "no index", "half an index", "others"])
@@ -165,3 +166,75 @@ def test_other_processes_map_the_file_for_themselves(photographs: ImageFiles, tm
     assert len(pickle.dumps(images)) < 5000
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.apply(_sum, (images,)) == _sum(images)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"cache": "memory"},
+        {"cache": "disk"},
+        {"crop": "shifted"},
+        {"crop": "shifted", "cache": "memory"},
+        {"crop_scale": [0.08, 1.0]},
+        {"crop_scale": [0.9, 1.0], "cache": "memory"},
+        {"cache": "memory", "on_broken_image": "skip"},
+    ],
+)
+@pytest.mark.parametrize("eval_crop", ["whole", "centre"])
+def test_evaluation_sees_the_same_pixels_whatever_training_does(
+    photographs: ImageFiles, tmp_path: Path, settings: dict[str, Any], eval_crop: str
+) -> None:
+    """One checkpoint's evaluation has one fingerprint, so it has to have one result."""
+    _, plain = source(photographs.root, tmp_path / "cache", eval_crop=eval_crop).datasets()
+    _, other = source(photographs.root, tmp_path / "cache", eval_crop=eval_crop, **settings).datasets()
+    assert other.split.fingerprint() == plain.split.fingerprint()
+    for index in range(len(plain)):
+        assert torch.equal(other[index][0], plain[index][0])
+    # what people are shown keeps its proportions
+    assert other.split.images[0].shape == plain.split.images[0].shape
+
+
+@pytest.mark.parametrize("change", ["swapped", "changed", "negative", "digests"])
+def test_shapes_are_under_the_checksum_too(
+    photographs: ImageFiles, tmp_path: Path, change: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = [image.clone() for image in map(cached(photographs, tmp_path, "disk").__getitem__, range(5))]
+    path = tmp_path / "cache" / "pixels" / "index.json"
+    index = json.loads(path.read_text())
+    shapes = index["shapes"]
+    if change == "swapped":  # of the same number of pixels
+        shapes[0], shapes[1] = shapes[1], shapes[0]
+    elif change == "changed":
+        shapes[2] = [shapes[2][0] // 2, shapes[2][1] * 2]
+    elif change == "negative":
+        shapes[2] = [-shapes[2][0], -shapes[2][1]]
+    else:
+        index["digests"][0] += 1
+    path.write_text(json.dumps(index))
+    again = cached(photographs, tmp_path, "disk")
+    assert "is damaged and is made anew" in caplog.text
+    assert all(torch.equal(again[place], image) for place, image in enumerate(expected))
+
+
+@pytest.mark.parametrize("kind", ["file", "link to a file", "link to a folder"])
+def test_what_stands_in_the_way_of_a_cache_is_replaced(
+    photographs: ImageFiles, tmp_path: Path, kind: str
+) -> None:
+    place, other = tmp_path / "cache" / "pixels", tmp_path / "other"
+    place.parent.mkdir()
+    if kind == "link to a folder":
+        other.mkdir()
+    else:
+        other.write_text("mine")
+    if kind == "file":
+        place.write_text("x")
+    else:
+        place.symlink_to(other)
+    assert len(cached(photographs, tmp_path, "disk")) == 5
+    assert not place.is_symlink() and (other.is_dir() or other.read_text() == "mine")
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(photographs: ImageFiles, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file where the folder would be")
+    with pytest.raises(UserError, match=r"cannot be written.*data\.cache_dir=FOLDER"):
+        cached(photographs, tmp_path, "disk")

@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -32,7 +33,7 @@ def dataset(folder: Path, *, random: bool = True) -> CaptionedImages:
 def epoch_of(data: CaptionedImages, *, num_workers: int) -> list[tuple[torch.Tensor, list[str]]]:
     batches = EpochBatches(len(data), batch_size=4, seed=3)
     loader = Loader(data, batches, device=CPU, num_workers=num_workers, worker_init=ignore_in_worker)
-    return [(batch.images, batch.captions) for batch in islice(loader, 2 * batches.batches_per_epoch)]
+    return [(batch.images, batch.captions) for batch in islice(loader, 2 * batches.updates_left())]
 
 
 def test_an_item_is_an_image_tensor_and_a_raw_caption(picture_folder: Path) -> None:
@@ -133,14 +134,27 @@ def test_epochs_differ_and_hold_an_image_at_most_once() -> None:
     assert len(set(first + second)) == len(set(third + fourth)) == 8
 
 
-def test_training_can_start_at_any_batch() -> None:
+def test_training_can_start_at_any_image() -> None:
     batches = EpochBatches(20, batch_size=4, seed=0)
-    assert batches.batches_per_epoch == 5
+    assert batches.updates_left() == 5
     whole = list(islice(batches, 12))
-    batches.start_at(0, 3)
+    batches.start_at(0, 12)
     assert list(islice(batches, 9)) == whole[3:]
-    batches.start_at(1, 2)
+    batches.start_at(1, 8)
     assert list(islice(batches, 5)) == whole[7:]
+
+
+@pytest.mark.parametrize(("batch_size", "accumulate_steps"), [(2, 1), (6, 1), (3, 2), (16, 1)])
+def test_batches_of_another_size_see_no_image_twice(batch_size: int, accumulate_steps: int) -> None:
+    before = list(islice(EpochBatches(20, batch_size=4, seed=0), 2))
+    after = EpochBatches(20, batch_size=batch_size, seed=0, accumulate_steps=accumulate_steps)
+    after.start_at(0, 8)
+    seen = [key for batch in before for key in batch]
+    for batch in islice(after, after.updates_left(8) * accumulate_steps):
+        assert len(batch) == batch_size
+        seen += batch
+    assert {epoch for epoch, _ in seen} <= {0} and len(set(seen)) == len(seen)
+    assert {epoch for epoch, _ in next(iter(after))} == ({1} if batch_size == 16 else {0})
 
 
 def test_evaluation_is_the_same_every_time(picture_folder: Path) -> None:
@@ -214,3 +228,25 @@ def test_evaluation_sees_what_it_was_told_to(setting: str, crop: Crop, picture_f
     assert torch.equal(image, expected)
     shows_the_sides = bool(image[0, :, 0].mean() > image[2, :, 0].mean() + 0.5)
     assert shows_the_sides == (setting == "whole")
+
+
+def test_a_data_set_ends(picture_folder: Path) -> None:
+    data = dataset(picture_folder, random=False)
+    assert [caption for _, caption in data] == [f"{index}, caption 0" for index in range(12)]
+    for beyond in (12, -13, (3, 12)):
+        with pytest.raises(IndexError):
+            data[beyond]
+    assert data[-1][1] == data[11][1]
+
+
+def test_whole_numbers_of_any_kind_are_places(picture_folder: Path) -> None:
+    data = dataset(picture_folder, random=True)
+    for place in (np.int64(3), np.uint8(3), torch.tensor(3)):
+        assert torch.equal(data[place][0], data[3][0])
+        assert data[2, place][1] == data[2, 3][1]
+    with pytest.raises(TypeError):
+        data[3.0]  # type: ignore[index]
+    chosen = torch.utils.data.Subset(data, np.arange(5, 8))  # type: ignore[arg-type]
+    assert [caption for _, caption in chosen] == [data[index][1] for index in (5, 6, 7)]
+    loader = torch.utils.data.DataLoader(data, batch_size=5)
+    assert [len(captions) for _, captions in loader] == [5, 5, 2]

@@ -1,12 +1,20 @@
 """Flickr8k and Flickr30k: layouts written in their exact format, and real files."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from miniclip.data import Flickr8k, Flickr30k
+from miniclip.data.flickr import (
+    read_coco,
+    read_hugging_face,
+    read_karpathy,
+    read_results,
+    read_token_file,
+)
 from miniclip.errors import SettingError, UserError
 
 SETTINGS: dict[str, Any] = {
@@ -51,8 +59,9 @@ def test_karpathys_split_is_used_when_present(root: Path) -> None:
         for i, part in enumerate(parts)
     ]
     (root / "dataset_flickr30k.json").write_text(json.dumps({"images": images}))
-    train, val = Flickr30k(root=str(root), **SETTINGS).splits()
+    train, val, test = Flickr30k(root=str(root), **SETTINGS).splits()
     assert (len(train), list(val.ids), val.name) == (8, ["8.jpg", "9.jpg"], "val")
+    assert (list(test.ids), test.name) == (["10.jpg", "11.jpg"], "test")
     assert list(val.captions[0]) == ["raw 8"] * 5
 
 
@@ -68,6 +77,46 @@ def test_a_damaged_token_file_names_the_line(root: Path) -> None:
         file.write("no tab here\n")
     with pytest.raises(UserError, match="line 61"):
         Flickr30k(root=str(root), **SETTINGS).splits()
+
+
+READERS: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "results.csv": (lambda path: list(read_results(path)), "0.jpg| 0| a café\n"),
+    "results.token": (lambda path: list(read_token_file(path)), "0.jpg#0\ta café\n"),
+    "annotations.csv": (read_hugging_face, 'raw,split,filename\n"[""a café""]",train,0.jpg\n'),
+    "karpathy.json": (
+        read_karpathy,
+        '{"images": [{"split": "train", "filename": "0.jpg", "sentences": [{"raw": "a café"}]}]}',
+    ),
+    "coco.json": (
+        read_coco,
+        '{"images": [{"id": 1, "file_name": "0.jpg"}],'
+        ' "annotations": [{"image_id": 1, "caption": "a café"}]}',
+    ),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_the_encoding_of_every_captions_file(tmp_path: Path, name: str) -> None:
+    read, content = READERS[name]
+    path = tmp_path / name
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        path.write_bytes(content.encode(encoding))
+        assert "a café" in str(read(path)) and "\ufeff" not in str(read(path))
+    path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(UserError, match=rf"{name}, line \d: byte \d+ \(0xe9\) is no UTF-8.*iconv"):
+        read(path)
+
+
+@pytest.mark.parametrize("name", ["annotations.csv", "karpathy.json", "coco.json"])
+def test_captions_that_are_no_text_are_named(tmp_path: Path, name: str) -> None:
+    read, content = READERS[name]
+    path = tmp_path / name
+    quote = '""' if name.endswith("csv") else '"'
+    path.write_text(content.replace(f"{quote}a café{quote}", "7"))
+    assert "'7'" in str(read(path))
+    path.write_text(content.replace(f"{quote}a café{quote}", "0.5"))
+    with pytest.raises(UserError, match=rf"{name}, image 0.jpg: a caption is a float"):
+        read(path)
 
 
 def test_a_folder_without_captions_or_images_says_what_it_wants(

@@ -1,6 +1,7 @@
 """The embedded set: what is drawn, how it is split, how it is cached."""
 
 import hashlib
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -119,3 +120,45 @@ def test_drawings_that_look_the_same_are_one() -> None:
     other[6:12, 6:12] += 40  # a whole cell
     drawings = np.stack([*pixels, moved, other, pixels[3]])
     assert module.group_alike(drawings) == [[0, 4], [1], [2], [3, 6], [5]]
+
+
+@pytest.mark.parametrize("damage", ["cut", "missing", "one bit", "characters", "a file"])
+def test_damaged_drawings_are_made_anew(
+    cache: Path,
+    tmp_path: Path,
+    damage: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (kept,) = cache.iterdir()
+    place = tmp_path / kept.name
+    shutil.copytree(kept, place)
+    characters, drawn = source(tmp_path)._drawings()
+    monkeypatch.setattr(module, "draw_all", lambda: (characters, drawn))  # drawing takes seconds
+    pixels = place / "pixels.npy"
+    content = pixels.read_bytes()
+    if damage == "missing":
+        pixels.unlink()
+    elif damage == "characters":
+        (place / "characters.json").write_text("[")
+    elif damage == "a file":
+        shutil.rmtree(place)
+        place.write_text("no folder")
+    else:
+        changed = bytearray(content)
+        changed[len(content) // 2] ^= 1
+        pixels.write_bytes(content[:1000] if damage == "cut" else changed)
+    again = source(tmp_path)._drawings()
+    assert "are damaged and are made anew" in caplog.text
+    assert again[0] == characters and np.array_equal(again[1], drawn)
+    assert pixels.read_bytes() == content
+
+
+def test_a_place_that_cannot_be_written_is_told_and_ends_nothing(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    drawings = source(cache)._drawings()
+    monkeypatch.setattr(module, "draw_all", lambda: drawings)
+    (tmp_path / "file").write_text("")
+    assert source(tmp_path / "file" / "cache")._drawings()[0] == drawings[0]
+    assert "cannot be kept" in caplog.text and "data.cache_dir=FOLDER" in caplog.text

@@ -182,9 +182,9 @@ BAD_TABLES: dict[str, tuple[bytes | str, str]] = {
     "wrong separator": ("image caption\na.jpg a\n", "it has: image caption"),
     "a short row": ("image,caption\na.jpg\n", "line 2: 1 columns"),
     "latin 1": ("image,caption\na.jpg,café\n".encode("latin-1"), "UTF-8"),
-    "utf 16": ("image,caption\na.jpg,a\n".encode("utf-16"), "UTF-8"),
+    "utf 16 without a mark": ("image,caption\na.jpg,a\n".encode("utf-16-le"), "UTF-8"),
     "binary": (bytes(range(256)), "table.csv"),
-    "NUL in a row": (b"image,caption\na.jpg,a\0b\nmissing\0.jpg,x\n", "missing"),
+    "NUL in a row": (b"image,caption\na.jpg,a\0b\n", "line 2: holds a NUL byte"),
     "missing image": ("image,caption\nnone.jpg,a\n", "none.jpg"),
     "missing folder": ("image,caption\nnowhere/none.jpg,a\n", "none.jpg"),
     "a folder for an image": ("image,caption\nfolder,a\n", "folder"),
@@ -218,6 +218,7 @@ def test_odd_but_good_tables(zoo: Path) -> None:
     for content, expected in (
         ("\ufeffimage,caption\na.jpg,a dog\n", ["a dog"]),
         ("image,caption\r\na.jpg,a dog\r\n", ["a dog"]),
+        ("image,caption\na.jpg,ein Hündchen\n".encode("utf-16"), ["ein Hündchen"]),
         ("image,caption\na.jpg,a dog\n\n\n", ["a dog"]),
         ("image,caption\na.jpg,a dog", ["a dog"]),
         ('image,caption\na.jpg,"a dog\nin two lines"\n', ["a dog\nin two lines"]),
@@ -241,6 +242,12 @@ def test_an_unreadable_file_is_named(zoo: Path) -> None:
     train, _ = table(zoo, "image,caption\na.jpg,a\n").datasets()
     with pytest.raises(UserError, match=r"a\.jpg"):
         _ = train[0]
+
+
+def test_a_pipe_named_like_an_image_is_not_waited_for(zoo: Path) -> None:
+    os.mkfifo(zoo / "images" / "pipe.jpg")
+    with pytest.raises(BrokenImage, match=r"pipe\.jpg is no regular file"):
+        ImageFiles(zoo / "images", ["pipe.jpg"], decode_size=16)[0]
 
 
 def test_the_zoo_is_large_enough() -> None:

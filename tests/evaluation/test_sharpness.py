@@ -15,6 +15,7 @@ from miniclip.errors import UserError
 from miniclip.evaluation import LossSurface, landscape, m_sharpness, top_eigenvalue
 from miniclip.losses import ClipLoss
 from miniclip.models import Inputs
+from miniclip.restore import restore
 from tests.conftest import TINY, fit, miniclip_command
 
 CURVATURE = torch.tensor([1.0, 4.0, 9.0])
@@ -125,12 +126,12 @@ def test_a_checkpoint_cannot_call_what_it_likes(tmp_path: Path) -> None:
     checkpoint["config"]["projection"] = {"_target_": "os.system", "command": "touch /tmp/pwned"}
     torch.save(checkpoint, tmp_path / "bad.pt")
     with pytest.raises(UserError, match=r"os\.system"):
-        build.restore(tmp_path / "bad.pt")
+        restore(tmp_path / "bad.pt")
 
 
 def test_a_setting_of_the_run_can_be_changed_also_one_that_was_null(tmp_path: Path) -> None:
     run = fit(tmp_path / "run", *TINY, "trainer.budget.steps=1")
-    restored = build.restore(run.path, "data.limit=20", "trainer.budget.steps=null", "trainer.resume=auto")
+    restored = restore(run.path, "data.limit=20", "trainer.budget.steps=null", "trainer.resume=auto")
     assert len(restored.datasets()[0]) == 20 and restored.config.trainer.resume == "auto"
 
 

@@ -8,8 +8,10 @@ import torch
 import torchvision
 from torch import nn
 
+from miniclip.data.transforms import MEAN, STD, normalise
 from miniclip.errors import SettingError, UserError
 from miniclip.models import TimmEncoder, TorchvisionEncoder
+from miniclip.models.image_encoder import HALF, preprocessing_of
 from miniclip.optim import parameter_groups, scale_learning_rates, set_learning_rate
 
 SETTINGS: dict[str, Any] = {
@@ -87,7 +89,7 @@ def test_a_failed_download_says_where_the_file_goes(
     [
         ("resnet18", "last_stage", {"layer4.0", "layer4.1"}),
         ("resnet18", "none", set()),
-        ("mobilenet_v3_small", "last_stage", {"features.12", "classifier.0"}),
+        ("mobilenet_v3_small", "last_stage", {"features.11", "features.12", "classifier.0"}),
         ("vit_b_32", "last_stage", {"encoder.layers", "encoder.ln"}),
     ],
 )
@@ -157,3 +159,174 @@ def test_refuses_settings_out_of_range(changes: dict[str, Any]) -> None:
     with pytest.raises(SettingError) as caught:
         encoder(architecture="resnet18", **changes)
     assert caught.value.setting in changes
+
+
+FAMILIES = {
+    "alexnet": 64,
+    "convnext_tiny": 64,
+    "densenet121": 64,
+    "efficientnet_b0": 64,
+    "efficientnet_v2_s": 64,
+    "googlenet": 64,
+    "inception_v3": 96,
+    "maxvit_t": 224,
+    "mnasnet0_5": 64,
+    "mobilenet_v2": 64,
+    "mobilenet_v3_small": 64,
+    "regnet_y_400mf": 64,
+    "resnet18": 64,
+    "resnext50_32x4d": 64,
+    "shufflenet_v2_x0_5": 64,
+    "swin_t": 64,
+    "swin_v2_t": 64,
+    "vgg11": 64,
+    "vgg11_bn": 64,
+    "vit_b_32": 64,
+}
+"""A small member of each of torchvision's families, and a side it accepts."""
+
+FAMILIES_OF_TIMM = {
+    "densenet121": 64,
+    "efficientnet_lite0": 64,
+    "mobilenetv3_small_050": 64,
+    "mobilenetv4_conv_small_050": 64,
+    "regnety_002": 64,
+    "resnetv2_50": 64,
+    "test_vit": 64,
+}
+
+
+def share_that_learns(tower: nn.Module) -> float:
+    sizes = [(p.numel(), p.requires_grad) for p in tower.backbone.parameters()]
+    return sum(size for size, learns in sizes if learns) / sum(size for size, _ in sizes)
+
+
+@pytest.mark.parametrize(("architecture", "image_size"), FAMILIES.items())
+def test_the_last_stage_of_each_family_is_a_part_of_it_with_weight(
+    architecture: str, image_size: int
+) -> None:
+    with torch.device("meta"):
+        tower = encoder(architecture=architecture, trainable="last_stage", image_size=image_size)
+    assert 0.08 < share_that_learns(tower) < 0.97
+    first = next(tower.backbone.parameters())
+    assert not first.requires_grad
+    assert tower.proj.in_features > 0
+
+
+@pytest.mark.parametrize(("architecture", "image_size"), FAMILIES_OF_TIMM.items())
+def test_of_timm_as_well_and_its_head_may_be_wider_than_its_features(
+    architecture: str, image_size: int
+) -> None:
+    with torch.device("meta"):
+        tower = timm_encoder(architecture=architecture, trainable="last_stage", image_size=image_size)
+        assert tower(torch.zeros(2, 3, image_size, image_size)).shape == (2, 8)
+    assert 0.08 < share_that_learns(tower) < 0.97
+
+
+@pytest.mark.parametrize(("architecture", "image_size"), [("inception_v3", 32), ("maxvit_t", 33)])
+def test_a_size_that_does_not_suit_is_one_line(architecture: str, image_size: int) -> None:
+    with pytest.raises(SettingError, match=f"does not suit {architecture}") as caught:
+        encoder(architecture=architecture, image_size=image_size)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "architecture", ["efficientnet_b0", "mobilenet_v3_small", "convnext_tiny", "swin_t"]
+)
+def test_a_frozen_backbone_is_without_dropout_and_stochastic_depth(architecture: str) -> None:
+    images = torch.randn(2, 3, 32, 32)
+    tower = encoder(architecture=architecture, trainable="none", image_size=32).train()
+    first, second = (tower.backbone(images) for _ in range(2))
+    assert torch.equal(first, second) and torch.equal(first, tower.eval().backbone(images))
+
+
+def test_only_the_stage_that_learns_is_in_training() -> None:
+    tower = encoder(architecture="resnet18", trainable="last_stage").train()
+    training = {name.split(".")[0] for name, module in tower.backbone.named_modules() if module.training}
+    assert training == {"layer4"}
+    assert not any(module.training for module in tower.eval().modules())
+
+
+def keep_as_download(architecture: str, folder: Path, **settings: Any) -> Any:
+    """Put random weights where torchvision keeps the published ones, keys as they are published."""
+    weights = torchvision.models.get_model_weights(architecture)["IMAGENET1K_V1"]
+    model = torchvision.models.get_model(architecture, weights=None, **settings)
+    state = model.state_dict()
+    if architecture.startswith("densenet"):
+        state = {
+            key.replace("norm1.", "norm.1.").replace("conv1.", "conv.1.") if "denselayer" in key else key: v
+            for key, v in state.items()
+        }
+    (folder / "hub" / "checkpoints").mkdir(parents=True, exist_ok=True)
+    torch.save(state, folder / "hub" / "checkpoints" / Path(weights.url).name)
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "settings", "image_size"),
+    [
+        ("densenet121", {}, 64),
+        ("googlenet", {"aux_logits": True, "init_weights": False, "transform_input": True}, 64),
+        ("inception_v3", {"aux_logits": True, "init_weights": False, "transform_input": True}, 96),
+        ("vit_b_32", {}, 64),
+    ],
+)
+def test_named_weights_give_the_features_that_torchvision_gives(
+    architecture: str,
+    settings: dict[str, Any],
+    image_size: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    theirs = keep_as_download(architecture, tmp_path, **settings)
+    classifier = "heads.head" if architecture == "vit_b_32" else "fc"
+    if architecture == "densenet121":
+        classifier = "classifier"
+    parent, _, name = classifier.rpartition(".")
+    setattr(theirs.get_submodule(parent), name, nn.Identity())
+    tower = encoder(architecture=architecture, weights="IMAGENET1K_V1", image_size=image_size).eval()
+
+    images = torch.randn(2, 3, image_size, image_size)
+    seen = images if tower.pixel_factor is None else images * tower.pixel_factor + tower.pixel_shift
+    features = tower.backbone(seen)
+    if architecture != "vit_b_32":  # theirs is made for 224 pixels
+        assert torch.allclose(features, theirs(images), rtol=1e-3, atol=1e-4)
+    else:
+        assert tower.backbone.encoder.pos_embedding.shape[1] == 1 + (64 // 32) ** 2
+    wanted = preprocessing_of(tower)
+    assert (wanted.interpolation, wanted.mean == HALF) == ("bilinear", classifier == "fc")
+
+
+@pytest.mark.parametrize("content", [b"no weights", [1, 2], {"a": 1}])
+def test_a_file_that_holds_no_state_dict_is_one_line(tmp_path: Path, content: Any) -> None:
+    path = tmp_path / "weights.pth"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    with pytest.raises(SettingError, match=r"weights\.pth: (cannot be read|holds no state dict)"):
+        encoder(architecture="resnet18", weights=str(path))
+
+
+def test_pixels_are_normalized_as_the_weights_of_timm_saw_them(tmp_path: Path) -> None:
+    """vit_tiny_patch16_224 was trained with mean and deviation of one half."""
+    import timm
+
+    path = tmp_path / "vit.pth"
+    theirs = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=32).eval()
+    torch.save(theirs.state_dict(), path)
+    settings = {"architecture": "vit_tiny_patch16_224", "image_size": 32}
+    tower = timm_encoder(weights=str(path), **settings).eval()
+    assert preprocessing_of(tower).mean == HALF
+
+    pixels = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
+    expected = tower.proj(theirs((pixels / 255 - 0.5) / 0.5))
+    assert torch.allclose(tower(normalise(pixels)), expected, atol=1e-4)
+    assert not any("pixel" in key for key in tower.state_dict())
+    # from scratch nothing asks for other pixels than ours; a checkpoint says what its tower saw
+    scratch = timm_encoder(weights=None, **settings)
+    assert scratch.pixel_factor is None and preprocessing_of(scratch)[:2] == (MEAN, STD)
+    scratch.load_state_dict(tower.state_dict())
+    scratch.normalize_to(HALF, HALF)
+    assert torch.allclose(scratch.eval()(normalise(pixels)), expected, atol=1e-4)

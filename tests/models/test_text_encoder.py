@@ -178,3 +178,105 @@ def test_a_caption_without_tokens_is_pooled_to_finite_numbers(pooling: Any) -> N
     pooled = pool(tokens, mask, pooling)
     pooled.square().sum().backward()
     assert pooled.isfinite().all() and tokens.grad is not None and tokens.grad.isfinite().all()
+
+
+SIZES = {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+STACKS = {
+    "vocab_size": 100,
+    "d_model": 32,
+    **{f"{stack}_{key}": 1 for stack in ("encoder", "decoder") for key in ("layers", "attention_heads")},
+    **{f"{stack}_ffn_dim": 64 for stack in ("encoder", "decoder")},
+}
+T5 = {"vocab_size": 100, "d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 2}
+VISION = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+TEXT_MODELS: dict[str, tuple[dict[str, Any], int | None]] = {
+    "Bert": (SIZES, 512),
+    "Roberta": ({**SIZES, "max_position_embeddings": 514}, 512),  # two rows are for padding
+    "XLMRoberta": ({**SIZES, "max_position_embeddings": 66}, 64),
+    "DistilBert": ({"vocab_size": 100, "dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 64}, 512),
+    "GPT2": ({"vocab_size": 100, "n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 48}, 48),
+    "T5": (T5, None),
+    "MT5": (T5, None),
+    "Bart": ({**STACKS, "max_position_embeddings": 40}, 40),
+    "MBart": (STACKS, 1024),
+    "CLIP": ({"text_config": SIZES, "vision_config": {**VISION, "image_size": 32}}, 77),
+    "Electra": ({**SIZES, "embedding_size": 32}, 512),
+    "Albert": ({**SIZES, "embedding_size": 16}, 512),
+    "DebertaV2": (SIZES, 512),
+}
+
+
+@pytest.mark.parametrize("kind", TEXT_MODELS)
+@pytest.mark.filterwarnings("ignore")
+def test_any_text_model_of_hugging_face(kind: str, tmp_path: Path) -> None:
+    """Of random weights: it encodes, padding changes nothing, and it knows how long a caption may be."""
+    import transformers
+
+    settings, positions = TEXT_MODELS[kind]
+    config = getattr(transformers, f"{kind}Config")(**settings)
+    transformers.AutoModel.from_config(config).save_pretrained(tmp_path)
+    tower = partial(
+        HFTextModel,
+        vocab_size=100,
+        name=str(tmp_path),
+        config=None,
+        frozen=False,
+        pooling="mean",
+        embed_dim=8,
+    )
+    made = tower(context_length=positions).eval()
+    token_ids = torch.randint(3, 100, (2, 6))
+    mask = torch.tensor([[True] * 6, [True] * 4 + [False] * 2])
+    features = made(token_ids, mask)
+    assert features.shape == (2, 8)
+    token_ids[1, 4:] = 7
+    torch.testing.assert_close(made(token_ids, mask), features, atol=1e-5, rtol=1e-4)
+    if positions is not None:
+        with pytest.raises(
+            SettingError, match=f"more than the {positions:,} positions of encoder.text.name"
+        ):
+            tower(context_length=positions + 1)
+        longest = torch.full((1, positions), 5)
+        assert made(longest, torch.ones_like(longest).bool()).shape == (1, 8)
+
+
+def test_an_encoder_that_was_saved_alone_is_taken(tmp_path: Path) -> None:
+    import transformers
+
+    transformers.T5EncoderModel(transformers.T5Config(**T5)).save_pretrained(tmp_path)
+    tower = HFTextModel(
+        vocab_size=100, name=str(tmp_path), config=None, frozen=True, pooling="mean", embed_dim=8
+    )
+    assert not any("decoder" in name for name, _ in tower.named_parameters())
+
+
+def test_a_model_of_images_is_no_text_tower(tmp_path: Path) -> None:
+    import transformers
+
+    transformers.ViTModel(transformers.ViTConfig(**VISION)).save_pretrained(tmp_path)
+    with pytest.raises(SettingError, match="is no text model but ViTModel"):
+        HFTextModel(
+            vocab_size=100, name=str(tmp_path), config=None, frozen=True, pooling="mean", embed_dim=8
+        )
+
+
+def test_a_folder_without_a_tokenizer_is_told(tmp_path: Path) -> None:
+    import transformers
+
+    transformers.T5Config(**T5).save_pretrained(tmp_path)
+    with pytest.raises(SettingError, match=r"holds no tokenizer; save tokenizer\.json"):
+        HFTokenizer(name=str(tmp_path), context_length=16)
+
+
+def test_code_that_a_model_brings_is_never_run(tmp_path: Path) -> None:
+    """Nor is anybody asked whether it may."""
+    canary = tmp_path / "ran"
+    (tmp_path / "config.json").write_text(
+        '{"model_type": "own", "auto_map": {"AutoConfig": "code.Own", "AutoModel": "code.OwnModel"}}'
+    )
+    (tmp_path / "code.py").write_text(f"open({str(canary)!r}, 'w')")
+    with pytest.raises(UserError):
+        HFTextModel(
+            vocab_size=100, name=str(tmp_path), config=None, frozen=True, pooling="mean", embed_dim=8
+        )
+    assert not canary.exists()

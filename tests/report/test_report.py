@@ -1,5 +1,6 @@
 """Reports of runs written here: what they group, compare, refuse and show."""
 
+import base64
 import csv
 import json
 import math
@@ -237,3 +238,90 @@ def test_what_cannot_be_reported_says_why(sweep: Path, tmp_path: Path) -> None:
         UserError, match=r"--control optimizer\.rho=7 is none of the groups; they differ in:"
     ):
         write_report(read_collection([sweep]), tmp_path, control="optimizer.rho=7")
+
+
+def foreign_run(folder: Path, *, name: str = "x", rsum: float = 100.0) -> Path:
+    """A finished run as somebody else's machine would write it."""
+    best = {**run_of(0, 0, rsum).best, "train/forward_passes": 20, "val/loss": 1.0}
+    (folder / "figures").mkdir(parents=True)
+    (folder / "status.json").write_text('{"status": "completed"}')
+    (folder / "config.yaml").write_text(json.dumps({"seed": 0, "optimizer": {"kind": name}}))
+    (folder / "environment.json").write_text('{"data": {"val": {"fingerprint": "abc"}}}')
+    (folder / "metrics.jsonl").write_text(json.dumps(best) + "\n")
+    (folder / "summary.json").write_text(json.dumps({"best": best}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "name", ["figures/retrieval.png", "figures", "config.yaml", "metrics.jsonl", "status.json", "ranks.npz"]
+)
+def test_a_report_shows_nothing_of_another_folder(name: str, tmp_path: Path) -> None:
+    private = tmp_path / "private"
+    private.mkdir()
+    (private / "retrieval.png").write_bytes(b"of another folder")
+    foreign_run(tmp_path / "runs" / "good", name="good", rsum=90)
+    link = foreign_run(tmp_path / "runs" / "bad", name="bad") / name
+    shutil.rmtree(link, ignore_errors=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(private if name == "figures" else private / "retrieval.png")
+    page, *_ = write_report(read_collection([tmp_path / "runs"]), tmp_path / "out")
+    text = page.read_text()
+    assert base64.b64encode(b"of another folder").decode() not in text
+    assert "1 runs have no result" in text and "bad" in text
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[1]", b"\xff", None])
+@pytest.mark.parametrize(
+    "name", ["summary.json", "metrics.jsonl", "config.yaml", "environment.json", "status.json"]
+)
+def test_one_damaged_run_hides_no_other(name: str, damage: bytes | None, tmp_path: Path) -> None:
+    foreign_run(tmp_path / "runs" / "good", name="good")
+    file = foreign_run(tmp_path / "runs" / "bad", name="bad") / name
+    if damage is None and name != "status.json":  # without one it is no run
+        file.unlink()
+    else:
+        file.write_bytes(damage or b"")
+    collection = read_collection([tmp_path / "runs"])
+    assert [run.path.name for run in collection.runs][-1] == "good"
+    assert len(collection.runs) + len(collection.failures) == 2
+
+
+def test_settings_are_no_formulas_no_tags_and_no_links(tmp_path: Path) -> None:
+    names = (
+        '=HYPERLINK("http://x","y")',
+        "@SUM(1)",
+        "+1",
+        "-1",
+        "<script>alert(1)</script>",
+        "![a](http://x)",
+    )
+    for number, name in enumerate(names):
+        foreign_run(tmp_path / "runs" / str(number), name=name)
+    page, markdown, table = write_report(read_collection([tmp_path / "runs"]), tmp_path / "out")
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    assert [row["optimizer.kind"] for row in rows[:4]] == [f"'{name}" for name in names[:4]]
+    for file in (page, markdown):
+        assert "<script" not in file.read_text()
+    assert "](http" not in markdown.read_text()
+
+
+def test_the_number_of_a_test_part_is_reported_and_named(tmp_path: Path) -> None:
+    runs = [run_of(rho, seed, 300 + 10 * seed) for rho in (0, 0.1) for seed in (0, 1)]
+    tested = []
+    for run in runs:
+        record = {f"test/{key}": value - 1 for key, value in run.numbers.items()}
+        tested.append(replace(run, test={**record, "protocol": "test: 200 images, 200 captions"}))
+    write_report(Collection(tested, []), tmp_path / "tested")
+    page = (tmp_path / "tested" / "report.md").read_text()
+    assert "The numbers are: test, measured once with the checkpoint that validation chose." in page
+    assert "rsum 309.0 (test: 200 images, 200 captions)" in page
+    header, first, *_ = (tmp_path / "tested" / "report.csv").read_text().splitlines()
+    row = dict(zip(header.split(","), next(csv.reader([first])), strict=True))
+    assert (row["rsum"], row["validation rsum"]) == ("299", "300")
+    assert row["protocol"].startswith("test")
+
+    write_report(Collection(runs, []), tmp_path / "validated")
+    page = (tmp_path / "validated" / "report.md").read_text()
+    assert "The numbers are: best of 1 validations." in page and "data.seeded_test_fraction" in page
+    with pytest.raises(UserError, match="protocols"):
+        write_report(Collection([runs[0], tested[1]], []), tmp_path / "both")

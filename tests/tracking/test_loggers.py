@@ -1,20 +1,25 @@
 """Loggers: what is on disk afterwards."""
 
+import http.server
 import json
 import math
 import os
 import re
+import signal
 import struct
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from miniclip.composing import compose
 from miniclip.errors import SettingError
-from miniclip.tracking import JsonlLogger, RunDirectory, RunFacts, TensorboardLogger, WandbLogger
+from miniclip.tracking import JsonlLogger, RunDirectory, RunFacts, TensorboardLogger, WandbLogger, loggers
 from tests.conftest import ROOT, TINY, run_miniclip
 
 
@@ -189,7 +194,7 @@ def test_a_job_of_a_native_sweep(sweep: str, tmp_path: Path) -> None:
         for word in utils.create_sweep_command(settings["command"])
         for part in (filled[word[2:-1]] if re.fullmatch(r"\$\{\w+\}", word) else [word])
     ]
-    small = [*TINY[:-1], "trainer.budget.steps=2", "++epochs=1"]
+    small = [*TINY[:-1], "trainer.budget.steps=2"]
     environment = {"WANDB_SWEEP_ID": "abcd1234", "WANDB_RUN_ID": "0123wxyz"}
     done = subprocess.run(
         [*command, *small],
@@ -238,3 +243,130 @@ def test_tensorboard_holds_the_same_numbers(tmp_path: Path) -> None:
     logger.finish(failed=False, summary={}, figures={})
     events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(1, 0.5), (2, 0.25)]
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """Answers everything in the way of its class; `None` never answers."""
+
+    answer: tuple[int, bytes] | None = None
+    ended = threading.Event()
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("content-length", 0)))
+        if self.answer is None:
+            self.ended.wait(30)
+            return
+        self.send_response(self.answer[0])
+        self.send_header("content-length", str(len(self.answer[1])))
+        self.end_headers()
+        self.wfile.write(self.answer[1])
+
+    do_GET = do_POST
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+@contextmanager
+def served(answer: tuple[int, bytes] | None) -> Iterator[str]:
+    """The address of a server."""
+    handler = type("Handler", (Server,), {"answer": answer, "ended": threading.Event()})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        handler.ended.set()
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("answer", "key", "said"),
+    [
+        (None, "0" * 40, "does not answer"),
+        ((401, b"{}"), "0" * 40, "does not take the API key"),
+        ((500, b"oops"), "0" * 40, "answers 500"),
+        ((200, b"<html>please log in</html>"), "0" * 40, "cannot be used"),
+        ("closed", "abc", "cannot be used"),
+    ],
+    ids=str,
+)
+def test_a_bad_server_or_key_costs_seconds_and_the_run_is_kept_offline(
+    answer: Any,
+    key: str,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", key)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setattr(loggers, "PROBE_SECONDS", 0.5)
+    with served((500, b"") if answer == "closed" else answer) as address:
+        monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9" if answer == "closed" else address)
+        logger = wandb_logger("online")
+        started = time.perf_counter()
+        logger.start(tmp_path / "metrics.jsonl", RunFacts("run", {}))
+        logger.log({"step": 1, "train/loss": 0.5})
+        logger.finish(failed=False, summary={"best_rsum": 1.0}, figures={})
+        assert time.perf_counter() - started < 10
+    assert said in caplog.text and f"wandb sync {tmp_path / 'wandb'}/offline-run-*" in caplog.text
+    (offline,) = (tmp_path / "wandb").glob("offline-run-*")
+    assert history(wandb_records(offline), "train/loss") == [0.5]
+
+
+def test_a_process_of_wandb_that_dies_loses_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from wandb.sdk import wandb_setup
+
+    logger = wandb_logger("offline")
+    logger.start(tmp_path / "metrics.jsonl", RunFacts("run", {}))
+    logger.log({"step": 1, "train/loss": 0.5})
+    logger.log({"step": 1, "val/loss": 0.4})
+    assert logger.background.wait(5)
+    service = wandb_setup.singleton()._connection._proc._process
+    os.kill(service.pid, signal.SIGKILL)
+    service.wait()
+    for step in range(2, 6):
+        logger.log({"step": step, "train/loss": 0.5})
+        time.sleep(0.1)
+    logger.finish(failed=False, summary={"best_rsum": 1.0}, figures={})
+    assert caplog.text.count("wandb sync") == 1
+    newest = max((tmp_path / "wandb").glob("offline-run-*"), key=lambda path: path.stat().st_mtime)
+    assert history(wandb_records(newest), "step")[:6] == [1, 1, 2, 3, 4, 5]
+
+
+def test_a_view_that_fails_is_told_once_and_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("tensorboard")
+    logger = TensorboardLogger(every_steps=1)
+    logger.start(tmp_path / "metrics.jsonl", RunFacts("run", {}))
+
+    def full(*args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(logger.writer, "add_scalar", full)
+    for step in range(3):
+        logger.log({"step": step, "train/loss": 0.5})
+    logger.finish(failed=False, summary={}, figures={"lost": tmp_path / "nowhere.png"})
+    logger.writer.close()
+    assert caplog.text.count("No space left on device") == 1
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_the_environment_names_project_entity_and_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_PROJECT", "mine")
+    monkeypatch.setenv("WANDB_ENTITY", "us")
+    monkeypatch.setenv("WANDB_NAME", "first")
+    cfg = compose("logger=wandb")
+    assert (cfg.logger.project, cfg.logger.entity) == ("mine", "us")
+    assert compose("logger=wandb", "logger.project=typed").logger.project == "typed"
+    logger = wandb_logger("offline")
+    logger.start(tmp_path / "metrics.jsonl", RunFacts("run", {}))
+    logger.finish(failed=False, summary={}, figures={})
+    (offline,) = (tmp_path / "wandb").glob("offline-run-*")
+    (run,) = (record for kind, record in wandb_records(offline) if kind == "run")
+    assert run.display_name == "first"

@@ -12,7 +12,7 @@ from miniclip.models import Inputs
 from miniclip.training import StepResult, TrainingStep
 from tests.conftest import TINY
 
-PLAIN = ("encoder.image.architecture=resnet18", "precision=fp32", "trainer.grad_clip_norm=null")
+PLAIN = ("precision=fp32", "trainer.grad_clip_norm=null")
 
 
 def step(*overrides: str) -> TrainingStep:

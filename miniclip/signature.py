@@ -1,0 +1,61 @@
+"""What a function or class takes: names and types, and whether a config's value may stand for one."""
+
+import inspect
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Union
+
+
+def signature_of(target: Any) -> tuple[list[str], dict[str, Any]]:
+    """Names and types of what a function or class takes; `**settings` are those of the base class."""
+    functions = (
+        [vars(base)["__init__"] for base in target.__mro__ if "__init__" in vars(base)]
+        if (inspect.isclass(target))
+        else [target]
+    )
+    names: dict[str, None] = {}
+    hints: dict[str, Any] = {}
+    for function in functions:
+        parameters = inspect.signature(function).parameters.values()
+        names |= dict.fromkeys(
+            p.name for p in parameters if p.kind is not p.VAR_KEYWORD and p.name != "self"
+        )
+        hints = typing.get_type_hints(function) | hints
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return list(names), hints
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a config value may stand for a type; types a config cannot hold fit everything."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(fits(value, argument) for argument in arguments)
+    if origin is Literal:
+        return value in arguments
+    if origin is Sequence or hint is Sequence:
+        is_list = isinstance(value, Sequence) and not isinstance(value, str)
+        return is_list and all(fits(item, *arguments) for item in value)
+    if hint is type(None):
+        return value is None
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint in (bool, str):
+        return isinstance(value, hint)
+    # a node of its own, checked by itself
+    return hint is Any or isinstance(value, Mapping)
+
+
+def described(hint: Any) -> str:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(described(argument) for argument in arguments)
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, arguments))
+    if origin is Sequence:
+        return f"a list, each {described(arguments[0])}"
+    names = {float: "a number", int: "a whole number", bool: "true or false", str: "text"}
+    return "null" if hint is type(None) else names.get(hint, "a part with a _target_")

@@ -1,0 +1,162 @@
+"""What a checkpoint may hold: its parts and their kinds, held against a file before anything uses it."""
+
+import math
+import typing
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+from miniclip.errors import UserError
+from miniclip.signature import fits
+from miniclip.training.progress import Progress
+
+PLAIN = (str, int, float, bool, type(None))
+DEEPEST = 20
+"""Levels that a config may have; a real one has five."""
+
+HYDRA_KEYS = ("_target_", "_partial_")
+"""The keys in underscores that a config may hold, as the place of a part; others steer Hydra."""
+
+FREE_KEYS = "config.encoder.text.config"
+"""The configuration of a Hugging Face model, whose keys are its own, numbers among them."""
+
+
+OF_BEST: dict[str, Any] = {"step": int, "epoch": int, "val/rsum": float, "protocol": str}
+"""What goes on to be read of the best validation's record."""
+
+
+class _Part(NamedTuple):
+    """A part of a checkpoint.
+
+    Attributes:
+        fits: whether a value may be it.
+        kind: of value that it has to be, in words.
+    """
+
+    fits: Callable[[Any], bool]
+    kind: str
+
+
+def check_contents(content: dict[str, Any]) -> None:
+    """Hold the parts of a checkpoint against their kinds, and its config against plain data.
+
+    Raises:
+        UserError: names the part and what is wrong with it.
+    """
+    for name, part in PARTS.items():
+        if name not in content:
+            raise UserError(f"it holds no {name!r}")
+        if not part.fits(content[name]):
+            raise UserError(f"its {name!r} is not {part.kind}")
+    check_plain(content["config"], "config")
+
+
+def check_progress(progress: dict[str, Any]) -> None:
+    """Hold the progress of a run against `Progress`; counts and seconds are finite and not negative.
+
+    Raises:
+        UserError: names the entry that is not.
+    """
+    kinds = typing.get_type_hints(Progress)
+    for name, value in progress.items():
+        if name not in kinds:
+            raise UserError(f"its progress counts {shown(name)}, which no run does")
+        is_number = isinstance(value, int | float)
+        if not fits(value, kinds[name]) or (is_number and not 0 <= value < math.inf):
+            raise UserError(f"its progress has {name}={shown(value)}")
+    best = progress.get("best")
+    if best is not None and not all(isinstance(best.get(name), kind) for name, kind in OF_BEST.items()):
+        raise UserError("its progress has no record of the best validation")
+
+
+def check_plain(value: Any, place: str, *, in_list: bool = False) -> None:
+    """Refuse whatever is not plain, fully resolved data: a run writes its config resolved.
+
+    Interpolations would read the environment or other nodes, keys in underscores steer Hydra, and a part
+    in a list is one that no run has.
+
+    Raises:
+        UserError: names the place and what was found there.
+    """
+    if place.count(".") > DEEPEST:
+        raise UserError(f"it is nested too deep at {place[:60]}")
+    if type(value) is dict:
+        for key, below in value.items():
+            _check_key(key, place, in_list=in_list)
+            check_plain(below, f"{place}.{key}", in_list=in_list)
+    elif type(value) is list:
+        for index, below in enumerate(value):
+            check_plain(below, f"{place}.{index}", in_list=True)
+    elif type(value) not in PLAIN:
+        raise UserError(f"{place} is no plain value but of the type {type(value).__name__}")
+    elif isinstance(value, str) and "${" in value:
+        raise UserError(f"{place} holds an interpolation: {shown(value)}")
+
+
+def shown(value: Any) -> str:
+    """A value from a stranger's file as it may be printed: short, and without control characters."""
+    text = ascii(value) if type(value) in PLAIN else f"a {type(value).__name__}"
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _check_key(key: Any, place: str, *, in_list: bool) -> None:
+    is_free = place.startswith(FREE_KEYS)
+    if type(key) is not str and not (is_free and type(key) is int):
+        raise UserError(f"{place} has a key that is no text: {shown(key)}")
+    name = str(key)
+    can_be_part = place != "config" and not in_list
+    steers_hydra = name[:1] == name[-1:] == "_" and not (can_be_part and name in HYDRA_KEYS)
+    if "${" in name or steers_hydra:
+        raise UserError(f"{place} has the key {shown(key)}")
+
+
+def _is_model(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        type(name) is str and type(tensor) is torch.Tensor and tensor.layout is torch.strided
+        for name, tensor in value.items()
+    )
+
+
+def _is_optimizer(value: Any) -> bool:
+    return (
+        type(value) is dict
+        and type(value.get("state")) is dict
+        and type(value.get("param_groups")) is list
+        and all(type(group) is dict for group in value["param_groups"])
+    )
+
+
+def _is_tokenizer(value: Any) -> bool:
+    kinds = {"backend": str, "pad_token": str, "context_length": int, "pad_to_multiple_of": int}
+    return type(value) is dict and all(type(value.get(name)) is kind for name, kind in kinds.items())
+
+
+def _is_preprocessing(value: Any) -> bool:
+    channels: list[Any] = [value.get(name) for name in ("mean", "std")] if isinstance(value, dict) else []
+    return (
+        len(channels) == 2
+        and all(isinstance(numbers, list) and len(numbers) == 3 for numbers in channels)
+        and all(
+            type(number) in (int, float) and math.isfinite(number)
+            for numbers in channels
+            for number in numbers
+        )
+        and min(channels[1]) > 0
+    )
+
+
+def _is_dict(value: Any) -> bool:
+    return type(value) is dict
+
+
+PARTS = {
+    "model": _Part(_is_model, "a dict of tensors by name"),
+    "optimizer": _Part(_is_optimizer, "the state of an optimizer"),
+    "scaler": _Part(_is_dict, "a dict"),
+    "progress": _Part(_is_dict, "a dict"),
+    "tokenizer": _Part(_is_tokenizer, "the state of a tokenizer"),
+    "preprocessing": _Part(_is_preprocessing, "a mean and a positive deviation for each channel"),
+    "config": _Part(_is_dict, "a dict"),
+    "random_state": _Part(_is_dict, "a dict"),
+}

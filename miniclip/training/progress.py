@@ -1,0 +1,51 @@
+"""How far a run has come: plain data in every checkpoint."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Progress:
+    """How far a run has come.
+
+    Positions are counted in images, so that they keep their meaning when a resumed run has another batch
+    size. A validation is due from the moment its epoch ends until it is done, so that one that was
+    interrupted is made up for, and one that never was is not invented.
+
+    Attributes:
+        epoch: epochs completed.
+        position: images of the next epoch already trained on.
+        step: optimizer steps done, skipped ones included.
+        forward_passes: batches that went through the model in training; None in a checkpoint that did not
+            count them.
+        seconds: spent on training, validation left out.
+        total_seconds: spent on the run, over all its parts.
+        images: trained on, each as often as it came.
+        skipped_steps: steps skipped because a gradient or a running statistic was not finite.
+        skipped_in_a_row: of these, the ones since the last step that was not.
+        broken: what is wrong with training images that cannot be read, and the reason in a word.
+        validations: validations done.
+        validated_step: step of the last validation; 0 before the first.
+        validation_due: whether the weights are still to be validated before training goes on.
+        best: the validation record with the highest rsum, of equal ones with the lowest loss.
+    """
+
+    epoch: int = 0
+    position: int = 0
+    step: int = 0
+    forward_passes: int | None = 0
+    seconds: float = 0.0
+    total_seconds: float = 0.0
+    images: int = 0
+    skipped_steps: int = 0
+    skipped_in_a_row: int = 0
+    broken: dict[str, str] = field(default_factory=dict)
+    validations: int = 0
+    validated_step: int = 0
+    validation_due: bool = False
+    best: dict[str, Any] | None = None
+
+    @property
+    def images_per_second(self) -> float:
+        """Images trained on per second of training."""
+        return self.images / max(self.seconds, 1e-9)
