@@ -171,6 +171,15 @@ def test_a_model_that_is_nowhere_says_where_a_folder_goes() -> None:
         hf_model("nobody/nothing")
 
 
+@pytest.mark.parametrize("pooling", ["mean", "eos", "cls", "max"])
+def test_a_caption_without_tokens_is_pooled_to_finite_numbers(pooling: Any) -> None:
+    tokens = torch.randn(2, 3, 4, requires_grad=True)
+    mask = torch.tensor([[True, True, False], [False, False, False]])
+    pooled = pool(tokens, mask, pooling)
+    pooled.square().sum().backward()
+    assert pooled.isfinite().all() and tokens.grad is not None and tokens.grad.isfinite().all()
+
+
 SIZES = {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 STACKS = {
     "vocab_size": 100,
@@ -271,12 +280,3 @@ def test_code_that_a_model_brings_is_never_run(tmp_path: Path) -> None:
             vocab_size=100, name=str(tmp_path), config=None, frozen=True, pooling="mean", embed_dim=8
         )
     assert not canary.exists()
-
-
-@pytest.mark.parametrize("pooling", ["mean", "eos", "cls", "max"])
-def test_a_caption_without_tokens_is_pooled_to_finite_numbers(pooling: Any) -> None:
-    tokens = torch.randn(2, 3, 4, requires_grad=True)
-    mask = torch.tensor([[True, True, False], [False, False, False]])
-    pooled = pool(tokens, mask, pooling)
-    pooled.square().sum().backward()
-    assert pooled.isfinite().all() and tokens.grad is not None and tokens.grad.isfinite().all()
