@@ -46,6 +46,8 @@ class Hub(Source):
             text or a list of texts; `caption.en` is the field en of objects.
         class_column: column with each image's class; null for none.
         split_column: column with the name of each row's part; null for none.
+        merge_equal_images: make rows of equal images one image with several captions. Configs from before
+            this setting kept an image for each row.
         val_fraction, split_seed: see `FolderSource`.
         source_settings: see `Source`.
 
@@ -67,6 +69,7 @@ class Hub(Source):
         val_fraction: float,
         split_seed: int,
         split_column: str | None = "split",
+        merge_equal_images: bool = False,
         **source_settings: Any,
     ):
         super().__init__(**source_settings)
@@ -81,6 +84,7 @@ class Hub(Source):
         self.caption_column = caption_column
         self.class_column = class_column
         self.split_column = split_column
+        self.merge_equal_images = merge_equal_images
         self.val_fraction = val_fraction
         self.split_seed = split_seed
 
@@ -168,6 +172,7 @@ class Hub(Source):
             captions_of_rows(cells, columns.field, source=self.hub),
             _names(rows, columns.label),
             _names(rows, columns.split),
+            self.merge_equal_images,
         )
 
     def _find_files(

@@ -35,13 +35,15 @@ class Parquet(FolderSource):
     """Files `train-*.parquet`, `validation-*.parquet` and `test-*.parquet` with images and captions.
 
     Images are bytes, or names of files beside the table. Files of one part alone are divided by their
-    column `split`. Encoded images stay in memory. Rows of equal images are one image with several captions.
+    column `split`. Encoded images stay in memory.
 
     Args:
         image_column, caption_column: column names; null finds them among the usual ones. A caption may be a
             text or a list of texts; `caption.en` is the field en of objects.
         class_column: column with the name of each image's class; null for none.
         split_column: column with the name of each row's part; null for none.
+        merge_equal_images: make rows of equal images one image with several captions. Configs from before
+            this setting kept an image for each row.
         folder_settings: see `FolderSource`.
 
     Raises:
@@ -55,6 +57,7 @@ class Parquet(FolderSource):
         caption_column: str | None,
         class_column: str | None,
         split_column: str | None = "split",
+        merge_equal_images: bool = False,
         **folder_settings: Any,
     ):
         super().__init__(**folder_settings)
@@ -62,6 +65,7 @@ class Parquet(FolderSource):
         self.caption_column = caption_column
         self.class_column = class_column
         self.split_column = split_column
+        self.merge_equal_images = merge_equal_images
 
     def splits(self) -> tuple[Split, ...]:
         files = {part: self._files(words) for part, words in PARTS.items()}
@@ -131,6 +135,7 @@ class Parquet(FolderSource):
             captions_of_rows(cells, columns.field, source=files[0]),
             None if labels is None else ["" if label is None else str(label) for label in labels],
             None if columns.split is None else table.column(columns.split).to_pylist(),
+            self.merge_equal_images,
         )
 
 

@@ -39,6 +39,7 @@ class Rows(NamedTuple):
         captions: by row its captions; none, where it has none.
         labels: by row the name of its class, where there are classes.
         words: by row the word in its column `split`, where there is such a column.
+        merges: whether rows of equal images are one image with several captions.
     """
 
     source: str
@@ -47,6 +48,7 @@ class Rows(NamedTuple):
     captions: Sequence[Sequence[str]]
     labels: Sequence[str] | None
     words: Sequence[Any] | None
+    merges: bool
 
 
 class EncodedImages:
@@ -251,7 +253,7 @@ def _field_of(cell: Any, field: str | None, *, column: str, where: str) -> Any:
 
 
 def _split(name: str, rows: Rows, chosen: Sequence[int], decode_size: int) -> Split:
-    """A split of some of the rows, with one image for all rows of equal images.
+    """A split of some of the rows; see `merges` of `Rows`.
 
     Raises:
         UserError: when no row has a caption.
@@ -263,7 +265,7 @@ def _split(name: str, rows: Rows, chosen: Sequence[int], decode_size: int) -> Sp
         number = len(chosen) - len(captioned)
         log.warning("%s: %d rows without a caption are left out.", rows.source, number)
 
-    groups = _equal_images(rows, captioned)
+    groups = _equal_images(rows, captioned) if rows.merges else [[row] for row in captioned]
     if len(groups) < len(captioned):
         log.warning(
             "%s: %s of equal images are %s with several captions.",

@@ -15,9 +15,11 @@ pyarrow = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 pytest.importorskip("datasets")
 
-COLUMNS: dict[str, Any] = {"image_column": None, "caption_column": None, "class_column": None}
 SETTINGS: dict[str, Any] = {
-    **COLUMNS,
+    "image_column": None,
+    "caption_column": None,
+    "class_column": None,
+    "merge_equal_images": True,
     "image_size": 32,
     "crop_scale": [0.5, 1.0],
     "flip": True,
@@ -210,6 +212,7 @@ def test_rows_of_equal_images_are_one_image_with_several_captions(
     assert captions["train row 0"] == ["picture 0", "a", "c"]
     assert captions["train row 1"] == ["picture 1", "b"]
     assert "5 rows of equal images are 2 images with several captions" in caplog.text
+    assert len(captions_by_id(source_of(root, merge_equal_images=False))) == 15
 
 
 def test_rows_that_name_one_file_are_one_image(root: Path, picture_folder: Path) -> None:
