@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from miniclip.data import CaptionedImages
 from miniclip.evaluation import encode, retrieval_metrics
 from miniclip.report.runs import read_collection
 from miniclip.restore import restore
@@ -26,10 +27,9 @@ RUN = (
 )
 
 
-def rsum(checkpoint: Path, part: str) -> float:
+def rsum(checkpoint: Path, measured: CaptionedImages) -> float:
     """Of one checkpoint on one part, measured apart from the run."""
-    restored = restore(checkpoint, f"data.eval_split={part}")
-    _, measured = restored.datasets()
+    restored = restore(checkpoint)
     images = torch.stack([measured[i][0] for i in range(len(measured))])
     features = encode(
         restored.model,
@@ -48,7 +48,8 @@ def test_a_toy_where_the_best_of_validation_is_not_the_best_of_test(tmp_path: Pa
     assert done.returncode == 0, done.stderr
     run = tmp_path / "run"
     checkpoints = [run / "checkpoints" / f"epoch_000{epoch}.pt" for epoch in (1, 2, 3, 4)]
-    val, test = ([rsum(path, part) for path in checkpoints] for part in ("val", "test"))
+    parts = [restore(checkpoints[0], f"data.eval_split={part}").datasets()[1] for part in ("val", "test")]
+    val, test = ([rsum(path, part) for path in checkpoints] for part in parts)
     chosen = val.index(max(val))
     assert test[chosen] < max(test), "the toy needs two parts that disagree"
 
@@ -56,7 +57,7 @@ def test_a_toy_where_the_best_of_validation_is_not_the_best_of_test(tmp_path: Pa
     assert summary["best"]["epoch"] == summary["test"]["epoch"] == chosen + 1
     assert summary["best_rsum"] == pytest.approx(val[chosen])
     assert summary["test"]["test/rsum"] == pytest.approx(test[chosen])
-    assert rsum(run / "checkpoints" / "best.pt", "test") == pytest.approx(test[chosen])
+    assert rsum(run / "checkpoints" / "best.pt", parts[1]) == pytest.approx(test[chosen])
     assert summary["test"]["protocol"].startswith("seeded test: 24 images, ")
 
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
