@@ -2,12 +2,13 @@
 
 import csv
 import json
+import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from miniclip.data.captions import group_by_image, split_of_files
+from miniclip.data.captions import Captions, by_file, group_by_image, seeded_split, split_of_files
 from miniclip.data.columns import (
     IMAGE_COLUMNS,
     captions_of_cell,
@@ -17,9 +18,11 @@ from miniclip.data.columns import (
     find_column,
     shortened,
 )
-from miniclip.data.dataset import Source, Split, existing_path
+from miniclip.data.dataset import Source, Split, check_val_fraction, existing_path
 from miniclip.data.text_files import open_text, read_text
 from miniclip.errors import SettingError, UserError
+
+log = logging.getLogger(__name__)
 
 SEPARATORS = (",", "\t", ";", "|")
 JSON_ENDINGS = (".json", ".jsonl", ".ndjson")
@@ -36,15 +39,21 @@ MAX_FIELD_LENGTH = 2**31 - 1
 
 
 class CSVTable(Source):
-    """Two tables, one for training and one for validation. Rows that name one image share it.
+    """A table for training and one for validation, or one for both. Rows that name one image share it.
 
     Args:
-        train_csv, val_csv: the tables, UTF-8: with a header, or JSON lines (`.jsonl`), where a caption may
-            also be a list of captions.
-        train_root, val_root: the folders that the image column is relative to.
-        image_column, caption_column: column names; null finds them among the usual ones.
+        train_csv, val_csv: the tables, with a header, or JSON (`.jsonl`, `.json`), where a caption may also
+            be a list of captions. Without `val_csv` a seeded share of the images of `train_csv` validates.
+        train_root, val_root: the folders that the image column is relative to; `val_root` null is
+            `train_root`.
+        image_column, caption_column: column names; null finds them among the usual ones. Several caption
+            columns hold several captions.
         separator: between the columns; null finds it in the header.
+        val_fraction, split_seed: see `FolderSource`.
         source_settings: see `Source`.
+
+    Raises:
+        SettingError: when a table or a folder does not exist.
     """
 
     def __init__(
@@ -52,43 +61,69 @@ class CSVTable(Source):
         *,
         train_csv: str,
         train_root: str,
-        val_csv: str,
-        val_root: str,
+        val_csv: str | None,
+        val_root: str | None,
         image_column: str | None,
         caption_column: CaptionColumn,
         separator: str | None,
+        val_fraction: float = 0.1,
+        split_seed: int = 0,
         **source_settings: Any,
     ):
         super().__init__(**source_settings)
+        check_val_fraction(val_fraction)
         if separator is not None and len(separator) != 1:
             raise SettingError("separator", separator, "must be one character, or null to find it")
         self.image_column = image_column
         self.caption_column = caption_column
         self.separator = separator
-        self.tables = {
-            "train": (
-                existing_path("train_csv", train_csv),
-                existing_path("train_root", train_root, kind="folder"),
-            ),
-            "val": (
-                existing_path("val_csv", val_csv),
-                existing_path("val_root", val_root, kind="folder"),
-            ),
-        }
+        self.val_fraction = val_fraction
+        self.split_seed = split_seed
+
+        self.train_csv = existing_path("train_csv", train_csv)
+        self.train_root = existing_path("train_root", train_root, kind="folder")
+        self.val_csv = None if val_csv is None else existing_path("val_csv", val_csv)
+        self.val_root = self.train_root
+        if val_root is not None:
+            self.val_root = existing_path("val_root", val_root, kind="folder")
 
     def splits(self) -> tuple[Split, Split]:
-        return self._split("train"), self._split("val")
+        train = self._captions(self.train_csv, self.train_root)
+        if self.val_csv is None:
+            train, val = seeded_split(train, val_fraction=self.val_fraction, seed=self.split_seed)
+            return (
+                self._split("train", train, self.train_root),
+                self._split("seeded val", val, self.train_root),
+            )
 
-    def _split(self, name: str) -> Split:
-        table, root = self.tables[name]
+        val = self._captions(self.val_csv, self.val_root)
+        if self.train_root.resolve() == self.val_root.resolve():
+            _warn_of_shared(train, val)
+        return self._split("train", train, self.train_root), self._split("val", val, self.val_root)
+
+    def _captions(self, table: Path, root: Path) -> Captions:
+        """Captions by file, so that two ways to write one name cannot part an image from itself."""
         columns: Any = {"image_column": self.image_column, "caption_column": self.caption_column}
         if table.suffix.lower() in JSON_ENDINGS:
             rows = read_json_table(table, **columns)
         else:
             rows = read_table(table, **columns, separator=self.separator)
-        captions = group_by_image(rows, table)
+        return by_file(group_by_image(rows, table), root, skips_missing=self.skips_broken)
+
+    def _split(self, name: str, captions: Captions, root: Path) -> Split:
         return split_of_files(
             name, captions, root, decode_size=self.decode_size, skips_missing=self.skips_broken
+        )
+
+
+def _warn_of_shared(train: Captions, val: Captions) -> None:
+    num_shared = len(train.keys() & val.keys())
+    if num_shared:
+        log.warning(
+            "%d of the %d validation images also train, so that validation says nothing about new images. "
+            "With data.val_csv=null a part of data.train_csv validates that does not train.",
+            num_shared,
+            len(val),
         )
 
 

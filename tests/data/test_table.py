@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from miniclip.data import CSVTable
+from miniclip.data.captions import group_by_image
 from miniclip.data.table import read_json_table, read_table
 from miniclip.errors import SettingError, UserError
 
@@ -218,3 +219,38 @@ def test_json_as_a_list_or_as_lines(tmp_path: Path, picture_folder: Path, ending
 def test_json_of_another_kind_is_named(tmp_path: Path, content: str, problem: str) -> None:
     with pytest.raises(UserError, match=problem):
         list(read_json_table(written(tmp_path, "t.json", content)))
+
+
+def test_one_table_is_shared_out_by_image(tmp_path: Path, picture_folder: Path) -> None:
+    rows = [f"{name}{number % 12}.jpg,caption {number}" for number in range(24) for name in ("", "./")]
+    table = written(tmp_path, "t.csv", "\n".join(["image,caption", *rows]))
+    one = {"val_csv": None, "val_root": None, "val_fraction": 0.25}
+    train, val = source(picture_folder, table, **one).splits()
+    assert (len(train), len(val), val.name) == (9, 3, "seeded val")
+    assert set(train.ids).isdisjoint(val.ids)
+    assert all(len(captions) == 4 for split in (train, val) for captions in split.captions)
+    again = source(picture_folder, table, **one).splits()
+    other = source(picture_folder, table, **one, split_seed=1).splits()
+    assert list(again[1].ids) == list(val.ids) != list(other[1].ids)
+
+
+def test_validation_images_that_train_are_counted_aloud(
+    tmp_path: Path, picture_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train = written(tmp_path, "train.csv", "image,caption\n0.jpg,a\n1.jpg,b\n")
+    val = written(tmp_path, "val.csv", "image,caption\n./1.JPG,b\n2.jpg,c\n")
+    source(picture_folder, train, val_csv=str(val), val_root=None).splits()
+    assert "1 of the 2 validation images also train" in caplog.text
+    caplog.clear()
+    written(tmp_path, "val.csv", "image,caption\n2.jpg,c\n")
+    source(picture_folder, train, val_csv=str(val), val_root=None).splits()
+    assert not caplog.records
+
+
+def test_missing_captions_are_counted_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lines = ['["a", ""]', "null", '" "', "NaN", "[]", "[null]", '"[]"']
+    content = "\n".join(f'{{"image": "0.jpg", "caption": {caption}}}' for caption in lines)
+    table = written(tmp_path, "t.jsonl", content)
+    captions = group_by_image(read_json_table(table), table)
+    assert captions == {"0.jpg": ["a"]}
+    assert len(caplog.records) == 1 and "7 rows without a caption" in caplog.text
