@@ -2,7 +2,6 @@
 
 import csv
 import json
-import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -21,8 +20,6 @@ from miniclip.data.columns import (
 from miniclip.data.dataset import Source, Split, check_val_fraction, existing_path
 from miniclip.data.text_files import open_text, read_text
 from miniclip.errors import SettingError, UserError
-
-log = logging.getLogger(__name__)
 
 SEPARATORS = (",", "\t", ";", "|")
 JSON_ENDINGS = (".json", ".jsonl", ".ndjson")
@@ -97,8 +94,6 @@ class CSVTable(Source):
             )
 
         val = self._captions(self.val_csv, self.val_root)
-        if self.train_root.resolve() == self.val_root.resolve():
-            _warn_of_shared(train, val)
         return self._split("train", train, self.train_root), self._split("val", val, self.val_root)
 
     def _captions(self, table: Path, root: Path) -> Captions:
@@ -113,17 +108,6 @@ class CSVTable(Source):
     def _split(self, name: str, captions: Captions, root: Path) -> Split:
         return split_of_files(
             name, captions, root, decode_size=self.decode_size, skips_missing=self.skips_broken
-        )
-
-
-def _warn_of_shared(train: Captions, val: Captions) -> None:
-    num_shared = len(train.keys() & val.keys())
-    if num_shared:
-        log.warning(
-            "%d of the %d validation images also train, so that validation says nothing about new images. "
-            "With data.val_csv=null a part of data.train_csv validates that does not train.",
-            num_shared,
-            len(val),
         )
 
 

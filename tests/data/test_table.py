@@ -234,17 +234,19 @@ def test_one_table_is_shared_out_by_image(tmp_path: Path, picture_folder: Path) 
     assert list(again[1].ids) == list(val.ids) != list(other[1].ids)
 
 
+def test_the_same_table_twice_stops(tmp_path: Path, picture_folder: Path) -> None:
+    train = written(tmp_path, "train.csv", "image,caption\n0.jpg,a\n1.jpg,b\n")
+    with pytest.raises(UserError, match="All 2 images of the val part lie in the train part as well"):
+        source(picture_folder, train, val_csv=str(train), val_root=None).training_sets()
+
+
 def test_validation_images_that_train_are_counted_aloud(
     tmp_path: Path, picture_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     train = written(tmp_path, "train.csv", "image,caption\n0.jpg,a\n1.jpg,b\n")
     val = written(tmp_path, "val.csv", "image,caption\n./1.JPG,b\n2.jpg,c\n")
-    source(picture_folder, train, val_csv=str(val), val_root=None).splits()
-    assert "1 of the 2 validation images also train" in caplog.text
-    caplog.clear()
-    written(tmp_path, "val.csv", "image,caption\n2.jpg,c\n")
-    source(picture_folder, train, val_csv=str(val), val_root=None).splits()
-    assert not caplog.records
+    source(picture_folder, train, val_csv=str(val), val_root=None).training_sets()
+    assert "1 of the 2 images of the val part lie in the train part as well" in caplog.text
 
 
 def test_missing_captions_are_counted_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
