@@ -1,15 +1,19 @@
 """Going on with a run: which checkpoint `trainer.resume` means, and which settings may differ."""
 
+import json
 import logging
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from torch.optim import Optimizer
 
 from miniclip.errors import SettingError, UserError, as_override
 from miniclip.files import within
 from miniclip.tracking import RunDirectory, read_state
-from miniclip.training.checkpoint import flatten
+from miniclip.training.checkpoint import flatten, load_checkpoint
+from miniclip.training.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -199,6 +203,66 @@ def check_same_settings(run: RunDirectory, changes: list[Change]) -> None:
             f"{_listed(changes)}. Give this run a directory of its own, or mean it: "
             f"{as_override('trainer.resume', run.path)}"
         )
+
+
+def load_optimizer(optimizer: Optimizer, state: dict[str, Any], path: Path) -> None:
+    """Take a checkpoint's moments, but keep the settings that the optimizer was made with.
+
+    torch's `load_state_dict` overwrites learning rate, decay and all else with the checkpoint's.
+
+    Raises:
+        UserError: when the state is of an optimizer with other parameter groups.
+    """
+    settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    try:
+        optimizer.load_state_dict(state)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"The state of the optimizer in {path} does not fit this run's ({error}). Resume with the same "
+            "optimizer, model and lr_factor settings."
+        ) from None
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.pop("initial_lr", None)  # the schedule's, taken anew from lr
+        group.update(own)
+
+
+def carry_on_metrics(source: Path, run: RunDirectory, progress: Progress) -> None:
+    """Give the run the records of the run it goes on from, itself perhaps, as far as the checkpoint stands.
+
+    What follows training is measured again; so is the validation of the last step, if it was interrupted.
+    """
+    metrics = within(source, "metrics.jsonl")
+    if not metrics.is_file():
+        run.metrics.unlink(missing_ok=True)
+        return
+
+    kept = []
+    for line in metrics.read_text(encoding="utf-8").splitlines(keepends=True):
+        record = _record(line)
+        step = record.get("step", math.inf)
+        is_training = "train/loss" in record
+        is_validation = "val/rsum" in record
+        comes_again = progress.validation_due and step == progress.step
+        if step <= progress.step and (is_training or (is_validation and not comes_again)):
+            kept.append(line)
+    run.metrics.write_text("".join(kept), encoding="utf-8")
+
+
+def _record(line: str) -> dict[str, Any]:
+    """A line of metrics.jsonl; empty if it is torn."""
+    try:
+        record = json.loads(line) if line.endswith("\n") else {}
+    except ValueError:
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def is_checkpoint_of(path: Path, best: dict[str, Any]) -> bool:
+    """Whether a file holds the weights that a validation record was measured with."""
+    progress = load_checkpoint(path)["progress"]
+    own = progress["best"]
+    same_best = own is not None and all(own[key] == best[key] for key in ("step", "val/rsum"))
+    return same_best and progress["step"] == best["step"]
 
 
 def _is_of_the_same_settings(folder: Path, config: dict[str, Any]) -> bool:

@@ -1,6 +1,5 @@
 """The training loop: epochs, validation, checkpoints, and going on after an interruption."""
 
-import json
 import logging
 import math
 import time
@@ -39,7 +38,14 @@ from miniclip.training.interruption import Interrupted, Interruption, ignore_in_
 from miniclip.training.precision import Precision
 from miniclip.training.progress import Progress
 from miniclip.training.reproducibility import random_state, set_random_state
-from miniclip.training.resuming import changed_settings, check_changes, check_same_settings
+from miniclip.training.resuming import (
+    carry_on_metrics,
+    changed_settings,
+    check_changes,
+    check_same_settings,
+    is_checkpoint_of,
+    load_optimizer,
+)
 from miniclip.training.step import StepResult, TrainingStep
 
 log = logging.getLogger(__name__)
@@ -638,7 +644,7 @@ class _Fit:
         if progress.best is None:
             return
         for candidate in (within(path.parent, "best.pt"), path):
-            if candidate.is_file() and _is_checkpoint_of(candidate, progress.best):
+            if candidate.is_file() and is_checkpoint_of(candidate, progress.best):
                 if candidate != self.run.best_checkpoint:
                     copy_checkpoint(candidate, self.run.best_checkpoint)
                 return
@@ -695,66 +701,6 @@ def find_device(name: str) -> torch.device:
         found = torch.cuda.device_count()
         raise SettingError("device", name, f"torch finds {found} CUDA devices here; use auto or cpu")
     return device
-
-
-def load_optimizer(optimizer: Optimizer, state: dict[str, Any], path: Path) -> None:
-    """Take a checkpoint's moments, but keep the settings that the optimizer was made with.
-
-    torch's `load_state_dict` overwrites learning rate, decay and all else with the checkpoint's.
-
-    Raises:
-        UserError: when the state is of an optimizer with other parameter groups.
-    """
-    settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-    try:
-        optimizer.load_state_dict(state)
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"The state of the optimizer in {path} does not fit this run's ({error}). Resume with the same "
-            "optimizer, model and lr_factor settings."
-        ) from None
-    for group, own in zip(optimizer.param_groups, settings, strict=True):
-        group.pop("initial_lr", None)  # the schedule's, taken anew from lr
-        group.update(own)
-
-
-def carry_on_metrics(source: Path, run: RunDirectory, progress: Progress) -> None:
-    """Give the run the records of the run it goes on from, itself perhaps, as far as the checkpoint stands.
-
-    What follows training is measured again; so is the validation of the last step, if it was interrupted.
-    """
-    metrics = within(source, "metrics.jsonl")
-    if not metrics.is_file():
-        run.metrics.unlink(missing_ok=True)
-        return
-
-    kept = []
-    for line in metrics.read_text(encoding="utf-8").splitlines(keepends=True):
-        record = _record(line)
-        step = record.get("step", math.inf)
-        is_training = "train/loss" in record
-        is_validation = "val/rsum" in record
-        comes_again = progress.validation_due and step == progress.step
-        if step <= progress.step and (is_training or (is_validation and not comes_again)):
-            kept.append(line)
-    run.metrics.write_text("".join(kept), encoding="utf-8")
-
-
-def _record(line: str) -> dict[str, Any]:
-    """A line of metrics.jsonl; empty if it is torn."""
-    try:
-        record = json.loads(line) if line.endswith("\n") else {}
-    except ValueError:
-        return {}
-    return record if isinstance(record, dict) else {}
-
-
-def _is_checkpoint_of(path: Path, best: dict[str, Any]) -> bool:
-    """Whether a file holds the weights that a validation record was measured with."""
-    progress = load_checkpoint(path)["progress"]
-    own = progress["best"]
-    same_best = own is not None and all(own[key] == best[key] for key in ("step", "val/rsum"))
-    return same_best and progress["step"] == best["step"]
 
 
 def _merit(record: dict[str, Any]) -> tuple[float, float]:
