@@ -25,6 +25,7 @@ def launched(folder: Path, *settings: str, **env: str) -> Sequence[dict[str, str
         return list(csv.DictReader(file))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "submitit_slurm", "ray"])
 def test_jobs_of_a_launcher_end_up_in_one_table(launcher: str, tmp_path: Path) -> None:
     plugin = f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher"
@@ -51,6 +52,7 @@ def test_a_launcher_that_is_not_installed_is_one_clear_line(tmp_path: Path) -> N
     assert 'hydra/launcher=joblib needs more: pip install -e ".[sweeps]"' in done.stderr
 
 
+@pytest.mark.long
 def test_joblib_runs_two_jobs_at_once(tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     launched(tmp_path, "seed=0,1", "hydra/launcher=joblib")
@@ -61,6 +63,7 @@ def test_joblib_runs_two_jobs_at_once(tmp_path: Path) -> None:
     assert max(first_start, second_start) < min(first_end, second_end)
 
 
+@pytest.mark.long
 def test_optuna_goes_on_with_its_study(tmp_path: Path) -> None:
     optuna = pytest.importorskip("optuna")
     search = [
@@ -88,6 +91,7 @@ def test_a_search_heeds_the_command_line_where_a_study_has_the_same_axis(tmp_pat
     assert len(rows) == 2 and all("seed=7" in row["overrides"] for row in rows)
 
 
+@pytest.mark.long
 def test_a_search_that_was_killed_goes_on_with_its_trial(tmp_path: Path) -> None:
     pytest.importorskip("optuna")
     search = ["optimizer.lr=interval(1e-3,2e-3)", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=2"]

@@ -25,7 +25,8 @@ def only(folder: Path, pattern: str) -> Path:
 def test_it_learns(tmp_path: Path) -> None:
     done = run_miniclip(
         "image_size=32",
-        "encoder/image=resnet18",
+        "encoder/image=timm",
+        "encoder.image.architecture=test_resnet",
         "data.limit=256",
         "trainer.batch_size=32",
         "trainer.budget.epochs=12",
@@ -76,8 +77,8 @@ def test_overrides_run_two_steps(tmp_path: Path, overrides: list[str]) -> None:
 
 
 def test_own_images_from_tables(tmp_path: Path, picture_folder: Path) -> None:
-    rows = "".join(f"{index}.jpg,number {index}\n" for index in range(12))
-    for side in ("train", "val"):
+    for side, held in (("train", range(9)), ("val", range(9, 12))):
+        rows = "".join(f"{index}.jpg,number {index}\n" for index in held)
         (tmp_path / f"{side}.csv").write_text("image,caption\n" + rows)
     tables = [
         f"data.{side}_{key}={value}"
@@ -86,7 +87,7 @@ def test_own_images_from_tables(tmp_path: Path, picture_folder: Path) -> None:
     ]
     done = run_miniclip("data=csv", *tables, *TINY, *STEPS, "trainer.num_workers=1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "val: 12 images, 12 captions" in done.stdout
+    assert "val: 3 images, 3 captions" in done.stdout
 
 
 @pytest.mark.parametrize("data", ["flickr8k", "flickr30k"])
@@ -129,9 +130,9 @@ def test_printing_the_config_is_quick(tmp_path: Path) -> None:
     ("overrides", "named"),
     [
         (["optimizer.roh=0.1"], "Did you mean optimizer.rho?"),
-        (["optimzer=sam"], "Did you mean optimizer?"),
-        (["optimizer=smas"], "Did you mean sam?"),
-        (["encoder/text/attention=linfomer"], "Did you mean linformer?"),
+        (["optimzer=sam"], "Did you mean optimizer=sam?"),
+        (["optimizer=smas"], "Did you mean optimizer=sam?"),
+        (["encoder/text/attention=linfomer"], "Did you mean encoder/text/attention=linformer?"),
         (["data=csv"], "data.train_csv is needed"),
         (["device=cuda:9"], "device=cuda:9"),
         (["optimizer.rho=[1"], "optimizer.rho"),

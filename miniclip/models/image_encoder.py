@@ -17,7 +17,17 @@ from miniclip.models.convolution import SmallMapConv2d
 
 Trainable = Literal["all", "last_stage", "none"]
 
-STAGES = ("features", "encoder", "layers", "blocks", "stages", "trunk", "trunk_output", "backbone")
+STAGES = (
+    "features",
+    "encoder",
+    "layers",
+    "blocks",
+    "stages",
+    "levels",
+    "trunk",
+    "trunk_output",
+    "backbone",
+)
 """Names under which networks keep their stages."""
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)

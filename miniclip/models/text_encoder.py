@@ -218,7 +218,7 @@ def _check_sizes(model: Any, name: str, *, vocab_size: int, context_length: int 
         raise SettingError("name", name, f"knows {known:,} token ids, the tokenizer has {vocab_size:,}")
 
     positions = getattr(model.config, "max_position_embeddings", None)
-    if positions is None or context_length is None:  # T5 has relative ones
+    if positions is None or positions < 1 or context_length is None:  # T5 and XLNet have relative ones
         return
     for place, module in model.named_modules():
         # RoBERTa and its kin keep the first rows for padding

@@ -86,7 +86,7 @@ def test_what_it_cannot_read_is_one_line(tmp_path: Path) -> None:
     done = miniclip_command(tmp_path, "doctor", "data=folder", "data.root=nowhere")
     assert done.returncode == 1 and "data.root=nowhere" in done.stderr and "Traceback" not in done.stderr
     done = miniclip_command(tmp_path, "doctor", "data=foldr", "data.root=nowhere")
-    assert done.returncode == 1 and "Did you mean folder?" in done.stderr
+    assert done.returncode == 1 and "Did you mean data=folder?" in done.stderr
 
 
 def test_all_missing_images_are_counted(tmp_path: Path, root: Path) -> None:

@@ -74,6 +74,7 @@ def test_flickr30k_is_read_within_three_seconds(tmp_path: Path) -> None:
     assert seconds < 3 and counts == [29_769, 1_014]
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform == "darwin", reason="macOS counts memory in other units")
 def test_a_million_rows_fit(tmp_path: Path) -> None:
     for number in range(1000):

@@ -24,6 +24,7 @@ def test_operations_and_parameters_by_hand() -> None:
     assert cost.peak_mb > 4 * 64 * 64 * 4 / 1e6  # the scores of four heads at least
 
 
+@pytest.mark.long
 def test_the_command(tmp_path: Path) -> None:
     names = ["full", "linformer", "linformer_fused", "bigbird"]
     done = miniclip_command(

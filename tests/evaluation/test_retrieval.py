@@ -92,6 +92,7 @@ def test_blocks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> Non
     assert all(torch.equal(a, b) for a, b in zip(whole, blocks, strict=True))
 
 
+@pytest.mark.long
 def test_memory_is_bounded_however_many_pairs_there_are() -> None:
     """All scores of 20,000 images and 100,000 captions would take 8 GB."""
     program = (

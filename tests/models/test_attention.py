@@ -310,6 +310,7 @@ def accuracy_on_order(encoder: nn.Module) -> float:
     return ((scores > 0) == labels.bool()).float().mean().item()
 
 
+@pytest.mark.long
 def test_it_learns_the_order_of_words_which_a_bag_cannot(make: Any) -> None:
     torch.manual_seed(0)
     encoder = TextEncoder(

@@ -172,6 +172,7 @@ def test_two_jobs_of_a_sweep_are_two_runs_each_with_its_own_settings(tmp_path: P
     assert rhos == [0.01, 0.1] and len(ids) == 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sweep", ["linformer_k", "mlp_width", "rho_sweep", "search"])
 def test_a_job_of_a_native_sweep(sweep: str, tmp_path: Path) -> None:
     """The command is put together by W&B's own functions, as its agent does on the server's word."""
