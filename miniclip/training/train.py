@@ -209,6 +209,7 @@ class _Fit:
         self.run = run
         self.logger = logger
         self.checkpoint = checkpoint
+        self.preprocessing = dict(experiment.preprocessing)
         self.device = trainer.device
         self.progress = Progress()
         self.interruption = Interruption()
@@ -583,7 +584,7 @@ class _Fit:
                 "scaler": experiment.precision.state_dict(),
                 "progress": vars(progress),
                 "tokenizer": experiment.tokenizer.state(),
-                "preprocessing": experiment.preprocessing,
+                "preprocessing": self.preprocessing,
                 "config": experiment.config,
                 "data": self.data,
                 "random_state": random_state(),
@@ -599,7 +600,9 @@ class _Fit:
         checkpoint = load_checkpoint(path)
         experiment = self.experiment
         load_model(experiment.model, checkpoint, experiment.config)
-        adopt_preprocessing(experiment.model.image_encoder, checkpoint["preprocessing"])
+        seen = checkpoint["preprocessing"]
+        adopt_preprocessing(experiment.model.image_encoder, seen)
+        self.preprocessing |= {"mean": seen["mean"], "std": seen["std"]}
         self._compare(checkpoint, path)
         if not experiment.tokenizer.take_over(checkpoint["tokenizer"]):
             raise UserError(

@@ -16,6 +16,7 @@ from PIL import Image
 from miniclip.composing import compose
 from miniclip.errors import SettingError, UserError
 from miniclip.job import _check_directory
+from miniclip.restore import restore
 from miniclip.tracking import RunDirectory
 from miniclip.training import train
 from miniclip.training.checkpoint import load_checkpoint, save_checkpoint
@@ -389,3 +390,20 @@ def test_data_may_move_and_helper_keys_are_no_settings() -> None:
         "data.limit=6 (the checkpoint has 5)"
     ]
     assert changed_settings(theirs, ours, is_same_data=True) == []
+
+
+def test_a_resumed_run_sees_pixels_as_its_checkpoint_saw_them(
+    small: DictConfig, whole: RunDirectory, tmp_path: Path
+) -> None:
+    """As 0.1.0 trained timm's weights, whatever these ask for."""
+    content = load_checkpoint(whole.last_checkpoint)
+    half = [0.5, 0.5, 0.5]
+    content["preprocessing"] |= {"mean": half, "std": half}
+    save_checkpoint(tmp_path / "other.pt", content)
+    longer = changed(small, trainer__budget__epochs=3, trainer__resume=str(tmp_path / "other.pt"))
+    run = fit_config(tmp_path / "run", longer)
+    for path in (run.last_checkpoint, run.best_checkpoint):
+        seen = load_checkpoint(path)["preprocessing"]
+        assert (seen["mean"], seen["std"]) == (half, half)
+    restored = restore(run.path).model.image_encoder
+    assert restored.preprocessing.mean == tuple(half)
