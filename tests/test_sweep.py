@@ -36,6 +36,7 @@ def table(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.long
 def test_a_sweep_outlives_failures_and_being_killed(tmp_path: Path) -> None:
     killed, clean = tmp_path / "killed", tmp_path / "clean"
     kill_in_its_first_job(killed, *JOBS)

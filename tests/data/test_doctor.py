@@ -110,5 +110,5 @@ def test_empty_captions_are_counted(tmp_path: Path, root: Path) -> None:
     roots = [f"data.{side}_root={root / 'train'}" for side in ("train", "val")]
     done = miniclip_command(tmp_path, "doctor", "data=csv", *tables, *roots)
     found = json.loads((tmp_path / "outputs/miniclip/doctor/doctor.json").read_text())
-    assert len(found["remarks"]) == 3 and "12 rows without a caption" in found["remarks"][0]
-    assert "remarks on the tables: 3" in done.stdout and "12 rows without a caption" in done.stdout
+    assert len(found["remarks"]) == 2 and "12 rows without a caption" in found["remarks"][0]
+    assert "remarks on the tables: 2" in done.stdout and "12 rows without a caption" in done.stdout

@@ -138,6 +138,7 @@ def test_the_page_opens_in_a_browser_without_an_error(sweep: Path, tmp_path: Pat
     assert (tmp_path / "page.png").stat().st_size > 50_000
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("count", [1, 200])
 def test_one_run_or_two_hundred(sweep: Path, tmp_path: Path, count: int) -> None:
     collection = read_collection([next(iter(sorted(sweep.glob("0_*"))))])
