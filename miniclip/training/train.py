@@ -286,7 +286,7 @@ class _Fit:
         steps_per_epoch = self.batches.updates_left()
         in_this_epoch = self.batches.updates_left(progress.position)
         epochs_after = budget.epochs - progress.epoch - 1
-        left = max(0, in_this_epoch + epochs_after * steps_per_epoch) if epochs_after >= 0 else 0
+        left = in_this_epoch + epochs_after * steps_per_epoch if epochs_after >= 0 else 0
         self.total_steps = budget.total_steps(
             steps_of_epochs=progress.step + left, passes_at=self._passes_at
         )
