@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from benchmarks.timing import alternate, conditions
-from miniclip import build
-from miniclip.composing import compose
+from miniclip.config import build
+from miniclip.config.compose import compose
 from miniclip.losses import ClipLoss
 from miniclip.models import Inputs
 from miniclip.optim import SAM, MuonAdamW

@@ -9,8 +9,8 @@ from functools import partial
 import torch
 
 from benchmarks.timing import alternate, conditions
-from miniclip import build
-from miniclip.composing import compose
+from miniclip.config import build
+from miniclip.config.compose import compose
 from miniclip.models import Inputs
 from miniclip.training import Trainer, TrainingStep
 

@@ -16,10 +16,10 @@ from linformer import Linformer
 from torch import Tensor, nn
 
 from benchmarks.timing import alternate, conditions
-from miniclip import build
-from miniclip.composing import compose
-from miniclip.data.captions import group_by_image
-from miniclip.data.table import read_table
+from miniclip.config import build
+from miniclip.config.compose import compose
+from miniclip.data.sources.captions import group_by_image
+from miniclip.data.sources.table import read_table
 
 BATCH_SIZE = 128
 PADDED_LENGTH = 77

@@ -26,13 +26,13 @@ from torch import Tensor
 
 from benchmarks import open_clip_trainer
 from benchmarks.timing import conditions
-from miniclip.build import make
-from miniclip.composing import compose
+from miniclip.config.build import make
+from miniclip.config.compose import compose
+from miniclip.config.restore import restore
 from miniclip.data import Split
-from miniclip.data.loader import Loader, in_order
-from miniclip.evaluation import Features, encode, retrieval_metrics
-from miniclip.evaluation.retrieval import caption_owners
-from miniclip.restore import restore
+from miniclip.data.loader import Loader, sequential_batches
+from miniclip.metrics import Features, encode, retrieval_metrics
+from miniclip.metrics.retrieval import caption_owners
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
@@ -127,7 +127,7 @@ def miniclip_features(run: Path) -> Features:
     """The validation split as the best checkpoint of a run sees it."""
     restored = restore(run)
     _, val_set = restored.datasets()
-    loader = Loader(val_set, in_order(len(val_set), 256), device=CPU, num_workers=0)
+    loader = Loader(val_set, sequential_batches(len(val_set), 256), device=CPU, num_workers=0)
     return encode(
         restored.model,
         (batch.images for batch in loader),

@@ -21,10 +21,10 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from miniclip import __version__
-from miniclip.composing import HOME, compose, prepare_hydra, refuse_unknown, what_is_wrong
+from miniclip.config.compose import HOME, compose, prepare_hydra, refuse_unknown, what_is_wrong
+from miniclip.config.hints import refuse_misspelled
 from miniclip.errors import UserError
 from miniclip.files import within
-from miniclip.hints import refuse_misspelled
 
 # Threads of libgomp, which torch brings on Linux, wait in a loop: two runs on a machine would all but stop
 # each other. This many turns, and they sleep; it is read when torch is imported.
@@ -199,10 +199,10 @@ def text_study() -> None:
 
 
 def _study(arguments: argparse.Namespace, options: list[str]) -> None:
-    from miniclip.build import make
-    from miniclip.evaluation import Cost, attention_costs
-    from miniclip.report.figures import draw_costs
-    from miniclip.tracking import write_text
+    from miniclip.config.build import make
+    from miniclip.figures.figures import draw_costs
+    from miniclip.metrics import Cost, attention_costs
+    from miniclip.runs import write_text
     from miniclip.training.train import find_device
 
     if min(arguments.lengths) < 1 or arguments.k < 1 or arguments.rounds < 1:
@@ -267,10 +267,10 @@ def _told_errors() -> Iterator[None]:
 
 
 def _examine(cfg: DictConfig) -> bool:
-    from miniclip.build import check, make, names_of
+    from miniclip.config.build import check, make, names_of
     from miniclip.data.doctor import Remarks, examine
-    from miniclip.report.figures import draw_examination
-    from miniclip.tracking import write_text
+    from miniclip.figures.figures import draw_examination
+    from miniclip.runs import write_text
 
     check(cfg)
     cfg.data.on_broken_image = "skip"  # to find all that are missing, not the first
@@ -320,10 +320,10 @@ def _examine(cfg: DictConfig) -> bool:
 
 
 def _evaluate(words: list[str], device_name: str) -> None:
-    from miniclip.build import check_part, make, read_data
-    from miniclip.evaluate import TASKS, comparison
-    from miniclip.evaluation import OpenClipModel, TrainedModel
-    from miniclip.restore import restore
+    from miniclip.config.build import check_part, make, read_data
+    from miniclip.config.restore import restore
+    from miniclip.evaluation import MiniCLIPModel, OpenClipModel
+    from miniclip.evaluation.evaluation import TASKS, comparison
     from miniclip.training.train import find_device
 
     device = find_device(device_name)
@@ -360,7 +360,7 @@ def _evaluate(words: list[str], device_name: str) -> None:
         else:
             restored = restore(Path(word), *of_data)
             datasets = restored.datasets()
-            subject = TrainedModel(word, restored.model, restored.tokenizer, device)
+            subject = MiniCLIPModel(word, restored.model, restored.tokenizer, device)
             folder = _evaluation_folder(restored.checkpoint, datasets[1].split.fingerprint())
             results = evaluation.run(
                 subject,
@@ -462,7 +462,9 @@ def _job(cfg: DictConfig) -> float:
     try:
         if settings.mode is RunMode.RUN:  # jobs of sweeps have been checked together
             refuse_unknown(cfg, settings.overrides.task, settings.job.config_name or "config")
-        from miniclip.job import run_job  # brings torch, for which a misspelt setting need not wait
+        from miniclip.commands.train import (
+            run_job,  # brings torch, for which a misspelt setting need not wait
+        )
 
         return run_job(cfg)
     except UserError as error:

@@ -12,9 +12,9 @@ import pytest
 from omegaconf import DictConfig
 from PIL import Image
 
-from miniclip.build import build
-from miniclip.composing import compose
-from miniclip.tracking import RunDirectory, RunFacts
+from miniclip.config.build import build
+from miniclip.config.compose import compose
+from miniclip.runs import RunDirectory, RunFacts
 from miniclip.training.resuming import go_on
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -8,7 +8,7 @@ import torch
 
 from benchmarks import time_to_recall
 from benchmarks.sam_scorecard import OURS, PITFALLS, THEIRS
-from miniclip.evaluation import retrieval_metrics
+from miniclip.metrics import retrieval_metrics
 
 
 @pytest.mark.parametrize("text", PITFALLS)

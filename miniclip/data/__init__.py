@@ -1,25 +1,25 @@
 """Data sources: each delivers a training and a validation split of captioned images."""
 
-from miniclip.data.classes import ImageClasses
-from miniclip.data.dataset import CaptionedImages, Source, Split
-from miniclip.data.flickr import CocoCaptions, Flickr8k, Flickr30k
-from miniclip.data.folder import Folder
-from miniclip.data.hub import Hub
-from miniclip.data.openmoji import OpenMoji
-from miniclip.data.parquet import Parquet
-from miniclip.data.table import CSVTable
+from miniclip.data.dataset import DataSource, ImageTextDataset, Split
+from miniclip.data.sources.classes import ImageClasses
+from miniclip.data.sources.flickr import CocoCaptions, Flickr8k, Flickr30k
+from miniclip.data.sources.folder import Folder
+from miniclip.data.sources.hub import Hub
+from miniclip.data.sources.openmoji import OpenMoji
+from miniclip.data.sources.parquet import Parquet
+from miniclip.data.sources.table import CSVTable
 
 __all__ = [
     "CSVTable",
-    "CaptionedImages",
     "CocoCaptions",
+    "DataSource",
     "Flickr8k",
     "Flickr30k",
     "Folder",
     "Hub",
     "ImageClasses",
+    "ImageTextDataset",
     "OpenMoji",
     "Parquet",
-    "Source",
     "Split",
 ]

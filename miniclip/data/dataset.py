@@ -17,16 +17,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from miniclip.data.texts import TextLists, Texts
+from miniclip.data.text_arrays import StringArray, StringListArray
 from miniclip.data.transforms import (
     Box,
-    CentreCrop,
+    CenterCrop,
     Crop,
-    ShiftedCrop,
-    TrainingCrop,
-    WholePicture,
+    RandomResizedCrop,
+    RandomSquareCrop,
+    SquashResize,
     cut,
-    normalise,
+    normalize,
 )
 from miniclip.errors import BrokenImage, SettingError, UserError
 
@@ -53,7 +53,7 @@ class Images(Protocol):
     def __getitem__(self, index: int) -> Tensor: ...
 
 
-class Selection:
+class ImageSubset:
     """Some of the pictures of a sequence."""
 
     def __init__(self, images: Images, chosen: np.ndarray):
@@ -72,7 +72,7 @@ class Selection:
         return getattr(self.images, "identity", None), self.chosen.tobytes()
 
 
-class Joined:
+class ConcatImages:
     """The images of several sequences, one sequence behind the other."""
 
     def __init__(self, sequences: Sequence[Images]):
@@ -118,10 +118,10 @@ class Split:
         labels: Iterable[str] | None = None,
     ):
         self.name = name
-        self.ids = Texts.of(ids)
+        self.ids = StringArray.of(ids)
         self.images = images
-        self.captions = TextLists.of(captions)
-        self.labels = None if labels is None else Texts.of(labels)
+        self.captions = StringListArray.of(captions)
+        self.labels = None if labels is None else StringArray.of(labels)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -130,7 +130,7 @@ class Split:
         """Some of the images, under another name."""
         chosen = np.asarray(rows, dtype=np.int64)
         labels = None if self.labels is None else self.labels.select(chosen)
-        images = Selection(self.images, chosen)
+        images = ImageSubset(self.images, chosen)
         return Split(name, self.ids.select(chosen), images, self.captions.select(chosen), labels)
 
     def with_images(self, images: Images) -> "Split":
@@ -183,10 +183,10 @@ class Item(NamedTuple):
 
 def decoded_at(images: Images, size: int) -> Images:
     """The same images with another shortest side that they may be decoded at, where that can be chosen."""
-    if isinstance(images, Selection):
-        return Selection(decoded_at(images.images, size), images.chosen)
-    if isinstance(images, Joined):
-        return Joined([decoded_at(sequence, size) for sequence in images.sequences])
+    if isinstance(images, ImageSubset):
+        return ImageSubset(decoded_at(images.images, size), images.chosen)
+    if isinstance(images, ConcatImages):
+        return ConcatImages([decoded_at(sequence, size) for sequence in images.sequences])
     if not hasattr(images, "decode_size"):
         return images
     images = copy.copy(images)
@@ -194,7 +194,7 @@ def decoded_at(images: Images, size: int) -> Images:
     return images
 
 
-class CaptionedImages(Dataset[tuple[Tensor, str]]):
+class ImageTextDataset(Dataset[tuple[Tensor, str]]):
     """A split ready for a model. An item is one image with one of its captions.
 
     `dataset[i]` gives `(image_tensor, raw_caption)`, and `dataset[epoch, i]` the same item of another
@@ -238,12 +238,12 @@ class CaptionedImages(Dataset[tuple[Tensor, str]]):
     def is_decoded(self) -> bool:
         """Whether the pictures lie in memory, or on disk as they will in memory."""
         images = self.images
-        while isinstance(images, Selection):
+        while isinstance(images, ImageSubset):
             images = images.images
         return getattr(images, "is_decoded", False)
 
     @classmethod
-    def for_evaluation(cls, split: Split, crop: Crop) -> "CaptionedImages":
+    def for_evaluation(cls, split: Split, crop: Crop) -> "ImageTextDataset":
         """A split as evaluation sees it: its pixels do not depend on how it, or another, is trained on."""
         size = math.ceil(crop.image_size / math.sqrt(EVALUATED_SCALE))
         return cls(split.with_images(decoded_at(split.images, size)), crop)
@@ -251,7 +251,7 @@ class CaptionedImages(Dataset[tuple[Tensor, str]]):
     def __getitem__(self, key: Key | tuple[int, Key]) -> tuple[Tensor, str]:
         item = self.item(key)
         pixels = cut(item.picture, item.box, self.crop.image_size)
-        return normalise(pixels[None])[0], item.caption
+        return normalize(pixels[None])[0], item.caption
 
     def item(self, key: Key | tuple[int, Key]) -> Item:
         """What `dataset[key]` is made of.
@@ -293,12 +293,12 @@ class CaptionedImages(Dataset[tuple[Tensor, str]]):
 class TrainingSets(NamedTuple):
     """What a run needs: images to train on, to choose its best checkpoint by, and to measure that on."""
 
-    train: CaptionedImages
-    val: CaptionedImages
-    test: CaptionedImages | None = None
+    train: ImageTextDataset
+    val: ImageTextDataset
+    test: ImageTextDataset | None = None
 
 
-class Source(ABC):
+class DataSource(ABC):
     """Where images and captions come from. A subclass only says how to read its splits.
 
     Args:
@@ -399,7 +399,7 @@ class Source(ABC):
     def decode_size(self) -> int:
         """Shortest side a picture may be decoded at: its smallest crop still has `image_size` pixels."""
         if self.crop == "shifted":
-            return ShiftedCrop.picture_size(self.image_size)
+            return RandomSquareCrop.picture_size(self.image_size)
         return math.ceil(self.image_size / math.sqrt(self.crop_scale[0]))
 
     @abstractmethod
@@ -412,7 +412,7 @@ class Source(ABC):
         Raises:
             SettingError: when a seeded test part is asked for beside a published one.
         """
-        from miniclip.data.captions import seeded_rows
+        from miniclip.data.sources.captions import seeded_rows
 
         parts = Parts(*self.splits())
         fraction = self.seeded_test_fraction
@@ -436,7 +436,7 @@ class Source(ABC):
         return Split(
             "all",
             [image_id for split in splits for image_id in split.ids],
-            Joined([split.images for split in splits]),
+            ConcatImages([split.images for split in splits]),
             [captions for split in splits for captions in split.captions],
             labels,
         )
@@ -464,7 +464,7 @@ class Source(ABC):
         check_leaks(splits, [each.split.with_images(each.images) for each in sets if each is not None])
         return sets
 
-    def datasets(self) -> tuple[CaptionedImages, CaptionedImages]:
+    def datasets(self) -> tuple[ImageTextDataset, ImageTextDataset]:
         """The training data set, and the one that evaluation measures; see `eval_split` and `use`.
 
         Raises:
@@ -487,11 +487,11 @@ class Source(ABC):
             raise SettingError("eval_split", "test", allowed)
         return parts.test
 
-    def _for_training(self, split: Split) -> CaptionedImages:
-        crop: Crop = ShiftedCrop(self.image_size, flip=self.flip)
+    def _for_training(self, split: Split) -> ImageTextDataset:
+        crop: Crop = RandomSquareCrop(self.image_size, flip=self.flip)
         if self.crop == "resized":
-            crop = TrainingCrop(self.image_size, crop_scale=self.crop_scale, flip=self.flip)
-        return CaptionedImages(
+            crop = RandomResizedCrop(self.image_size, crop_scale=self.crop_scale, flip=self.flip)
+        return ImageTextDataset(
             split,
             crop,
             seed=self.seed,
@@ -500,11 +500,11 @@ class Source(ABC):
             images=self._cached(split, crop=None),
         )
 
-    def _for_evaluation(self, split: Split) -> CaptionedImages:
-        crop: Crop = WholePicture(self.image_size)
+    def _for_evaluation(self, split: Split) -> ImageTextDataset:
+        crop: Crop = SquashResize(self.image_size)
         if self.eval_crop == "centre":
-            crop = CentreCrop(self.image_size)
-        dataset = CaptionedImages.for_evaluation(split, crop)
+            crop = CenterCrop(self.image_size)
+        dataset = ImageTextDataset.for_evaluation(split, crop)
         dataset.images = self._cached(dataset.split, crop=crop)
         return self._readable(dataset) if self.skips_broken else dataset
 
@@ -523,7 +523,7 @@ class Source(ABC):
         folder = self.cache_dir / f"pixels-{digest.hexdigest()[:24]}"
         return cache_on_disk(split.images, folder, **settings)
 
-    def _readable(self, dataset: CaptionedImages) -> CaptionedImages:
+    def _readable(self, dataset: ImageTextDataset) -> ImageTextDataset:
         """A data set without images that cannot be read: in a ranking nothing can stand in for them."""
         split = dataset.split
         readable, reasons = [], []
@@ -540,8 +540,8 @@ class Source(ABC):
                 f"({by_reason(reasons)}), more than data.max_broken_fraction={self.max_broken_fraction:g}. "
                 "Mend the files above."
             )
-        images = Selection(dataset.images, np.asarray(readable, dtype=np.int64))
-        return CaptionedImages(split.select(split.name, readable), dataset.crop, images=images)
+        images = ImageSubset(dataset.images, np.asarray(readable, dtype=np.int64))
+        return ImageTextDataset(split.select(split.name, readable), dataset.crop, images=images)
 
     def _limited(self, split: Split) -> Split:
         if len(split) == 0:
@@ -550,7 +550,7 @@ class Source(ABC):
         return split.select(split.name, range(keep))
 
 
-class FolderSource(Source):
+class FolderSource(DataSource):
     """A source that is one folder. Where nobody published a split, a seeded share validates.
 
     Args:
@@ -558,7 +558,7 @@ class FolderSource(Source):
         val_fraction: share of the images that validate where there is no split; the split is then named
             "seeded val" in every result.
         split_seed: seed of that choice; apart from `seed`, so that runs of several seeds compare.
-        source_settings: see `Source`.
+        source_settings: see `DataSource`.
 
     Raises:
         SettingError: when `root` is no folder.

@@ -10,7 +10,7 @@ from itertools import combinations
 from typing import Any, NamedTuple
 
 from miniclip.data.cache import CachedImages
-from miniclip.data.dataset import Images, Joined, Selection, Split
+from miniclip.data.dataset import ConcatImages, Images, ImageSubset, Split
 from miniclip.data.images import ImageBytes, ImageFiles
 from miniclip.errors import BrokenImage, UserError
 
@@ -105,9 +105,9 @@ def _places(splits: Sequence[Split]) -> Iterator[Place]:
 
 def _origin(images: Images, index: int) -> tuple[Images, int]:
     """The sequence that reads an image, below all selections, and where in it."""
-    if isinstance(images, Selection):
+    if isinstance(images, ImageSubset):
         return _origin(images.images, int(images.chosen[index]))
-    if isinstance(images, Joined):
+    if isinstance(images, ConcatImages):
         return _origin(*images.place(index))
     return images, index
 

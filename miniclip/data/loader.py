@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from miniclip.data.dataset import CaptionedImages, Item
-from miniclip.data.transforms import cut, cut_batch, normalise
+from miniclip.data.dataset import ImageTextDataset, Item
+from miniclip.data.transforms import crop_and_resize_batch, cut, normalize
 from miniclip.errors import BrokenImage, UserError
 
 T = TypeVar("T")
@@ -50,7 +50,7 @@ class Batch(NamedTuple):
 class _Items(Dataset[Item]):
     """A data set's items, neither cut nor normalised: that is done a batch at a time."""
 
-    def __init__(self, dataset: CaptionedImages):
+    def __init__(self, dataset: ImageTextDataset):
         self.dataset = dataset
 
     def __len__(self) -> int:
@@ -121,7 +121,7 @@ class Loader:
 
     def __init__(
         self,
-        dataset: CaptionedImages,
+        dataset: ImageTextDataset,
         order: Iterable[list[Any]],
         *,
         device: torch.device,
@@ -132,7 +132,7 @@ class Loader:
         self.order = order
         self.device = device
         self.num_workers = num_workers
-        self._floats, self._pixels = _Memory(torch.float32), _Memory(torch.uint8)
+        self._floats, self._pixels = BufferPool(torch.float32), BufferPool(torch.uint8)
         self._processes: DataLoader[Any] | None = None
         if num_workers > 0 and not dataset.is_decoded:
             self._processes = DataLoader(
@@ -172,9 +172,9 @@ class Loader:
         pixels = batch.images.to(self.device, non_blocking=True)
         if batch.boxes is not None:
             boxes = batch.boxes.to(self.device, non_blocking=True)
-            pixels = cut_batch(pixels, boxes, self.dataset.crop.image_size)
+            pixels = crop_and_resize_batch(pixels, boxes, self.dataset.crop.image_size)
         out = self._floats.lend(pixels.shape) if self.device.type == "cpu" else None
-        return batch._replace(images=normalise(pixels, out), boxes=None)
+        return batch._replace(images=normalize(pixels, out), boxes=None)
 
 
 def _in_threads(
@@ -204,7 +204,7 @@ def _single_core_threads(count: int) -> ThreadPoolExecutor:
     return threads
 
 
-class _Memory:
+class BufferPool:
     """Memory for batches, lent out again as soon as no tensor uses it: new memory is slow to write to."""
 
     def __init__(self, dtype: torch.dtype) -> None:
@@ -226,7 +226,7 @@ class _Memory:
         return flat.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
-def in_order(num_images: int, batch_size: int) -> list[list[int]]:
+def sequential_batches(num_images: int, batch_size: int) -> list[list[int]]:
     """All images once, the last batch as small as it is."""
     return [
         list(range(start, min(start + batch_size, num_images)))

@@ -29,7 +29,7 @@ class Crop(Protocol):
     def box(self, height: int, width: int, generator: torch.Generator) -> Box: ...
 
 
-class TrainingCrop:
+class RandomResizedCrop:
     """Random resized crop (Szegedy et al. 2015), and a mirror image half the time if `flip`.
 
     Draws as torchvision's RandomResizedCrop does, but all numbers at once: it takes a third of the time.
@@ -64,7 +64,7 @@ class TrainingCrop:
         return _centred(height, width, *side)._replace(mirrored=mirrored)
 
 
-class ShiftedCrop:
+class RandomSquareCrop:
     """A square of 7/8 of the shorter side, anywhere in the picture, and mirrored half the time if `flip`.
 
     Pictures whose shorter side has `picture_size(image_size)` pixels need no resizing.
@@ -87,7 +87,7 @@ class ShiftedCrop:
         return Box(top, left, side, side, self.flip and flips < 0.5)
 
 
-class WholePicture:
+class SquashResize:
     """All of the picture, squeezed into a square.
 
     Args:
@@ -102,7 +102,7 @@ class WholePicture:
         return Box(0, 0, height, width)
 
 
-class CentreCrop:
+class CenterCrop:
     """The largest square in the middle.
 
     Args:
@@ -135,7 +135,7 @@ def cut(picture: Tensor, box: Box, size: int) -> Tensor:
     return part.flip(2) if box.mirrored else part
 
 
-def cut_batch(pictures: Tensor, boxes: Tensor, size: int) -> Tensor:
+def crop_and_resize_batch(pictures: Tensor, boxes: Tensor, size: int) -> Tensor:
     """`cut` of a whole batch at once, on any device: two matrix products.
 
     Args:
@@ -170,7 +170,7 @@ def _resampling(start: Tensor, length: Tensor, total: int, size: int) -> Tensor:
     return (weights / weights.sum(dim=2, keepdim=True)).float()
 
 
-def normalise(pixels: Tensor, out: Tensor | None = None) -> Tensor:
+def normalize(pixels: Tensor, out: Tensor | None = None) -> Tensor:
     """Pixels (B, 3, H, W) to float32 of about mean 0 and deviation 1, in channels_last memory.
 
     Args:

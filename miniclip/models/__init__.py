@@ -1,4 +1,4 @@
-"""Encoders, attention, projection, temperature, tokenizers and the model they make."""
+"""Encoders, attention, projection, temperature and the model they make."""
 
 from miniclip.models.attention import (
     FullAttention,
@@ -15,31 +15,19 @@ from miniclip.models.efficient_attention import (
 )
 from miniclip.models.image_encoder import TimmEncoder, TorchvisionEncoder
 from miniclip.models.inputs import Inputs, inputs_of
-from miniclip.models.projection_mlp import LinearProjection, NoProjection, ProjectionMLP, SeparateProjection
+from miniclip.models.projection import LinearProjection, NoProjection, ProjectionMLP, SeparateProjection
 from miniclip.models.temperature import DynamicTemperature, FixedTemperature, LearnedTemperature
-from miniclip.models.text_encoder import BagOfTokens, HFTextEncoder, HFTextModel, TextEncoder
-from miniclip.models.tokenizer import (
-    BPETokenizer,
-    CLIPTokenizer,
-    HFTokenizer,
-    Tokenizer,
-    UnigramTokenizer,
-    WordPieceTokenizer,
-)
+from miniclip.models.text_encoder import BagOfTokens, HFTextModel, TextEncoder
 
 __all__ = [
-    "BPETokenizer",
     "BagOfTokens",
     "BigBirdAttention",
     "CLIPOutput",
-    "CLIPTokenizer",
     "DynamicTemperature",
     "FixedTemperature",
     "FullAttention",
     "FusedLinformerAttention",
-    "HFTextEncoder",
     "HFTextModel",
-    "HFTokenizer",
     "Inputs",
     "LearnedTemperature",
     "LinearProjection",
@@ -53,10 +41,7 @@ __all__ = [
     "SeparateProjection",
     "TextEncoder",
     "TimmEncoder",
-    "Tokenizer",
     "TorchvisionEncoder",
-    "UnigramTokenizer",
-    "WordPieceTokenizer",
     "inputs_of",
     "linformer_attention",
 ]

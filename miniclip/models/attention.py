@@ -1,7 +1,7 @@
 """Attention over the tokens of a caption. Padding never reaches the result.
 
 Every attention is called as `attention(tokens (T, D), places) -> (T, D)` on the real tokens of a batch of
-captions, one behind the other; `places`, a `TokenPlaces`, lays them out as (B, L, D) where they mix.
+captions, one behind the other; `places`, a `TokenPacking`, lays them out as (B, L, D) where they mix.
 """
 
 import warnings
@@ -16,7 +16,7 @@ FEW_KEYS = 256
 """Up to so many keys the plain products beat torch's fused kernel on the CPU, three times at 32 keys."""
 
 
-class TokenPlaces:
+class TokenPacking:
     """Where the real tokens of a padded batch lie, so that all but the mixing runs on them alone.
 
     Half of a batch of captions is padding. On CUDA the padded places are computed all the same: counting
@@ -70,10 +70,12 @@ class FullAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, tokens: Tensor, places: TokenPlaces) -> Tensor:
-        queries, keys, values = in_heads(places.pad(self.qkv(tokens)), 3 * self.num_heads).chunk(3, dim=1)
+    def forward(self, tokens: Tensor, places: TokenPacking) -> Tensor:
+        queries, keys, values = split_heads(places.pad(self.qkv(tokens)), 3 * self.num_heads).chunk(
+            3, dim=1
+        )
         mixed = attend(queries, keys, values, places.attention_mask[:, None, None, :])
-        return self.out(places.pack(merged(mixed)))
+        return self.out(places.pack(merge_heads(mixed)))
 
 
 class LinformerAttention(nn.Module):
@@ -119,7 +121,7 @@ class LinformerAttention(nn.Module):
         if not share_kv:
             start_as_folding(self.attention.proj_v)
 
-    def forward(self, tokens: Tensor, places: TokenPlaces) -> Tensor:
+    def forward(self, tokens: Tensor, places: TokenPacking) -> Tensor:
         return places.pack(self.attention(places.pad(tokens)))
 
 
@@ -169,25 +171,25 @@ class FusedLinformerAttention(nn.Module):
             self.proj_v = None if k is None else _folding(*heads, context_length, k)
         self.to_out = nn.Linear(width, width)
 
-    def forward(self, tokens: Tensor, places: TokenPlaces) -> Tensor:
+    def forward(self, tokens: Tensor, places: TokenPacking) -> Tensor:
         keys = self._reduced(tokens, places, self.to_k, self.proj_k)
         values = keys if self.share_kv else self._reduced(tokens, places, self.to_v, self.proj_v)
-        queries = in_heads(places.pad(self.to_q(tokens)), self.num_heads)
+        queries = split_heads(places.pad(self.to_q(tokens)), self.num_heads)
         mask = places.attention_mask[:, None, None, :] if self.proj_k is None else None
-        return self.to_out(places.pack(merged(attend(queries, keys, values, mask))))
+        return self.to_out(places.pack(merge_heads(attend(queries, keys, values, mask))))
 
     def _reduced(
-        self, tokens: Tensor, places: TokenPlaces, layer: nn.Linear, projection: Tensor | None
+        self, tokens: Tensor, places: TokenPacking, layer: nn.Linear, projection: Tensor | None
     ) -> Tensor:
         """Keys or values at k places, or at all, (B, heads, k or L, width of a head)."""
         if projection is None:
-            return in_heads(places.pad(layer(tokens)), self.kv_heads)
+            return split_heads(places.pad(layer(tokens)), self.kv_heads)
         reduction = projection[..., : places.length, :].transpose(-1, -2)
         if projection.ndim == 3:
-            return reduction @ in_heads(places.pad(layer(tokens)), self.kv_heads)
+            return reduction @ split_heads(places.pad(layer(tokens)), self.kv_heads)
         if projection.shape[1] < places.length:
-            return in_heads(layer(reduction @ places.pad(tokens)), self.kv_heads)
-        return in_heads(reduction @ places.pad(layer(tokens)), self.kv_heads)
+            return split_heads(layer(reduction @ places.pad(tokens)), self.kv_heads)
+        return split_heads(reduction @ places.pad(layer(tokens)), self.kv_heads)
 
 
 def linformer_attention(
@@ -229,12 +231,12 @@ def start_as_folding(projection: Tensor) -> None:
     projection[..., places, places % projection.shape[-1]] = 1
 
 
-def in_heads(x: Tensor, num_heads: int) -> Tensor:
+def split_heads(x: Tensor, num_heads: int) -> Tensor:
     """`(B, L, D) -> (B, heads, L, D / heads)`"""
     return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
 
 
-def merged(x: Tensor) -> Tensor:
+def merge_heads(x: Tensor) -> Tensor:
     """`(B, heads, L, D / heads) -> (B, L, D)`"""
     return x.transpose(1, 2).flatten(2)
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from miniclip.models.projection_mlp import Projection
+from miniclip.models.projection import Projection
 
 
 class CLIPOutput(NamedTuple):

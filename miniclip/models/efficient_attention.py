@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from miniclip.errors import SettingError, UserError
-from miniclip.models.attention import TokenPlaces, attend, in_heads, merged
+from miniclip.models.attention import TokenPacking, attend, merge_heads, split_heads
 
 
 class PerformerAttention(nn.Module):
@@ -41,10 +41,10 @@ class PerformerAttention(nn.Module):
             features = self.attention.fast_attention.projection_matrix
             features.copy_(_orthogonal_features(*features.shape))
 
-    def forward(self, tokens: Tensor, places: TokenPlaces) -> Tensor:
+    def forward(self, tokens: Tensor, places: TokenPacking) -> Tensor:
         layer = self.attention
         queries, keys, values = (
-            _precise(in_heads(places.pad(linear(tokens)), layer.heads))
+            _precise(split_heads(places.pad(linear(tokens)), layer.heads))
             for linear in (layer.to_q, layer.to_k, layer.to_v)
         )
         with torch.autocast(tokens.device.type, enabled=False):  # exponentials of large numbers
@@ -56,7 +56,7 @@ class PerformerAttention(nn.Module):
             seen = (seen - seen.amax(dim=(-1, -2), keepdim=True).detach()).exp().masked_fill(~is_token, 0)
             sums = looking @ seen.sum(dim=2)[..., None]
             mixed = looking @ (seen.transpose(-1, -2) @ values) / sums.clamp(min=1e-30)
-        return layer.to_out(places.pack(merged(mixed)).to(tokens.dtype))
+        return layer.to_out(places.pack(merge_heads(mixed)).to(tokens.dtype))
 
     def _exponents(self, x: Tensor) -> Tensor:
         """Logarithms of the positive random features (lemma 1), (B, H, L, features)."""
@@ -118,14 +118,16 @@ class NystromAttention(nn.Module):
             residual_conv_kernel=conv_kernel or 1,
         )
 
-    def forward(self, tokens: Tensor, places: TokenPlaces) -> Tensor:
+    def forward(self, tokens: Tensor, places: TokenPacking) -> Tensor:
         layer = self.attention
-        queries, keys, values = in_heads(places.pad(layer.to_qkv(tokens)), 3 * layer.heads).chunk(3, dim=1)
+        queries, keys, values = split_heads(places.pad(layer.to_qkv(tokens)), 3 * layer.heads).chunk(
+            3, dim=1
+        )
         with torch.autocast(tokens.device.type, enabled=False):  # the inverse needs all digits
             mixed = self._mixed(_precise(queries), _precise(keys), _precise(values), places.attention_mask)
         if layer.residual:
             mixed = mixed + layer.res_conv(values)
-        return layer.to_out(places.pack(merged(mixed)).to(tokens.dtype))
+        return layer.to_out(places.pack(merge_heads(mixed)).to(tokens.dtype))
 
     def _mixed(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
         queries = queries * self.attention.scale
@@ -197,10 +199,10 @@ class ReformerAttention(nn.Module):
         self.lsh = LSHAttention(bucket_size=bucket_size, n_hashes=num_hashes)
         self.lsh.hash_vectors = self._hash
 
-    def forward(self, tokens: Tensor, places: TokenPlaces) -> Tensor:
+    def forward(self, tokens: Tensor, places: TokenPacking) -> Tensor:
         missing = self.full_length - places.length
         vectors, values = (
-            F.pad(in_heads(places.pad(linear(tokens)), self.num_heads), (0, 0, 0, missing)).flatten(0, 1)
+            F.pad(split_heads(places.pad(linear(tokens)), self.num_heads), (0, 0, 0, missing)).flatten(0, 1)
             for linear in (self.to_qk, self.to_v)
         )
         mask = F.pad(places.attention_mask, (0, missing)).repeat_interleave(self.num_heads, dim=0)
@@ -208,7 +210,7 @@ class ReformerAttention(nn.Module):
         with torch.autocast(tokens.device.type, enabled=False):
             mixed, _, _ = self.lsh(_precise(vectors), _precise(values), input_mask=mask)
         mixed = mixed.unflatten(0, (-1, self.num_heads))[:, :, : places.length]
-        return self.to_out(places.pack(merged(mixed)).to(tokens.dtype))
+        return self.to_out(places.pack(merge_heads(mixed)).to(tokens.dtype))
 
     def _hash(self, n_buckets: int, vectors: Tensor, **caching: Any) -> Tensor:
         """Bucket of each vector in each round, rounds one behind the other, (B, rounds * L)."""
@@ -242,12 +244,12 @@ class BigBirdAttention(nn.Module):
         num_blocks = _rounded_up(context_length, block_size) // block_size
         self.register_buffer("neighbours", _neighbours(num_blocks, num_random))
 
-    def forward(self, tokens: Tensor, places: TokenPlaces) -> Tensor:
+    def forward(self, tokens: Tensor, places: TokenPacking) -> Tensor:
         size = self.block_size
         length = _rounded_up(places.length, size)
         qkv = F.pad(places.pad(self.qkv(tokens)), (0, 0, 0, length - places.length))
         mask = F.pad(places.attention_mask, (0, length - places.length))
-        queries, keys, values = in_heads(qkv, 3 * self.num_heads).chunk(3, dim=1)
+        queries, keys, values = split_heads(qkv, 3 * self.num_heads).chunk(3, dim=1)
         num_blocks = length // size
         neighbours: Tensor = self.neighbours[:num_blocks]  # type: ignore[index]
         exists = (neighbours >= 0) & (neighbours < num_blocks)
@@ -267,7 +269,7 @@ class BigBirdAttention(nn.Module):
         mixed = mixed.unflatten(0, (-1, num_blocks)).transpose(1, 2).flatten(2, 3)
         everywhere = attend(queries[:, :, :size], keys, values, mask[:, None, None, :])
         mixed = torch.cat([everywhere, mixed[:, :, size:]], dim=2)[:, :, : places.length]
-        return self.out(places.pack(merged(mixed)))
+        return self.out(places.pack(merge_heads(mixed)))
 
 
 def _neighbours(num_blocks: int, num_random: int) -> Tensor:

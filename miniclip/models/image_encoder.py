@@ -13,7 +13,7 @@ from torchvision.models.vision_transformer import interpolate_embeddings
 
 from miniclip.data.transforms import MEAN, STD
 from miniclip.errors import SettingError, UserError
-from miniclip.models.convolution import SmallMapConv2d
+from miniclip.models.small_map_conv import SmallMapConv2d
 
 Trainable = Literal["all", "last_stage", "none"]
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from miniclip.data.loader import Batch
-from miniclip.models.tokenizer import Tokenizer
+from miniclip.tokenizers.tokenizer import Tokenizer
 
 
 class Inputs(NamedTuple):

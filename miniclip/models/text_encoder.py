@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from miniclip.errors import SettingError, UserError
-from miniclip.models.attention import TokenPlaces
-from miniclip.models.tokenizer import Tokenizer
+from miniclip.models.attention import TokenPacking
+from miniclip.tokenizers.tokenizer import Tokenizer
 
 Pooling = Literal["mean", "eos", "cls", "max"]
 
@@ -83,7 +83,7 @@ class TextEncoder(nn.Module):
         nn.init.normal_(self.position_embedding, std=0.01)
 
     def forward(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        places = TokenPlaces(attention_mask)
+        places = TokenPacking(attention_mask)
         padded = self.token_embedding(token_ids) + self.position_embedding[: token_ids.shape[1]]
         tokens = places.pack(padded)
         for block in self.blocks:
@@ -140,7 +140,7 @@ class TransformerBlock(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, tokens: Tensor, places: TokenPlaces) -> Tensor:
+    def forward(self, tokens: Tensor, places: TokenPacking) -> Tensor:
         tokens = tokens + self.dropout(self.attention(self.attention_norm(tokens), places))
         return tokens + self.dropout(self.mlp(self.mlp_norm(tokens)))
 
@@ -277,7 +277,7 @@ def _hugging_face_model(name: str, config: dict[str, Any] | None) -> Any:
 class HFTextEncoder(nn.Module):
     """A tokenizer and a text encoder as one module: raw strings in, features out.
 
-    `list of B strings -> (B, embed_dim)`. The tokenizer may be any of `miniclip.models.tokenizer`, the
+    `list of B strings -> (B, embed_dim)`. The tokenizer may be any of `miniclip.tokenizers.tokenizer`, the
     Hugging Face ones included; the ids go to the device the encoder lies on.
     """
 

@@ -364,7 +364,7 @@ class SAM(Optimizer):
         self._norm, self._rhos = norm, rhos
 
         is_finite = norm.isfinite()
-        asked = is_near(norm)
+        asked = is_on_host(norm)
         if asked and not is_finite:
             return norm  # the second pass runs at w, its update will be skipped
         if self.adaptive:
@@ -499,7 +499,7 @@ def _norm_params(model: nn.Module) -> set[Tensor]:
     return {p for module in model.modules() if isinstance(module, NORM_LAYERS) for p in module.parameters()}
 
 
-def is_near(tensor: Tensor) -> bool:
+def is_on_host(tensor: Tensor) -> bool:
     """Whether the host can read a value without waiting for the device."""
     return tensor.device.type == "cpu"
 

@@ -17,7 +17,7 @@ from miniclip.optim.sam import (
     Closure,
     Params,
     inner_product,
-    is_near,
+    is_on_host,
     length_of,
     loss_of,
     norms_of,
@@ -89,7 +89,7 @@ class LookSAM(SAM):
         share = _share(pairs, of=[g for g, _ in pairs])
         # the share is finite only if both gradients are, in each of their elements
         is_finite = share.isfinite()
-        asked = is_near(share)
+        asked = is_on_host(share)
         if asked and not is_finite:
             return
         for (g, g_s), p in zip(pairs, _with_both(first), strict=True):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from miniclip.report.figures import GREY, SERIES, new_figure, save, tidy
+from miniclip.figures.figures import GREY, SERIES, new_figure, save, tidy
 from miniclip.report.runs import Group, as_text
 from miniclip.report.statistics import spread
 

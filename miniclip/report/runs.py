@@ -12,9 +12,9 @@ import torch
 import yaml
 
 from miniclip.errors import UserError
-from miniclip.evaluation import Ranks
 from miniclip.files import within
-from miniclip.tracking import read_state
+from miniclip.metrics import Ranks
+from miniclip.runs import read_state
 
 NO_DIFFERENCE = (
     "seed",

@@ -3,6 +3,6 @@
 from miniclip.training.budget import Budget
 from miniclip.training.precision import Precision
 from miniclip.training.step import StepResult, TrainingStep
-from miniclip.training.train import Experiment, FitResult, Trainer
+from miniclip.training.train import FitResult, Trainer, TrainingSetup
 
-__all__ = ["Budget", "Experiment", "FitResult", "Precision", "StepResult", "Trainer", "TrainingStep"]
+__all__ = ["Budget", "FitResult", "Precision", "StepResult", "Trainer", "TrainingSetup", "TrainingStep"]

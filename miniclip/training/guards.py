@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from miniclip.errors import UserError
-from miniclip.optim.sam import is_near
+from miniclip.optim.sam import is_on_host
 
 
 class Diverged(UserError):
@@ -45,7 +45,7 @@ class BufferGuard:
     @torch.no_grad()
     def restore_unless(self, keep: Tensor) -> None:
         """Copy the saved buffers back where `keep`, () bool, is false."""
-        if is_near(keep):
+        if is_on_host(keep):
             if not keep:
                 for buffers, saved in self._groups:
                     torch._foreach_copy_(buffers, saved)

@@ -3,18 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from miniclip.data import CaptionedImages
-from miniclip.data.loader import Loader, in_order
-from miniclip.evaluation import (
-    Features,
-    Ranks,
-    encode,
-    metrics_of_ranks,
-    protocol_name,
-    retrieval_ranks,
-)
+from miniclip.data import ImageTextDataset
+from miniclip.data.loader import Loader, sequential_batches
+from miniclip.metrics import Features, Ranks, encode, metrics_of_ranks, protocol_name, retrieval_ranks
 from miniclip.training.interruption import ignore_in_worker
-from miniclip.training.train import Experiment, Trainer
+from miniclip.training.train import Trainer, TrainingSetup
 
 
 class HeldOutResult(NamedTuple):
@@ -32,8 +25,8 @@ class HeldOutResult(NamedTuple):
 
 
 def measure_test(
-    experiment: Experiment,
-    test_set: CaptionedImages,
+    experiment: TrainingSetup,
+    test_set: ImageTextDataset,
     trainer: Trainer,
     *,
     best: dict[str, Any],
@@ -45,7 +38,7 @@ def measure_test(
         best: the validation record of that checkpoint.
         measures: what else is recorded, as of a validation: {"val/zero_shot_top1": 12.5}.
     """
-    order = in_order(len(test_set), trainer.batch_size)
+    order = sequential_batches(len(test_set), trainer.batch_size)
     loader = Loader(
         test_set,
         order,

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from miniclip.errors import SettingError, UserError, as_override
 from miniclip.files import within
-from miniclip.tracking import RunDirectory, read_state
+from miniclip.runs import RunDirectory, read_state
 from miniclip.training.checkpoint import flatten, load_checkpoint
 from miniclip.training.progress import Progress
 
@@ -177,7 +177,7 @@ def find_checkpoint(resume: str | None, run: RunDirectory, config: dict[str, Any
     num_others = 0
     for sibling in sorted(run.path.parent.iterdir(), reverse=True):
         checkpoint = sibling / "checkpoints" / "last.pt"
-        if sibling == run.path or not checkpoint.is_file() or not read_state(sibling).can_go_on:
+        if sibling == run.path or not checkpoint.is_file() or not read_state(sibling).is_resumable:
             continue
         if not _is_of_the_same_settings(sibling, config):
             num_others += 1

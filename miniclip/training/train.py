@@ -16,15 +16,16 @@ from torch import Tensor
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from miniclip.data.dataset import CaptionedImages, by_reason
-from miniclip.data.loader import Batch, EpochBatches, Loader, in_order
+from miniclip.data.dataset import ImageTextDataset, by_reason
+from miniclip.data.loader import Batch, EpochBatches, Loader, sequential_batches
 from miniclip.errors import SettingError, UserError, as_override
-from miniclip.evaluation import Features, encode, health, protocol_name, retrieval_metrics
 from miniclip.files import within
-from miniclip.models import MiniCLIP, Tokenizer, inputs_of
+from miniclip.metrics import Features, encode, health, protocol_name, retrieval_metrics
+from miniclip.models import MiniCLIP, inputs_of
 from miniclip.models.image_encoder import adopt_preprocessing
 from miniclip.optim import SAM, Schedule, set_learning_rate
-from miniclip.tracking import JsonlLogger, RunDirectory
+from miniclip.runs import JsonlLogger, RunDirectory
+from miniclip.tokenizers import Tokenizer
 from miniclip.training.budget import Budget
 from miniclip.training.checkpoint import (
     copy_checkpoint,
@@ -59,7 +60,7 @@ REMEDY = "Lower the learning rate or rho, warm up longer, or try precision=fp32.
 
 
 @dataclass(frozen=True)
-class Experiment:
+class TrainingSetup:
     """The built parts of one run.
 
     Attributes:
@@ -72,15 +73,15 @@ class Experiment:
     config: dict[str, Any]
     model: MiniCLIP
     tokenizer: Tokenizer
-    train_set: CaptionedImages
-    val_set: CaptionedImages
+    train_set: ImageTextDataset
+    val_set: ImageTextDataset
     loss: Callable[..., Tensor]
     optimizer: Optimizer
     schedule: Schedule
     precision: Precision
     preprocessing: dict[str, Any]
     measures: Sequence[Callable[[Features], dict[str, float]]] = ()
-    test_set: CaptionedImages | None = None
+    test_set: ImageTextDataset | None = None
 
 
 class _Stopped(UserError):
@@ -160,7 +161,7 @@ class Trainer:
 
     def fit(
         self,
-        experiment: Experiment,
+        experiment: TrainingSetup,
         run: RunDirectory,
         logger: JsonlLogger,
         *,
@@ -186,7 +187,7 @@ class _Fit:
     def __init__(
         self,
         trainer: Trainer,
-        experiment: Experiment,
+        experiment: TrainingSetup,
         run: RunDirectory,
         logger: JsonlLogger,
         checkpoint: Path | None,
@@ -227,7 +228,9 @@ class _Fit:
             Loader, device=self.device, num_workers=trainer.num_workers, worker_init=ignore_in_worker
         )
         self.train_loader = reading(experiment.train_set, self.batches)
-        self.val_loader = reading(experiment.val_set, in_order(len(experiment.val_set), trainer.batch_size))
+        self.val_loader = reading(
+            experiment.val_set, sequential_batches(len(experiment.val_set), trainer.batch_size)
+        )
         self.update = TrainingStep(
             experiment.model,
             experiment.loss,
@@ -500,7 +503,7 @@ class _Fit:
         progress.validations += 1
         progress.validated_step, progress.validation_due = progress.step, False
         best = progress.best
-        improved = math.isfinite(loss) and (best is None or _merit(record) > _merit(best))
+        improved = math.isfinite(loss) and (best is None or selection_key(record) > selection_key(best))
         if improved:
             split = experiment.val_set.split
             protocol = protocol_name(split.name, len(features.images), len(features.texts))
@@ -604,7 +607,7 @@ class _Fit:
         adopt_preprocessing(experiment.model.image_encoder, seen)
         self.preprocessing |= {"mean": seen["mean"], "std": seen["std"]}
         self._compare(checkpoint, path)
-        if not experiment.tokenizer.take_over(checkpoint["tokenizer"]):
+        if not experiment.tokenizer.adopt_state(checkpoint["tokenizer"]):
             raise UserError(
                 f"The checkpoint {path} was trained with another tokenizer. Resume with the same data "
                 "and tokenizer settings."
@@ -706,7 +709,7 @@ def find_device(name: str) -> torch.device:
     return device
 
 
-def _merit(record: dict[str, Any]) -> tuple[float, float]:
+def selection_key(record: dict[str, Any]) -> tuple[float, float]:
     """What a checkpoint is kept for. Equal captions, as of classes, bound the recalls: the loss decides."""
     return record["val/rsum"], -record["val/loss"]
 

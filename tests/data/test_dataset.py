@@ -9,12 +9,20 @@ import pytest
 import torch
 from PIL import Image
 
-from miniclip.build import make
-from miniclip.composing import compose
-from miniclip.data.dataset import CaptionedImages, Split
+from miniclip.config.build import make
+from miniclip.config.compose import compose
+from miniclip.data.dataset import ImageTextDataset, Split
 from miniclip.data.images import ImageArray, ImageFiles
-from miniclip.data.loader import Batch, EpochBatches, Loader, collate, in_order
-from miniclip.data.transforms import Box, CentreCrop, Crop, TrainingCrop, WholePicture, cut, cut_batch
+from miniclip.data.loader import Batch, EpochBatches, Loader, collate, sequential_batches
+from miniclip.data.transforms import (
+    Box,
+    CenterCrop,
+    Crop,
+    RandomResizedCrop,
+    SquashResize,
+    crop_and_resize_batch,
+    cut,
+)
 from miniclip.errors import UserError
 from miniclip.training.interruption import ignore_in_worker
 
@@ -22,15 +30,15 @@ CPU = torch.device("cpu")
 NUM_THREADS = torch.get_num_threads()
 
 
-def dataset(folder: Path, *, random: bool = True) -> CaptionedImages:
+def dataset(folder: Path, *, random: bool = True) -> ImageTextDataset:
     names = [f"{index}.jpg" for index in range(12)]
     captions = [[f"{index}, caption {number}" for number in range(5)] for index in range(12)]
     split = Split("train", names, ImageFiles(folder, names, decode_size=64), captions)
-    crop = TrainingCrop(32, crop_scale=(0.5, 1.0), flip=True) if random else CentreCrop(32)
-    return CaptionedImages(split, crop, seed=3, captions="random" if random else "first")
+    crop = RandomResizedCrop(32, crop_scale=(0.5, 1.0), flip=True) if random else CenterCrop(32)
+    return ImageTextDataset(split, crop, seed=3, captions="random" if random else "first")
 
 
-def epoch_of(data: CaptionedImages, *, num_workers: int) -> list[tuple[torch.Tensor, list[str]]]:
+def epoch_of(data: ImageTextDataset, *, num_workers: int) -> list[tuple[torch.Tensor, list[str]]]:
     batches = EpochBatches(len(data), batch_size=4, seed=3)
     loader = Loader(data, batches, device=CPU, num_workers=num_workers, worker_init=ignore_in_worker)
     return [(batch.images, batch.captions) for batch in islice(loader, 2 * batches.updates_left())]
@@ -86,7 +94,7 @@ def test_workers_that_are_started_anew_read_the_same(picture_folder: Path) -> No
 
 def test_the_memory_of_a_batch_is_used_again_only_when_nothing_needs_it(picture_folder: Path) -> None:
     data = dataset(picture_folder)
-    loader = Loader(data, in_order(12, 4), device=CPU, num_workers=0)
+    loader = Loader(data, sequential_batches(12, 4), device=CPU, num_workers=0)
     weight = torch.ones(1, requires_grad=True)
     outputs, copies, addresses = [], [], []
     for batch in [*loader, *loader]:  # all of them at once: none may share
@@ -107,7 +115,7 @@ def test_threads_read_what_the_main_process_would(picture_folder: Path) -> None:
     data = dataset(picture_folder)
     pixels = torch.stack([data.split.images[index].permute(1, 2, 0) for index in range(12)]).numpy()
     decoded = data.split.with_images(ImageArray(pixels))
-    data = CaptionedImages(decoded, data.crop, seed=3, captions="random")
+    data = ImageTextDataset(decoded, data.crop, seed=3, captions="random")
     assert data.is_decoded
     alone, helped = (epoch_of(data, num_workers=number) for number in (0, 3))
     for (images, captions), (same_images, same_captions) in zip(alone, helped, strict=True):
@@ -122,7 +130,7 @@ def test_the_device_cuts_what_workers_would(picture_folder: Path) -> None:
     items = [data.item((1, index)) for index in range(12)]
     whole, parts = collate(items, image_size=None), collate(items, image_size=32)
     assert whole.images.shape == (12, 3, 40, 50) and whole.boxes is not None and parts.boxes is None
-    levels = (cut_batch(whole.images, whole.boxes, 32) - parts.images).abs()
+    levels = (crop_and_resize_batch(whole.images, whole.boxes, 32) - parts.images).abs()
     assert levels.max() <= 1
 
 
@@ -159,7 +167,9 @@ def test_batches_of_another_size_see_no_image_twice(batch_size: int, accumulate_
 
 def test_evaluation_is_the_same_every_time(picture_folder: Path) -> None:
     data = dataset(picture_folder, random=False)
-    loader = Loader(data, in_order(12, 5), device=CPU, num_workers=1, worker_init=ignore_in_worker)
+    loader = Loader(
+        data, sequential_batches(12, 5), device=CPU, num_workers=1, worker_init=ignore_in_worker
+    )
     for _ in range(2):
         captions = [caption for batch in loader for caption in batch.captions]
         assert captions == [f"{index}, caption 0" for index in range(12)]
@@ -210,7 +220,7 @@ def test_positives_are_captions_of_one_image_and_equal_captions() -> None:
     assert batch.positives().int().tolist() == expected
 
 
-@pytest.mark.parametrize(("setting", "crop"), [("whole", WholePicture(32)), ("centre", CentreCrop(32))])
+@pytest.mark.parametrize(("setting", "crop"), [("whole", SquashResize(32)), ("centre", CenterCrop(32))])
 def test_evaluation_sees_what_it_was_told_to(setting: str, crop: Crop, picture_folder: Path) -> None:
     """A picture whose left and right sides differ, so that cutting them off shows."""
     for place in range(12):
@@ -224,7 +234,7 @@ def test_evaluation_sees_what_it_was_told_to(setting: str, crop: Crop, picture_f
     )
     _, val = make(cfg, "data").datasets()
     image, _ = val[0]
-    expected, _ = CaptionedImages(val.split, crop)[0]
+    expected, _ = ImageTextDataset(val.split, crop)[0]
     assert torch.equal(image, expected)
     shows_the_sides = bool(image[0, :, 0].mean() > image[2, :, 0].mean() + 0.5)
     assert shows_the_sides == (setting == "whole")

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from miniclip.build import make
-from miniclip.composing import compose
-from miniclip.data import CocoCaptions, Flickr8k, Folder, ImageClasses, OpenMoji, Source
+from miniclip.config.build import make
+from miniclip.config.compose import compose
+from miniclip.data import CocoCaptions, DataSource, Flickr8k, Folder, ImageClasses, OpenMoji
 from miniclip.errors import SettingError, UserError
 
 COMMON: dict[str, Any] = {
@@ -23,7 +23,7 @@ COMMON: dict[str, Any] = {
 SEEDED: dict[str, Any] = {"val_fraction": 0.25, "split_seed": 0, **COMMON}
 
 
-def parts(source: Source) -> dict[str, list[str]]:
+def parts(source: DataSource) -> dict[str, list[str]]:
     return {split.name: list(split.ids) for split in source.read_parts().present()}
 
 

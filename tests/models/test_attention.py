@@ -20,7 +20,7 @@ from miniclip.models import (
     ReformerAttention,
     TextEncoder,
 )
-from miniclip.models.attention import TokenPlaces
+from miniclip.models.attention import TokenPacking
 
 ATTENTIONS: dict[str, Any] = {
     "full": FullAttention,
@@ -59,7 +59,7 @@ def build(make: Any, *, width: int = 32, num_heads: int = 4, context_length: int
 
 def mixed(attention: nn.Module, tokens: Tensor, mask: Tensor) -> Tensor:
     """Attention on padded tokens (B, L, D), whatever lies in the padding; zero there."""
-    places = TokenPlaces(mask)
+    places = TokenPacking(mask)
     return places.pad(attention(places.pack(tokens), places))
 
 
@@ -73,7 +73,7 @@ def captions(*lengths: int, width: int = 32) -> tuple[Tensor, Tensor]:
 def test_padding_changes_nothing(make: Any, on_cpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither its length, nor its content, nor the captions beside; in values and in gradients."""
     if not on_cpu:  # the way of a GPU, where padded places are computed all the same
-        monkeypatch.setattr(TokenPlaces, "is_packed", False)
+        monkeypatch.setattr(TokenPacking, "is_packed", False)
     attention = build(make).double()
     tokens, mask = captions(7, 3, 10, 1)
     tokens = tokens.double()
@@ -225,9 +225,9 @@ def test_reformer_in_low_precision_stays_near_float32(dtype: torch.dtype, length
     reformer = build(partial(ReformerAttention, bucket_size=4, num_hashes=2))
     mask = torch.arange(24).expand(2, 24) < length
     tokens = torch.randn(2 * length, 32)
-    exact = reformer(tokens, TokenPlaces(mask))
+    exact = reformer(tokens, TokenPacking(mask))
     reformer.to(dtype)
-    low = reformer(tokens.to(dtype), TokenPlaces(mask))
+    low = reformer(tokens.to(dtype), TokenPacking(mask))
     assert low.dtype is dtype
     # hashes of vectors near a border may differ
     assert (low.float() - exact).norm() < (0.02 if length == 1 else 0.5) * exact.norm()

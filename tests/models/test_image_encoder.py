@@ -8,7 +8,7 @@ import torch
 import torchvision
 from torch import nn
 
-from miniclip.data.transforms import MEAN, STD, normalise
+from miniclip.data.transforms import MEAN, STD, normalize
 from miniclip.errors import SettingError, UserError
 from miniclip.models import TimmEncoder, TorchvisionEncoder
 from miniclip.models.image_encoder import HALF, preprocessing_of
@@ -322,11 +322,11 @@ def test_pixels_are_normalized_as_the_weights_of_timm_saw_them(tmp_path: Path) -
 
     pixels = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
     expected = tower.proj(theirs((pixels / 255 - 0.5) / 0.5))
-    assert torch.allclose(tower(normalise(pixels)), expected, atol=1e-4)
+    assert torch.allclose(tower(normalize(pixels)), expected, atol=1e-4)
     assert not any("pixel" in key for key in tower.state_dict())
     # from scratch nothing asks for other pixels than ours; a checkpoint says what its tower saw
     scratch = timm_encoder(weights=None, **settings)
     assert scratch.pixel_factor is None and preprocessing_of(scratch)[:2] == (MEAN, STD)
     scratch.load_state_dict(tower.state_dict())
     scratch.normalize_to(HALF, HALF)
-    assert torch.allclose(scratch.eval()(normalise(pixels)), expected, atol=1e-4)
+    assert torch.allclose(scratch.eval()(normalize(pixels)), expected, atol=1e-4)

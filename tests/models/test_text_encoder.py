@@ -11,15 +11,14 @@ import torch
 from miniclip.errors import SettingError, UserError
 from miniclip.models import (
     BagOfTokens,
-    BPETokenizer,
     FullAttention,
     HFTextEncoder,
     HFTextModel,
-    HFTokenizer,
     TextEncoder,
     linformer_attention,
 )
 from miniclip.models.text_encoder import pool
+from miniclip.tokenizers import BPETokenizer, HFTokenizer
 
 CAPTIONS = ["a small dog", "two men in the rain with umbrellas", ""]
 

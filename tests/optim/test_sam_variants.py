@@ -252,7 +252,7 @@ def test_the_way_without_a_host_synchronisation_is_the_same(
     finals = []
     for near in (True, False):
         for module in ("sam", "sam_variants"):
-            monkeypatch.setattr(f"miniclip.optim.{module}.is_near", lambda _, near=near: near)
+            monkeypatch.setattr(f"miniclip.optim.{module}.is_on_host", lambda _, near=near: near)
         model = small_net()
         optimizer = make(name, model)
         for number, inputs in enumerate(batches(7)):

@@ -16,12 +16,12 @@ import pytest
 import torch
 
 from miniclip.errors import UserError
-from miniclip.evaluation import Ranks
+from miniclip.metrics import Ranks
 from miniclip.report.charts import draw_axis
 from miniclip.report.page import write_report
 from miniclip.report.runs import Collection, Group, Run, group_runs, read_collection
 from miniclip.report.statistics import compare, paired_interval, spread
-from miniclip.tracking import RunDirectory
+from miniclip.runs import RunDirectory
 from tests.conftest import TINY, miniclip_command, run_miniclip
 
 stats = pytest.importorskip("scipy.stats", reason="needs the extra report")

@@ -10,7 +10,7 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from miniclip.tracking import RunDirectory
+from miniclip.runs import RunDirectory
 from miniclip.training import train
 from miniclip.training.checkpoint import load_checkpoint
 from miniclip.training.guards import BufferGuard, Diverged, all_finite, spoil_unless
@@ -47,7 +47,7 @@ def test_a_bad_batch_leaves_no_trace(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One batch, trained on between two good ones: the weights and statistics are those without it."""
-    from miniclip.composing import compose
+    from miniclip.config.compose import compose
     from tests.training.test_resuming import SMALL
 
     choice = ["optimizer=sam", "optimizer/base=sgd"] if optimizer == "sgd" else [f"optimizer={optimizer}"]
@@ -117,10 +117,10 @@ def test_gradients_that_stay_not_finite_end_the_run_with_sound_weights(
     assert all_finite(checkpoint["model"].values())
 
 
-@pytest.mark.parametrize("is_near", [True, False])
-def test_buffers_come_back_exactly(is_near: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_on_host", [True, False])
+def test_buffers_come_back_exactly(is_on_host: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also the whole numbers among them, and without asking the device."""
-    monkeypatch.setattr("miniclip.training.guards.is_near", lambda tensor: is_near)
+    monkeypatch.setattr("miniclip.training.guards.is_on_host", lambda tensor: is_on_host)
     model = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2), nn.BatchNorm1d(2))
     guard = BufferGuard(model)
     guard.save()

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from miniclip.data import CaptionedImages
-from miniclip.evaluation import encode, retrieval_metrics
+from miniclip.config.restore import restore
+from miniclip.data import ImageTextDataset
+from miniclip.metrics import encode, retrieval_metrics
 from miniclip.report.runs import read_collection
-from miniclip.restore import restore
 from tests.conftest import TINY, run_miniclip
 
 RUN = (
@@ -27,7 +27,7 @@ RUN = (
 )
 
 
-def rsum(checkpoint: Path, measured: CaptionedImages) -> float:
+def rsum(checkpoint: Path, measured: ImageTextDataset) -> float:
     """Of one checkpoint on one part, measured apart from the run."""
     restored = restore(checkpoint)
     images = torch.stack([measured[i][0] for i in range(len(measured))])

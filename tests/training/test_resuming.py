@@ -13,11 +13,11 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from miniclip.composing import compose
+from miniclip.commands.train import _check_directory
+from miniclip.config.compose import compose
+from miniclip.config.restore import restore
 from miniclip.errors import SettingError, UserError
-from miniclip.job import _check_directory
-from miniclip.restore import restore
-from miniclip.tracking import RunDirectory
+from miniclip.runs import RunDirectory
 from miniclip.training import train
 from miniclip.training.checkpoint import load_checkpoint, save_checkpoint
 from miniclip.training.interruption import Interrupted

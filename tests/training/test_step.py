@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from miniclip import build
-from miniclip.composing import compose
+from miniclip.config import build
+from miniclip.config.compose import compose
 from miniclip.models import Inputs
 from miniclip.training import StepResult, TrainingStep
 from tests.conftest import TINY

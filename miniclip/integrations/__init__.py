@@ -1,0 +1,1 @@
+"""MiniCLIP inside other packages."""

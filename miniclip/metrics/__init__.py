@@ -1,0 +1,65 @@
+"""Pure measures: features and labels in, numbers out."""
+
+from miniclip.metrics.attention_cost import Cost, attention_costs
+from miniclip.metrics.features import Features, encode, encode_images, encode_texts
+from miniclip.metrics.health import Health, cosine_counts, health, some_pairs
+from miniclip.metrics.linear_probe import FewShot, LabeledFeatures, Probe, few_shot, linear_probe
+from miniclip.metrics.retrieval import (
+    Interval,
+    Ranks,
+    bootstrap,
+    chance_metrics,
+    fold_metrics,
+    metrics_of_ranks,
+    protocol_name,
+    retrieval_metrics,
+    retrieval_ranks,
+)
+from miniclip.metrics.sharpness import Landscape, LossSurface, landscape, m_sharpness, top_eigenvalue
+from miniclip.metrics.zero_shot import (
+    Classification,
+    check_class_names,
+    class_embeddings,
+    classify,
+    read_class_names,
+    read_templates,
+)
+
+__all__ = [
+    "Classification",
+    "Cost",
+    "EmbeddingModel",
+    "Features",
+    "FewShot",
+    "Health",
+    "Interval",
+    "LabeledFeatures",
+    "Landscape",
+    "LossSurface",
+    "Probe",
+    "Ranks",
+    "attention_costs",
+    "bootstrap",
+    "chance_metrics",
+    "check_class_names",
+    "class_embeddings",
+    "classify",
+    "cosine_counts",
+    "encode",
+    "encode_images",
+    "encode_texts",
+    "few_shot",
+    "fold_metrics",
+    "health",
+    "landscape",
+    "linear_probe",
+    "m_sharpness",
+    "metrics_of_ranks",
+    "protocol_name",
+    "read_class_names",
+    "read_templates",
+    "retrieval_metrics",
+    "retrieval_ranks",
+    "some_pairs",
+    "top_eigenvalue",
+]

@@ -1,0 +1,152 @@
+"""What frozen image features know of the classes: logistic regression on all or on a few images a class."""
+
+import importlib.util
+import math
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from miniclip.errors import UserError
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
+
+STRENGTHS = (1.0, 10.0, 100.0, 1000.0)
+"""Values of scikit-learn's C that are tried; features of length 1 need large ones."""
+
+SHOTS = (1, 2, 4, 8, 16)
+NEEDS_SKLEARN = 'linear_probe and few_shot need scikit-learn: pip install -e ".[evaluation]"'
+
+VALIDATION_SHARE = 0.2
+MAX_ITERATIONS = 300
+
+
+class LabeledFeatures(NamedTuple):
+    """Image features (N, D) float32 and the numbers of their classes (N,)."""
+
+    features: np.ndarray
+    labels: np.ndarray
+
+    def at(self, rows: np.ndarray) -> "LabeledFeatures":
+        return LabeledFeatures(self.features[rows], self.labels[rows])
+
+
+class Probe(NamedTuple):
+    """Accuracy in percent on the evaluation images, and the C that a validation part chose."""
+
+    accuracy: float
+    strength: float
+
+
+class FewShot(NamedTuple):
+    """Accuracies in percent with so many images a class, one for each seed."""
+
+    shots: int
+    accuracies: list[float]
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(self.accuracies))
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation over the seeds."""
+        return float(np.std(self.accuracies, ddof=1)) if len(self.accuracies) > 1 else float("nan")
+
+
+def linear_probe(train: LabeledFeatures, val: LabeledFeatures, *, seed: int = 0) -> Probe:
+    """Fit on all training images; C is chosen on a fifth of each class, the fit is then made on all.
+
+    Raises:
+        UserError: when scikit-learn is missing, features are not finite, or all images are of one class.
+    """
+    _check(train, val)
+    strength = _best_strength(*_hold_out(train, seed))
+    return Probe(100 * float(_fit(train, strength).score(*val)), strength)
+
+
+def few_shot(
+    train: LabeledFeatures,
+    val: LabeledFeatures,
+    *,
+    shots: Sequence[int] = SHOTS,
+    seeds: Sequence[int] = range(5),
+) -> list[FewShot]:
+    """Fit on a few images a class, drawn anew for each seed; classes with fewer give all they have.
+
+    C is chosen, for each number of shots, on as many other images a class under the first seed; where no
+    class has others, on a fifth of each.
+
+    Raises:
+        UserError: see `linear_probe`.
+    """
+    _check(train, val)
+    results = []
+    for count in shots:
+        strength, accuracies = 0.0, []
+        for seed in seeds:
+            drawn, others = _draw(train.labels, count, seed)
+            if not strength:
+                parts = (train.at(drawn), train.at(others)) if len(others) else _hold_out(train, seed)
+                strength = _best_strength(*parts)
+            accuracies.append(100 * float(_fit(train.at(drawn), strength).score(*val)))
+        results.append(FewShot(count, accuracies))
+    return results
+
+
+def _draw(labels: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of `count` images of each class, and of as many others where there are."""
+    order = np.random.default_rng(seed).permutation(len(labels))
+    drawn, others = [], []
+    for label in np.unique(labels):
+        own = order[labels[order] == label]
+        drawn.append(own[:count])
+        others.append(own[count : 2 * count])
+    return np.concatenate(drawn), np.concatenate(others)
+
+
+def _hold_out(train: LabeledFeatures, seed: int) -> tuple[LabeledFeatures, LabeledFeatures]:
+    """All but a fifth of each class, and that fifth; each class keeps an image at least."""
+    order = np.random.default_rng(seed).permutation(len(train.labels))
+    kept, held_out = [], []
+    for label in np.unique(train.labels):
+        own = order[train.labels[order] == label]
+        count = min(len(own) - 1, math.ceil(VALIDATION_SHARE * len(own)))
+        held_out.append(own[:count])
+        kept.append(own[count:])
+    return train.at(np.concatenate(kept)), train.at(np.concatenate(held_out))
+
+
+def _best_strength(train: LabeledFeatures, val: LabeledFeatures) -> float:
+    """The C that knows most of `val`; the middle one where that is empty."""
+    if not len(val.labels):
+        return STRENGTHS[len(STRENGTHS) // 2]
+    scores = [_fit(train, strength).score(*val) for strength in STRENGTHS]
+    return STRENGTHS[int(np.argmax(scores))]
+
+
+def _fit(train: LabeledFeatures, strength: float) -> "LogisticRegression":
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the accuracy hardly moves any more
+        warnings.filterwarnings("ignore", "The number of unique classes")  # one image a class is meant
+        return LogisticRegression(C=strength, max_iter=MAX_ITERATIONS).fit(*train)
+
+
+def can_probe() -> bool:
+    """Whether scikit-learn is installed."""
+    return importlib.util.find_spec("sklearn") is not None
+
+
+def _check(train: LabeledFeatures, val: LabeledFeatures) -> None:
+    if not can_probe():
+        raise UserError(NEEDS_SKLEARN)
+    for part in (train, val):
+        if not np.isfinite(part.features).all():
+            raise UserError("The image features are not finite: the run's weights are broken.")
+    if len(np.unique(train.labels)) < 2:
+        raise UserError("Classification needs at least two classes; the training images are all of one.")

@@ -1,0 +1,212 @@
+"""A sweep that can be stopped at any time and goes on: keys of its jobs, its table, what failed.
+
+A sweep is a folder of run directories. Each holds `job.json` with the job's key, a hash of what it
+computes; by it a second launch into the same folder knows what is done. `summary.csv` and `summary.md` are
+written anew after every job.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import platform
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from miniclip.errors import UserError
+from miniclip.runs import State, read_state, write_text
+from miniclip.runs.locks import locked
+
+IGNORED_ROOT_KEYS = ("name", "logger", "eval", "arm")
+"""Root keys that change nothing of what is trained."""
+
+IGNORED_KEYS = ("device", "resume", "num_workers", "cache_dir", "checkpoint_every_epochs")
+"""Nor do these settings, wherever they are. A cache does: it shrinks images before they are cropped."""
+
+COLUMNS = (
+    "job",
+    "status",
+    "rsum",
+    "i2t_r1",
+    "i2t_r10",
+    "t2i_r1",
+    "t2i_r10",
+    "test_rsum",
+    "protocol",
+    "steps",
+    "seconds",
+    "overrides",
+)
+
+
+def job_key(config: dict[str, Any]) -> str:
+    """A hash of what a job computes: its resolved config without names and places.
+
+    Of an absolute path only the last part counts, so that data may move.
+    """
+    parts = {key: value for key, value in config.items() if key not in IGNORED_ROOT_KEYS}
+    return hashlib.sha256(json.dumps(_without_places(parts), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def search_key(overrides: Sequence[str]) -> str:
+    """A hash of what a search is over: the overrides it was launched with."""
+    return hashlib.sha256("\n".join(sorted(overrides)).encode()).hexdigest()[:16]
+
+
+def _without_places(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_places(own) for key, own in value.items() if key not in IGNORED_KEYS}
+    if isinstance(value, list):
+        return [_without_places(own) for own in value]
+    return Path(value).name if isinstance(value, str) and value.startswith(("/", "~")) else value
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run directory of a sweep, as it is on disk."""
+
+    path: Path
+    key: str
+    overrides: list[str]
+    state: State
+    summary: dict[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> "Job":
+        job = _json(path / "job.json")
+        return cls(path, job["key"], job["overrides"], read_state(path), _json(path / "summary.json"))
+
+    @property
+    def is_completed(self) -> bool:
+        return self.state.status == "completed" and "best_rsum" in self.summary
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """Where an interrupted job goes on."""
+        path = self.path / "checkpoints" / "last.pt"
+        return path if self.state.is_resumable and path.is_file() else None
+
+    def rank(self) -> tuple[bool, bool, bool]:
+        """Sorts tries of one job, the furthest first."""
+        return not self.is_completed, self.state.status != "running", self.checkpoint is None
+
+    def row(self) -> dict[str, str]:
+        """Its line of the table."""
+        best, test = self.summary.get("best", {}), self.summary.get("test", {})
+        numbers = {
+            "rsum": best.get("val/rsum"),
+            **{key: best.get(f"val/{key}") for key in ("i2t_r1", "i2t_r10", "t2i_r1", "t2i_r10")},
+            "test_rsum": test.get("test/rsum"),
+        }
+        protocols = [record["protocol"] for record in (best, test) if "protocol" in record]
+        return {
+            "job": self.path.name.partition("_")[0],
+            "status": self.state.status,
+            **{key: "" if value is None else f"{value:.1f}" for key, value in numbers.items()},
+            "protocol": "; ".join(protocols),
+            "steps": str(self.summary.get("steps", "")),
+            "seconds": f"{self.summary['seconds']:.0f}" if "seconds" in self.summary else "",
+            "overrides": shlex.join(self.overrides),
+        }
+
+
+class Sweep:
+    """A folder of jobs."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def jobs(self) -> list[Job]:
+        """The jobs that have begun, in their order.
+
+        Of several tries of one job, in folders of several numbers, a completed one counts, else one that is
+        running, else one that can go on, else any.
+        """
+        folders = sorted((path.parent for path in self.path.glob("*/job.json")), key=_number)
+        tries: dict[str, list[Job]] = {}
+        for job in map(Job.read, folders):
+            tries.setdefault(job.key, []).append(job)
+        counting = [min(own, key=Job.rank) for own in tries.values()]
+        return sorted(counting, key=lambda job: _number(job.path))
+
+    def job(self, key: str) -> Job | None:
+        """The job of a key."""
+        return next((job for job in self.jobs() if job.key == key), None)
+
+    def is_of_another_job(self, folder: Path, key: str) -> bool:
+        """Whether a run directory holds a job of another key."""
+        return _json(folder / "job.json").get("key", key) != key
+
+    def claim(self, keys: Sequence[str]) -> None:
+        """Begin, or go on with, a sweep of these jobs in this folder.
+
+        Raises:
+            UserError: when the folder holds a sweep without any of them.
+        """
+        plan = self.path / "sweep.json"
+        known = _json(plan).get("keys", [])
+        if known and not set(known) & set(keys):
+            raise UserError(
+                f"{self.path} holds another sweep, of {len(known)} jobs and none of these {len(keys)}. "
+                "Give this one a folder of its own: hydra.sweep.dir=..."
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_text(plan, json.dumps({"keys": list(dict.fromkeys([*known, *keys]))}, indent=2) + "\n")
+
+    @contextmanager
+    def own_device(self, num_gpus: int) -> Iterator[str]:
+        """A GPU that no other job of this sweep on this machine holds inside the context, "cuda:1" say.
+
+        "auto" where there is none, or all are taken.
+        """
+        for index in range(num_gpus):
+            with locked(self.path / f".{platform.node()}_gpu{index}.lock", wait_seconds=0) as is_free:
+                if is_free:
+                    yield f"cuda:{index}"
+                    return
+        yield "auto"
+
+    def write_summary(self) -> None:
+        """Write the table as CSV and Markdown; jobs that end together wait for each other."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with locked(self.path / ".summary.lock", wait_seconds=-1):
+            rows = [job.row() for job in self.jobs()]
+            buffer = io.StringIO()
+            writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+            write_text(self.path / "summary.csv", buffer.getvalue())
+            write_text(self.path / "summary.md", "\n".join(markdown_table(COLUMNS, rows)) + "\n")
+
+    def failures(self) -> list[str]:
+        """A line for each job that is not completed: what it was, why it ended, and where its log lies."""
+        return [
+            f"{job.path.name}: {job.state}; see {job.path / 'train.log'}"
+            for job in self.jobs()
+            if not job.is_completed
+        ]
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[dict[str, str]]) -> list[str]:
+    """A table in Markdown, a line each."""
+    lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
+    for row in rows:
+        cells = (row[column].replace("|", "\\|") for column in columns)
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _number(folder: Path) -> tuple[int, str]:
+    number = folder.name.partition("_")[0]
+    return (int(number) if number.isdigit() else 0, folder.name)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}

@@ -1,0 +1,208 @@
+"""Every config composes and builds; wrong settings are named before any data is read."""
+
+import importlib.metadata
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from miniclip.config.build import build, check, read_data
+from miniclip.config.compose import compose
+from miniclip.config.optuna_sweeper import settings_to_check
+from miniclip.data import DataSource
+from miniclip.errors import UserError
+from miniclip.runs import RunDirectory, RunFacts
+from tests.conftest import ROOT, TINY
+
+CONF = ROOT / "conf"
+OPTIONS = sorted(
+    path.relative_to(CONF).with_suffix("").as_posix()
+    for path in CONF.rglob("*.yaml")
+    if path.parent != CONF and path.parent != CONF / "data" / "base"  # parts of the options beside it
+)
+# settings that an option needs and has no default for
+NEEDED = {
+    "data/csv": [f"data.{side}_{what}=nowhere" for side in ("train", "val") for what in ("csv", "root")],
+    **{
+        f"data/{name}": ["data.root=nowhere"]
+        for name in (
+            *("flickr8k", "flickr30k", "coco_captions", "folder", "parquet"),
+            *("imagefolder", "cifar10", "cifar100", "food101", "oxford_pets"),
+        )
+    },
+    "data/hub": ["data.hub=nowhere"],
+    "encoder/image/torchvision": ["encoder.image.architecture=resnet18"],
+    "encoder/image/timm": ["encoder.image.architecture=resnet18"],
+    "encoder/text/hf": ["encoder.text.name=nowhere"],
+    "tokenizer/of_text_encoder": ["+encoder.text.name=nowhere"],
+    "tokenizer/hf": ["tokenizer.name=nowhere"],
+}
+
+
+OTHER_TOWERS = ("encoder/text/bag", "encoder/text/hf")
+"""Text towers with other settings than the transformer's."""
+
+
+def override(option: str) -> str:
+    group, _, name = option.rpartition("/")
+    return f"{group}={name}"
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_composes_and_resolves(option: str) -> None:
+    cfg = compose(override(option), *NEEDED.get(option, []))
+    assert OmegaConf.to_container(cfg, resolve=True)
+
+
+@pytest.mark.parametrize("option", [o for o in OPTIONS if o not in NEEDED and o != "tokenizer/gpt2"])
+def test_every_option_builds(option: str, tmp_path: Path) -> None:
+    if option == "tokenizer/clip":
+        pytest.importorskip("open_clip", reason="needs the extra bench")
+    tiny = [each for each in TINY if option not in OTHER_TOWERS or not each.startswith("encoder.text.")]
+    if option.startswith("encoder/image/"):
+        tiny = [each for each in tiny if not each.startswith("encoder.image.")]
+    cfg = compose(*tiny, override(option))
+    _, experiment, logger = build(cfg, RunDirectory(tmp_path))
+    logger.start(tmp_path / "metrics.jsonl", RunFacts("test", experiment.config))
+    logger.finish(failed=False, summary={}, figures={})
+    assert (tmp_path / "config.yaml").is_file()
+    assert (tmp_path / "tokenizer" / "tokenizer.json").is_file()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_experiment_composes(path: Path) -> None:
+    needed = ["data.root=nowhere"] if "override /data" in path.read_text() else []
+    cfg = compose(f"experiments={path.stem}", *needed)
+    assert OmegaConf.to_container(cfg, resolve=True)
+    assert "python run.py" in path.read_text(encoding="utf-8")
+
+
+def readme_commands() -> list[str]:
+    """What follows `python run.py` wherever the README shows it."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    return [command.strip() for command in re.findall(r"python run\.py([^\n`]*)", text)]
+
+
+@pytest.mark.parametrize("command", readme_commands())
+def test_every_command_of_the_readme_composes(command: str) -> None:
+    words = [word for word in shlex.split(command, comments=True) if "=" in word]
+    jobs = settings_to_check(OverridesParser.create().parse_overrides(words))
+    for job in jobs:
+        assert OmegaConf.to_container(compose(*job), resolve=True)
+
+
+def test_every_target_belongs_to_the_project_or_its_dependencies() -> None:
+    targets = [
+        match
+        for path in [*CONF.rglob("*.yaml"), *(ROOT / "experiments").glob("*.yaml")]
+        for match in re.findall(r"^\s*_target_: (\S+)", path.read_text(encoding="utf-8"), re.M)
+    ]
+    assert len(targets) > 25
+    ours = ("miniclip.", "torch.optim.", "optuna.", "hydra_plugins.")
+    assert all(target.startswith(ours) for target in targets)
+
+
+def test_the_environment_is_recorded(tmp_path: Path) -> None:
+    build(compose(*TINY), RunDirectory(tmp_path))
+    environment = OmegaConf.load(tmp_path / "environment.json")
+    assert environment.versions.torch == importlib.metadata.version("torch")
+    assert environment.data.train.images == environment.data.val.images == 40
+    assert len(environment.data.val.fingerprint) == 16
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["optimizer.rho=-0.1"], "optimizer.rho=-0.1: must be at least 0"),
+        (["optimizer.rho=much"], "optimizer.rho='much': must be a number"),
+        (["+optimizer.roh=0.1"], "Did you mean optimizer.rho?"),
+        (["trainer.budget.epochs=1.5"], "trainer.budget.epochs=1.5: must be a whole number"),
+        (["trainer.budget.minutes=0"], "trainer.budget.minutes=0: must be above 0"),
+        (
+            ["trainer.budget.minutes=3", "trainer.budget.steps=3"],
+            "trainer.budget.steps=3 and trainer.budget.minutes=3 cannot both end a run",
+        ),
+        (["trainer.batch_size=1"], "trainer.batch_size=1: must be at least 2"),
+        (["encoder.text.attention.k=64"], "encoder.text.attention.k=64: must lie between 1 and"),
+        (["encoder.text.num_heads=3"], "encoder.text.num_heads=3: must divide width=256"),
+        (["embed_dim=0"], "embed_dim=0: must be at least 1"),
+        (["image_size=4"], "image_size=4: must be at least 16"),
+        (["seed=zero"], "seed='zero': must be a whole number"),
+        (["data.flip=maybe"], "data.flip='maybe': must be true or false"),
+        (["data.crop_scale=[0.5]"], "data.crop_scale=[0.5]"),
+        (["data=csv"], "data.train_csv is needed: give data.train_csv=..."),
+        (["data=flickr8k", "data.root=nowhere"], "data.root=nowhere: does not exist"),
+        (["precision.dtype=float8"], "precision.dtype='float8': must be one of auto, float16"),
+        (["encoder.image.weights=nowhere.pth"], "encoder.image.weights=nowhere.pth: is no file"),
+        (["temperature.momentum=0"], "temperature.momentum=0: must lie in"),
+        (["projection.expansion=-1"], "projection.expansion=-1"),
+        (["tokenizer.vocab_size=10"], "tokenizer.vocab_size=10"),
+        (["optimizer.base.lr=-1"], "optimizer: Invalid learning rate: -1"),
+        (["optimizer._target_=miniclip.optim.Sam"], "optimizer._target_=miniclip.optim.Sam"),
+        (["schedule.final_factor=3"], "schedule.final_factor=3"),
+        (["+trainer.epochs=3"], "Did you mean trainer.budget.epochs?"),
+        (["+optimizer.base.momentum=0.9"], "optimizer.base.momentum is no setting"),
+        (["encoder.image=resnet18"], "an option is chosen with encoder/image=resnet18"),
+        (["optimizer.base=sgd"], "an option is chosen with optimizer/base=sgd"),
+        (["~logger"], "choose logger=none"),
+        (["~trainer"], "trainer cannot be left out"),
+        (["~optimizer.base"], "optimizer.base is needed"),
+        (["~data.flip"], "data.flip is needed"),
+        (["seed=100000000000000"], "seed=100000000000000: must lie between 0 and 4294967295"),
+        (["seed=-1"], "seed=-1: must lie between 0"),
+        (["optimizer.base.lr=.inf"], "optimizer.base.lr='.inf': must be a number"),
+        (["optimizer.base.betas=[0.9,nan]"], "must be a finite number"),
+        (["optimizer.rho=inf"], "optimizer.rho=inf: must be a finite number"),
+        (["optimizer.base.lr=much"], "optimizer.base.lr='much': must be a number"),
+        (["device=cuda:77"], "device=cuda:77: torch finds"),
+        (["device=gpu"], "device=gpu: must be auto, cpu, mps"),
+        (["device=meta"], "device=meta: must be auto, cpu, mps"),
+    ],
+)
+def test_a_wrong_setting_is_named_before_data_is_read(
+    overrides: list[str], named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DataSource, "datasets", lambda self: pytest.fail("data was read"))
+    with pytest.raises(UserError) as caught:
+        check(compose(*overrides))
+    assert named in str(caught.value)
+
+
+def test_cuda_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(UserError, match="device=cuda: torch finds 0 CUDA devices here"):
+        check(compose("device=cuda"))
+
+
+def test_mps_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(UserError, match="device=mps: torch finds no MPS device here"):
+        check(compose("device=mps"))
+
+
+def test_an_error_while_data_is_read_names_the_setting_as_it_is_typed(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"Change it with data\.root=") as caught:
+        read_data(compose("data=parquet", f"data.root={tmp_path}"))
+    assert str(caught.value).startswith("data.root=")
+
+
+def test_a_good_config_passes_and_makes_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+    original = torch.nn.init.kaiming_normal_
+    monkeypatch.setattr(
+        torch.nn.init,
+        "kaiming_normal_",
+        lambda tensor, **kwargs: made.append(tensor.device.type) or original(tensor, **kwargs),
+    )
+    check(compose())
+    assert set(made) == {"meta"}
+
+
+def test_a_part_of_other_options_is_no_option() -> None:
+    with pytest.raises(UserError, match="only a part of others; choose another: data="):
+        check(compose("data=base/source"))

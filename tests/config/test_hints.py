@@ -1,0 +1,155 @@
+"""Unknown settings: none passes, and each message names the one that was meant."""
+
+import shlex
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from miniclip.cli import main
+from miniclip.config.compose import compose
+from miniclip.config.hints import COMMON_NAMES, _known_keys, explained, groups, is_named, refuse_misspelled
+from miniclip.errors import UserError, as_override
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("optimizer.lr=0.001", "optimizer.base.lr"),
+        ("lr=0.001", "optimizer.base.lr"),
+        ("trainer.lr=0.001", "optimizer.base.lr"),
+        ("learning_rate=0.001", "optimizer.base.lr"),
+        ("weight_decay=0.1", "optimizer.base.weight_decay"),
+        ("rho=0.1", "optimizer.rho"),
+        ("epochs=3", "trainer.budget.epochs"),
+        ("num_epochs=3", "trainer.budget.epochs"),
+        ("trainer.epochs=3", "trainer.budget.epochs"),
+        ("trainer.max_epochs=3", "trainer.budget.epochs"),
+        ("batch_size=32", "trainer.batch_size"),
+        ("bs=32", "trainer.batch_size"),
+        ("workers=4", "trainer.num_workers"),
+        ("num_workers=4", "trainer.num_workers"),
+        ("gpu=0", "device"),
+        ("resume=auto", "trainer.resume"),
+        ("experiment=rho_sweep", "experiments=rho_sweep"),
+        ("model=resnet50", "encoder/image=resnet50"),
+        ("backbone=resnet18", "encoder/image=resnet18"),
+        ("image_encoder=resnet18", "encoder/image=resnet18"),
+        ("text_encoder=bag", "encoder/text=bag"),
+        ("encoder/imag=resnet18", "encoder/image=resnet18"),
+        ("optimizer/bas=sgd", "optimizer/base=sgd"),
+        ("resolution=64", "image_size"),
+        ("img_size=64", "image_size"),
+        ("k=8", "encoder.text.attention.k"),
+        ("expansion=2", "projection.expansion"),
+        ("initial_scale=20", "temperature.initial_scale"),
+        ("sede=1", "seed"),
+        ("root=x", "data.root"),
+        ("data_dir=x", "data.root"),
+        ("train_split=x", "data.train_split"),
+        ("optimzer.rho=1", "optimizer.rho"),
+        ("optimizer.roh=1", "optimizer.rho"),
+        ("trainer.btach_size=1", "trainer.batch_size"),
+    ],
+)
+def test_the_setting_that_was_meant(word: str, meant: str) -> None:
+    key = word.partition("=")[0]
+    message = explained(f"Could not override '{key}'.\nTo append to your config use +{word}", [word])
+    assert message == f"{word}: there is no setting {key}. Did you mean {meant}?"
+
+
+def test_where_no_optimizer_wraps_another_its_settings_are_its_own() -> None:
+    assert "Did you mean optimizer.lr?" in is_named("lr", ["optimizer=adamw", "lr=1"])
+
+
+def test_every_common_name_leads_to_a_setting_that_exists() -> None:
+    known = {*_known_keys(), *groups(), "hydra.run.dir"}
+    assert {meant for meant in COMMON_NAMES.values() if meant not in known} == set()
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("logger=null", "choose logger=none"),
+        ("trainer=null", "trainer cannot be left out"),
+        ("encoder=null", "encoder has no options of its own"),
+        ("encoder=vit_b_32", "Did you mean encoder/image=vit_b_32?"),
+        ("logger=[wandb,tensorboard]", "takes one option"),
+        ("data=1", "is no option of data"),
+        ("=1", "names no setting"),
+        ("", "names no setting"),
+    ],
+)
+def test_words_that_hydra_takes_for_something_else(word: str, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        refuse_misspelled([word])
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["+lr=0.5"], "Did you mean optimizer.base.lr?"),
+        (["++optimzer.rho=0.9"], "Did you mean optimizer.rho?"),
+        (["+experiment=flickr30k"], "Did you mean experiments=flickr30k?"),
+        (["+epochs=50"], "Did you mean trainer.budget.epochs?"),  # which one study has, but not this run
+        (["experiments=rho_sweep", "+arm.foo=1"], "arm.foo is no setting"),
+        (["+encoder.foo=1"], "encoder.foo is no setting"),
+        (["+optimizer@foo=adamw"], "foo is no setting"),
+        (["+data=csv"], "goes without a +"),
+        (["+trainer.batch_size=32"], "goes without a +"),
+        (["data=coco"], "Did you mean data=coco_captions?"),
+        (["optimizer=SAM"], "Did you mean optimizer=sam?"),
+        (["hydra/launcher=slurm"], "Did you mean hydra/launcher=submitit_slurm?"),
+        (["~loger"], "Did you mean logger?"),
+        (["temperature=fixed", "temperature.momentum=1"], "the option chosen for temperature has no"),
+    ],
+    ids=str,
+)
+def test_nothing_unknown_composes(words: list[str], said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        compose(*words)
+    assert said in str(caught.value) and "append" not in str(caught.value)
+
+
+def test_what_exists_may_be_given_with_plus_and_studies_keep_their_own_keys() -> None:
+    assert compose("++trainer.batch_size=32").trainer.batch_size == 32
+    assert compose("experiments=rho_sweep", "++epochs=7").trainer.budget.epochs == 7
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("outputs/a_b-c.d", "a=b c", "a,b", "[a]", "{a:1}", "it's", 'say "a"', "C:\\a\\", "犬", "", " a "),
+        *("1", "1e5", "null", "True", "inf", "$HOME", "*", "a#b", "~/x", "a:b", "(a)", "a;b", '\\"'),
+    ],
+)
+def test_a_printed_setting_is_valid_in_a_shell_and_for_hydra(value: str) -> None:
+    (word,) = shlex.split(as_override("trainer.resume", value))
+    assert OverridesParser.create().parse_override(word).value() == value
+
+
+def test_a_printed_setting_is_not_looked_up() -> None:
+    (word,) = shlex.split(as_override("trainer.resume", "${name}"))
+    assert compose(word).trainer.resume == "${name}"
+    assert [as_override("a", value) for value in (None, True, 0.5)] == ["a=null", "a=true", "a=0.5"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--version"], "miniclip 0."),
+        (["train", "--optimizer=sam"], "settings are typed without --: optimizer=sam"),
+        (["optimizer=sam"], "miniclip train optimizer=sam"),
+    ],
+    ids=str,
+)
+def test_flags(
+    words: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr("sys.argv", ["miniclip", *words])
+    ended = ""
+    try:
+        main()
+    except SystemExit as exit:
+        ended = str(exit.code)
+    assert said in ended + capsys.readouterr().out

@@ -1,0 +1,129 @@
+"""Hydra's launchers and sweepers, each with real jobs."""
+
+import csv
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from miniclip.runs.sweep import Sweep
+from tests.conftest import TINY, kill_in_its_first_job, run_miniclip
+
+SMALL = (*TINY[:-1], "trainer.budget.epochs=1", "optimizer=adamw")
+
+
+def launched(folder: Path, *settings: str, **env: str) -> Sequence[dict[str, str]]:
+    done = run_miniclip("-m", *SMALL, *settings, f"hydra.sweep.dir={folder}", **env)
+    assert done.returncode == 0, done.stderr
+    with open(folder / "summary.csv", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "submitit_slurm", "ray"])
+def test_jobs_of_a_launcher_end_up_in_one_table(launcher: str, tmp_path: Path) -> None:
+    plugin = f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher"
+    if importlib.util.find_spec("hydra_plugins") is None or importlib.util.find_spec(plugin) is None:
+        pytest.skip(f"{plugin} is not installed")
+    settings = ["seed=0,1", f"hydra/launcher={launcher}"]
+    if launcher == "submitit_slurm":
+        if shutil.which("sinfo") is None or subprocess.run(["sinfo"], capture_output=True).returncode != 0:
+            pytest.skip("no Slurm controller answers")
+        asked = {"cpus_per_task": 1, "mem_gb": "null", "gpus_per_node": "null"}
+        settings += [f"hydra.launcher.{key}={value}" for key, value in asked.items()]
+    rows = launched(tmp_path, *settings, OMP_NUM_THREADS="1")
+    assert [(row["job"], row["status"]) for row in rows] == [("0", "completed"), ("1", "completed")]
+    assert "seed=0" in rows[0]["overrides"] and "seed=1" in rows[1]["overrides"]
+    processes = {json.loads(path.read_text())["pid"] for path in tmp_path.glob("*/status.json")}
+    assert len(processes) == 2 and os.getpid() not in processes
+
+
+def test_a_launcher_that_is_not_installed_is_one_clear_line(tmp_path: Path) -> None:
+    target = "hydra.launcher._target_=no_plugins.no_launcher.Launcher"
+    settings = [*SMALL, "seed=0,1", "hydra/launcher=joblib", target, f"hydra.sweep.dir={tmp_path}"]
+    done = run_miniclip("-m", *settings)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert 'hydra/launcher=joblib needs more: pip install -e ".[sweeps]"' in done.stderr
+
+
+@pytest.mark.long
+def test_joblib_runs_two_jobs_at_once(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    launched(tmp_path, "seed=0,1", "hydra/launcher=joblib")
+    times = []
+    for path in tmp_path.glob("*/job.json"):
+        times.append((path.stat().st_mtime, (path.parent / "summary.json").stat().st_mtime))
+    (first_start, first_end), (second_start, second_end) = times
+    assert max(first_start, second_start) < min(first_end, second_end)
+
+
+@pytest.mark.long
+def test_optuna_goes_on_with_its_study(tmp_path: Path) -> None:
+    optuna = pytest.importorskip("optuna")
+    search = [
+        "optimizer.lr=tag(log,interval(1e-4,1e-2))",
+        "seed=range(0,3)",
+        "projection=mlp,linear",
+        "hydra/sweeper=optuna",
+    ]
+    assert len(launched(tmp_path, *search, "hydra.sweeper.n_trials=2")) == 2
+    rows = launched(tmp_path, *search, "hydra.sweeper.n_trials=3")
+    assert [row["status"] for row in rows] == ["completed"] * 3
+    backend = optuna.storages.journal.JournalFileBackend(str(tmp_path / "study.log"))
+    study = optuna.load_study(study_name="sweep", storage=optuna.storages.JournalStorage(backend))
+    assert study.direction.name == "MAXIMIZE"
+    assert [f"{trial.value:.1f}" for trial in study.trials] == [row["rsum"] for row in rows]
+    for trial, row in zip(study.trials, rows, strict=True):
+        assert 1e-4 <= trial.params["optimizer.lr"] <= 1e-2 and trial.params["seed"] in (0, 1, 2)
+        assert f"optimizer.lr={trial.params['optimizer.lr']}" in row["overrides"]
+
+
+def test_a_search_heeds_the_command_line_where_a_study_has_the_same_axis(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    study = ["experiments=mlp_width", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=2"]
+    rows = launched(tmp_path, *study, "seed=7")
+    assert len(rows) == 2 and all("seed=7" in row["overrides"] for row in rows)
+
+
+@pytest.mark.long
+def test_a_search_that_was_killed_goes_on_with_its_trial(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    search = ["optimizer.lr=interval(1e-3,2e-3)", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=2"]
+    longer = [*search, "trainer.budget.epochs=3"]
+    kill_in_its_first_job(tmp_path, *SMALL, *longer)
+    rows = launched(tmp_path, *longer)
+    assert [row["status"] for row in rows] == ["completed"] * 2
+    assert "Resumed from" in (tmp_path / Sweep(tmp_path).jobs()[0].path / "train.log").read_text()
+
+
+def test_the_ends_of_a_search_are_checked_before_it_starts(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    done = run_miniclip(
+        "-m",
+        *SMALL,
+        "hydra/sweeper=optuna",
+        "optimizer.lr=interval(-1.0,1e-2)",
+        f"hydra.sweep.dir={tmp_path}",
+    )
+    assert done.returncode == 1 and "optimizer.lr=-1.0" in done.stderr
+    assert not list(tmp_path.glob("*/job.json"))
+
+
+def test_each_job_has_a_gpu_while_there_are_enough(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path)
+    with ExitStack() as jobs:
+        first = jobs.enter_context(sweep.own_device(2))
+        with sweep.own_device(2) as second:
+            assert (first, second) == ("cuda:0", "cuda:1")
+            with sweep.own_device(2) as third:
+                assert third == "auto"
+        with sweep.own_device(2) as again:
+            assert again == "cuda:1"
+    with sweep.own_device(0) as cpu:
+        assert cpu == "auto"

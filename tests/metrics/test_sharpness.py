@@ -1,0 +1,163 @@
+"""Sharpness measures against surfaces whose curvature is known."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from miniclip.config import build
+from miniclip.config.compose import compose
+from miniclip.config.restore import restore
+from miniclip.errors import UserError
+from miniclip.losses import ClipLoss
+from miniclip.metrics import LossSurface, landscape, m_sharpness, top_eigenvalue
+from miniclip.models import Inputs
+from tests.conftest import TINY, fit, miniclip_command
+
+CURVATURE = torch.tensor([1.0, 4.0, 9.0])
+
+
+class Quadratic(LossSurface):
+    """L(w) = w'Aw / 2 + offset: eigenvalues 1, 4 and 9."""
+
+    def __init__(self, w: Tensor, offsets: tuple[float, ...] = (0.0, 2.0)):
+        self.params = [nn.Parameter(w[:2].clone()), nn.Parameter(w[2:].clone())]
+        self.batches = [torch.tensor(offset) for offset in offsets]  # type: ignore[assignment]
+
+    def batch_loss(self, batch: Any) -> Tensor:
+        return (CURVATURE * torch.cat(self.params).square()).sum() / 2 + batch
+
+
+def test_m_sharpness_by_hand() -> None:
+    w = torch.tensor([1.0, -2.0, 0.5])
+    surface = Quadratic(w)
+    gradient = CURVATURE * w
+    e = 0.3 * gradient / gradient.norm()
+    expected = (CURVATURE * (w + e).square()).sum() / 2 - (CURVATURE * w.square()).sum() / 2
+    assert m_sharpness(surface, 0.3) == pytest.approx(expected.item(), rel=1e-5)
+    assert torch.equal(torch.cat([p.detach() for p in surface.params]), w)
+
+
+def test_the_top_eigenvalue_of_a_known_hessian() -> None:
+    surface = Quadratic(torch.tensor([1.0, -2.0, 0.5]))
+    assert top_eigenvalue(surface, max_iterations=50, tolerance=1e-6) == pytest.approx(9, rel=1e-3)
+
+
+def test_the_landscape_of_a_bowl() -> None:
+    slices = landscape(Quadratic(torch.zeros(3) + 1e-3), radius=1.0, points=5)
+    assert slices.distances == pytest.approx([-1, -0.5, 0, 0.5, 1])
+    assert slices.shares == pytest.approx([-0.5, -0.25, 0, 0.25, 0.5])
+    assert slices.gradient[0] == pytest.approx(slices.gradient[4], abs=0.1)
+    assert min(slices.gradient) == slices.gradient[2]
+
+
+def test_hessian_products_of_the_model_are_differences_of_gradients() -> None:
+    cfg = compose(*TINY)
+    torch.manual_seed(0)
+    model = build.make_model(cfg, vocab_size=300).double()
+    model.temperature.float()
+    for module in list(model.modules()):  # without kinks, which differences step over
+        for name, child in module.named_children():
+            if isinstance(child, nn.ReLU | nn.MaxPool2d):
+                smooth = nn.Softplus(beta=3) if isinstance(child, nn.ReLU) else nn.AvgPool2d(3, 2, 1)
+                setattr(module, name, smooth)
+    token_ids = torch.randint(300, (8, 6))
+    inputs = Inputs(torch.randn(8, 3, 32, 32).double(), token_ids, torch.ones_like(token_ids).bool())
+
+    def loss(image_features: Tensor, text_features: Tensor, *rest: Tensor | None) -> Tensor:
+        return -(image_features * text_features).sum()
+
+    surface = LossSurface(model, loss, [inputs])
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    uphill = surface.gradient(inputs)
+    length = torch.cat([g.flatten() for g in uphill]).norm()
+    vector = [g / length for g in uphill]
+    product = torch.cat([x.flatten() for x in surface.hessian_product(vector)])
+    gradients = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            torch._foreach_add_(surface.params, vector, alpha=sign * 1e-3)
+        gradients.append(torch.cat([g.flatten() for g in surface.gradient(inputs)]))
+        with torch.no_grad():
+            torch._foreach_add_(surface.params, vector, alpha=-sign * 1e-3)
+    difference = (gradients[0] - gradients[1]) / 2e-3
+    # features are float32, whatever the weights
+    assert torch.cosine_similarity(product, difference, dim=0) > 0.99
+    assert (product.norm() / difference.norm() - 1).abs() < 0.05
+    for name, value in model.named_buffers():
+        assert torch.equal(value, before[name]), name
+
+
+def test_a_run_is_measured_without_further_settings(tmp_path: Path) -> None:
+    run = fit(tmp_path / "run", *TINY)
+    done = miniclip_command(
+        tmp_path, "evaluate", run.path, "sharpness", "eval.radii=[0.001,0.002]", "eval.batch_size=8"
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads((run.path / "evaluation" / "sharpness.json").read_text())
+    # how much is not asked: residual blocks that start at zero lie on the kink of their ReLU
+    assert all(rise > 0 for rise in result["m_sharpness"].values()) and len(result["m_sharpness"]) == 2
+    assert math.isfinite(result["top_eigenvalue"])
+    assert result["protocol"].startswith("train: 2 x 8 images")
+    assert (run.path / "evaluation" / "sharpness.png").stat().st_size > 10_000
+    assert "top Hessian eigenvalue" in done.stdout
+
+
+def test_what_cannot_be_measured_says_why(tmp_path: Path) -> None:
+    run = fit(tmp_path / "run", *TINY, "trainer.budget.steps=1")
+    for arguments, reason in (
+        ((tmp_path / "nowhere", "sharpness"), "is no run, no checkpoint"),
+        ((run.path, "sharpness", "eval.batch_size=64"), "must fit into the 40 training images"),
+        ((run.path, "sharpness", "data.rot=x"), "has no setting data.rot"),
+        ((run.path, "sharpness", "--device", "cuda:9"), "cuda"),
+    ):
+        done = miniclip_command(tmp_path, "evaluate", *arguments)
+        assert done.returncode == 1 and reason in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_checkpoint_cannot_call_what_it_likes(tmp_path: Path) -> None:
+    run = fit(tmp_path / "run", *TINY, "trainer.budget.steps=1")
+    checkpoint = torch.load(run.best_checkpoint, weights_only=True)
+    checkpoint["config"]["projection"] = {"_target_": "os.system", "command": "touch /tmp/pwned"}
+    torch.save(checkpoint, tmp_path / "bad.pt")
+    with pytest.raises(UserError, match=r"os\.system"):
+        restore(tmp_path / "bad.pt")
+
+
+def test_a_setting_of_the_run_can_be_changed_also_one_that_was_null(tmp_path: Path) -> None:
+    run = fit(tmp_path / "run", *TINY, "trainer.budget.steps=1")
+    restored = restore(run.path, "data.limit=20", "trainer.budget.steps=null", "trainer.resume=auto")
+    assert len(restored.datasets()[0]) == 20 and restored.config.trainer.resume == "auto"
+
+
+def test_the_surface_is_that_of_the_loss_with_several_positives() -> None:
+    cfg = compose(*TINY)
+    torch.manual_seed(0)
+    model = build.make_model(cfg, vocab_size=300)
+    token_ids = torch.randint(300, (8, 6))
+    everything = torch.ones(8, 8, dtype=torch.bool)
+    inputs = Inputs(torch.randn(8, 3, 32, 32), token_ids, torch.ones_like(token_ids).bool(), everything)
+    several, plain = (
+        LossSurface(model, ClipLoss(multi_positive=flag), [inputs]).mean_loss() for flag in (True, False)
+    )
+    assert several != pytest.approx(plain, rel=1e-3)
+
+
+def test_a_model_with_dropout_is_as_sharp_as_its_loss_and_no_generator_moves() -> None:
+    cfg = compose(*TINY, "encoder.text.dropout=0.5")
+    torch.manual_seed(0)
+    model = build.make_model(cfg, vocab_size=300)
+    token_ids = torch.randint(300, (8, 6))
+    inputs = Inputs(torch.randn(8, 3, 32, 32), token_ids, torch.ones_like(token_ids).bool())
+    surface = LossSurface(model, ClipLoss(), [inputs])
+    before = torch.get_rng_state()
+    assert abs(m_sharpness(surface, rho=1e-7)) < 1e-4
+    assert torch.equal(torch.get_rng_state(), before)
+    first = m_sharpness(surface, rho=0.05)
+    torch.manual_seed(7)
+    assert m_sharpness(surface, rho=0.05) == first
