@@ -1,48 +1,52 @@
-"""Who may import whom: the layers of the package, read from its source."""
+"""Who may import whom: each floor imports lower floors only, read from the source."""
 
 import ast
 from pathlib import Path
 
+import pytest
+
 PACKAGE = Path(__file__).resolve().parent.parent / "miniclip"
-PARTS = {"data", "models", "losses", "optim", "evaluation", "tracking"}
-BELOW = {"errors", "files"}
-ALLOWED = {
-    # the parts name each other's types; what they may not see is whoever puts them together
-    **dict.fromkeys(PARTS, PARTS | BELOW),
-    "training": PARTS | BELOW | {"signature", "training"},
-    "report": {"evaluation", "tracking", "data", "report"} | BELOW,
-    "hints": {"errors"},
-    "composing": {"errors", "hints", "optuna_sweeper"},
-    "optuna_sweeper": {"errors"},
-    "sweep": {"errors", "tracking"},
-    "build": PARTS | BELOW | {"composing", "hints", "optuna_sweeper", "signature", "sweep", "training"},
-    "restore": PARTS | BELOW | {"build", "composing", "signature", "training"},
-    "evaluate": PARTS | BELOW | {"training", "report"},
-    "job": {*PARTS, "composing", "errors", "training", "report", "sweep", "build", "evaluate"},
-    "cli": {
-        "",
-        "hints",
-        *PARTS,
-        *BELOW,
-        "composing",
-        "training",
-        "report",
-        "build",
-        "restore",
-        "evaluate",
-        "job",
-    },
-    "clip_benchmark": PARTS | BELOW | {"restore"},
-    "files": {"errors"},
-    "signature": set(),
-    "errors": set(),
-}
-MAY_KNOW_HYDRA = {"build", "cli", "composing", "job", "optuna_sweeper", "restore"}
+
+FLOORS = (
+    {"errors"},
+    {"files", "signature", "renamed"},
+    {"distributed", "preprocessing", "tokenizers", "optim"},
+    {"losses", "data", "models", "runs"},
+    {"metrics"},
+    {"figures", "training"},
+    {"evaluation", "report", "config"},
+    {"deploy"},
+    {"commands", "integrations"},
+    {"cli"},
+)
+"""Packages and modules below `miniclip`, from the ground up."""
+
+MAY_KNOW_HYDRA = {"config", "commands", "cli"}
+
+LIGHT = {"cli", "errors", "files", "renamed", "signature"}
+"""What an answer to --help imports: no torch."""
+
+HEAVY = {"wandb", "transformers", "matplotlib"}
+"""Imported where they are used."""
+
+FILES = sorted(PACKAGE.rglob("*.py"))
 
 
-def imports(path: Path) -> set[str]:
+def floor_of(part: str) -> int:
+    """Number of the floor of a package or module."""
+    return next(number for number, parts in enumerate(FLOORS) if part in parts)
+
+
+def part_of(path: Path) -> str:
+    """The package or module below `miniclip` that a file belongs to; empty for the root."""
+    part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return "" if part == "__init__" else part
+
+
+def imports(nodes: list[ast.stmt] | list[ast.AST]) -> set[str]:
+    """Modules that statements import."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -50,32 +54,37 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-def test_imports_keep_to_the_layers() -> None:
-    files = [path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py" or path.parent != PACKAGE]
-    assert len(files) > 20
-    for path in files:
-        layer = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-        for module in imports(path):
-            head, _, rest = module.partition(".")
-            if head == "miniclip":
-                assert rest.split(".")[0] in ALLOWED[layer], f"{path} imports {module}"
-            if head in ("hydra", "omegaconf"):
-                assert layer in MAY_KNOW_HYDRA, f"{path} imports {module}"
+def test_every_part_has_its_floor() -> None:
+    parts = {part_of(path) for path in FILES} - {""}
+    assert parts <= set().union(*FLOORS)
 
 
-def test_heavy_imports_wait_until_they_are_needed() -> None:
-    for path in PACKAGE.rglob("*.py"):
-        top_level = ast.parse(path.read_text(encoding="utf-8")).body
-        names = {
-            alias.name.split(".")[0]
-            for node in top_level
-            if isinstance(node, ast.Import)
-            for alias in node.names
-        } | {
-            node.module.split(".")[0]
-            for node in top_level
-            if isinstance(node, ast.ImportFrom) and node.module
-        }
-        assert names.isdisjoint({"wandb", "transformers", "matplotlib"}), path
-        if path.name == "cli.py":
-            assert "torch" not in names
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_keep_to_the_floors(path: Path) -> None:
+    part = part_of(path)
+    for module in imports(list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))):
+        head, *rest = module.split(".")
+        if head in ("hydra", "omegaconf"):
+            assert part in MAY_KNOW_HYDRA, f"imports {module}"
+        if head == "miniclip" and rest and rest[0] != part:
+            assert part == "" or floor_of(rest[0]) < floor_of(part), f"imports {module}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_heavy_imports_wait_until_they_are_needed(path: Path) -> None:
+    names = {module.split(".")[0] for module in imports(ast.parse(path.read_text(encoding="utf-8")).body)}
+    assert names.isdisjoint(HEAVY)
+    if part_of(path) in LIGHT:
+        assert "torch" not in names
+
+
+def test_modules_import_each_other_in_no_circle() -> None:
+    modules = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in FILES}
+    waits_for = {
+        name: imports(list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))) & modules.keys() - {name}
+        for name, path in modules.items()
+    }
+    while waits_for:
+        free = {name for name, others in waits_for.items() if not others & waits_for.keys()}
+        assert free, f"a circle among {sorted(waits_for)}"
+        waits_for = {name: others for name, others in waits_for.items() if name not in free}

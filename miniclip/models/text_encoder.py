@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from miniclip.errors import SettingError, UserError
 from miniclip.models.attention import TokenPacking
-from miniclip.tokenizers.tokenizer import Tokenizer
 
 Pooling = Literal["mean", "eos", "cls", "max"]
 
@@ -272,21 +271,3 @@ def _hugging_face_model(name: str, config: dict[str, Any] | None) -> Any:
             "files (config.json, model.safetensors, tokenizer.json, tokenizer_config.json) into a folder "
             "and give its path: encoder/text=hf encoder.text.name=FOLDER"
         ) from None
-
-
-class HFTextEncoder(nn.Module):
-    """A tokenizer and a text encoder as one module: raw strings in, features out.
-
-    `list of B strings -> (B, embed_dim)`. The tokenizer may be any of `miniclip.tokenizers.tokenizer`, the
-    Hugging Face ones included; the ids go to the device the encoder lies on.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, text_encoder: nn.Module):
-        super().__init__()
-        self.tokenizer = tokenizer
-        self.text_encoder = text_encoder
-
-    def forward(self, captions: list[str]) -> Tensor:
-        device = next(self.text_encoder.parameters()).device
-        token_ids, attention_mask = self.tokenizer.encode(captions)
-        return self.text_encoder(token_ids.to(device), attention_mask.to(device))

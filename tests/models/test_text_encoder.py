@@ -12,7 +12,6 @@ from miniclip.errors import SettingError, UserError
 from miniclip.models import (
     BagOfTokens,
     FullAttention,
-    HFTextEncoder,
     HFTextModel,
     TextEncoder,
     linformer_attention,
@@ -94,15 +93,6 @@ def test_refuses_settings_out_of_range(setting: str, changes: dict[str, Any]) ->
     with pytest.raises(SettingError) as caught:
         text_encoder(**{"attention": FullAttention} | changes)
     assert caught.value.setting == setting
-
-
-def test_hf_text_encoder_takes_raw_strings() -> None:
-    tokenizer = BPETokenizer(vocab_size=300, lowercase=True, context_length=16)
-    tokenizer.fit(CAPTIONS)
-    encoder = text_encoder(FullAttention)
-    features = HFTextEncoder(tokenizer, encoder)(CAPTIONS)
-    assert features.shape == (3, 24)
-    torch.testing.assert_close(features, encoder(*tokenizer.encode(CAPTIONS)))
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from miniclip.data import OpenMoji
-from miniclip.data import openmoji as module
+from miniclip.data.sources import openmoji as module
 from miniclip.errors import SettingError
 
 
