@@ -202,7 +202,7 @@ def test_other_settings_are_trained_with_and_told(
         ({"encoder__text__block_lr_factor": 0.2}, "encoder.text.block_lr_factor=0.2"),
         ({"temperature__momentum": 0.5}, "temperature.momentum=0.5"),
         ({"data__captions": "first"}, "data.captions=first (the checkpoint has random)"),
-        ({"data__eval_crop": "centre"}, "data.eval_crop=centre"),
+        ({"data__eval_crop": "center"}, "data.eval_crop=center"),
         ({"optimizer__base___target_": "torch.optim.NAdam"}, "optimizer.base._target_=torch.optim.NAdam"),
         ({"data__split_seed": 1}, "data.split_seed=1 (the checkpoint has 0)"),
     ],
