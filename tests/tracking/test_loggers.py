@@ -370,9 +370,7 @@ def test_a_server_that_falls_silent_costs_five_seconds_in_all(
     num_answers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The second answer comes while W&B opens the run, which would wait for the others."""
-    started = time.process_time()
-    lost = run_online(tmp_path, monkeypatch, num_answers=num_answers)
-    assert lost < loggers.PATIENCE_SECONDS + max(1.0, time.process_time() - started)
+    assert run_online(tmp_path, monkeypatch, num_answers=num_answers) < 5
     assert caplog.text.count("wandb sync") == 1
     (offline,) = (tmp_path / "wandb").glob("offline-run-*")
     records = wandb_records(offline)

@@ -15,7 +15,7 @@ from miniclip.training import train
 from miniclip.training.checkpoint import load_checkpoint
 from miniclip.training.guards import BufferGuard, Diverged, all_finite, spoil_unless
 from tests.conftest import fit_config
-from tests.training.test_resuming import changed, pictures, records_of, small, whole  # noqa: F401
+from tests.training.test_resuming import changed, pictures, records_of, small  # noqa: F401
 
 BAD = {"NaN pixel": math.nan, "infinite pixel": math.inf, "statistics overflow": 1e30}
 
@@ -225,7 +225,3 @@ def test_a_resumed_run_goes_on_with_the_skipped_steps_up_to_its_checkpoint(
     first, second = skipped_batches_of(run)
     assert first == before and first["step"] == 2
     assert second["step"] == 4
-
-
-def test_a_run_without_skipped_steps_has_no_file_of_them(whole: RunDirectory) -> None:  # noqa: F811
-    assert not whole.skipped_batches.exists()
