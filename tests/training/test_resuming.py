@@ -407,3 +407,7 @@ def test_a_resumed_run_sees_pixels_as_its_checkpoint_saw_them(
         assert (seen["mean"], seen["std"]) == (half, half)
     restored = restore(run.path).model.image_encoder
     assert restored.preprocessing.mean == tuple(half)
+
+
+def test_a_run_without_skipped_steps_has_no_file_of_them(whole: RunDirectory) -> None:
+    assert not whole.skipped_batches.exists()
