@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -128,7 +129,8 @@ def _refuse_flags(words: Sequence[str]) -> None:
     for word in words:
         flag, _, value = word.partition("=")
         if flag.startswith("--") and not any(own.startswith(flag) for own in FLAGS_OF_HYDRA):
-            raise UserError(f"settings are typed without --: {flag[2:]}={value or '...'}")
+            setting = shlex.quote(f"{flag[2:]}={value or '...'}")
+            raise UserError(f"settings are typed without --: {setting}")
 
 
 def evaluate() -> None:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from miniclip.build import build, make
 from miniclip.composing import short_overrides
-from miniclip.errors import UserError
+from miniclip.errors import UserError, counted
 from miniclip.evaluate import Result, flat_numbers
 from miniclip.evaluation import TrainedModel, retrieval_ranks
 from miniclip.report.figures import draw_curves, draw_retrieval, read_metrics
@@ -220,7 +220,7 @@ def _table(summary: dict[str, Any], run: RunDirectory) -> str:
     """What a run says at its end: how well its best checkpoint does, and on what."""
     best, test = summary["best"], summary.get("test")
     lines = [
-        f"\nBest of {_counted(summary['validations'], 'validation')} ({best['protocol']})",
+        f"\nBest of {counted(summary['validations'], 'validation')} ({best['protocol']})",
         *_recall_lines(best, "val"),
         f"rsum {summary['best_rsum']:.1f} at step {best['step']} (epoch {best['epoch']})",
     ]
@@ -246,7 +246,3 @@ def _recall_lines(record: dict[str, Any], part: str) -> list[str]:
         recalls = (f"{record[f'{part}/{direction}_r{k}']:.1f}" for k in (1, 5, 10))
         rows.append((title, *recalls, f"{record[f'{part}/{direction}_median_rank']:g}"))
     return [f"{row[0]:14}" + "".join(f"{cell:>13}" for cell in row[1:]) for row in rows]
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

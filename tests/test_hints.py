@@ -132,6 +132,7 @@ def test_a_printed_setting_is_not_looked_up() -> None:
     (word,) = shlex.split(as_override("trainer.resume", "${name}"))
     assert compose(word).trainer.resume == "${name}"
     assert [as_override("a", value) for value in (None, True, 0.5)] == ["a=null", "a=true", "a=0.5"]
+    assert as_override("a", [0.9, "b c"]) == """'a=[0.9,"b c"]'"""
 
 
 @pytest.mark.parametrize(
@@ -139,6 +140,7 @@ def test_a_printed_setting_is_not_looked_up() -> None:
     [
         (["--version"], "miniclip 0."),
         (["train", "--optimizer=sam"], "settings are typed without --: optimizer=sam"),
+        (["train", "--name=a b"], "settings are typed without --: 'name=a b'"),
         (["optimizer=sam"], "miniclip train optimizer=sam"),
     ],
     ids=str,

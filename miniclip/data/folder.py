@@ -9,8 +9,8 @@ from miniclip.data.captions import Captions, seeded_split
 from miniclip.data.dataset import FolderSource, Split
 from miniclip.data.images import ImageFiles
 from miniclip.data.text_files import read_text
-from miniclip.data.walk import counted, examples, images_of, visible_files
-from miniclip.errors import SettingError, UserError
+from miniclip.data.walk import examples, images_of, visible_files
+from miniclip.errors import SettingError, UserError, counted
 
 log = logging.getLogger(__name__)
 

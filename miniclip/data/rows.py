@@ -12,8 +12,8 @@ from miniclip.data.captions import seeded_rows
 from miniclip.data.columns import captions_of_cell, shortened
 from miniclip.data.dataset import Split
 from miniclip.data.images import ImageBytes
-from miniclip.data.walk import counted, examples, lies_within
-from miniclip.errors import UserError
+from miniclip.data.walk import examples, lies_within
+from miniclip.errors import UserError, counted
 
 log = logging.getLogger(__name__)
 
