@@ -37,7 +37,7 @@ ALLOWED = {
     "signature": set(),
     "errors": set(),
 }
-MAY_KNOW_HYDRA = {"build", "cli", "composing", "job", "optuna_sweeper", "restore"}
+MAY_KNOW_HYDRA = {"build", "cli", "composing", "hints", "job", "optuna_sweeper", "restore"}
 
 
 def imports(path: Path) -> set[str]:
