@@ -29,7 +29,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from miniclip.composing import refuse_unknown, what_is_wrong
 from miniclip.data import CaptionedImages, Source, Split
-from miniclip.errors import SettingError, UserError
+from miniclip.errors import SettingError, UserError, counted
 from miniclip.hints import groups, is_named, refuse_misspelled
 from miniclip.models import HFTextModel, MiniCLIP, Tokenizer
 from miniclip.models.image_encoder import preprocessing_of
@@ -143,10 +143,10 @@ def _facts(split: Split, tokenizer: Tokenizer) -> dict[str, Any]:
     num_captions = int(split.captions.counts.sum())
     if num_truncated:
         log.warning(
-            "%d of %d captions (%s) have more than context_length=%d tokens and lose their tail.",
-            num_truncated,
-            num_captions,
+            "Of %s (%s) %d longer than context_length=%d tokens, cut off there.",
+            counted(num_captions, "caption"),
             split.name,
+            num_truncated,
             tokenizer.context_length,
         )
     return {
@@ -296,7 +296,9 @@ class SweepKeeper(Callback):
             print(f"Upload it to Weights & Biases: wandb sync {folder}/*/wandb/offline-run-*")
         failures = self.sweep.failures()
         if failures:
-            print("\n".join([f"{len(failures)} jobs are not completed:", *failures]), file=sys.stderr)
+            print(
+                "\n".join([f"{counted(len(failures), 'job')} not completed:", *failures]), file=sys.stderr
+            )
         return not failures
 
 

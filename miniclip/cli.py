@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from miniclip import __version__
 from miniclip.composing import HOME, compose, prepare_hydra, refuse_unknown, what_is_wrong
-from miniclip.errors import UserError
+from miniclip.errors import UserError, counted
 from miniclip.files import within
 from miniclip.hints import refuse_misspelled
 
@@ -291,20 +291,21 @@ def _examine(cfg: DictConfig) -> bool:
     for name, counts in found.splits.items():
         least, mean, most = counts["captions_an_image"]
         print(
-            f"{name}: {counts['images']:,} images, {counts['captions']:,} captions ({least} to {most} an "
+            f"{name}: {counted(counts['images'], 'image')}, {counted(counts['captions'], 'caption')} "
+            f"({least} to {most} an "
             f"image, {mean:.1f} on average), fingerprint {counts['fingerprint']}"
         )
         if counts["classes"]:
             classes = list(counts["classes"].items())
             (largest, most), (smallest, least) = classes[0], classes[-1]
             print(
-                f"{name}: {len(classes):,} classes, from {largest} ({most:,} images) to "
+                f"{name}: {len(classes):,} classes, from {largest} ({counted(most, 'image')}) to "
                 f"{smallest} ({least:,})"
             )
     num_captions = sum(found.token_lengths.values())
     print(
         f"captions cut off at context_length={found.context_length}: {found.num_truncated:,} of "
-        f"{num_captions:,}; the longest has {max(found.token_lengths)} tokens"
+        f"{num_captions:,}; the longest has {counted(max(found.token_lengths), 'token')}"
     )
     for title, groups in (
         ("remarks on the tables", [[remark] for remark in found.remarks]),

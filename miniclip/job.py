@@ -222,7 +222,7 @@ def _table(summary: dict[str, Any], run: RunDirectory) -> str:
     lines = [
         f"\nBest of {counted(summary['validations'], 'validation')} ({best['protocol']})",
         *_recall_lines(best, "val"),
-        f"rsum {summary['best_rsum']:.1f} at step {best['step']} (epoch {best['epoch']})",
+        f"rsum {summary['best_rsum']:.1f} at step {best['step']} ({_epoch(best)})",
     ]
     if test is not None:
         lines += [
@@ -237,6 +237,13 @@ def _table(summary: dict[str, Any], run: RunDirectory) -> str:
             f"Everything is in {run.path}",
         ]
     )
+
+
+def _epoch(record: dict[str, Any]) -> str:
+    """When a validation was: "epoch 2" at the end of the second, "in epoch 1" within the first."""
+    # runs of earlier versions keep only the epochs that were completed
+    begun = record.get("epochs_begun", record["epoch"])
+    return f"epoch {begun}" if begun == record["epoch"] else f"in epoch {begun}"
 
 
 def _recall_lines(record: dict[str, Any], part: str) -> list[str]:

@@ -26,7 +26,7 @@ import miniclip.models
 from miniclip.build import ROOT_TYPES
 from miniclip.composing import compose
 from miniclip.data import CaptionedImages
-from miniclip.errors import SettingError, UserError
+from miniclip.errors import SettingError, UserError, counted
 from miniclip.files import within
 from miniclip.models import MiniCLIP, Tokenizer
 from miniclip.models.image_encoder import adopt_preprocessing
@@ -280,9 +280,10 @@ def _as_plain(config: Any) -> Config:
 def _check_finite(weights: dict[str, torch.Tensor]) -> None:
     wrong = [name for name, tensor in weights.items() if not bool(tensor.isfinite().all())]
     if wrong:
+        verb = "is" if len(wrong) == 1 else "are"
         raise UserError(
-            f"{len(wrong)} of its {len(weights)} tensors are not finite, {shown(wrong[0])} for one; no "
-            "number measured on it would mean anything"
+            f"{len(wrong)} of its {counted(len(weights), 'tensor')} {verb} not finite, {shown(wrong[0])} "
+            "for one; no number measured on it would mean anything"
         )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from miniclip.data.dataset import Split
 from miniclip.data.image_names import find_images
 from miniclip.data.images import ImageFiles
-from miniclip.errors import UserError
+from miniclip.errors import UserError, counted
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def group_by_image(rows: Iterable[tuple[str, str]], source: Path) -> Captions:
             num_empty += 1
 
     if num_empty:
-        log.warning("%s: %d rows without a caption are left out.", source, num_empty)
+        log.warning("%s: %s without a caption left out.", source, counted(num_empty, "row"))
     if not captions:
         raise UserError(f"{source} holds no captions.")
     return dict(captions)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from miniclip.errors import UserError, as_override
+from miniclip.errors import UserError, as_override, counted
 from miniclip.files import within
 from miniclip.report.charts import draw_axis, draw_groups, draw_progress
 from miniclip.report.runs import Collection, Group, as_text, check_comparable, group_runs
@@ -82,7 +82,7 @@ def write_report(
     """
     if not collection.runs:
         raise UserError(
-            f"None of the {len(collection.failures)} runs has finished; there is nothing to compare."
+            f"None of {counted(len(collection.failures), 'run')} has finished; there is nothing to compare."
         )
     if not mixes:
         check_comparable(collection.runs)
@@ -119,7 +119,8 @@ def _sections(
     best = max(collection.runs, key=lambda run: run.best["val/rsum"])
     kinds = list(dict.fromkeys(run.kind for run in collection.runs))
     remarks = [
-        f"{len(collection.runs)} runs in {len(groups)} groups; {best.protocol}; data {best.fingerprint}.",
+        f"{counted(len(collection.runs), 'run')} in {counted(len(groups), 'group')}; {best.protocol}; "
+        f"data {best.fingerprint}.",
         f"The numbers are: {'; '.join(kinds)}.",
         f"Best on validation: {best.path.name}, seed {best.seed}, rsum {best.rsum:.1f} ({best.protocol}).",
     ]
@@ -163,7 +164,7 @@ def _sections(
     if collection.failures:
         table = [["run", "status", "reason"]]
         table += [[failure.path.name, failure.status, failure.reason] for failure in collection.failures]
-        text = f"{len(collection.failures)} runs have no result."
+        text = f"{counted(len(collection.failures), 'run')} without a result."
         sections.append(Section("Failures", [text], table, []))
     return sections
 

@@ -236,7 +236,7 @@ def test_one_table_is_shared_out_by_image(tmp_path: Path, picture_folder: Path) 
 
 def test_the_same_table_twice_stops(tmp_path: Path, picture_folder: Path) -> None:
     train = written(tmp_path, "train.csv", "image,caption\n0.jpg,a\n1.jpg,b\n")
-    with pytest.raises(UserError, match="All 2 images of the val part lie in the train part as well"):
+    with pytest.raises(UserError, match="The train part holds all of the val part as well, 2 images"):
         source(picture_folder, train, val_csv=str(train), val_root=None).training_sets()
 
 
@@ -246,7 +246,7 @@ def test_validation_images_that_train_are_counted_aloud(
     train = written(tmp_path, "train.csv", "image,caption\n0.jpg,a\n1.jpg,b\n")
     val = written(tmp_path, "val.csv", "image,caption\n./1.JPG,b\n2.jpg,c\n")
     source(picture_folder, train, val_csv=str(val), val_root=None).training_sets()
-    assert "1 of the 2 images of the val part lie in the train part as well" in caplog.text
+    assert "The train part holds 1 of 2 images of the val part as well" in caplog.text
 
 
 def test_missing_captions_are_counted_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

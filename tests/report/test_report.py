@@ -114,7 +114,7 @@ def test_a_sweep_becomes_a_page_that_needs_nothing_else(sweep: Path, tmp_path: P
     assert len(sources) == 4 and all(source.startswith("data:image/") for source in sources)
     assert "http" not in re.sub(r"data:[^']*", "", page)
     text = (folder / "report.md").read_text()
-    assert "2 runs have no result" in text and "is larger than the training set" in text
+    assert "2 runs without a result" in text and "is larger than the training set" in text
     assert "6 runs in 3 groups" in text and "| rho=0.05 | 2 |" in text and "control" in text
     with open(folder / "report.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -292,7 +292,7 @@ def test_a_report_shows_nothing_of_another_folder(name: str, tmp_path: Path) -> 
     page, *_ = write_report(read_collection([tmp_path / "runs"]), tmp_path / "out")
     text = page.read_text()
     assert base64.b64encode(b"of another folder").decode() not in text
-    assert "1 runs have no result" in text and "bad" in text
+    assert "1 run without a result" in text and "bad" in text
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[1]", b"\xff", None])
@@ -347,6 +347,6 @@ def test_the_number_of_a_test_part_is_reported_and_named(tmp_path: Path) -> None
 
     write_report(Collection(runs, []), tmp_path / "validated")
     page = (tmp_path / "validated" / "report.md").read_text()
-    assert "The numbers are: best of 1 validations." in page and "data.seeded_test_fraction" in page
+    assert "The numbers are: best of 1 validation." in page and "data.seeded_test_fraction" in page
     with pytest.raises(UserError, match="protocols"):
         write_report(Collection([runs[0], tested[1]], []), tmp_path / "both")
