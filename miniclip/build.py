@@ -29,10 +29,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from miniclip.composing import refuse_unknown, what_is_wrong
 from miniclip.data import CaptionedImages, Source, Split
+from miniclip.data.transforms import MEAN, STD
 from miniclip.errors import SettingError, UserError, counted
 from miniclip.hints import groups, is_named, refuse_misspelled
 from miniclip.models import HFTextModel, MiniCLIP, Tokenizer
-from miniclip.models.image_encoder import preprocessing_of
+from miniclip.models.image_encoder import Preprocessing, preprocessing_of
 from miniclip.optim import SAM, parameter_groups, scale_learning_rates
 from miniclip.optuna_sweeper import OPTUNA, settings_to_check
 from miniclip.signature import described, fits, signature_of
@@ -118,16 +119,9 @@ def build(cfg: DictConfig, run: RunDirectory) -> tuple[Trainer, Experiment, Json
 def _preprocessing(cfg: DictConfig, model: MiniCLIP) -> dict[str, Any]:
     """What an image needs before the model sees it, for the checkpoint; what the weights saw is told."""
     wanted = preprocessing_of(model.image_encoder)
-    if wanted.interpolation is not None:
-        log.info(
-            "The image tower's weights saw mean %s and deviation %s, which are applied; and %s "
-            "interpolation and a center crop of %.3g of the side, where this run has bicubic and "
-            "data.eval_crop=%s.",
-            *(list(values) for values in (wanted.mean, wanted.std)),
-            wanted.interpolation,
-            wanted.crop_fraction,
-            cfg.data.eval_crop,
-        )
+    unlike = unlike_the_run(wanted, eval_crop=cfg.data.eval_crop)
+    if unlike:
+        log.info("The image tower's weights saw other images than this run's: %s.", "; ".join(unlike))
     return {
         "image_size": cfg.image_size,
         "eval_crop": cfg.data.eval_crop,
@@ -135,6 +129,19 @@ def _preprocessing(cfg: DictConfig, model: MiniCLIP) -> dict[str, Any]:
         "mean": list(wanted.mean),
         "std": list(wanted.std),
     }
+
+
+def unlike_the_run(wanted: Preprocessing, *, eval_crop: str) -> list[str]:
+    """In what the images that weights were trained with differ from a run's, a phrase each."""
+    found = []
+    if (wanted.mean, wanted.std) != (MEAN, STD):
+        found.append(f"mean {list(wanted.mean)} and deviation {list(wanted.std)}, which are applied")
+    if wanted.interpolation not in (None, "bicubic"):
+        found.append(f"{wanted.interpolation} interpolation, where this run has bicubic")
+    if wanted.crop_fraction is not None and (wanted.crop_fraction, eval_crop) != (1.0, "centre"):
+        crop = f"a center crop of {wanted.crop_fraction:.3g} of the side"
+        found.append(f"{crop}, where this run has data.eval_crop={eval_crop}")
+    return found
 
 
 def _facts(split: Split, tokenizer: Tokenizer) -> dict[str, Any]:

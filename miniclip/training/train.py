@@ -455,7 +455,8 @@ class _Fit:
             raise Diverged(
                 f"Stopped at step {self.progress.step}: more updates in a row than "
                 f"trainer.max_skipped_steps={self.trainer.max_skipped_steps} were skipped, because a "
-                f"gradient was not finite. The weights before them are in {self.run.last_checkpoint}. {REMEDY}"
+                "gradient was not finite. The weights before them are in "
+                f"{self.run.last_checkpoint}. {REMEDY}"
             )
 
     def _count_skipped(self, was_applied: bool) -> bool:
