@@ -6,6 +6,15 @@ import shlex
 PLAIN_VALUE = re.compile(r"[\w./+-]*[A-Za-z_/][\w./+-]*", re.ASCII)
 """Text that Hydra takes as it is: no number, and no sign of its grammar."""
 
+SECRETS = (
+    (re.compile(r"//\S*@"), "//***@"),  # user:password before a host
+    (re.compile(r"[^\s/:@]+:(?!//)[^\s]*@"), "***@"),
+    (re.compile(r"\bhf_\w+"), "hf_***"),
+    (re.compile(r"(?i)\b(token|key|password|secret)=[^\s&]+"), r"\1=***"),
+)
+
+HOW_TO_LOG_IN = "holds a password or token; give the name alone, and log in by HF_TOKEN or: hf auth login"
+
 WORDS_OF_HYDRA = {"null", "true", "false", "inf", "nan"}
 
 
@@ -43,6 +52,13 @@ class BrokenImage(UserError):
 
     def __reduce__(self) -> tuple[type["BrokenImage"], tuple[str, str]]:
         return BrokenImage, (str(self), self.reason)
+
+
+def without_secrets(text: str) -> str:
+    """The text with *** for passwords and tokens."""
+    for pattern, replacement in SECRETS:
+        text = pattern.sub(replacement, text)
+    return text
 
 
 def counted(count: int, noun: str) -> str:

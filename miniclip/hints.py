@@ -11,12 +11,14 @@ from typing import Any
 import yaml
 from hydra.conf import HydraConf
 
-from miniclip.errors import UserError
+from miniclip.errors import HOW_TO_LOG_IN, SettingError, UserError, without_secrets
 
 PACKAGE = Path(__file__).resolve().parent
 # a checkout has conf/ and experiments/ beside the package, an installed wheel inside it
 HOME = PACKAGE if (PACKAGE / "conf").is_dir() else PACKAGE.parent
 CONF = HOME / "conf"
+
+PASSWORD_IN_URL = re.compile(r"://[^/\s]+@")
 
 COMMON_NAMES = {
     # training
@@ -239,6 +241,7 @@ def refuse_misspelled(words: Sequence[str]) -> None:
         group = key.lstrip("+").partition("@")[0]
         if not key:
             raise UserError(f'"{word}" names no setting; type SETTING=VALUE, or leave it out')
+        _refuse_secrets(key.lstrip("+"), value)
         if key.startswith(("+hydra.", "++hydra.")):
             _refuse_unknown_of_hydra(key.lstrip("+"))
         if group in ("encoder", "hydra") and has_value:
@@ -254,6 +257,21 @@ def refuse_misspelled(words: Sequence[str]) -> None:
             raise UserError(f"{word}: takes one option, not a list{_listed(known[group])}")
         if re.fullmatch(r"[+-]?[\d.]+", value):
             raise UserError(f"{word}: is no option of {group}{_listed(known[group])}")
+
+
+def _refuse_secrets(key: str, value: str) -> None:
+    """Refuse passwords, before Hydra writes what was typed into the run directory.
+
+    Raises:
+        SettingError: names the setting, and not the password.
+    """
+    shown = without_secrets(value)
+    is_hub = key == "data.hub" and not Path(value).exists()
+    if shown == value or not (is_hub or PASSWORD_IN_URL.search(value)):
+        return
+
+    kept = "holds a password, and settings are written into files; leave it out"
+    raise SettingError(key, shown, HOW_TO_LOG_IN if is_hub else kept)
 
 
 def _refuse_unknown_of_hydra(key: str) -> None:

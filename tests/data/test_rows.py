@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from miniclip import data
-from miniclip.data.hub import without_secrets
-from miniclip.errors import SettingError, UserError
+from miniclip.errors import SettingError, UserError, without_secrets
 
 pyarrow = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
