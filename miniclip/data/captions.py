@@ -46,6 +46,11 @@ def split_of_files(
 ) -> Split:
     """A split whose images are files below `root`; see `by_file`."""
     captions = by_file(captions, root, skips_missing=skips_missing)
+    return split_of_found_files(name, captions, root, decode_size=decode_size)
+
+
+def split_of_found_files(name: str, captions: Captions, root: Path, *, decode_size: int) -> Split:
+    """A split whose images are files below `root` that `by_file` has found."""
     names = list(captions)
     images = ImageFiles(root, names, decode_size=decode_size)
     return Split(name, ids=names, images=images, captions=list(captions.values()))

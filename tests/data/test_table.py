@@ -8,6 +8,7 @@ import pytest
 
 from miniclip.data import CSVTable
 from miniclip.data.captions import group_by_image
+from miniclip.data.image_names import find_images
 from miniclip.data.table import read_json_table, read_table
 from miniclip.errors import SettingError, UserError
 
@@ -232,6 +233,21 @@ def test_one_table_is_shared_out_by_image(tmp_path: Path, picture_folder: Path) 
     again = source(picture_folder, table, **one).splits()
     other = source(picture_folder, table, **one, split_seed=1).splits()
     assert list(again[1].ids) == list(val.ids) != list(other[1].ids)
+
+
+def test_each_file_is_looked_for_once(
+    tmp_path: Path, picture_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched: list[Path] = []
+
+    def counting(root: Path, *names: Any, **settings: Any) -> dict[str, str]:
+        searched.append(root)
+        return find_images(root, *names, **settings)
+
+    monkeypatch.setattr("miniclip.data.captions.find_images", counting)
+    table = written(tmp_path, "t.csv", "image,caption\n0.jpg,a\n1.jpg,b\n")
+    source(picture_folder, table, val_csv=None, val_root=None, val_fraction=0.5).splits()
+    assert searched == [picture_folder]
 
 
 def test_the_same_table_twice_stops(tmp_path: Path, picture_folder: Path) -> None:
