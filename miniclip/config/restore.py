@@ -26,7 +26,7 @@ import miniclip.models
 from miniclip.config.build import ROOT_TYPES
 from miniclip.config.compose import compose
 from miniclip.data import ImageTextDataset
-from miniclip.errors import SettingError, UserError
+from miniclip.errors import SettingError, UserError, counted
 from miniclip.files import within
 from miniclip.models import MiniCLIP
 from miniclip.models.image_encoder import adopt_preprocessing
@@ -281,9 +281,10 @@ def _as_plain(config: Any) -> Config:
 def _check_finite(weights: dict[str, torch.Tensor]) -> None:
     wrong = [name for name, tensor in weights.items() if not bool(tensor.isfinite().all())]
     if wrong:
+        verb = "is" if len(wrong) == 1 else "are"
         raise UserError(
-            f"{len(wrong)} of its {len(weights)} tensors are not finite, {shown(wrong[0])} for one; no "
-            "number measured on it would mean anything"
+            f"{len(wrong)} of its {counted(len(weights), 'tensor')} {verb} not finite, {shown(wrong[0])} "
+            "for one; no number measured on it would mean anything"
         )
 
 

@@ -28,7 +28,7 @@ from miniclip.data.transforms import (
     cut,
     normalize,
 )
-from miniclip.errors import BrokenImage, SettingError, UserError
+from miniclip.errors import BrokenImage, SettingError, UserError, counted
 
 log = logging.getLogger(__name__)
 
@@ -272,7 +272,9 @@ class ImageTextDataset(Dataset[tuple[Tensor, str]]):
                 if self.max_broken_fraction is None:
                     raise
                 problem = problem or error
-        raise UserError(f"None of the {len(self):,} images of the {self.split.name} split can be read.")
+        raise UserError(
+            f"None of {counted(len(self), 'image')} of the {self.split.name} split can be read."
+        )
 
     def _read(self, epoch: int, index: int) -> Item:
         image, choice = index, 0
@@ -536,9 +538,9 @@ class DataSource(ABC):
                 reasons.append(error.reason)
         if len(reasons) > self.max_broken_fraction * len(split):
             raise UserError(
-                f"{len(reasons):,} of the {len(split):,} images of the {split.name} split cannot be read "
-                f"({by_reason(reasons)}), more than data.max_broken_fraction={self.max_broken_fraction:g}. "
-                "Mend the files above."
+                f"{len(reasons):,} of {counted(len(split), 'image')} of the {split.name} split cannot be "
+                f"read ({by_reason(reasons)}), more than "
+                f"data.max_broken_fraction={self.max_broken_fraction:g}. Mend the files above."
             )
         images = ImageSubset(dataset.images, np.asarray(readable, dtype=np.int64))
         return ImageTextDataset(split.select(split.name, readable), dataset.crop, images=images)

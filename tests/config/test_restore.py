@@ -374,7 +374,7 @@ def test_weights_that_are_not_finite_are_told(content: Node, tmp_path: Path) -> 
     model = {name: tensor.clone() for name, tensor in content["model"].items()}
     statistics = [name for name in model if name.endswith("running_var")]
     model[statistics[0]].fill_(torch.nan)
-    with pytest.raises(UserError, match=r"nan\.pt cannot be restored: 1 of its \d+ tensors are not finite"):
+    with pytest.raises(UserError, match=r"nan\.pt cannot be restored: 1 of its \d+ tensors is not finite"):
         restore(changed(content, tmp_path / "nan.pt", model=model))
 
 
