@@ -35,6 +35,7 @@ from miniclip.models import HFTextModel, MiniCLIP, Tokenizer
 from miniclip.models.image_encoder import preprocessing_of
 from miniclip.optim import SAM, parameter_groups, scale_learning_rates
 from miniclip.optuna_sweeper import OPTUNA, settings_to_check
+from miniclip.provenance import sign
 from miniclip.signature import described, fits, signature_of
 from miniclip.sweep import Sweep, job_key, search_key
 from miniclip.tracking import JsonlLogger, RunDirectory
@@ -110,6 +111,7 @@ def build(cfg: DictConfig, run: RunDirectory) -> tuple[Trainer, Experiment, Json
         schedule=make(cfg, "schedule"),
         precision=make_precision(cfg, trainer),
         preprocessing=_preprocessing(cfg, model),
+        signature=sign(config["data"]),
     )
     run.write_environment(trainer.device, facts)
     return trainer, experiment, make(cfg, "logger")

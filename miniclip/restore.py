@@ -4,15 +4,16 @@
 table of places and names, its settings are held against the signature, and the class is called with them.
 Hydra, which would instantiate and resolve whatever it meets on the way, never sees them.
 
-What a config names is opened as data at most. Weights come from the checkpoint, and so does the
-configuration of a Hugging Face model; no cache is written where a file says.
+What a config names is opened as data at most, and that only where this user's signature says that they
+wrote it, or where they name it again. Weights come from the checkpoint, and so does the configuration of a
+Hugging Face model; no cache is written where a file says.
 """
 
 import functools
 import types
 import typing
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,11 +26,12 @@ import miniclip.losses
 import miniclip.models
 from miniclip.build import ROOT_TYPES
 from miniclip.composing import compose
-from miniclip.data import CaptionedImages
+from miniclip.data import CaptionedImages, Source
 from miniclip.errors import SettingError, UserError
 from miniclip.files import within
 from miniclip.models import MiniCLIP, Tokenizer
 from miniclip.models.image_encoder import adopt_preprocessing
+from miniclip.provenance import is_ours
 from miniclip.signature import described, fits, signature_of
 from miniclip.training.checkpoint import check_architecture, load_checkpoint, load_model
 from miniclip.training.contents import check_plain, shown
@@ -92,26 +94,47 @@ class Restored(NamedTuple):
     Attributes:
         checkpoint: the file it came from.
         config: the resolved config of its run, with the changes asked for; it holds no interpolation.
+        unopened: settings of the data that name places in a file which this user did not sign.
     """
 
     checkpoint: Path
     config: DictConfig
     model: MiniCLIP
     tokenizer: Tokenizer
+    unopened: tuple[str, ...]
 
     def datasets(self, **settings: Any) -> tuple[CaptionedImages, CaptionedImages]:
         """The training and the validation data set of the run.
 
         Args:
             settings: of the data, to take instead of the config's.
+
+        Raises:
+            UserError: when a place of the data is named by nothing but a stranger's file.
         """
         config = _as_plain(self.config)
+        self._refuse_places(settings.keys())
         config["data"] |= settings
         source = _make(config, "data")
         try:
             return source.datasets()
         except SettingError as error:
             raise SettingError(_full_name("data", error.setting), error.value, error.allowed) from None
+
+    def _refuse_places(self, named: Collection[str]) -> None:
+        """Stop before a place is opened that the user has not named."""
+        unnamed = [name for name in self.unopened if name not in named]
+        if not unnamed:
+            return
+        data = _as_plain(self.config)["data"]
+        theirs = ", ".join(f"data.{name}={shown(data[name])}" for name in unnamed)
+        wanted = " ".join(f"data.{name}=..." for name in unnamed)
+        raise UserError(
+            f"The checkpoint {self.checkpoint} was not trained by you on this machine (it lacks your "
+            f"signature), so what its config names is not opened: {theirs}. Say yourself where the data "
+            f"is, {wanted}, or take another data set, data=NAME. This also holds for your own runs of "
+            "another machine or of version 0.1.0."
+        )
 
     def loss(self) -> typing.Callable[..., torch.Tensor]:
         """The loss of the run."""
@@ -133,6 +156,8 @@ def restore(path: Path, *changes: str) -> Restored:
     checkpoint = load_checkpoint(checkpoint_path)
     with _named_after(checkpoint_path):
         _check(checkpoint["config"])
+        with _named_by("data"):
+            is_own = is_ours(checkpoint["config"]["data"], checkpoint.get("signature"))
         with _named_by("model"):
             _check_finite(checkpoint["model"])
         with _named_by("tokenizer"):
@@ -140,6 +165,7 @@ def restore(path: Path, *changes: str) -> Restored:
 
     config = _changed(_without_places(checkpoint["config"]), changes)
     _check(config)
+    unopened = () if is_own else _unnamed_places(config, changes)
 
     with _named_after(checkpoint_path):
         # first on a device without memory: sizes out of a file can be anything
@@ -152,7 +178,7 @@ def restore(path: Path, *changes: str) -> Restored:
     load_model(model, checkpoint, config)
     adopt_preprocessing(model.image_encoder, checkpoint["preprocessing"])
     model.to(memory_format=torch.channels_last).eval()
-    return Restored(checkpoint_path, OmegaConf.create(config), model, tokenizer)
+    return Restored(checkpoint_path, OmegaConf.create(config), model, tokenizer, unopened)
 
 
 def _check(config: Config) -> None:
@@ -252,6 +278,19 @@ def _without_places(config: Config) -> Config:
     if "weights" in image:
         image["weights"] = None
     return {**config, "data": data, "encoder": {**config["encoder"], "image": image}}
+
+
+def _unnamed_places(config: Config, changes: tuple[str, ...]) -> tuple[str, ...]:
+    """Settings of the data that name a place, where no change of the user says which."""
+    if any(change.startswith("data=") for change in changes):  # the user's own data set
+        return ()
+    source, settings = _part(config, "data")
+    named = {change.partition("=")[0] for change in changes}
+    return tuple(
+        name
+        for name in typing.cast(type[Source], source).places
+        if settings.get(name) is not None and f"data.{name}" not in named
+    )
 
 
 def _changed(config: Config, changes: tuple[str, ...]) -> Config:

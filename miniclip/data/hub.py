@@ -56,6 +56,8 @@ class Hub(Source):
             not there.
     """
 
+    places = (*Source.places, "hub")
+
     def __init__(
         self,
         *,

@@ -53,6 +53,8 @@ class CSVTable(Source):
         SettingError: when a table or a folder does not exist.
     """
 
+    places = (*Source.places, "train_csv", "train_root", "val_csv", "val_root")
+
     def __init__(
         self,
         *,
