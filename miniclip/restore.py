@@ -10,6 +10,7 @@ Hugging Face model; no cache is written where a file says.
 """
 
 import functools
+import re
 import types
 import typing
 import warnings
@@ -86,6 +87,9 @@ PARTIAL = ("encoder.text", "encoder.text.attention")
 
 LOADS_CODE = ("auto_map", "_implementation", "kernel_config", "quantization_config", "use_kernels")
 """In the keys of a Hugging Face configuration that can name code to load."""
+
+READS_FILES = re.compile("architecture|model_args|.*backbone.*")
+"""Keys of a Hugging Face configuration by which vision models read files; text models lack them."""
 
 
 class Restored(NamedTuple):
@@ -251,12 +255,30 @@ def _text_encoder(config: Config, *, vocab_size: int) -> torch.nn.Module:
     if settings["_target_"] == "miniclip.models.HFTextModel":
         if type(settings.get("config")) is not dict:
             raise UserError("encoder.text.config is missing: nothing is read by a name that a file gives")
+        _refuse_files(settings["config"])
         settings["config"] = _without_code(settings["config"])
     elif "attention" in settings:
         attention, of_attention = _part(config, "encoder.text.attention")
         del settings["attention"]
         run_time["attention"] = functools.partial(attention, **of_attention)
     return _make({"encoder": {"text": settings}}, "encoder.text", **run_time)
+
+
+def _refuse_files(configuration: Any) -> None:
+    """Stop at a Hugging Face configuration that makes a model read or fetch files that it names."""
+    if type(configuration) is list:
+        for below in configuration:
+            _refuse_files(below)
+    if type(configuration) is not dict:
+        return
+
+    for key, value in configuration.items():
+        if value and READS_FILES.fullmatch(str(key)):
+            raise UserError(
+                f"encoder.text.config has {shown(key)}: {shown(value)}, by which a model reads other "
+                "files; no text model has it"
+            )
+        _refuse_files(value)
 
 
 def _without_code(configuration: Any) -> Any:

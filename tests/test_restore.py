@@ -478,6 +478,41 @@ def test_a_hugging_face_configuration_brings_no_code() -> None:
     assert _without_code(asked) == kept
 
 
+FILES_OF_CONFIGURATIONS: dict[str, Callable[[Path], Node]] = {
+    "arguments": lambda place: {
+        "model_type": "timm_wrapper",
+        "model_args": {"checkpoint_path": str(place)},
+    },
+    "an architecture": lambda place: {"model_type": "timm_wrapper", "architecture": f"local-dir:{place}"},
+    "a backbone": lambda place: {"model_type": "timm_backbone", "backbone": f"local-dir:{place}"},
+    "a detector": lambda place: {"model_type": "detr", "backbone": str(place), "use_timm_backbone": False},
+    "a tower beside": lambda place: {
+        "model_type": "vision-text-dual-encoder",
+        "text_config": {"model_type": "bert"},
+        "vision_config": {"model_type": "gemma3n_vision", "architecture": f"local-dir:{place}"},
+    },
+    "in a list": lambda place: {"model_type": "bert", "more": [{"architecture": f"local-dir:{place}"}]},
+}
+
+
+@pytest.mark.parametrize("name", FILES_OF_CONFIGURATIONS)
+def test_a_hugging_face_configuration_opens_no_file(name: str, content: Node, tmp_path: Path) -> None:
+    place = tmp_path / "private"
+    place.mkdir()
+    (place / "config.json").write_text('{"architecture": "resnet18"}')
+    tower = {"_target_": "miniclip.models.HFTextModel", "_partial_": True, "name": "stranger/model"}
+    tower |= {"config": FILES_OF_CONFIGURATIONS[name](place), "frozen": False, "pooling": "mean"}
+    config = copy.deepcopy(content["config"])
+    config["encoder"]["text"] = {**tower, "embed_dim": 32}
+    path = changed(content, tmp_path / "foreign.pt", config=config)
+
+    def asked() -> None:
+        with pytest.raises(UserError, match=r"cannot be restored: encoder\.text\.config has .*other files"):
+            restore(path)
+
+    assert not any(each.is_relative_to(place) for each in opened_during(asked))
+
+
 def linked(run: RunDirectory, folder: Path, name: str, place: Path) -> Path:
     """A copy of a run with a link in the place of one of its files."""
     shutil.copytree(run.path, folder)
