@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import platformdirs
 import pytest
 from omegaconf import DictConfig
 from PIL import Image
@@ -28,6 +29,8 @@ def state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(folder))
         patch.setenv("WIN_PD_OVERRIDE_LOCAL_APPDATA", str(folder))  # Windows, where caches move with it
+        found = platformdirs.user_state_path("miniclip")
+        assert found.is_relative_to(folder), f"a newer platformdirs is needed, this one gives {found}"
         yield folder
 
 
