@@ -15,8 +15,10 @@ ALLOWED = {
     "composing": {"errors", "hints", "optuna_sweeper"},
     "optuna_sweeper": {"errors"},
     "sweep": {"errors", "tracking"},
-    "build": PARTS | BELOW | {"composing", "hints", "optuna_sweeper", "signature", "sweep", "training"},
-    "restore": PARTS | BELOW | {"build", "composing", "signature", "training"},
+    "build": PARTS
+    | BELOW
+    | {"composing", "hints", "optuna_sweeper", "provenance", "signature", "sweep", "training"},
+    "restore": PARTS | BELOW | {"build", "composing", "provenance", "signature", "training"},
     "evaluate": PARTS | BELOW | {"training", "report"},
     "job": {*PARTS, "composing", "errors", "training", "report", "sweep", "build", "evaluate"},
     "cli": {
@@ -34,6 +36,7 @@ ALLOWED = {
     },
     "clip_benchmark": PARTS | BELOW | {"restore"},
     "files": {"errors"},
+    "provenance": set(),
     "signature": set(),
     "errors": set(),
 }
