@@ -36,6 +36,7 @@ from miniclip.errors import SettingError, UserError, counted
 from miniclip.models import HFTextModel, MiniCLIP
 from miniclip.models.image_encoder import Preprocessing, preprocessing_of
 from miniclip.optim import SAM, parameter_groups, scale_learning_rates
+from miniclip.provenance import sign
 from miniclip.runs import JsonlLogger, RunDirectory
 from miniclip.runs.sweep import Sweep, job_key, search_key
 from miniclip.signature import described, fits, signature_of
@@ -112,6 +113,7 @@ def build(cfg: DictConfig, run: RunDirectory) -> tuple[Trainer, TrainingSetup, J
         schedule=make(cfg, "schedule"),
         precision=make_precision(cfg, trainer),
         preprocessing=_preprocessing(cfg, model),
+        signature=sign(config["data"]),
     )
     run.write_environment(trainer.device, facts)
     return trainer, experiment, make(cfg, "logger")

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, SupportsIndex
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, SupportsIndex
 
 import numpy as np
 import platformdirs
@@ -331,6 +331,9 @@ class DataSource(ABC):
             trained then.
     """
 
+    places: ClassVar[tuple[str, ...]] = ("cache_dir",)
+    """Settings that name a file, a folder or a set of the hub; of a stranger's config none is opened."""
+
     split_seed: int = 0
     """Seed of parts that nobody published; most sources have a setting of this name."""
 
@@ -565,6 +568,8 @@ class FolderSource(DataSource):
     Raises:
         SettingError: when `root` is no folder.
     """
+
+    places = (*DataSource.places, "root")
 
     def __init__(self, *, root: str, val_fraction: float, split_seed: int, **source_settings: Any):
         super().__init__(**source_settings)

@@ -73,6 +73,7 @@ class TrainingSetup:
         preprocessing: what an image needs before the model sees it, as plain data.
         measures: what else each validation records, from the validation split's features.
         test_set: what the best checkpoint is measured on, once; training never looks at it.
+        signature: of the config's data, by the user's key, kept in every checkpoint; None without a key.
     """
 
     config: dict[str, Any]
@@ -87,6 +88,7 @@ class TrainingSetup:
     preprocessing: dict[str, Any]
     measures: Sequence[Callable[[Features], dict[str, float]]] = ()
     test_set: ImageTextDataset | None = None
+    signature: str | None = None
 
 
 class _Stopped(UserError):
@@ -620,6 +622,7 @@ class _Fit:
         self._check_weights()
         experiment, progress = self.experiment, self.progress
         progress.total_seconds = self.seconds_before + time.perf_counter() - self.started
+        signed = {} if experiment.signature is None else {"signature": experiment.signature}
         save_checkpoint(
             self.run.last_checkpoint,
             {
@@ -632,6 +635,7 @@ class _Fit:
                 "config": experiment.config,
                 "data": self.data,
                 "random_state": random_state(),
+                **signed,
             },
         )
 

@@ -48,6 +48,8 @@ class Hub(DataSource):
             not there.
     """
 
+    places = (*DataSource.places, "hub")
+
     def __init__(
         self,
         *,

@@ -59,6 +59,8 @@ class CSVTable(DataSource):
         SettingError: when a table or a folder does not exist.
     """
 
+    places = (*DataSource.places, "train_csv", "train_root", "val_csv", "val_root")
+
     def __init__(
         self,
         *,
