@@ -173,7 +173,7 @@ def test_what_cannot_be_measured_is_said_before_training(class_folder: Path, tmp
     for settings, reason in (
         (["eval=zero_shot", f"eval.class_names={tmp_path / 'twins.txt'}"], "these repeat: square"),
         (["eval=sharpness", "eval.batches=9"], r"eval\.batches=9 of eval\.batch_size=64 must fit into the"),
-        (["eval=zero_shot", f"eval.class_names={tmp_path / 'names.txt'}"], "has 1 lines for 3 classes"),
+        (["eval=zero_shot", f"eval.class_names={tmp_path / 'names.txt'}"], "has 1 line for 3 classes"),
     ):
         with pytest.raises(UserError, match=reason):
             make(compose(*settings), "eval").check(*splits)
