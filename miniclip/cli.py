@@ -201,8 +201,8 @@ def text_study() -> None:
 def _study(arguments: argparse.Namespace, options: list[str]) -> None:
     from miniclip.config.build import make
     from miniclip.figures.figures import draw_costs
+    from miniclip.files import write_text
     from miniclip.metrics import Cost, attention_costs
-    from miniclip.runs import write_text
     from miniclip.training.train import find_device
 
     if min(arguments.lengths) < 1 or arguments.k < 1 or arguments.rounds < 1:
@@ -270,7 +270,7 @@ def _examine(cfg: DictConfig) -> bool:
     from miniclip.config.build import check, make, names_of
     from miniclip.data.doctor import Remarks, examine
     from miniclip.figures.figures import draw_examination
-    from miniclip.runs import write_text
+    from miniclip.files import write_text
 
     check(cfg)
     cfg.data.on_broken_image = "skip"  # to find all that are missing, not the first

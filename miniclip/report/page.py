@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from miniclip.errors import UserError
-from miniclip.files import within
+from miniclip.files import within, write_text
 from miniclip.report.charts import draw_axis, draw_groups, draw_progress
 from miniclip.report.runs import Collection, Group, as_text, check_comparable, group_runs
 from miniclip.report.statistics import Comparison, compare, spread
-from miniclip.runs import write_text
 
 METRICS = (
     ("i2t_r1", "i2t R@1"),

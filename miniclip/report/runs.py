@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from miniclip.errors import UserError
-from miniclip.files import within
+from miniclip.files import flatten, within
 from miniclip.metrics import Ranks
 from miniclip.runs import read_state
 
@@ -234,7 +234,7 @@ def _read_run(folder: Path) -> Run:
             )
     return Run(
         path=folder,
-        settings=dict(_flat(config)),
+        settings=flatten(config),
         best=summary["best"],
         validations=[record for record in records if "val/rsum" in record],
         fingerprint=fingerprint,
@@ -249,14 +249,6 @@ def _job(folder: Path) -> tuple[Path, str]:
         return folder.parent, _json(within(folder, "job.json"))["key"]
     except UNREADABLE:
         return folder, ""
-
-
-def _flat(node: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _name(settings: dict[str, Any], every: Sequence[dict[str, Any]]) -> str:

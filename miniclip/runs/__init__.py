@@ -1,7 +1,7 @@
 """What a run leaves behind: its directory and its loggers."""
 
 from miniclip.runs.loggers import JsonlLogger, RunFacts, TensorboardLogger, WandbLogger
-from miniclip.runs.run_directory import RunDirectory, State, read_state, save_arrays, write_text
+from miniclip.runs.run_directory import RunDirectory, State, read_state, save_arrays
 
 __all__ = [
     "JsonlLogger",
@@ -12,5 +12,4 @@ __all__ = [
     "WandbLogger",
     "read_state",
     "save_arrays",
-    "write_text",
 ]

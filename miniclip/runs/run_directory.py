@@ -16,8 +16,7 @@ import numpy as np
 import torch
 
 from miniclip.errors import UserError
-from miniclip.files import replacing, within
-from miniclip.runs.locks import is_locked, locked
+from miniclip.files import is_locked, locked, replacing, within, write_json, write_text
 
 Status = Literal["running", "completed", "interrupted", "diverged", "failed"]
 
@@ -123,7 +122,7 @@ class RunDirectory:
                 heir = _heir(source)
                 if heir is not None and heir != self.path.resolve():
                     return False
-                write_text(source / HEIR, os.path.relpath(self.path, source) + "\n")
+                write_text(source / HEIR, f"{_relative(self.path, source)}\n")
         except UserError:  # it is training, or being claimed
             return False
         return True
@@ -135,7 +134,7 @@ class RunDirectory:
             write_text(self.path / WANDB_ID, kept_id.read_text(encoding="utf-8"))
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
-        write_text(self.path / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        write_json(self.path / name, content)
 
     def write_status(self, status: Status, **details: Any) -> None:
         """Record how the run stands, and when."""
@@ -202,10 +201,12 @@ def _heir(folder: Path) -> Path | None:
     return heir if has_trained or read_state(heir).status == "running" else None
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace a text file in one step."""
-    with replacing(path) as file:
-        file.write(text)
+def _relative(path: Path, start: Path) -> str:
+    """The way to a path from another, so that both may move; a path on another drive stays as it is."""
+    try:
+        return os.path.relpath(path, start)
+    except ValueError:
+        return str(path.resolve())
 
 
 def save_arrays(path: Path, **tensors: torch.Tensor) -> None:

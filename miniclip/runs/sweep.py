@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from miniclip.errors import UserError
-from miniclip.runs import State, read_state, write_text
-from miniclip.runs.locks import locked
+from miniclip.files import locked, read_json, without_place, write_json, write_text
+from miniclip.runs import State, read_state
 
 IGNORED_ROOT_KEYS = ("name", "logger", "eval", "arm")
 """Root keys that change nothing of what is trained."""
@@ -62,7 +62,7 @@ def _without_places(value: Any) -> Any:
         return {key: _without_places(own) for key, own in value.items() if key not in IGNORED_KEYS}
     if isinstance(value, list):
         return [_without_places(own) for own in value]
-    return Path(value).name if isinstance(value, str) and value.startswith(("/", "~")) else value
+    return without_place(value)
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ class Job:
 
     @classmethod
     def read(cls, path: Path) -> "Job":
-        job = _json(path / "job.json")
-        return cls(path, job["key"], job["overrides"], read_state(path), _json(path / "summary.json"))
+        job = read_json(path / "job.json")
+        return cls(path, job["key"], job["overrides"], read_state(path), read_json(path / "summary.json"))
 
     @property
     def is_completed(self) -> bool:
@@ -139,7 +139,7 @@ class Sweep:
 
     def is_of_another_job(self, folder: Path, key: str) -> bool:
         """Whether a run directory holds a job of another key."""
-        return _json(folder / "job.json").get("key", key) != key
+        return read_json(folder / "job.json").get("key", key) != key
 
     def claim(self, keys: Sequence[str]) -> None:
         """Begin, or go on with, a sweep of these jobs in this folder.
@@ -148,14 +148,14 @@ class Sweep:
             UserError: when the folder holds a sweep without any of them.
         """
         plan = self.path / "sweep.json"
-        known = _json(plan).get("keys", [])
+        known = read_json(plan).get("keys", [])
         if known and not set(known) & set(keys):
             raise UserError(
                 f"{self.path} holds another sweep, of {len(known)} jobs and none of these {len(keys)}. "
                 "Give this one a folder of its own: hydra.sweep.dir=..."
             )
         self.path.mkdir(parents=True, exist_ok=True)
-        write_text(plan, json.dumps({"keys": list(dict.fromkeys([*known, *keys]))}, indent=2) + "\n")
+        write_json(plan, {"keys": list(dict.fromkeys([*known, *keys]))})
 
     @contextmanager
     def own_device(self, num_gpus: int) -> Iterator[str]:
@@ -203,10 +203,3 @@ def markdown_table(columns: Sequence[str], rows: Sequence[dict[str, str]]) -> li
 def _number(folder: Path) -> tuple[int, str]:
     number = folder.name.partition("_")[0]
     return (int(number) if number.isdigit() else 0, folder.name)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
