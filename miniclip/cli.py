@@ -25,6 +25,7 @@ from miniclip.config.compose import HOME, compose, prepare_hydra, refuse_unknown
 from miniclip.config.hints import refuse_misspelled
 from miniclip.errors import UserError
 from miniclip.files import within
+from miniclip.renamed import renamed_words
 
 # Threads of libgomp, which torch brings on Linux, wait in a loop: two runs on a machine would all but stop
 # each other. This many turns, and they sleep; it is read when torch is imported.
@@ -76,6 +77,7 @@ def main() -> None:
             sys.exit(f"{name} is a setting, and needs a command before it: miniclip train {name}")
         sys.exit(f"miniclip has no command {name}; it has: {', '.join(commands)}")
     sys.argv = [f"miniclip {name}", *sys.argv[2:]]
+    _take_old_names()
     with _console():
         commands[name]()
 
@@ -85,8 +87,16 @@ def train() -> None:
 
     Exits with 1 after an error and with 128 + signal after an interruption.
     """
+    _take_old_names()
     with _console():
         _train()
+
+
+def _take_old_names() -> None:
+    """Put today's names in place of old ones that were typed, and tell them."""
+    sys.argv[1:], lines = renamed_words(sys.argv[1:])
+    for line in lines:
+        print(line, file=sys.stderr)
 
 
 def _train() -> None:
