@@ -84,7 +84,7 @@ def build(cfg: DictConfig, run: RunDirectory) -> tuple[Trainer, TrainingSetup, J
     """
     check(cfg)
     config = typing.cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
-    OmegaConf.save(cfg, run.path / "config.yaml", resolve=True)
+    run.write_config(OmegaConf.to_yaml(cfg, resolve=True))
     trainer: Trainer = make(cfg, "trainer")
     source: DataSource = make(cfg, "data")
     with names_of(cfg, "data"):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from miniclip.errors import UserError
-from miniclip.files import within, write_text
+from miniclip.files import write_text
 from miniclip.report.charts import draw_axis, draw_groups, draw_progress
 from miniclip.report.runs import Collection, Group, as_text, check_comparable, group_runs
 from miniclip.report.statistics import Comparison, compare, spread
@@ -147,9 +147,8 @@ def _sections(
         )
         if len(groups) > 12:
             sections[-1].remarks.append(f"{', '.join(varied)}: see report.csv.")
-    gallery = within(best.path, "figures/retrieval.png")
-    if gallery.is_file():
-        sections.append(Section("The best run's retrieval", [], [], [gallery]))
+    if best.retrieval_figure is not None:
+        sections.append(Section("The best run's retrieval", [], [], [best.retrieval_figure]))
     if collection.failures:
         table = [["run", "status", "reason"]]
         table += [[failure.path.name, failure.status, failure.reason] for failure in collection.failures]

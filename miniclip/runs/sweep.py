@@ -19,7 +19,8 @@ from typing import Any
 
 from miniclip.errors import UserError
 from miniclip.files import locked, read_json, without_place, write_json, write_text
-from miniclip.runs import State, read_state
+from miniclip.runs import RunFiles, State, read_state
+from miniclip.runs.run_files import find_jobs
 
 IGNORED_ROOT_KEYS = ("name", "logger", "eval", "arm")
 """Root keys that change nothing of what is trained."""
@@ -77,8 +78,9 @@ class Job:
 
     @classmethod
     def read(cls, path: Path) -> "Job":
-        job = read_json(path / "job.json")
-        return cls(path, job["key"], job["overrides"], read_state(path), read_json(path / "summary.json"))
+        run = RunFiles(path)
+        job = run.read_job()
+        return cls(path, job["key"], job["overrides"], read_state(path), run.read_summary())
 
     @property
     def is_completed(self) -> bool:
@@ -87,7 +89,7 @@ class Job:
     @property
     def checkpoint(self) -> Path | None:
         """Where an interrupted job goes on."""
-        path = self.path / "checkpoints" / "last.pt"
+        path = RunFiles(self.path).last_checkpoint
         return path if self.state.is_resumable and path.is_file() else None
 
     def rank(self) -> tuple[bool, bool, bool]:
@@ -126,7 +128,7 @@ class Sweep:
         Of several tries of one job, in folders of several numbers, a completed one counts, else one that is
         running, else one that can go on, else any.
         """
-        folders = sorted((path.parent for path in self.path.glob("*/job.json")), key=_number)
+        folders = sorted(find_jobs(self.path), key=_number)
         tries: dict[str, list[Job]] = {}
         for job in map(Job.read, folders):
             tries.setdefault(job.key, []).append(job)
@@ -139,7 +141,7 @@ class Sweep:
 
     def is_of_another_job(self, folder: Path, key: str) -> bool:
         """Whether a run directory holds a job of another key."""
-        return read_json(folder / "job.json").get("key", key) != key
+        return RunFiles(folder).read_job().get("key", key) != key
 
     def claim(self, keys: Sequence[str]) -> None:
         """Begin, or go on with, a sweep of these jobs in this folder.
@@ -185,7 +187,7 @@ class Sweep:
     def failures(self) -> list[str]:
         """A line for each job that is not completed: what it was, why it ended, and where its log lies."""
         return [
-            f"{job.path.name}: {job.state}; see {job.path / 'train.log'}"
+            f"{job.path.name}: {job.state}; see {RunFiles(job.path).log}"
             for job in self.jobs()
             if not job.is_completed
         ]

@@ -170,7 +170,7 @@ def test_a_run_whose_process_is_gone_was_killed(sweep: Path, tmp_path: Path) -> 
     state = json.loads((run / "status.json").read_text())
     (run / "summary.json").unlink()
     (run / "status.json").write_text(json.dumps({**state, "status": "running"}))
-    for holding, status in ((nullcontext(), "killed"), (RunDirectory(run).held(), "running")):
+    for holding, status in ((nullcontext(), "killed"), (RunDirectory(run).lock(), "running")):
         with holding:
             (failure,) = read_collection([tmp_path]).failures
             assert (failure.path, failure.status) == (run, status)

@@ -203,10 +203,10 @@ def test_a_job_that_another_process_trains_is_left_to_it(tmp_path: Path) -> None
     (job,) = Sweep(tmp_path).jobs()
     run = RunDirectory(job.path)
     run.summary.unlink()
-    with run.held():
+    with run.lock():
         run.write_status("running")
         assert Sweep(tmp_path).jobs()[0].state.status == "running"
-        with pytest.raises(UserError, match="Another process trains in"), run.held():
+        with pytest.raises(UserError, match="Another process trains in"), run.lock():
             pass
         done = run_miniclip(*settings)
         assert done.returncode == 1 and "Another process is at it" in done.stdout
@@ -231,7 +231,7 @@ def test_auto_goes_on_with_what_was_interrupted_only(tmp_path: Path) -> None:
         own.write_status(status)
         (own.path / "config.yaml").write_text("seed: 0\n")
     here, config = RunDirectory(tmp_path / "here"), {"seed": 0}
-    with runs["running"].held():
+    with runs["running"].lock():
         assert find_checkpoint("auto", here, config) == runs["interrupted"].last_checkpoint
     runs["interrupted"].write_status("completed")
     assert find_checkpoint("auto", here, config) == runs["running"].last_checkpoint  # its process is gone
@@ -245,7 +245,7 @@ def test_a_failed_try_leaves_nothing_to_go_on_from(tmp_path: Path) -> None:
         (run.checkpoints / name).touch()
     for name in ("metrics.jsonl", "summary.json", "wandb_id", "ranks.npz"):
         (tmp_path / name).touch()
-    run.forget()
+    run.clear()
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoints", "figures"}
     assert not list(run.checkpoints.iterdir())
 
