@@ -21,8 +21,9 @@ from miniclip.figures.figures import draw_curves, draw_retrieval
 from miniclip.metrics import retrieval_ranks
 from miniclip.runs import RunDirectory, RunFacts, read_state
 from miniclip.runs.environment import git_revision
+from miniclip.runs.job_key import job_key
 from miniclip.runs.run_directory import Status
-from miniclip.runs.sweep import Sweep, job_key
+from miniclip.runs.sweep import Sweep
 from miniclip.training import Trainer, TrainingSetup
 from miniclip.training.guards import Diverged
 from miniclip.training.held_out import HeldOutResult, measure_test

@@ -36,7 +36,8 @@ from miniclip.models import HFTextModel, MiniCLIP
 from miniclip.models.image_encoder import preprocessing_of
 from miniclip.optim import SAM, parameter_groups, scale_learning_rates
 from miniclip.runs import JsonlLogger, RunDirectory
-from miniclip.runs.sweep import Sweep, job_key, search_key
+from miniclip.runs.job_key import job_key, search_key
+from miniclip.runs.sweep import Sweep
 from miniclip.signature import described, fits, signature_of
 from miniclip.tokenizers import Tokenizer
 from miniclip.training import Precision, Trainer, TrainingSetup

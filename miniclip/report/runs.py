@@ -14,19 +14,12 @@ from miniclip.errors import UserError
 from miniclip.files import flatten
 from miniclip.metrics import Ranks
 from miniclip.runs import RunFiles, find_runs, read_state
+from miniclip.runs.job_key import changes_nothing, read_job_key
 
-NO_DIFFERENCE = (
-    "seed",
-    "data.seed",
-    "name",
-    "data.root",
-    "data.cache_dir",
-    "data.eval_split",
-)
-NOR_GROUPS = ("arm", "logger", "eval", "hydra")
-NOR_SETTINGS = ("device", "resume", "num_workers", "checkpoint_every_epochs", "_partial_")
-"""What may differ between runs that are compared without being named."""
+SEEDS = ("seed", "data.seed")
 
+OF_SAME_DATA = ("data.root", "data.eval_split")
+"""Settings that do not tell groups apart: `check_comparable` looks at the data themselves."""
 
 UNREADABLE = (
     OSError,
@@ -208,9 +201,9 @@ def varied_settings(runs: Sequence[Run]) -> list[str]:
     return [
         key
         for key in keys
-        if key not in NO_DIFFERENCE
-        and key.split(".")[0] not in NOR_GROUPS
-        and key.rsplit(".", 1)[-1] not in NOR_SETTINGS
+        if key not in SEEDS + OF_SAME_DATA
+        and not changes_nothing(key)
+        and not key.endswith("_partial_")
         and len({json.dumps(run.settings.get(key, ...), default=str) for run in runs}) > 1
     ]
 
@@ -244,9 +237,10 @@ def _ranks(arrays: dict[str, np.ndarray] | None) -> tuple[Ranks, np.ndarray] | N
 def _job(folder: Path) -> tuple[Path, str]:
     """The sweep and the key of a job; of a single run itself."""
     try:
-        return folder.parent, RunFiles(folder).read_job()["key"]
+        key = read_job_key(folder)
     except UNREADABLE:
-        return folder, ""
+        key = None
+    return (folder, "") if key is None else (folder.parent, key)
 
 
 def _name(settings: dict[str, Any], every: Sequence[dict[str, Any]]) -> str:

@@ -6,9 +6,7 @@ written anew after every job.
 """
 
 import csv
-import hashlib
 import io
-import json
 import platform
 import shlex
 from collections.abc import Iterator, Sequence
@@ -18,15 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from miniclip.errors import UserError
-from miniclip.files import locked, read_json, without_place, write_json, write_text
+from miniclip.files import locked, read_json, write_json, write_text
 from miniclip.runs import RunFiles, State, read_state
+from miniclip.runs.job_key import read_job_key
+from miniclip.runs.run_directory import JOB_FORMAT
 from miniclip.runs.run_files import find_jobs
-
-IGNORED_ROOT_KEYS = ("name", "logger", "eval", "arm")
-"""Root keys that change nothing of what is trained."""
-
-IGNORED_KEYS = ("device", "resume", "num_workers", "cache_dir", "checkpoint_every_epochs")
-"""Nor do these settings, wherever they are. A cache does: it shrinks images before they are cropped."""
 
 COLUMNS = (
     "job",
@@ -44,28 +38,6 @@ COLUMNS = (
 )
 
 
-def job_key(config: dict[str, Any]) -> str:
-    """A hash of what a job computes: its resolved config without names and places.
-
-    Of an absolute path only the last part counts, so that data may move.
-    """
-    parts = {key: value for key, value in config.items() if key not in IGNORED_ROOT_KEYS}
-    return hashlib.sha256(json.dumps(_without_places(parts), sort_keys=True).encode()).hexdigest()[:16]
-
-
-def search_key(overrides: Sequence[str]) -> str:
-    """A hash of what a search is over: the overrides it was launched with."""
-    return hashlib.sha256("\n".join(sorted(overrides)).encode()).hexdigest()[:16]
-
-
-def _without_places(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_places(own) for key, own in value.items() if key not in IGNORED_KEYS}
-    if isinstance(value, list):
-        return [_without_places(own) for own in value]
-    return without_place(value)
-
-
 @dataclass(frozen=True)
 class Job:
     """One run directory of a sweep, as it is on disk."""
@@ -80,7 +52,8 @@ class Job:
     def read(cls, path: Path) -> "Job":
         run = RunFiles(path)
         job = run.read_job()
-        return cls(path, job["key"], job["overrides"], read_state(path), run.read_summary())
+        key = read_job_key(path) or path.name
+        return cls(path, key, job["overrides"], read_state(path), run.read_summary())
 
     @property
     def is_completed(self) -> bool:
@@ -132,7 +105,7 @@ class Sweep:
         tries: dict[str, list[Job]] = {}
         for job in map(Job.read, folders):
             tries.setdefault(job.key, []).append(job)
-        counting = [min(own, key=Job.rank) for own in tries.values()]
+        counting = [min(jobs, key=Job.rank) for jobs in tries.values()]
         return sorted(counting, key=lambda job: _number(job.path))
 
     def job(self, key: str) -> Job | None:
@@ -141,7 +114,7 @@ class Sweep:
 
     def is_of_another_job(self, folder: Path, key: str) -> bool:
         """Whether a run directory holds a job of another key."""
-        return RunFiles(folder).read_job().get("key", key) != key
+        return read_job_key(folder) not in (None, key)
 
     def claim(self, keys: Sequence[str]) -> None:
         """Begin, or go on with, a sweep of these jobs in this folder.
@@ -149,15 +122,20 @@ class Sweep:
         Raises:
             UserError: when the folder holds a sweep without any of them.
         """
-        plan = self.path / "sweep.json"
-        known = read_json(plan).get("keys", [])
+        plan_file = self.path / "sweep.json"
+        plan = read_json(plan_file)
+        known = plan.get("keys", [])
+        if plan.get("format", 1) < JOB_FORMAT:  # its jobs have other keys today
+            known = [*known, *(job.key for job in self.jobs())]
+
         if known and not set(known) & set(keys):
             raise UserError(
                 f"{self.path} holds another sweep, of {len(known)} jobs and none of these {len(keys)}. "
                 "Give this one a folder of its own: hydra.sweep.dir=..."
             )
         self.path.mkdir(parents=True, exist_ok=True)
-        write_json(plan, {"keys": list(dict.fromkeys([*known, *keys]))})
+        all_keys = list(dict.fromkeys([*known, *keys]))
+        write_json(plan_file, {"format": JOB_FORMAT, "keys": all_keys})
 
     @contextmanager
     def own_device(self, num_gpus: int) -> Iterator[str]:
