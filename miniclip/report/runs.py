@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from miniclip.errors import UserError
+from miniclip.errors import UserError, counted
 from miniclip.files import flatten
 from miniclip.metrics import Ranks
 from miniclip.runs import RunFiles, find_runs, read_state
@@ -68,7 +68,7 @@ class Run:
     def kind(self) -> str:
         """What the reported numbers are."""
         if self.test is None:
-            return f"best of {len(self.validations)} validations"
+            return f"best of {counted(len(self.validations), 'validation')}"
         return "test, measured once with the checkpoint that validation chose"
 
     @property

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from miniclip.errors import UserError
+from miniclip.errors import UserError, counted
 from miniclip.files import locked, read_json, write_json, write_text
 from miniclip.runs import RunFiles, State, read_state
 from miniclip.runs.job_key import read_job_key
@@ -130,8 +130,8 @@ class Sweep:
 
         if known and not set(known) & set(keys):
             raise UserError(
-                f"{self.path} holds another sweep, of {len(known)} jobs and none of these {len(keys)}. "
-                "Give this one a folder of its own: hydra.sweep.dir=..."
+                f"{self.path} holds another sweep, of {counted(len(plan['keys']), 'job')} and none of these "
+                f"{len(keys)}. Give this one a folder of its own: hydra.sweep.dir=..."
             )
         self.path.mkdir(parents=True, exist_ok=True)
         all_keys = list(dict.fromkeys([*known, *keys]))
