@@ -3,7 +3,6 @@
 import argparse
 import importlib.util
 import io
-import json
 import logging
 import os
 import shlex
@@ -12,7 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -25,8 +24,11 @@ from miniclip import __version__
 from miniclip.config.compose import HOME, compose, prepare_hydra, refuse_unknown, what_is_wrong
 from miniclip.config.hints import refuse_misspelled
 from miniclip.errors import UserError, counted
-from miniclip.files import within
+from miniclip.files import read_json, within, write_json, write_text
 from miniclip.renamed import renamed_words
+
+if TYPE_CHECKING:
+    from miniclip.runs import RunFiles
 
 # Threads of libgomp, which torch brings on Linux, wait in a loop: two runs on a machine would all but stop
 # each other. This many turns, and they sleep; it is read when torch is imported.
@@ -214,7 +216,6 @@ def _study(arguments: argparse.Namespace, options: list[str]) -> None:
     from miniclip.config.build import make
     from miniclip.figures.figures import draw_costs
     from miniclip.metrics import Cost, attention_costs
-    from miniclip.runs import write_text
     from miniclip.training.train import find_device
 
     if min(arguments.lengths) < 1 or arguments.k < 1 or arguments.rounds < 1:
@@ -282,7 +283,6 @@ def _examine(cfg: DictConfig) -> bool:
     from miniclip.config.build import check, make, names_of
     from miniclip.data.doctor import Remarks, examine
     from miniclip.figures.figures import draw_examination
-    from miniclip.runs import write_text
 
     check(cfg)
     cfg.data.on_broken_image = "skip"  # to find all that are missing, not the first
@@ -296,7 +296,7 @@ def _examine(cfg: DictConfig) -> bool:
     found.remarks = remarks.texts
     folder = Path("outputs") / cfg.name / "doctor"
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "doctor.json", json.dumps(found.as_dict(), indent=2, ensure_ascii=False) + "\n")
+    write_json(folder / "doctor.json", found.as_dict())
     draw_examination(found, folder / "doctor.png")
     for name, counts in found.splits.items():
         least, mean, most = counts["captions_an_image"]
@@ -398,29 +398,31 @@ def _evaluation_folder(checkpoint: Path, fingerprint: str) -> Path:
     A checkpoint that lies in no run has its folder beside it.
     """
     from miniclip.data.dataset import SEEDED_TEST
+    from miniclip.runs import RunFiles
 
-    run = checkpoint.parent.parent
-    if checkpoint.parent.name != "checkpoints" or not within(run, "environment.json").is_file():
+    run = RunFiles.of_checkpoint(checkpoint)
+    if run is None or not run.environment.is_file():
         return within(checkpoint.parent, f"{checkpoint.stem}_evaluation/{fingerprint}")
     own = _fingerprints(run)
     name = own.get(fingerprint, fingerprint)
-    parts = ["evaluation"] if checkpoint.stem == "best" else ["evaluation", checkpoint.stem]
+    parts = [run.evaluation.name]
+    if checkpoint != run.best_checkpoint:
+        parts.append(checkpoint.stem)
     if name in ("test", SEEDED_TEST) and len(own) > 2:
         parts.append("test")
     elif name == fingerprint:
         parts.append(fingerprint)
-    return within(run, "/".join(parts))
+    return within(run.path, "/".join(parts))
 
 
-def _fingerprints(run: Path) -> dict[str, str]:
+def _fingerprints(run: "RunFiles") -> dict[str, str]:
     """The parts of the data that a run was trained and measured on, by their fingerprints."""
-    path = within(run, "environment.json")
     try:
-        own = json.loads(path.read_text("utf-8"))["data"]
+        own = read_json(run.environment)["data"]
         return {split["fingerprint"]: name for name, split in own.items()}
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path} is damaged ({error!r}); evaluate the checkpoint in another folder."
+            f"{run.environment} is damaged ({error!r}); evaluate the checkpoint in another folder."
         ) from None
 
 

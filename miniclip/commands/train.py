@@ -17,11 +17,13 @@ from miniclip.config.compose import short_overrides
 from miniclip.errors import UserError, counted
 from miniclip.evaluation import MiniCLIPModel
 from miniclip.evaluation.evaluation import Result, flat_numbers
-from miniclip.figures.figures import draw_curves, draw_retrieval, read_metrics
+from miniclip.figures.figures import draw_curves, draw_retrieval
 from miniclip.metrics import retrieval_ranks
-from miniclip.runs import RunDirectory, RunFacts, read_state, save_arrays
-from miniclip.runs.run_directory import Status, git_revision
-from miniclip.runs.sweep import Sweep, job_key
+from miniclip.runs import RunDirectory, RunFacts, read_state
+from miniclip.runs.environment import git_revision
+from miniclip.runs.job_key import job_key
+from miniclip.runs.run_directory import Status
+from miniclip.runs.sweep import Sweep
 from miniclip.training import Trainer, TrainingSetup
 from miniclip.training.guards import Diverged
 from miniclip.training.held_out import HeldOutResult, measure_test
@@ -37,7 +39,7 @@ def run_job(cfg: DictConfig) -> float:
     run = RunDirectory(Path(settings.runtime.output_dir))
     if settings.mode is RunMode.MULTIRUN:
         return _job_of_sweep(cfg, run, Path(settings.sweep.dir), list(settings.overrides.task))
-    with run.held():
+    with run.lock():
         _check_directory(run, cfg.trainer.resume)
         return _train(cfg, run)
 
@@ -69,11 +71,11 @@ def _job_of_sweep(cfg: DictConfig, run: RunDirectory, folder: Path, overrides: l
     if sweep.is_of_another_job(run.path, key):  # the same number and name in an earlier launch
         run = RunDirectory(run.path.with_name(f"{run.path.name}_{key[:8]}"))
     try:
-        with run.held(), _own_device(cfg, sweep) as device:
+        with run.lock(), _own_device(cfg, sweep) as device:
             resume = None if before is None else before.checkpoint
             if before is None or resume is None or before.path != run.path:
-                run.forget()  # what an earlier try left
-            run.write_json("job.json", {"key": key, "overrides": overrides})
+                run.clear()  # what an earlier try left
+            run.write_job(key=key, overrides=overrides)
             settings = {"device": device, "trainer": {"resume": None if resume is None else str(resume)}}
             return _train(OmegaConf.merge(cfg, settings), run)  # type: ignore[arg-type]
     except Exception as error:
@@ -133,7 +135,7 @@ def _train_and_measure(cfg: DictConfig, run: RunDirectory) -> tuple[dict[str, An
     try:
         summary, features = trainer.fit(experiment, run, logger, checkpoint=checkpoint)
         ranks = retrieval_ranks(*features)
-        save_arrays(run.path / "ranks.npz", image_of_caption=features.image_of_caption, **ranks._asdict())
+        run.write_ranks(image_of_caption=features.image_of_caption, **ranks._asdict())
         test_set = experiment.test_set
         if test_set is not None:
             datasets = experiment.train_set, test_set
@@ -143,11 +145,11 @@ def _train_and_measure(cfg: DictConfig, run: RunDirectory) -> tuple[dict[str, An
             numbers = {key: value for key, value in tested.record.items() if key.startswith("test/")}
             logger.log({"step": summary["steps"], **numbers})
         figures = {
-            "curves": draw_curves(read_metrics(run), run.figures / "curves.png"),
+            "curves": draw_curves(run.read_metrics(), run.curves_figure),
             "retrieval": draw_retrieval(
                 features,
                 experiment.val_set.split,
-                run.figures / "retrieval.png",
+                run.retrieval_figure,
                 protocol=summary["best"]["protocol"],
             ),
         }
@@ -170,9 +172,9 @@ def _train_and_measure(cfg: DictConfig, run: RunDirectory) -> tuple[dict[str, An
 def _write_test(tested: HeldOutResult, summary: dict[str, Any], run: RunDirectory) -> None:
     """Keep what the test part gave, in the summary, too."""
     owners = tested.features.image_of_caption
-    save_arrays(run.path / "ranks_test.npz", image_of_caption=owners, **tested.ranks._asdict())
+    run.write_ranks(of_test=True, image_of_caption=owners, **tested.ranks._asdict())
     summary["test"] = tested.record
-    run.write_json("summary.json", summary)
+    run.write_summary(summary)
 
 
 def _root(error: BaseException) -> BaseException:

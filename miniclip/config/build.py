@@ -38,7 +38,8 @@ from miniclip.models.image_encoder import Preprocessing, preprocessing_of
 from miniclip.optim import SAM, parameter_groups, scale_learning_rates
 from miniclip.provenance import sign
 from miniclip.runs import JsonlLogger, RunDirectory
-from miniclip.runs.sweep import Sweep, job_key, search_key
+from miniclip.runs.job_key import job_key, search_key
+from miniclip.runs.sweep import Sweep
 from miniclip.signature import described, fits, signature_of
 from miniclip.tokenizers import Tokenizer
 from miniclip.training import Precision, Trainer, TrainingSetup
@@ -86,7 +87,7 @@ def build(cfg: DictConfig, run: RunDirectory) -> tuple[Trainer, TrainingSetup, J
     """
     check(cfg)
     config = typing.cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
-    OmegaConf.save(cfg, run.path / "config.yaml", resolve=True)
+    run.write_config(OmegaConf.to_yaml(cfg, resolve=True))
     trainer: Trainer = make(cfg, "trainer")
     source: DataSource = make(cfg, "data")
     with names_of(cfg, "data"):

@@ -28,6 +28,7 @@ from miniclip.figures.figures import (
     draw_similarity,
     draw_space,
 )
+from miniclip.files import write_text
 from miniclip.metrics import (
     Classification,
     Features,
@@ -55,7 +56,6 @@ from miniclip.metrics import (
 from miniclip.metrics.linear_probe import NEEDS_SKLEARN, can_probe
 from miniclip.metrics.retrieval import RECALL_AT, caption_owners
 from miniclip.models import inputs_of
-from miniclip.runs import write_text
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,5 @@
 """The pictures every run ends with: curves and a retrieval gallery."""
 
-import json
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,6 @@ from miniclip.data.dataset import Split
 from miniclip.data.doctor import Examination
 from miniclip.files import replacing
 from miniclip.metrics import Cost, Features, Landscape, some_pairs
-from miniclip.runs import RunDirectory
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -244,12 +242,6 @@ def draw_costs(costs: Sequence[Cost], path: Path, *, device: str) -> Path:
         axis.set_xlabel("tokens a caption", fontsize=9)
     figure.suptitle(f"One attention layer, {device}", fontsize=10)
     return save(figure, path)
-
-
-def read_metrics(run: RunDirectory) -> list[dict[str, Any]]:
-    """The records of metrics.jsonl."""
-    with open(run.metrics, encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
 
 
 def new_figure(rows: int, columns: int, *, size: tuple[float, float]) -> tuple["Figure", Any]:

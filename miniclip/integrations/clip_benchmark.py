@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from miniclip.config.restore import restore
 from miniclip.data.transforms import CenterCrop, Crop, SquashResize, cut, normalize
 from miniclip.errors import UserError
-from miniclip.files import within
 from miniclip.models import MiniCLIP
+from miniclip.runs import RunFiles
 from miniclip.tokenizers import Tokenizer
 
 PADDING = -1
@@ -56,7 +56,7 @@ def load(
         UserError: when there is no whole checkpoint.
     """
     path = Path(model_name)
-    restored = restore(within(path, f"checkpoints/{pretrained}.pt") if path.is_dir() else path)
+    restored = restore(RunFiles(path).checkpoint(pretrained) if path.is_dir() else path)
     size = restored.config.image_size
     crop: Crop = CenterCrop(size) if restored.config.data.eval_crop == "center" else SquashResize(size)
 

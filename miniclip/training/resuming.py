@@ -6,13 +6,12 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from torch.optim import Optimizer
 
 from miniclip.errors import SettingError, UserError, as_override
-from miniclip.files import within
-from miniclip.runs import RunDirectory, read_state
-from miniclip.training.checkpoint import flatten, load_checkpoint
+from miniclip.files import flatten, without_place
+from miniclip.runs import RunDirectory, RunFiles, read_state
+from miniclip.training.checkpoint import load_checkpoint
 from miniclip.training.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -149,7 +148,7 @@ def go_on(resume: str | None, run: RunDirectory, config: dict[str, Any]) -> Path
     """
     checkpoint = find_checkpoint(resume, run, config)
     if checkpoint is None or not checkpoint.resolve().is_relative_to(run.path.resolve()):
-        run.forget()
+        run.clear()
     if checkpoint is not None:
         run.go_on_from(checkpoint.parent.parent)
     return checkpoint
@@ -167,16 +166,17 @@ def find_checkpoint(resume: str | None, run: RunDirectory, config: dict[str, Any
         raise SettingError("trainer.resume", repr(resume), "must be null, auto, or a path")
     if resume != "auto":
         path = Path(resume).expanduser()
-        checkpoint = within(path, "checkpoints/last.pt") if path.is_dir() else path
-        if checkpoint.is_file() and _run_of(checkpoint) is not None:
-            run.claim(checkpoint.parent.parent)
+        checkpoint = RunFiles(path).last_checkpoint if path.is_dir() else path
+        former = RunFiles.of_checkpoint(checkpoint)
+        if checkpoint.is_file() and former is not None and former.status.is_file():
+            run.claim(former.path)
         return checkpoint
     if run.last_checkpoint.is_file():
         return run.last_checkpoint
 
     num_others = 0
     for sibling in sorted(run.path.parent.iterdir(), reverse=True):
-        checkpoint = sibling / "checkpoints" / "last.pt"
+        checkpoint = RunFiles(sibling).last_checkpoint
         if sibling == run.path or not checkpoint.is_file() or not read_state(sibling).is_resumable:
             continue
         if not _is_of_the_same_settings(sibling, config):
@@ -231,7 +231,7 @@ def carry_on_metrics(source: Path, run: RunDirectory, progress: Progress) -> Non
 
     What follows training is measured again; so is the validation of the last step, if it was interrupted.
     """
-    metrics = within(source, "metrics.jsonl")
+    metrics = RunFiles(source).metrics
     if not metrics.is_file():
         run.metrics.unlink(missing_ok=True)
         return
@@ -250,7 +250,7 @@ def carry_on_metrics(source: Path, run: RunDirectory, progress: Progress) -> Non
 
 def carry_on_skipped(source: Path, run: RunDirectory, progress: Progress) -> None:
     """Give the run what is known of skipped steps, up to the checkpoint's, of the run it goes on from."""
-    skipped = within(source, run.skipped_batches.name)
+    skipped = RunFiles(source).skipped_batches
     lines = skipped.read_text(encoding="utf-8").splitlines(keepends=True) if skipped.is_file() else []
     kept = [line for line in lines if _record(line).get("step", math.inf) <= progress.step]
     if kept:
@@ -278,36 +278,22 @@ def is_checkpoint_of(path: Path, best: dict[str, Any]) -> bool:
 
 def _is_of_the_same_settings(folder: Path, config: dict[str, Any]) -> bool:
     try:
-        theirs = yaml.safe_load(within(folder, "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return False
-    if not isinstance(theirs, dict):
+        theirs = RunFiles(folder).read_config()
+    except (OSError, ValueError):
         return False
     # another budget is another schedule, which only who names the run can want
     budgets = [each.get("trainer", {}).get("budget") for each in (theirs, config)]
     return budgets[0] == budgets[1] and not changed_settings(theirs, config)
 
 
-def _run_of(checkpoint: Path) -> Path | None:
-    """The run directory that a checkpoint lies in, if it does."""
-    folder = checkpoint.parent.parent
-    return (
-        folder if checkpoint.parent.name == "checkpoints" and (folder / "status.json").is_file() else None
-    )
-
-
 def _compared(config: dict[str, Any]) -> dict[str, Any]:
     """Settings by their full names, of the roots that say what is trained."""
     roots = {key: value for key, value in config.items() if key in COMPARED}
     return {
-        name: _without_place(value)
+        name: without_place(value)
         for name, value in flatten(roots).items()
         if not name.startswith("encoder.text.config.")  # added to a checkpoint with a Hugging Face model
     }
-
-
-def _without_place(value: Any) -> Any:
-    return Path(value).name if isinstance(value, str) and value.startswith(("/", "~")) else value
 
 
 def _is_below(setting: str, places: tuple[str, ...]) -> bool:

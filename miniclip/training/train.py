@@ -298,7 +298,7 @@ class _Fit:
             text = "Other images stood in for %d that cannot be read (%s)."
             log.warning(text, len(broken), by_reason(broken.values()))
         summary = self._summary()
-        self.run.write_json("summary.json", summary)
+        self.run.write_summary(summary)
         best = load_checkpoint(self.run.best_checkpoint)
         load_model(self.experiment.model, best, self.experiment.config)
         return FitResult(summary, self._encode_validation())
@@ -349,7 +349,7 @@ class _Fit:
         progress, last = self.progress, self.run.last_checkpoint
         at_end_of_epoch = progress.position == 0 and progress.epoch > 0
         if at_end_of_epoch and progress.epoch % self.trainer.checkpoint_every_epochs == 0:
-            copy_checkpoint(last, last.with_name(f"epoch_{progress.epoch:04d}.pt"))
+            copy_checkpoint(last, self.run.checkpoint(f"epoch_{progress.epoch:04d}"))
 
     def _train_epoch(self, batches: Iterator[Batch]) -> None:
         progress, trainer = self.progress, self.trainer
@@ -695,7 +695,7 @@ class _Fit:
         progress = self.progress
         if progress.best is None:
             return
-        for candidate in (within(path.parent, "best.pt"), path):
+        for candidate in (within(path.parent, self.run.best_checkpoint.name), path):
             if candidate.is_file() and is_checkpoint_of(candidate, progress.best):
                 if candidate != self.run.best_checkpoint:
                     copy_checkpoint(candidate, self.run.best_checkpoint)

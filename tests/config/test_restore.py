@@ -20,8 +20,9 @@ from miniclip import cli, provenance
 from miniclip.config.restore import PARTS, restore
 from miniclip.errors import UserError
 from miniclip.figures.figures import new_figure, save
+from miniclip.files import write_text
 from miniclip.integrations.clip_benchmark import load
-from miniclip.runs import RunDirectory, write_text
+from miniclip.runs import RunDirectory
 from miniclip.signature import fits, signature_of
 from miniclip.training.checkpoint import load_checkpoint
 from tests.conftest import ROOT, TINY, fit
