@@ -8,43 +8,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import count
 from threading import Barrier, Lock
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler
 
+from miniclip.data.batch import Batch, CollatedBatch, collate, positive_pairs
 from miniclip.data.dataset import ImageTextDataset, Item
-from miniclip.data.transforms import crop_and_resize_batch, cut, normalize
-from miniclip.errors import BrokenImage, UserError
+from miniclip.data.transforms import crop_and_resize_batch, normalize
+from miniclip.errors import UserError
+from miniclip.tokenizers import Tokenizer
 
 T = TypeVar("T")
-
-
-class Batch(NamedTuple):
-    """Images with one caption each.
-
-    Attributes:
-        images: (B, 3, H, W) in channels_last memory; uint8 from a worker, float32 and normalised after.
-        boxes: (B, 5) int64, the parts of the images still to be cut out; None where that is done.
-        captions: B of them.
-        places: (B,) int64, place of each image in its split.
-        problems: why images could not be read for which others stand in.
-    """
-
-    images: Tensor
-    boxes: Tensor | None
-    captions: list[str]
-    places: Tensor
-    problems: list[BrokenImage]
-
-    def positives(self) -> Tensor:
-        """Which captions are right for which images, (B, B) bool: those of one image, and equal ones."""
-        numbers = {caption: number for number, caption in enumerate(self.captions)}
-        texts = torch.tensor([numbers[caption] for caption in self.captions])
-        return (self.places[:, None] == self.places) | (texts[:, None] == texts)
 
 
 class _Items(Dataset[Item]):
@@ -109,11 +86,13 @@ class Loader:
 
     Worker processes read and cut the pictures. Where the pictures are decoded already, workers are
     threads, which have nothing to hand over: they cut into memory that is used again and again. If the
-    device is a GPU, decoded pictures travel whole and it cuts a batch at once.
+    device is a GPU, decoded images travel whole and it cuts a batch at once. Captions are tokenized
+    where a batch is finished, in a thread beside the main one.
 
     Args:
         dataset: where items come from.
-        order: lists of keys of `dataset`, a list a batch.
+        order: lists of keys of `dataset`, one list per batch.
+        tokenizer: of the captions; None where only images are read.
         device: where the model reads.
         num_workers: how many read; 0 reads in between, when a batch is asked for.
         worker_init: runs first in each worker process, if there is something to run.
@@ -126,10 +105,12 @@ class Loader:
         *,
         device: torch.device,
         num_workers: int,
+        tokenizer: Tokenizer | None = None,
         worker_init: Callable[[int], None] | None = None,
     ):
         self.dataset = dataset
         self.order = order
+        self.tokenizer = tokenizer
         self.device = device
         self.num_workers = num_workers
         self._floats, self._pixels = BufferPool(torch.float32), BufferPool(torch.uint8)
@@ -162,19 +143,44 @@ class Loader:
         items = [self.dataset.item(key) for key in keys]
         travel_whole = self.device.type != "cpu" and self.dataset.is_decoded
         size = None if travel_whole else self.dataset.crop.image_size
-        batch = collate(items, image_size=size, lend=self._pixels.lend)
+        batch = collate(items, image_size=size, take=self._pixels.take)
         if self.device.type == "cuda":
             batch = batch._replace(images=batch.images.pin_memory())
         return self._finish(batch)
 
-    def _finish(self, batch: Batch) -> Batch:
-        """The batch on the device, cut and normalised."""
-        pixels = batch.images.to(self.device, non_blocking=True)
+    def _finish(self, batch: CollatedBatch) -> Batch:
+        """Complete a batch: cut, normalized, tokenized and on the device."""
+        positives = positive_pairs(batch.image_ids, batch.captions)
+        token_ids, attention_mask = self._tokenized(batch.captions)
+        return Batch(
+            images=self._normalized(batch),
+            token_ids=self._on_device(token_ids),
+            attention_mask=self._on_device(attention_mask),
+            positives=self._on_device(positives),
+            num_false_negatives=int(positives.sum()) - len(positives),
+            image_ids=batch.image_ids,
+            captions=batch.captions,
+            problems=batch.problems,
+        )
+
+    def _normalized(self, batch: CollatedBatch) -> Tensor:
+        """What the model sees of the images, (B, 3, H, W) float32 on the device."""
+        pixels = self._on_device(batch.images)
         if batch.boxes is not None:
-            boxes = batch.boxes.to(self.device, non_blocking=True)
+            boxes = self._on_device(batch.boxes)
             pixels = crop_and_resize_batch(pixels, boxes, self.dataset.crop.image_size)
-        out = self._floats.lend(pixels.shape) if self.device.type == "cpu" else None
-        return batch._replace(images=normalize(pixels, out), boxes=None)
+        out = self._floats.take(pixels.shape) if self.device.type == "cpu" else None
+        return normalize(pixels, out)
+
+    def _tokenized(self, captions: list[str]) -> tuple[Tensor, Tensor]:
+        """Token ids (B, L) int64 and attention mask (B, L) bool, on the host."""
+        if self.tokenizer is None:
+            nothing = torch.zeros(len(captions), 0, dtype=torch.int64)
+            return nothing, nothing.bool()
+        return self.tokenizer.encode(captions)
+
+    def _on_device(self, part: Tensor) -> Tensor:
+        return part.to(self.device, non_blocking=True)
 
 
 def _in_threads(
@@ -212,7 +218,7 @@ class BufferPool:
         self._lent: list[tuple[np.ndarray, weakref.ref[np.ndarray]]] = []
         self._lock = Lock()
 
-    def lend(self, shape: Sequence[int]) -> Tensor:
+    def take(self, shape: Sequence[int]) -> Tensor:
         """A tensor (B, C, H, W) in channels_last memory, with any content."""
         size = math.prod(shape) * self.dtype.itemsize
         with self._lock:
@@ -232,35 +238,3 @@ def sequential_batches(num_images: int, batch_size: int) -> list[list[int]]:
         list(range(start, min(start + batch_size, num_images)))
         for start in range(0, num_images, batch_size)
     ]
-
-
-def collate(
-    items: list[Item], *, image_size: int | None, lend: Callable[..., Tensor] | None = None
-) -> Batch:
-    """Stack what the model sees of the pictures; with `image_size` None the whole pictures, padded.
-
-    Args:
-        lend: gives the memory to write into, for a shape; None takes new memory, in a worker process such
-            as the main process shares.
-    """
-    if image_size is None:
-        heights, widths = zip(*(item.picture.shape[1:] for item in items), strict=True)
-        pictures = [_padded(item.picture, max(heights), max(widths)) for item in items]
-    else:
-        pictures = [cut(item.picture, item.box, image_size) for item in items]
-    if lend is None:
-        images = default_collate([picture.permute(1, 2, 0) for picture in pictures]).permute(0, 3, 1, 2)
-    else:
-        images = lend((len(items), *pictures[0].shape))
-        torch.stack([picture.permute(1, 2, 0) for picture in pictures], out=images.permute(0, 2, 3, 1))
-    return Batch(
-        images=images,
-        boxes=torch.tensor([item.box for item in items]) if image_size is None else None,
-        captions=[item.caption for item in items],
-        places=torch.tensor([item.image for item in items]),
-        problems=[item.problem for item in items if item.problem is not None],
-    )
-
-
-def _padded(picture: Tensor, height: int, width: int) -> Tensor:
-    return pad(picture, (0, width - picture.shape[2], 0, height - picture.shape[1]))

@@ -170,7 +170,7 @@ class Tokenizer:
         backend.enable_truncation(self.context_length)
         backend.no_padding()
         self._backend = backend
-        self._known.clear()
+        self._known = {}  # anew: another thread may read the old one
 
 
 class TrainedTokenizer(Tokenizer, ABC):

@@ -16,12 +16,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 from tqdm import tqdm
 
+from miniclip.data.batch import Batch
 from miniclip.data.dataset import ImageTextDataset, by_reason
-from miniclip.data.loader import Batch, EpochBatches, Loader, sequential_batches
+from miniclip.data.loader import EpochBatches, Loader, sequential_batches
 from miniclip.errors import SettingError, UserError, as_override
 from miniclip.files import within
 from miniclip.metrics import Features, encode, health, protocol_name, retrieval_metrics
-from miniclip.models import MiniCLIP, inputs_of
+from miniclip.models import MiniCLIP
 from miniclip.models.image_encoder import adopt_preprocessing
 from miniclip.optim import SAM, Schedule, set_learning_rate
 from miniclip.runs import JsonlLogger, RunDirectory
@@ -227,7 +228,7 @@ class _Fit:
         reading = partial(
             Loader, device=self.device, num_workers=trainer.num_workers, worker_init=ignore_in_worker
         )
-        self.train_loader = reading(experiment.train_set, self.batches)
+        self.train_loader = reading(experiment.train_set, self.batches, tokenizer=experiment.tokenizer)
         self.val_loader = reading(
             experiment.val_set, sequential_batches(len(experiment.val_set), trainer.batch_size)
         )
@@ -346,8 +347,7 @@ class _Fit:
                     self._count_broken(micro_batches)
                     factor = self.experiment.schedule.factor(*self._done_of_total())
                     set_learning_rate(self.experiment.optimizer, factor)
-                    tokenizer = self.experiment.tokenizer
-                    result = self.update([inputs_of(batch, tokenizer) for batch in micro_batches])
+                    result = self.update(micro_batches)
 
                     progress.forward_passes = self._passes_at(progress.step + 1)
                     progress.step += 1
@@ -358,7 +358,7 @@ class _Fit:
                         "step": progress.step,
                         "train/lr": self._lr(),
                         **self._cost(),
-                        "train/false_negatives": sum(map(_false_negatives, micro_batches)),
+                        "train/false_negatives": sum(batch.num_false_negatives for batch in micro_batches),
                     }
                     if isinstance(self.experiment.optimizer, SAM):
                         record["train/rho"] = self.experiment.optimizer.last_rho
@@ -712,11 +712,6 @@ def find_device(name: str) -> torch.device:
 def selection_key(record: dict[str, Any]) -> tuple[float, float]:
     """What a checkpoint is kept for. Equal captions, as of classes, bound the recalls: the loss decides."""
     return record["val/rsum"], -record["val/loss"]
-
-
-def _false_negatives(batch: Batch) -> int:
-    """Right pairs that a loss without several positives takes for wrong ones."""
-    return int(batch.positives().sum()) - len(batch.captions)
 
 
 def _epoch_line(record: dict[str, Any], epoch: str) -> str:

@@ -174,7 +174,7 @@ ATTACKS: dict[str, Attack] = {
     "a relative way": target("miniclip.models..ProjectionMLP"),
     "a class in the wrong place": target("miniclip.data.Folder"),
     "a tokenizer": fixed("temperature", {"_target_": "miniclip.tokenizers.HFTokenizer", "name": "/etc"}),
-    "a function": target("miniclip.models.inputs_of", "loss"),
+    "a function": target("miniclip.models.linformer_attention", "loss"),
     "a tower as the data": target("miniclip.models.TorchvisionEncoder", "data"),
     "an attention as a projection": target("miniclip.models.FullAttention"),
     "a name in a list": fixed("projection/_target_", ["miniclip.models.ProjectionMLP"]),

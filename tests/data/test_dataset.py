@@ -11,9 +11,10 @@ from PIL import Image
 
 from miniclip.config.build import make
 from miniclip.config.compose import compose
+from miniclip.data.batch import collate
 from miniclip.data.dataset import ImageTextDataset, Split
 from miniclip.data.images import ImageArray, ImageFiles
-from miniclip.data.loader import Batch, EpochBatches, Loader, collate, sequential_batches
+from miniclip.data.loader import EpochBatches, Loader, sequential_batches
 from miniclip.data.transforms import (
     Box,
     CenterCrop,
@@ -206,18 +207,6 @@ def test_fingerprints_tell_data_apart(picture_folder: Path) -> None:
     assert split.fingerprint() == dataset(picture_folder).split.fingerprint()
     assert Split("train", split.ids, split.images, changed).fingerprint() != split.fingerprint()
     assert Split("val", split.ids, split.images, split.captions).fingerprint() != split.fingerprint()
-
-
-def test_positives_are_captions_of_one_image_and_equal_captions() -> None:
-    batch = Batch(
-        images=torch.zeros(4, 3, 8, 8),
-        boxes=None,
-        captions=["a dog", "a cat", "a dog", "a bird"],
-        places=torch.tensor([0, 1, 2, 1]),
-        problems=[],
-    )
-    expected = [[1, 0, 1, 0], [0, 1, 0, 1], [1, 0, 1, 0], [0, 1, 0, 1]]
-    assert batch.positives().int().tolist() == expected
 
 
 @pytest.mark.parametrize(("setting", "crop"), [("whole", SquashResize(32)), ("centre", CenterCrop(32))])

@@ -7,8 +7,6 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from miniclip.data.transforms import (
-    MEAN,
-    STD,
     Box,
     CenterCrop,
     RandomResizedCrop,
@@ -18,6 +16,7 @@ from miniclip.data.transforms import (
     cut,
     normalize,
 )
+from miniclip.preprocessing import MEAN, STD
 
 
 def boxes(crop: RandomResizedCrop, height: int, width: int, count: int) -> Tensor:
