@@ -63,10 +63,10 @@ def collate(
             as the main process shares.
     """
     if image_size is None:
-        heights, widths = zip(*(item.picture.shape[1:] for item in items), strict=True)
-        parts = [_padded(item.picture, max(heights), max(widths)) for item in items]
+        heights, widths = zip(*(item.image.shape[1:] for item in items), strict=True)
+        parts = [_padded(item.image, max(heights), max(widths)) for item in items]
     else:
-        parts = [cut(item.picture, item.box, image_size) for item in items]
+        parts = [cut(item.image, item.box, image_size) for item in items]
 
     by_pixel = [part.permute(1, 2, 0) for part in parts]  # each (H, W, 3)
     if take is None:
@@ -78,7 +78,7 @@ def collate(
     return CollatedBatch(
         images=images,
         boxes=torch.tensor([item.box for item in items]) if image_size is None else None,
-        image_ids=torch.tensor([item.image for item in items]),
+        image_ids=torch.tensor([item.index for item in items]),
         captions=[item.caption for item in items],
         problems=[item.problem for item in items if item.problem is not None],
     )

@@ -8,6 +8,7 @@ import operator
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, SupportsIndex
 
@@ -163,21 +164,22 @@ class Parts(NamedTuple):
         return [split for split in self if split is not None]
 
 
-class Item(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Item:
     """One image with one of its captions.
 
     Attributes:
-        picture: (3, H, W) uint8, all of it.
+        image: (3, H, W) uint8, all of it.
         box: the part that the model sees.
         caption: as it was written.
-        image: place of the image in the split.
+        index: place of the image in the split.
         problem: why another image had to stand in, else None.
     """
 
-    picture: Tensor
+    image: Tensor
     box: Box
     caption: str
-    image: int
+    index: int
     problem: BrokenImage | None = None
 
 
@@ -250,7 +252,7 @@ class ImageTextDataset(Dataset[tuple[Tensor, str]]):
 
     def __getitem__(self, key: Key | tuple[int, Key]) -> tuple[Tensor, str]:
         item = self.item(key)
-        pixels = cut(item.picture, item.box, self.crop.image_size)
+        pixels = cut(item.image, item.box, self.crop.image_size)
         return normalize(pixels[None])[0], item.caption
 
     def item(self, key: Key | tuple[int, Key]) -> Item:
@@ -267,27 +269,28 @@ class ImageTextDataset(Dataset[tuple[Tensor, str]]):
         problem = None
         for stand_in in range(len(self)):
             try:
-                return self._read(epoch, (index + stand_in) % len(self))._replace(problem=problem)
+                return self._read(epoch, (index + stand_in) % len(self), problem)
             except BrokenImage as error:
                 if self.max_broken_fraction is None:
                     raise
                 problem = problem or error
         raise UserError(f"None of the {len(self):,} images of the {self.split.name} split can be read.")
 
-    def _read(self, epoch: int, index: int) -> Item:
-        image, choice = index, 0
+    def _read(self, epoch: int, index: int, problem: BrokenImage | None) -> Item:
+        row, choice = index, 0
         if self.captions == "all":
-            image = int(np.searchsorted(self._first_item, index, side="right")) - 1
-            choice = index - int(self._first_item[image])
-        picture = self.images[image]
-        captions = self.split.captions[image]
+            row = int(np.searchsorted(self._first_item, index, side="right")) - 1
+            choice = index - int(self._first_item[row])
+        image = self.images[row]
+        captions = self.split.captions[row]
+
         generator = torch.Generator().manual_seed(_mix(self.seed, epoch, index))
         drawn = int(torch.randint(len(captions), (), generator=generator))
         if self.captions == "random":
             choice = drawn
-        height, width = picture.shape[1:]
+        height, width = image.shape[1:]
         box = self.crop.box(height, width, generator)
-        return Item(picture, box, captions[choice], image)
+        return Item(image, box, captions[choice], row, problem)
 
 
 class TrainingSets(NamedTuple):

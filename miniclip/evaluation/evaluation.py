@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from miniclip.data import ImageTextDataset
-from miniclip.data.loader import EpochBatches, Loader
+from miniclip.data.loader import Loader
+from miniclip.data.sampler import EpochBatches
 from miniclip.errors import SettingError, UserError
 from miniclip.evaluation.models import EmbeddingModel, MiniCLIPModel
 from miniclip.figures.figures import (

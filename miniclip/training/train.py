@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from miniclip.data.batch import Batch
 from miniclip.data.dataset import ImageTextDataset, by_reason
-from miniclip.data.loader import EpochBatches, Loader, sequential_batches
+from miniclip.data.loader import Loader
+from miniclip.data.sampler import EpochBatches, sequential_batches
 from miniclip.errors import SettingError, UserError, as_override
 from miniclip.files import within
 from miniclip.metrics import Features, encode, health, protocol_name, retrieval_metrics

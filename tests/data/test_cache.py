@@ -87,7 +87,7 @@ def test_a_model_sees_the_same_with_and_without(
     for uncached, with_cache in zip(plain, fast, strict=True):
         for index in range(len(uncached)):
             expected, actual = uncached.item((3, index)), with_cache.item((3, index))
-            seen, cached_seen = (cut(item.picture, item.box, 48).float() for item in (expected, actual))
+            seen, cached_seen = (cut(item.image, item.box, 48).float() for item in (expected, actual))
             assert (seen - cached_seen).abs().mean() < 4
             assert expected.caption == actual.caption
 

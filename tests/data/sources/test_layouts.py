@@ -253,7 +253,7 @@ def test_missing_images_are_replaced_and_counted_if_asked(
     skip = {"on_broken_image": "skip", "max_broken_fraction": 0.1, "cache_dir": str(tmp_path / "cache")}
     train, val = data.CSVTable(**settings, **skip, cache=cache).datasets()
     item = train.item((0, 12))
-    assert item.problem is not None and item.problem.reason == "missing" and item.image == 0
+    assert item.problem is not None and item.problem.reason == "missing" and item.index == 0
     assert len(train) == 13 and len(val) == 12
 
 
@@ -376,7 +376,7 @@ def test_broken_images_are_replaced_in_training_and_left_out_of_validation(
     train, val = data.Flickr8k(root=str(root), **settings).datasets()
     item = train.item((0, 1))
     assert item.problem is not None and train.split.ids[1] in str(item.problem)
-    assert item.caption == train.split.captions[2][0] and item.image == 2
+    assert item.caption == train.split.captions[2][0] and item.index == 2
     assert len(val) == 2 and "Left out of the seeded val split" in caplog.text
     with pytest.raises(UserError, match=r"max_broken_fraction=0\.1"):
         data.Flickr8k(root=str(root), **settings | {"max_broken_fraction": 0.1}).datasets()

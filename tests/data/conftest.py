@@ -1,0 +1,16 @@
+"""Small data sets of the twelve pictures of `picture_folder`."""
+
+from pathlib import Path
+
+from miniclip.data.dataset import ImageTextDataset, Split
+from miniclip.data.images import ImageFiles
+from miniclip.data.transforms import CenterCrop, RandomResizedCrop
+
+
+def twelve_images(folder: Path, *, random: bool = True) -> ImageTextDataset:
+    """Twelve images with five captions each; crops and captions are drawn, or the same every time."""
+    names = [f"{index}.jpg" for index in range(12)]
+    captions = [[f"{index}, caption {number}" for number in range(5)] for index in range(12)]
+    split = Split("train", names, ImageFiles(folder, names, decode_size=64), captions)
+    crop = RandomResizedCrop(32, crop_scale=(0.5, 1.0), flip=True) if random else CenterCrop(32)
+    return ImageTextDataset(split, crop, seed=3, captions="random" if random else "first")
