@@ -384,7 +384,7 @@ def _evaluation_folder(checkpoint: Path, fingerprint: str) -> Path:
 
     A checkpoint that lies in no run has its folder beside it.
     """
-    from miniclip.data.dataset import SEEDED_TEST
+    from miniclip.data.split import SEEDED_TEST
 
     run = checkpoint.parent.parent
     if checkpoint.parent.name != "checkpoints" or not within(run, "environment.json").is_file():

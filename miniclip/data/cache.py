@@ -1,5 +1,6 @@
-"""Decoded pictures in one file or in memory: each is decoded once and never again."""
+"""Decoded images in one file or in memory: each is decoded once and never again."""
 
+import hashlib
 import json
 import logging
 import os
@@ -9,7 +10,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +19,8 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 from tqdm import tqdm
 
-from miniclip.data.dataset import Images
+from miniclip.data.images import Images
+from miniclip.data.split import Split
 from miniclip.data.transforms import Crop, cut
 from miniclip.errors import BrokenImage, UserError
 
@@ -26,6 +28,38 @@ log = logging.getLogger(__name__)
 
 READ_AHEAD = 256
 """Pictures in the decoder's hands at a time."""
+
+
+class PixelCache:
+    """Keeps the decoded images of splits.
+
+    Args:
+        kind: "none" keeps nothing, "memory" and "disk" decode all images of a split once.
+        folder: where "disk" keeps them.
+        skips_broken: keep why an image cannot be read, instead of raising it.
+    """
+
+    def __init__(self, kind: Literal["none", "memory", "disk"], folder: Path, *, skips_broken: bool):
+        self.kind = kind
+        self.folder = folder
+        self.skips_broken = skips_broken
+
+    def keep(self, split: Split, *, size: int, crop: Crop | None = None) -> Images:
+        """The split's images as they are to be read.
+
+        Args:
+            size: of an image's shorter side, which is shrunk to it if it is longer.
+            crop: one that draws nothing: keep just what it sees, at its `image_size`.
+        """
+        if self.kind == "none" or len(split) == 0:
+            return split.images
+        if self.kind == "memory":
+            return cache_in_memory(split.images, size=size, skips_broken=self.skips_broken, crop=crop)
+
+        digest = hashlib.sha256(f"4 {size} {type(crop).__name__} {split.fingerprint()} ".encode())
+        digest.update(repr(split.images.identity).encode())
+        folder = self.folder / f"pixels-{digest.hexdigest()[:24]}"
+        return cache_on_disk(split.images, folder, size=size, skips_broken=self.skips_broken, crop=crop)
 
 
 class _Index(NamedTuple):
@@ -49,7 +83,7 @@ class _Index(NamedTuple):
         return self._replace(checksum=zlib.crc32(content.encode(), checksum_of_pixels))
 
 
-class CachedImages:
+class CachedImages(Images):
     """RGB pictures (3, H, W) uint8, one behind the other in one array of pixels, row by row.
 
     Args:

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from miniclip.data.dataset import Split
+from miniclip.data.split import Split
 from miniclip.errors import UserError
 
 NEAR_BITS = 4

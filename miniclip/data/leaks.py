@@ -10,8 +10,8 @@ from itertools import combinations
 from typing import Any, NamedTuple
 
 from miniclip.data.cache import CachedImages
-from miniclip.data.dataset import ConcatImages, Images, ImageSubset, Split
-from miniclip.data.images import ImageBytes, ImageFiles
+from miniclip.data.images import ImageBytes, ImageFiles, Images
+from miniclip.data.split import Split
 from miniclip.errors import BrokenImage, UserError
 
 log = logging.getLogger(__name__)
@@ -100,16 +100,7 @@ def _shared(groups: Iterable[list[Place]], first: int, second: int) -> dict[str,
 def _places(splits: Sequence[Split]) -> Iterator[Place]:
     for part, split in enumerate(splits):
         for row, image_id in enumerate(split.ids):
-            yield Place(part, image_id, *_origin(split.images, row))
-
-
-def _origin(images: Images, index: int) -> tuple[Images, int]:
-    """The sequence that reads an image, below all selections, and where in it."""
-    if isinstance(images, ImageSubset):
-        return _origin(images.images, int(images.chosen[index]))
-    if isinstance(images, ConcatImages):
-        return _origin(*images.place(index))
-    return images, index
+            yield Place(part, image_id, *split.images.origin(row))
 
 
 def _divided(group: list[Place], trait: Any) -> list[list[Place]]:
@@ -142,7 +133,7 @@ def _size(place: Place) -> Hashable | None:
             return len(_buffer(place)) or None
         if isinstance(place.images, CachedImages):
             return place.images.digests[place.row] or None
-        if getattr(place.images, "is_decoded", False):
+        if place.images.is_decoded:
             return tuple(place.images[place.row].shape)
     except (OSError, ValueError, BrokenImage):
         pass  # what cannot be read is told by whoever needs it

@@ -419,7 +419,7 @@ class _Fit:
                 f"Stopped at step {self.progress.step}: {len(broken):,} of the "
                 f"{len(train_set.split):,} training images cannot be read ({by_reason(broken.values())}), "
                 f"more than data.max_broken_fraction={train_set.max_broken_fraction:g} of them. "
-                "Mend the files above."
+                "Fix the files above."
             )
 
     def _bar(self, text: str) -> tqdm:

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from miniclip.data.dataset import ImageTextDataset, Split
+from miniclip.data.dataset import ImageTextDataset
 from miniclip.data.images import ImageFiles
+from miniclip.data.split import Split
 from miniclip.data.transforms import CenterCrop, RandomResizedCrop
 
 

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from miniclip.data.batch import positive_pairs
-from miniclip.data.dataset import ImageTextDataset, Split
+from miniclip.data.dataset import ImageTextDataset
 from miniclip.data.images import ImageArray, ImageFiles
 from miniclip.data.loader import Loader
 from miniclip.data.sampler import EpochBatches, sequential_batches
+from miniclip.data.split import Split
 from miniclip.data.transforms import CenterCrop
 from miniclip.errors import UserError
 from miniclip.tokenizers import BPETokenizer

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from miniclip.data.dataset import Split
+from miniclip.data.split import Split
 from tests.data.conftest import twelve_images
 
 

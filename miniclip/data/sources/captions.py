@@ -1,14 +1,13 @@
 """Captions grouped by image, and the images they name."""
 
 import logging
-import random
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from miniclip.data.dataset import Split
 from miniclip.data.images import ImageFiles
 from miniclip.data.sources.image_names import find_images
+from miniclip.data.split import Split, seeded_rows
 from miniclip.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -67,13 +66,5 @@ def by_file(captions: Captions, root: Path, *, skips_missing: bool) -> Captions:
 def seeded_split(captions: Captions, *, val_fraction: float, seed: int) -> tuple[Captions, Captions]:
     """Training and validation captions, shared out by image."""
     items = list(captions.items())
-    train, val = seeded_rows(len(items), val_fraction=val_fraction, seed=seed)
+    train, val = seeded_rows(len(items), fraction=val_fraction, seed=seed)
     return {items[row][0]: items[row][1] for row in train}, {items[row][0]: items[row][1] for row in val}
-
-
-def seeded_rows(count: int, *, val_fraction: float, seed: int) -> tuple[list[int], list[int]]:
-    """Rows of training and of validation images, each in order."""
-    rows = list(range(count))
-    random.Random(seed).shuffle(rows)
-    num_val = round(count * val_fraction)
-    return sorted(rows[num_val:]), sorted(rows[:num_val])

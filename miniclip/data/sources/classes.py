@@ -12,10 +12,10 @@ import torchvision.datasets as sets
 from PIL import UnidentifiedImageError
 from torch import Tensor
 
-from miniclip.data.dataset import FolderSource, Images, Split
-from miniclip.data.images import ImageFiles
-from miniclip.data.sources.captions import seeded_rows
+from miniclip.data.images import ImageFiles, Images
+from miniclip.data.sources.base import FolderSource
 from miniclip.data.sources.walk import counted, examples, find_images, is_visible
+from miniclip.data.split import SEEDED_VAL, Split
 from miniclip.errors import BrokenImage, SettingError
 
 log = logging.getLogger(__name__)
@@ -58,8 +58,8 @@ class ImageClasses(FolderSource):
         train_split = self._split("train", parts["train"])
         if val is not None:
             return (train_split, self._split(val, parts[val]), *test)
-        rows = seeded_rows(len(train_split), val_fraction=self.val_fraction, seed=self.split_seed)
-        return (train_split.select("train", rows[0]), train_split.select("seeded val", rows[1]), *test)
+        seeded = train_split.set_apart(SEEDED_VAL, fraction=self.val_fraction, seed=self.split_seed)
+        return (*seeded, *test)
 
     def _published(self) -> dict[str, Any]:
         """The parts as torchvision gives them; those of ImageFolder in the order of preference."""
@@ -138,7 +138,7 @@ class ClassFolders:
             )
 
 
-class TorchvisionImages:
+class TorchvisionImages(Images):
     """The pictures (3, H, W) uint8 of a data set of torchvision."""
 
     def __init__(self, pictures: Any, ids: Sequence[str]):

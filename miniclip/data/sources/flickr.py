@@ -11,12 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from miniclip.data.dataset import FolderSource, Split
+from miniclip.data.sources.base import FolderSource
 from miniclip.data.sources.captions import Captions, group_by_image, seeded_split, split_of_files
 from miniclip.data.sources.columns import captions_of_cell
 from miniclip.data.sources.table import read_table
 from miniclip.data.sources.text_files import open_text, read_text
 from miniclip.data.sources.walk import is_visible
+from miniclip.data.split import Split
 from miniclip.errors import SettingError, UserError
 
 log = logging.getLogger(__name__)

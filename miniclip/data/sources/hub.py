@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from miniclip.data.dataset import DataSource, Split, check_val_fraction
+from miniclip.data.sources.base import DataSource, check_val_fraction
 from miniclip.data.sources.parquet import find_columns, image_cells
 from miniclip.data.sources.rows import (
     PARTS,
@@ -18,6 +18,7 @@ from miniclip.data.sources.rows import (
     splits_of_rows,
     whole_splits,
 )
+from miniclip.data.split import Split
 from miniclip.errors import SettingError, UserError
 
 if TYPE_CHECKING:

