@@ -15,7 +15,7 @@ from miniclip.data.sampler import sequential_batches
 from miniclip.errors import UserError
 from miniclip.metrics.features import encode_images, encode_texts
 from miniclip.models.clip import MiniCLIP
-from miniclip.tokenizers.tokenizer import Tokenizer
+from miniclip.tokenizers import Tokenizer
 
 BATCH_SIZE = 256
 

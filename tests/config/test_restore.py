@@ -168,7 +168,7 @@ ATTACKS: dict[str, Attack] = {
     "small letters": target("miniclip.models.projectionmlp"),
     "an attribute": target("miniclip.models.ProjectionMLP.load_state_dict"),
     "a constructor": target("miniclip.data.Folder.__init__", "data"),
-    "a module's import": target("miniclip.tokenizers.tokenizer.os.mkdir"),
+    "a module's import": target("miniclip.tokenizers.huggingface.os.mkdir"),
     "torch through a module": target("miniclip.models.clip.torch.load"),
     "another way to a class": target("miniclip.models.projection.ProjectionMLP"),
     "a relative way": target("miniclip.models..ProjectionMLP"),
