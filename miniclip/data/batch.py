@@ -9,7 +9,7 @@ from torch.nn.functional import pad
 from torch.utils.data import default_collate
 
 from miniclip.data.dataset import Item
-from miniclip.data.transforms import cut
+from miniclip.data.transforms import crop_and_resize
 from miniclip.errors import BrokenImage
 
 
@@ -66,7 +66,7 @@ def collate(
         heights, widths = zip(*(item.image.shape[1:] for item in items), strict=True)
         parts = [_padded(item.image, max(heights), max(widths)) for item in items]
     else:
-        parts = [cut(item.image, item.box, image_size) for item in items]
+        parts = [crop_and_resize(item.image, item.box, image_size) for item in items]
 
     by_pixel = [part.permute(1, 2, 0) for part in parts]  # each (H, W, 3)
     if take is None:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from miniclip.data.images import Images
 from miniclip.data.split import Split
-from miniclip.data.transforms import Crop, cut
+from miniclip.data.transforms import Crop, crop_and_resize
 from miniclip.errors import BrokenImage, UserError
 
 log = logging.getLogger(__name__)
@@ -263,7 +263,7 @@ def _decoded(
         height, width = picture.shape[1:]
         digest = zlib.crc32(picture.permute(1, 2, 0).contiguous().numpy().data, zlib.crc32(b"%d" % width))
         if crop is not None:
-            picture = cut(picture, crop.box(height, width, torch.Generator()), size)
+            picture = crop_and_resize(picture, crop.box(height, width, torch.Generator()), size)
         elif min(height, width) > size:
             picture = F.resize(picture, [size], InterpolationMode.BICUBIC)
         return _Decoded(picture.permute(1, 2, 0).contiguous().numpy(), digest)

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from miniclip.data.images import Images, ImageSubset
 from miniclip.data.split import Split
-from miniclip.data.transforms import Box, Crop, cut, normalize
+from miniclip.data.transforms import Box, Crop, crop_and_resize, normalize
 from miniclip.errors import BrokenImage, UserError
 
 log = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ class ImageTextDataset(Dataset[tuple[Tensor, str]]):
 
     def __getitem__(self, key: Key | tuple[int, Key]) -> tuple[Tensor, str]:
         item = self.item(key)
-        pixels = cut(item.image, item.box, self.crop.image_size)
+        pixels = crop_and_resize(item.image, item.box, self.crop.image_size)
         return normalize(pixels[None])[0], item.caption
 
     def item(self, key: Key | tuple[int, Key]) -> Item:

@@ -107,7 +107,7 @@ class DataSource(ABC):
     def decode_size(self) -> int:
         """Shortest side an image may be decoded at: its smallest crop still has `image_size` pixels."""
         if self.crop == "shifted":
-            return RandomSquareCrop.picture_size(self.image_size)
+            return RandomSquareCrop.source_size(self.image_size)
         return math.ceil(self.image_size / math.sqrt(self.crop_scale[0]))
 
     @abstractmethod
