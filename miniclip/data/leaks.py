@@ -29,7 +29,7 @@ class Place(NamedTuple):
     Attributes:
         part: number of the part.
         id: name of the image in it.
-        images: the sequence that reads it, no selection of another.
+        images: the sequence that reads it, no subset of another.
         row: where it lies there.
     """
 
@@ -60,8 +60,8 @@ def check_leaks(*readings: Sequence[Split]) -> None:
         if len(shared) == len(parts[second]):
             raise UserError(
                 f"All {len(shared):,} images of the {names[1]} part lie in the {names[0]} part as well "
-                f"({examples}). Name another table or folder for one of them, or let a seeded share of the "
-                "training images validate (data.val_fraction)."
+                f"({examples}). Name another table or folder for one of them, or let a seeded fraction of "
+                "the training images validate (data.val_fraction)."
             )
         log.warning(
             "%d of the %d images of the %s part lie in the %s part as well (%s): results on it are too "
