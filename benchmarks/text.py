@@ -19,7 +19,7 @@ from benchmarks.timing import alternate, conditions
 from miniclip.config import build
 from miniclip.config.compose import compose
 from miniclip.data.sources.captions import group_by_image
-from miniclip.data.sources.table import read_table
+from miniclip.data.sources.delimited import read_table
 
 BATCH_SIZE = 128
 PADDED_LENGTH = 77

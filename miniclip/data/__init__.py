@@ -3,7 +3,8 @@
 from miniclip.data.dataset import ImageTextDataset
 from miniclip.data.sources.base import DataSource
 from miniclip.data.sources.classes import ImageClasses
-from miniclip.data.sources.flickr import CocoCaptions, Flickr8k, Flickr30k
+from miniclip.data.sources.coco import CocoCaptions
+from miniclip.data.sources.flickr import Flickr8k, Flickr30k
 from miniclip.data.sources.folder import Folder
 from miniclip.data.sources.hub import Hub
 from miniclip.data.sources.openmoji import OpenMoji

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from miniclip.data import Flickr8k, Flickr30k
-from miniclip.data.sources.flickr import (
+from miniclip.data.sources.caption_files import (
     read_coco,
     read_hugging_face,
     read_karpathy,

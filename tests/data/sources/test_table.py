@@ -8,7 +8,9 @@ import pytest
 
 from miniclip.data import CSVTable
 from miniclip.data.sources.captions import group_by_image
-from miniclip.data.sources.table import read_json_table, read_table
+from miniclip.data.sources.columns import ColumnNames
+from miniclip.data.sources.delimited import read_table
+from miniclip.data.sources.json_table import read_json_table
 from miniclip.errors import SettingError, UserError
 
 
@@ -177,10 +179,10 @@ def test_a_broken_list_in_a_cell_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("given", [None, ["caption_0", "Caption_1"]])
 def test_several_caption_columns(tmp_path: Path, given: list[str] | None) -> None:
     table = written(tmp_path, "table.csv", "image,caption_0,caption_1\n0.jpg,a,b\n1.jpg,c,\n")
-    rows = list(read_table(table, caption_column=given))
+    rows = list(read_table(table, ColumnNames(caption=given)))
     assert rows == [("0.jpg", "a"), ("0.jpg", "b"), ("1.jpg", "c"), ("1.jpg", "")]
     lines = written(tmp_path, "t.jsonl", '{"image": "0.jpg", "caption_0": "a", "caption_1": ["b", "c"]}')
-    assert [caption for _, caption in read_json_table(lines, caption_column=given)] == ["a", "b", "c"]
+    assert [caption for _, caption in read_json_table(lines, ColumnNames(caption=given))] == ["a", "b", "c"]
 
 
 ROWS = [
