@@ -86,8 +86,9 @@ def collate(
 
 def positive_pairs(image_ids: Tensor, captions: Sequence[str]) -> Tensor:
     """Which captions are right for which images, (B, B) bool: those of one image, and equal ones."""
+    # one number for each different caption
     numbers = {caption: number for number, caption in enumerate(captions)}
-    texts = torch.tensor([numbers[caption] for caption in captions])
+    texts = torch.tensor([numbers[caption] for caption in captions])  # (B,)
     return (image_ids[:, None] == image_ids) | (texts[:, None] == texts)
 
 

@@ -118,6 +118,7 @@ class ImageTextDataset(Dataset[tuple[Tensor, str]]):
         if not -len(self) <= index < len(self):
             raise IndexError(f"item {index} of {len(self)}")
 
+        # the next images stand in, so that a run reads the same whatever its workers
         problem = None
         for stand_in in range(len(self)):
             try:
@@ -129,10 +130,12 @@ class ImageTextDataset(Dataset[tuple[Tensor, str]]):
         raise UserError(f"None of the {len(self):,} images of the {self.split.name} split can be read.")
 
     def _read(self, epoch: int, index: int, problem: BrokenImage | None) -> Item:
+        """The item of one epoch, which stands in for another if there is a `problem`."""
         row, choice = index, 0
         if self.captions == "all":
             row = int(np.searchsorted(self._first_item, index, side="right")) - 1
             choice = index - int(self._first_item[row])
+
         image = self.images[row]
         captions = self.split.captions[row]
 
@@ -165,7 +168,7 @@ def without_broken(dataset: ImageTextDataset, *, max_broken_fraction: float) -> 
     reasons: list[str] = []
     for index in range(len(split)):
         try:
-            _ = dataset.images[index]
+            _ = dataset.images[index]  # decoded, since a file can be broken anywhere
             readable.append(index)
         except BrokenImage as error:
             log.warning("Left out of the %s split: %s", split.name, error)

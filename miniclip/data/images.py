@@ -1,25 +1,18 @@
-"""Images in files, in memory and in bytes, and how their content is decoded."""
+"""Sequences of images: in files, in memory, in bytes, and some or several of these."""
 
 import copy
-import io
-import stat
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torchvision.io import decode_jpeg
 
+from miniclip.data.image_content import decode, read_content
 from miniclip.errors import BrokenImage
-
-MAX_PIXELS = 100_000_000
-"""More pixels than this in one image are taken for a decompression bomb."""
 
 
 class Images(ABC):
@@ -107,6 +100,7 @@ class ConcatImages(Images):
 
     def _place(self, index: int) -> tuple[Images, int]:
         """The sequence that holds an image, and where in it."""
+        # empty sequences end where the one before them does, and are passed over
         number = int(np.searchsorted(self.ends, index, side="right"))
         images = self.sequences[number]
         return images, index - int(self.ends[number]) + len(images)
@@ -148,7 +142,7 @@ class ImageFiles(OnDemandImages):
 
     def __getitem__(self, index: int) -> Tensor:
         path = self.root / self.names[index]
-        return decode(_content_of(path), str(path), decode_size=self.decode_size)
+        return decode(read_content(path), str(path), decode_size=self.decode_size)
 
     @property
     def identity(self) -> list[tuple[int, int]]:
@@ -206,92 +200,9 @@ class ImageArray(Images):
         return torch.from_numpy(self.pixels[index]).permute(2, 0, 1)  # (3, H, W)
 
 
-def decode(content: bytes, name: str, *, decode_size: int) -> Tensor:
-    """Decode an image as RGB (3, H, W) uint8, laid out pixel by pixel as torch's fast resize wants it.
-
-    A JPEG is decoded at the smallest of the codec's own scales that still is `decode_size` pixels in both
-    directions, which costs a fraction of the full decode. A camera's rotation is applied; transparent
-    pixels become white; 16 bits become 8; of an animation the first frame is taken.
-
-    Args:
-        content: of the image's file.
-        name: how an error calls the image.
-        decode_size: shortest side that a JPEG may be decoded at, pixels.
-
-    Raises:
-        BrokenImage: when the image is broken or has more than `MAX_PIXELS`; the text names it.
-    """
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            _check_size(image, name)
-            whole = image.size
-            image.draft("RGB", (decode_size, decode_size))
-
-            upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
-            if image.format == "JPEG" and image.mode == "RGB" and image.size == whole and upright:
-                with suppress(RuntimeError):  # Pillow decides what is broken, and says it better
-                    return decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8))
-
-            rgb = _as_rgb(ImageOps.exif_transpose(image))
-            return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)  # (3, H, W)
-    except BrokenImage:
-        raise
-    except Image.DecompressionBombError as error:
-        raise BrokenImage(f"The image {name} cannot be read ({error}).", "too large") from None
-    except UnidentifiedImageError:
-        raise BrokenImage(f"The file {name} is no image. Replace it or remove it.") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise BrokenImage(f"The image {name} cannot be read ({error}). Replace it or remove it.") from None
-
-
-def _content_of(path: Path) -> bytes:
-    """The content of an image file.
-
-    Raises:
-        BrokenImage: when it is missing, is no regular file or cannot be read.
-    """
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for without an end
-            raise BrokenImage(f"The image {path} is no regular file.")
-        return path.read_bytes()
-    except BrokenImage:
-        raise
-    except FileNotFoundError:
-        raise BrokenImage(f"The image {path} is missing.", "missing") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise BrokenImage(f"The image {str(path)!r} cannot be read ({reason}).") from None
-
-
 def _size_and_time(path: Path) -> tuple[int, int]:
     try:
         found = path.stat()
     except (OSError, ValueError):
         return 0, 0
     return found.st_size, found.st_mtime_ns
-
-
-def _check_size(image: Image.Image, name: str) -> None:
-    """Refuse a decompression bomb before it is decoded.
-
-    Raises:
-        BrokenImage: when the image has more than `MAX_PIXELS`.
-    """
-    if image.width * image.height > MAX_PIXELS:
-        raise BrokenImage(
-            f"The image {name} has {image.width} x {image.height} pixels; more than "
-            f"{MAX_PIXELS:,} are taken for a decompression bomb. Scale it down or remove it.",
-            "too large",
-        )
-
-
-def _as_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits, which convert("RGB") would clip at 255
-        high = np.asarray(image).astype(np.int64) >> 8
-        return Image.fromarray(high.clip(0, 255).astype(np.uint8)).convert("RGB")
-
-    if image.has_transparency_data:
-        on_white = Image.new("RGBA", image.size, "white")
-        on_white.alpha_composite(image.convert("RGBA"))
-        return on_white.convert("RGB")
-    return image.convert("RGB")

@@ -50,13 +50,17 @@ def check_leaks(*readings: Sequence[Split]) -> None:
     """
     parts = readings[0]
     groups = [group for splits in readings for group in find_leaks(splits)]
+
     for first, second in combinations(range(len(parts)), 2):
         shared = _shared(groups, first, second)
         if not shared:
             continue
+
+        # the same name in both parts is said once
         names = parts[first].name, parts[second].name
         pairs = list(shared.items())[:3]
         examples = ", ".join(one if one == other else f"{other} = {one}" for one, other in pairs)
+
         if len(shared) == len(parts[second]):
             raise UserError(
                 f"All {len(shared):,} images of the {names[1]} part lie in the {names[0]} part as well "
@@ -129,6 +133,7 @@ def _size(place: Place) -> Hashable | None:
         if path is not None:
             found = os.stat(path)
             return found.st_size if stat.S_ISREG(found.st_mode) and found.st_size else None
+
         if isinstance(place.images, ImageBytes):
             return len(_buffer(place)) or None
         if isinstance(place.images, CachedImages):

@@ -84,6 +84,7 @@ class Loader:
     def _read(self, keys: list[Any]) -> Batch:
         """A batch that no worker process has a part in."""
         items = [self.dataset.item(key) for key in keys]
+        # a GPU crops a whole batch faster than the CPU crops its images
         travel_whole = self.device.type != "cpu" and self.dataset.is_decoded
         size = None if travel_whole else self.dataset.crop.image_size
 
@@ -96,12 +97,13 @@ class Loader:
         """Complete a batch: cut, normalized, tokenized and on the device."""
         positives = positive_pairs(batch.image_ids, batch.captions)
         token_ids, attention_mask = self._tokenized(batch.captions)
+
         return Batch(
             images=self._normalized(batch),
             token_ids=self._on_device(token_ids),
             attention_mask=self._on_device(attention_mask),
             positives=self._on_device(positives),
-            num_false_negatives=int(positives.sum()) - len(positives),
+            num_false_negatives=int(positives.sum()) - len(positives),  # on the host: no GPU is waited for
             image_ids=batch.image_ids,
             captions=batch.captions,
             problems=batch.problems,
@@ -149,8 +151,10 @@ def _in_threads(
         try:
             for value in inputs:
                 ahead.append(threads.submit(function, value))
+                # one batch per thread is made, and one waits
                 if len(ahead) > 2 * num_threads:
                     yield ahead.popleft().result()
+
             while ahead:
                 yield ahead.popleft().result()
         finally:

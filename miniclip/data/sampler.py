@@ -53,10 +53,12 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         position = self.first_position
         for epoch in count(self.first_epoch):
             order = self._order(epoch)
+            # what does not fill up an optimizer step is left out
             end = position + self.updates_left(position) * self.images_per_update
             for start in range(position, end, self.batch_size):
                 yield [(epoch, index) for index in order[start : start + self.batch_size]]
-            position = 0
+
+            position = 0  # only the first epoch is begun in its middle
 
     def _order(self, epoch: int) -> list[int]:
         """All images of an epoch, shuffled."""

@@ -67,6 +67,7 @@ class Split:
 
     def fingerprint(self) -> str:
         """A hash of image ids, captions and the split's name: equal data gives equal text."""
+        # not of the pixels, so that it takes no time: ids and captions stand for them
         digest = hashlib.sha256(self.name.encode())
         for image_id, captions in zip(self.ids, self.captions, strict=True):
             digest.update(repr((image_id, tuple(captions))).encode())
@@ -93,9 +94,11 @@ class Parts(NamedTuple):
 
 def concatenated(name: str, splits: Sequence[Split]) -> Split:
     """All images of several splits as one split; classes only where all of them have classes."""
+    # some without classes would leave images without a label
     labels = None
     if all(split.labels is not None for split in splits):
         labels = [label for split in splits for label in split.labels or ()]
+
     return Split(
         name,
         [image_id for split in splits for image_id in split.ids],

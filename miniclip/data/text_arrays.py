@@ -29,6 +29,7 @@ class StringArray(Sequence[str]):
         """Pack strings; what is packed already stays as it is."""
         if isinstance(strings, StringArray):
             return strings
+        # captions may hold half a character, which plain UTF-8 refuses
         pieces = [text.encode("utf-8", "surrogatepass") for text in strings]
         return cls(b"".join(pieces), *_bounds(pieces))
 
@@ -67,7 +68,7 @@ class StringListArray(Sequence[StringArray]):
         """Pack lists of strings; what is packed already stays as it is."""
         if isinstance(lists, StringListArray):
             return lists
-        unpacked = [list(strings) for strings in lists]
+        unpacked = [list(strings) for strings in lists]  # once, since they may be generators
         return cls(StringArray.of(chain.from_iterable(unpacked)), *_bounds(unpacked))
 
     def __len__(self) -> int:

@@ -73,6 +73,8 @@ class Tokenizer:
     def encode(self, captions: list[str]) -> tuple[Tensor, Tensor]:
         """Token ids (B, L) int64 and attention mask (B, L) bool of B captions."""
         ids_of_captions = self._lookup(captions)
+
+        # rounded up to the multiple, which may be more than the model sees
         longest = max(map(len, ids_of_captions), default=0)
         multiple = self.pad_to_multiple_of
         length = min(-(-longest // multiple) * multiple, self.context_length)
@@ -93,6 +95,7 @@ class Tokenizer:
         """
         num_truncated = 0
         iterator = iter(captions)
+        # in pieces: an encoding takes a hundred times the memory of its ids
         while chunk := list(islice(iterator, PRECOMPUTED_AT_ONCE)):
             encodings = encoded(self.backend, chunk)
             self._ids_of.update(_ids_by_caption(chunk, encodings))
@@ -101,7 +104,9 @@ class Tokenizer:
 
     def lengths(self, captions: list[str]) -> list[int]:
         """Number of tokens of each caption, nothing cut off or filled up."""
-        backend = tokenizers.Tokenizer.from_str(self.backend.to_str())
+        backend = tokenizers.Tokenizer.from_str(
+            self.backend.to_str()
+        )  # a copy, since truncation is a state
         backend.no_truncation()
         return [len(encoding.ids) for encoding in encoded(backend, captions)]
 
@@ -128,6 +133,7 @@ class Tokenizer:
         current = self.state()
         if current == state:
             return True
+
         if current["learnt_from"] is None or current | {"backend": None} != state | {"backend": None}:
             return False
         self._adopt(tokenizers.Tokenizer.from_str(state["backend"]))
@@ -143,6 +149,7 @@ class Tokenizer:
         """Write tokenizer.json (readable by the package tokenizers) and settings.json."""
         folder.mkdir(parents=True, exist_ok=True)
         state = self.state()
+        # each file appears whole or not at all
         for name, text in (("tokenizer", state.pop("backend")), ("settings", json.dumps(state))):
             with replacing(folder / f"{name}.json") as file:
                 file.write(text)

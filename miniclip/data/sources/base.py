@@ -74,6 +74,7 @@ class DataSource(ABC):
         eval_split: Literal["val", "test"] | None = None,
         use: Literal["parts", "all"] = "parts",
     ):
+        # choices are held against their Literal types before a source is made
         if image_size < MIN_IMAGE_SIZE:
             raise SettingError("image_size", image_size, f"must be at least {MIN_IMAGE_SIZE} pixels")
         if len(crop_scale) != 2 or not 0 < crop_scale[0] <= crop_scale[1] <= 1:
@@ -161,6 +162,8 @@ class DataSource(ABC):
 
         train, *measured = [self._limited(split) for split in parts.present()]
         sets = TrainingSets(self._for_training(train), *map(self._for_evaluation, measured))
+
+        # files that differ may be one image when they are decoded, as a cache has them
         as_read = [each.split.with_images(each.images) for each in sets if each is not None]
         check_leaks([train, *measured], as_read)
         return sets
@@ -173,7 +176,7 @@ class DataSource(ABC):
         """
         if self.use == "all":
             everything = self._limited(self.everything())
-            nothing = everything.select("train", [])
+            nothing = everything.select("train", [])  # what is measured must not train
             return self._for_training(nothing), self._for_evaluation(everything)
 
         parts = self.read_parts()
@@ -185,6 +188,7 @@ class DataSource(ABC):
         crop: Crop = RandomSquareCrop(self.image_size, flip=self.flip)
         if self.crop == "resized":
             crop = RandomResizedCrop(self.image_size, crop_scale=self.crop_scale, flip=self.flip)
+
         return ImageTextDataset(
             split,
             crop,
@@ -198,6 +202,8 @@ class DataSource(ABC):
         crop: Crop = CenterCrop(self.image_size)
         if self.eval_crop == "whole":
             crop = SquashResize(self.image_size)
+
+        # crops of evaluation draw nothing, so that what they see is all a cache need keep
         dataset = ImageTextDataset.for_evaluation(split, crop)
         dataset.images = self.pixel_cache.keep(dataset.split, size=crop.image_size, crop=crop)
         if not self.skips_broken:
