@@ -95,7 +95,7 @@ class Tokenizer:
         """
         num_truncated = 0
         iterator = iter(captions)
-        # in pieces: an encoding takes a hundred times the memory of its ids
+        # in pieces: encodings take far more memory than their ids
         while chunk := list(islice(iterator, PRECOMPUTED_AT_ONCE)):
             encodings = encoded(self.backend, chunk)
             self._ids_of.update(_ids_by_caption(chunk, encodings))
@@ -104,9 +104,8 @@ class Tokenizer:
 
     def lengths(self, captions: list[str]) -> list[int]:
         """Number of tokens of each caption, nothing cut off or filled up."""
-        backend = tokenizers.Tokenizer.from_str(
-            self.backend.to_str()
-        )  # a copy, since truncation is a state
+        # a copy, since truncation is a state of the tokenizer
+        backend = tokenizers.Tokenizer.from_str(self.backend.to_str())
         backend.no_truncation()
         return [len(encoding.ids) for encoding in encoded(backend, captions)]
 

@@ -36,6 +36,7 @@ def captions_of_rows(
     """
     num_rows = len(next(iter(columns.values())))
     captions: list[list[str]] = [[] for _ in range(num_rows)]
+
     for name, cells in columns.items():
         for row, cell in enumerate(cells):
             where = f"{source}: the column {name}, row {row}"
@@ -136,7 +137,7 @@ def _listed(text: str) -> list[Any] | None:
 
     inner = text[1:-1].strip()
     closes = text[-1] == {"[": "]", "(": ")"}[text[0]]
-    # ("Hello") is a text in brackets; a tuple has a comma.
+    # ("Hello") is a text in brackets; a tuple has a comma
     if not closes or not SEPARATED.fullmatch(inner) or (text[0] == "(" and "," not in inner):
         return None
     literals = re.findall(LITERAL, inner, re.DOTALL)

@@ -24,7 +24,7 @@ RESULTS_LINE = re.compile(r"^(?P<image>[^|]+)\|\s*\d+\s*(?P<separator>\|)?\s*(?P
 
 def read_coco(path: Path) -> Captions:
     """Captions of a `captions_*.json`, by file name; images without a caption are left out."""
-    text = read_text(path)
+    text = read_text(path)  # whose own errors are told apart from those of its format
     try:
         content = json.loads(text)
         names = {image["id"]: image["file_name"] for image in content["images"]}
@@ -44,11 +44,13 @@ def read_results(path: Path) -> Iterator[tuple[str, str]]:
         for number, line in enumerate(file, start=1):
             if not line.strip() or (number == 1 and line.startswith("image_name")):
                 continue
+
             match = RESULTS_LINE.match(line.rstrip("\r\n"))
             if match is None:
                 raise UserError(f"{path}, line {number}: not of the form NAME| NUMBER| CAPTION.")
             num_completed += match["separator"] is None
             yield match["image"].strip(), match["caption"]
+
     if num_completed:
         log.warning("%s: the missing separator of %d row was put in.", path, num_completed)
 
@@ -58,6 +60,7 @@ def read_hugging_face(path: Path) -> Mapping[str, Captions]:
     parts: dict[str, list[tuple[str, Any]]] = defaultdict(list)
     text = read_text(path)
     try:
+        # line ends within quotes belong to captions
         for row in csv.DictReader(io.StringIO(text, newline="")):
             parts[row["split"]].append((row["filename"], json.loads(row["raw"])))
     except (KeyError, TypeError, ValueError, csv.Error) as error:
@@ -71,6 +74,7 @@ def read_token_file(path: Path) -> Iterator[tuple[str, str]]:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
+
             match = TOKEN_LINE.match(line.rstrip("\r\n"))
             if match is None:
                 raise UserError(f"{path}, line {number}: not of the form NAME#NUMBER<tab>CAPTION.")

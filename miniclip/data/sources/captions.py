@@ -44,6 +44,7 @@ def split_of_files(
     name: str, captions: Captions, root: Path, *, decode_size: int, skips_missing: bool
 ) -> Split:
     """A split whose images are files below `root`; see `by_file`."""
+    # two ways to write one name cannot part an image from itself
     captions = by_file(captions, root, skips_missing=skips_missing)
     names = list(captions)
     images = ImageFiles(root, names, decode_size=decode_size)
@@ -64,7 +65,7 @@ def by_file(captions: Captions, root: Path, *, skips_missing: bool) -> Captions:
 
 
 def seeded_split(captions: Captions, *, val_fraction: float, seed: int) -> tuple[Captions, Captions]:
-    """Training and validation captions, shared out by image."""
+    """Training and validation captions, divided by image."""
     items = list(captions.items())
     train, val = seeded_rows(len(items), fraction=val_fraction, seed=seed)
-    return {items[row][0]: items[row][1] for row in train}, {items[row][0]: items[row][1] for row in val}
+    return dict(items[row] for row in train), dict(items[row] for row in val)

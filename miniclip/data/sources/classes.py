@@ -129,6 +129,7 @@ class ClassFolders:
             log.warning(
                 "%s: %s in no class's folder left out.", self.folder, counted(num_classless, "image")
             )
+
         folders = sorted(path.name for path in self.folder.iterdir() if path.is_dir())
         empty = [name for name in folders if is_visible(name) and name not in self.classes]
         if empty:

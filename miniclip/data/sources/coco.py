@@ -45,10 +45,12 @@ class CocoCaptions(Photographs):
     def _of_year(self, year: str, train_folder: Path) -> tuple[Split, ...]:
         """The published parts of one year."""
         parts, images = {}, {"train": train_folder}
+        # captions may lie anywhere below the root, as the archives of years have them
         for part in ("train", "val"):
             path = next(iter(sorted(self.root.glob(f"**/captions_{part}{year}.json"))), None)
             if path is not None:
                 parts[part] = read_coco(path)
+
         if "val" in parts:
             folder = self._image_folder(f"val{year}")
             if folder is None:

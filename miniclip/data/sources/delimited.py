@@ -39,7 +39,8 @@ def read_table(
         if not header_line.strip():
             raise UserError(f"{path} is empty; it needs a header and one caption per row.")
         delimiter = separator or max(SEPARATORS, key=header_line.count)
-        header = [column.strip() for column in next(_split([header_line], delimiter))[1]]
+        _, fields = next(_split([header_line], delimiter))
+        header = [column.strip() for column in fields]
 
         columns = find_columns(header, names or ColumnNames(), source=path)
         image = header.index(columns.image)
@@ -76,6 +77,8 @@ def _split_at_tabs(line: str) -> list[str]:
     fields = line.rstrip("\r\n").split("\t") if line.strip() else []
     if '"' not in line:
         return fields
+
+    # within a field a quote is a character like another
     return [
         field[1:-1].replace('""', '"') if QUOTED.fullmatch(field) else field
         for field in map(str.strip, fields)
@@ -91,12 +94,13 @@ def _rows(
         UserError: when a row is longer or shorter than the header, or swallows others by an open quote.
     """
     width = len(header)
-    line = 2
+    line = 2  # below the header
     try:
         for num_lines, row in _split(file, delimiter):
             last_line = num_lines + 1
             if last_line > line and _swallows(row, delimiter, image):
                 raise _open_quote(path, line, "it swallows lines below")
+
             if len(row) == width:
                 yield line, row
             elif row:
@@ -108,10 +112,16 @@ def _rows(
 
 def _swallows(row: Sequence[str], delimiter: str, image: int) -> bool:
     """Whether a cell of several lines holds a row of the table: a separator, and an image's file name."""
-    ending = PurePosixPath(row[image] if len(row) > image else row[-1]).suffix.strip().lower()
-    lines = [line for cell in row for line in cell.splitlines()]
-    rows = [line.lower().split(delimiter) for line in lines if delimiter in line]
-    return any(piece.strip(' "').endswith(ending) for pieces in rows for piece in pieces)
+    name = row[image] if len(row) > image else row[-1]
+    ending = PurePosixPath(name).suffix.strip().lower()
+
+    # rows of this table end their image names as this row does
+    for cell in row:
+        for line in cell.lower().splitlines():
+            fields = line.split(delimiter)
+            if len(fields) > 1 and any(field.strip(' "').endswith(ending) for field in fields):
+                return True
+    return False
 
 
 def _open_quote(path: Path, line: int, problem: str) -> UserError:

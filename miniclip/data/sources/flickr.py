@@ -1,7 +1,7 @@
 """Flickr8k and Flickr30k: a folder of photographs and five captions each."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -58,10 +58,11 @@ class Flickr(Photographs):
         hugging_face = self._find("flickr_annotations_30k.csv")
         if hugging_face is not None:
             return read_hugging_face(hugging_face)
+
         lists = {part: self._find(file) for part, file in self.split_lists.items()}
         if lists.get("train") is None or lists.get("val") is None:
             return {}
-        captions = self._captions()
+        captions = self._captions()  # of all parts, in one file
         return {part: self._listed(captions, path) for part, path in lists.items() if path is not None}
 
     def _listed(self, captions: Captions, path: Path) -> Captions:
@@ -75,13 +76,7 @@ class Flickr(Photographs):
         for name in self.caption_files:
             path = self._find(name)
             if path is not None:
-                if ".token" in path.suffixes:
-                    rows = read_token_file(path)
-                elif path.name == "results.csv":
-                    rows = read_results(path)
-                else:
-                    rows = read_table(path)
-                return group_by_image(rows, path)
+                return group_by_image(_rows_of(path), path)
         wanted = ", ".join([self.split_file, *self.caption_files])
         raise SettingError("root", self.root, f"holds none of the captions files {wanted}")
 
@@ -107,6 +102,15 @@ class Flickr30k(Flickr):
     image_folders = ("flickr30k-images", "flickr30k_images", "Images", "images")
 
 
+def _rows_of(path: Path) -> Iterator[tuple[str, str]]:
+    """Rows of a captions file as (image name, caption); its name tells of its format."""
+    if ".token" in path.suffixes:
+        return read_token_file(path)
+    if path.name == "results.csv":
+        return read_results(path)
+    return read_table(path)
+
+
 def _with_files(captions: Captions, images: Path) -> Captions:
     """Captions of what is named like an image, or lies there.
 
@@ -117,6 +121,7 @@ def _with_files(captions: Captions, images: Path) -> Captions:
         for name, texts in captions.items()
         if name.lower().endswith((".jpg", ".jpeg", ".png")) or (images / name).is_file()
     }
+
     left_out = [name for name in captions if name not in kept]
     if left_out:
         log.warning(

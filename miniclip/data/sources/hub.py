@@ -86,7 +86,7 @@ class Hub(DataSource):
         names = self._part_names(list(loaded))
         parts = {part: self._rows(loaded[name]) for part, name in names.items()}
 
-        # A set whose only part is called test may still hold its whole split in a column.
+        # a set whose only part is called test may still hold its whole split in a column.
         whole = next(iter(parts.values())) if len(parts) == 1 and len(loaded) == 1 else None
         if "train" not in parts and whole is not None and names_training_rows(whole):
             parts = {"train": whole}

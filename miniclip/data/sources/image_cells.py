@@ -47,6 +47,8 @@ def image_cells(column: "pyarrow.ChunkedArray", source: str) -> tuple[Any, list[
     import pyarrow.compute
 
     nothing: list[str | None] = [None] * len(column)
+
+    # as Hugging Face's images are stored
     if pyarrow.types.is_struct(column.type):
         fields = {field.name.lower(): field.name for field in column.type}
         parts = {
@@ -57,6 +59,7 @@ def image_cells(column: "pyarrow.ChunkedArray", source: str) -> tuple[Any, list[
         if "bytes" in parts:
             paths = parts["path"].to_pylist() if "path" in parts else nothing
             return parts["bytes"], parts["bytes"].is_valid().to_pylist(), paths
+
     if pyarrow.types.is_binary(column.type) or pyarrow.types.is_large_binary(column.type):
         return column, column.is_valid().to_pylist(), nothing
     if pyarrow.types.is_string(column.type) or pyarrow.types.is_large_string(column.type):
@@ -84,6 +87,7 @@ def find_files(
         if has_bytes[row]:
             files.append(None)
             continue
+        # the first folder that has the file; an error names the first of all
         candidates = [os.path.join(folder, path) for folder in folders] if path else []
         found = next((name for name in candidates if os.path.isfile(name)), None)
         named = found or next(iter(candidates), None)
@@ -106,12 +110,14 @@ def check_missing(missing: Sequence[int], paths: Sequence[str | None], folder: P
     """
     if not missing:
         return
+
     names = [shortened(paths[row]) for row in missing if paths[row]]
     if not names:
         which = f"{counted(len(missing), 'row')} without an image, like row {missing[0]}"
         raise UserError(
             f"{source} has {which}. Remove the rows, or leave them out with data.on_broken_image=skip."
         )
+
     raise UserError(
         f"{source} holds no images in {len(missing):,} of {counted(len(paths), 'row')}, only names of "
         f"files ({examples(names)}), which do not lie in {folder}. Put them there, write the images into "

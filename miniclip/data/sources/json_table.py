@@ -65,6 +65,7 @@ def _objects(path: Path, place: _Place) -> Iterator[Any]:
     with open_text(path) as file:
         first = next((line for line in file if line.strip()), "").strip()
     if not first.startswith("["):
+        # lines under the ending of a whole document: perhaps it is one
         if path.suffix.lower() == ".json":
             _check_lines(path)
         yield from _object_lines(path, place)
@@ -74,6 +75,7 @@ def _objects(path: Path, place: _Place) -> Iterator[Any]:
         rows = json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise UserError(f"{path}, line {error.lineno}: no JSON ({error.msg}). {JSON_FORMATS}") from None
+
     place.unit = "object"
     for number, row in enumerate(rows, start=1):
         place.number = number

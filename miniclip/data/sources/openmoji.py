@@ -230,13 +230,15 @@ def _read_whole(folder: Path) -> tuple[list[str], np.ndarray] | None:
     """The drawings kept in a folder; None where there are none, or damaged ones, which are removed."""
     if not folder.exists() and not folder.is_symlink():
         return None
+
     try:
         kept = json.loads((folder / "characters.json").read_text(encoding="utf-8"))
         pixels = np.load(folder / "pixels.npy")
         if kept["checksum"] == _checksum(kept["characters"], pixels):
             return kept["characters"], pixels
     except (OSError, ValueError, EOFError, LookupError, TypeError):
-        pass
+        pass  # as damaged as a wrong checksum
+
     log.warning("The kept drawings in %s are damaged and are made anew.", folder)
     if folder.is_dir() and not folder.is_symlink():
         shutil.rmtree(folder, ignore_errors=True)
@@ -263,10 +265,11 @@ def _write_atomically(folder: Path, characters: list[str], pixels: np.ndarray) -
         kept = {"checksum": _checksum(characters, pixels), "characters": characters}
         (partial / "characters.json").write_text(json.dumps(kept), encoding="utf-8")
         np.save(partial / "pixels.npy", pixels)
-        os.rename(partial, folder)
+        os.rename(partial, folder)  # fails where another process was faster
     except OSError as error:
         if partial is not None:
             shutil.rmtree(partial, ignore_errors=True)
+
         if not folder.is_dir():
             log.warning(
                 "The drawings cannot be kept in %s (%s) and are made anew in each run. Choose another "

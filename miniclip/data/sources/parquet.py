@@ -67,12 +67,14 @@ class Parquet(FolderSource):
         parts = {part: self._rows(paths) for part, paths in files.items() if paths}
         if self.use == "all" and parts:
             return whole_splits(parts, decode_size=self.decode_size)
+
         if "train" not in parts:
-            # A set whose only part is called test may still hold its whole split in a column.
+            # a set whose only part is called test may still hold its whole split in a column.
             rows = next(iter(parts.values())) if len(parts) == 1 else None
             if rows is None or not names_training_rows(rows):
                 raise SettingError("root", self.root, self._no_training_files())
             parts = {"train": rows}
+
         return splits_of_rows(
             parts,
             decode_size=self.decode_size,

@@ -58,6 +58,7 @@ def splits_of_rows(
     fraction of the training images validates.
     """
     chosen = {part: list(range(len(rows.ids))) for part, rows in parts.items()}
+    # published parts count for more than the words in a column
     divided = _rows_by_part(parts["train"]) if len(parts) == 1 else None
     if divided is not None:
         parts = dict.fromkeys(divided, parts["train"])
@@ -87,6 +88,7 @@ def _rows_by_part(rows: Rows) -> dict[str, list[int]] | None:
     """
     if rows.words is None:
         return None
+
     by_part: dict[str, list[int]] = defaultdict(list)
     others: Counter[str] = Counter()
     for row, word in enumerate(rows.words):
@@ -137,6 +139,8 @@ def _split(name: str, rows: Rows, chosen: Sequence[int], decode_size: int) -> Sp
             counted(sum(len(group) for group in groups if len(group) > 1), "row"),
             counted(sum(len(group) > 1 for group in groups), "image"),
         )
+
+    # the first row of a group stands for all of them
     captions = list(rows.captions)
     for group in groups:
         captions[group[0]] = [text for row in group for text in rows.captions[row]]
@@ -153,6 +157,7 @@ def _equal_images(rows: Rows, chosen: Sequence[int]) -> list[list[int]]:
         glance = (label, _glance(rows.encoded, row))
         candidates[glance].append(row)
 
+    # one that is alike no other is not read
     groups: dict[Hashable, list[int]] = defaultdict(list)
     for alike, candidate_rows in candidates.items():
         for row in candidate_rows:

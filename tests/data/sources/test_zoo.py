@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 from miniclip.data import CSVTable
-from miniclip.data.images import ImageFiles, decode
+from miniclip.data.image_content import decode
+from miniclip.data.images import ImageFiles
 from miniclip.errors import BrokenImage, UserError
 
 RED = Image.new("RGB", (40, 30), (255, 0, 0))
