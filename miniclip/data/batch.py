@@ -22,7 +22,7 @@ class Batch(NamedTuple):
         attention_mask: (B, L) bool.
         positives: (B, B) bool, which captions are right for which images; None is the diagonal.
         num_false_negatives: right pairs off the diagonal, which a loss of one positive takes for wrong.
-        image_ids: (B,) int64 on the host, place of each image in its split.
+        image_ids: (B,) int64 on the host, place of each image in its split; empty where there is none.
         captions: B of them, as they were written.
         problems: why images could not be read for which others stand in.
     """
@@ -32,7 +32,7 @@ class Batch(NamedTuple):
     attention_mask: Tensor
     positives: Tensor | None = None
     num_false_negatives: int = 0
-    image_ids: Tensor | None = None
+    image_ids: Tensor = torch.empty(0, dtype=torch.int64)
     captions: Sequence[str] = ()
     problems: Sequence[BrokenImage] = ()
 

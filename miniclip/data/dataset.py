@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from miniclip.data.images import Images, ImageSubset
 from miniclip.data.split import Split
 from miniclip.data.transforms import Box, Crop, crop_and_resize, normalize
-from miniclip.errors import BrokenImage, UserError
+from miniclip.errors import BrokenImage, UserError, counted
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +127,8 @@ class ImageTextDataset(Dataset[tuple[Tensor, str]]):
                 if self.max_broken_fraction is None:
                     raise
                 problem = problem or error
-        raise UserError(f"None of the {len(self):,} images of the {self.split.name} split can be read.")
+        count = counted(len(self), "image")
+        raise UserError(f"None of {count} of the {self.split.name} split can be read.")
 
     def _read(self, epoch: int, index: int, problem: BrokenImage | None) -> Item:
         """The item of one epoch, which stands in for another if there is a `problem`."""
@@ -176,9 +177,9 @@ def without_broken(dataset: ImageTextDataset, *, max_broken_fraction: float) -> 
 
     if len(reasons) > max_broken_fraction * len(split):
         raise UserError(
-            f"{len(reasons):,} of the {len(split):,} images of the {split.name} split cannot be read "
-            f"({by_reason(reasons)}), more than data.max_broken_fraction={max_broken_fraction:g}. "
-            "Fix the files above."
+            f"{len(reasons):,} of {counted(len(split), 'image')} of the {split.name} split cannot be "
+            f"read ({by_reason(reasons)}), more than "
+            f"data.max_broken_fraction={max_broken_fraction:g}. Fix the files above."
         )
     images = ImageSubset(dataset.images, np.asarray(readable, dtype=np.int64))
     return ImageTextDataset(split.select(split.name, readable), dataset.crop, images=images)

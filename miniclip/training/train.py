@@ -20,7 +20,7 @@ from miniclip.data.batch import Batch
 from miniclip.data.dataset import ImageTextDataset, by_reason
 from miniclip.data.loader import Loader
 from miniclip.data.sampler import EpochBatches, sequential_batches
-from miniclip.errors import SettingError, UserError, as_override
+from miniclip.errors import SettingError, UserError, as_override, counted
 from miniclip.files import within
 from miniclip.metrics import Features, encode, health, protocol_name, retrieval_metrics
 from miniclip.models import MiniCLIP
@@ -43,6 +43,7 @@ from miniclip.training.progress import Progress
 from miniclip.training.reproducibility import random_state, set_random_state
 from miniclip.training.resuming import (
     carry_on_metrics,
+    carry_on_skipped,
     changed_settings,
     check_changes,
     check_same_settings,
@@ -58,6 +59,10 @@ DEVICES = "must be auto, cpu, mps, or cuda, cuda:1 and so on"
 READ_EVERY_STEPS = 10
 """How often results are read from the device; each reading waits for it."""
 
+MAX_SKIPS_TOLD = 5
+MAX_IMAGES_TOLD = 8
+"""How many skipped steps of a run are told in the log, and how many images of each."""
+
 REMEDY = "Lower the learning rate or rho, warm up longer, or try precision=fp32."
 
 
@@ -70,6 +75,7 @@ class TrainingSetup:
         preprocessing: what an image needs before the model sees it, as plain data.
         measures: what else each validation records, from the validation split's features.
         test_set: what the best checkpoint is measured on, once; training never looks at it.
+        signature: of the config's data, by the user's key, kept in every checkpoint; None without a key.
     """
 
     config: dict[str, Any]
@@ -84,10 +90,24 @@ class TrainingSetup:
     preprocessing: dict[str, Any]
     measures: Sequence[Callable[[Features], dict[str, float]]] = ()
     test_set: ImageTextDataset | None = None
+    signature: str | None = None
 
 
 class _Stopped(UserError):
     """The run goes on no further; its last checkpoint is to be saved."""
+
+
+class _Unread(NamedTuple):
+    """A step whose results are still on the device.
+
+    Attributes:
+        record: what is known of it on the host.
+        places: for each micro-batch the places of its images in their split, (B,) int64 on the host.
+    """
+
+    record: dict[str, Any]
+    result: StepResult
+    places: list[Tensor]
 
 
 class FitResult(NamedTuple):
@@ -203,9 +223,9 @@ class _Fit:
                 raise SettingError(
                     f"trainer.{setting}",
                     getattr(trainer, setting),
-                    f"is larger than the training set of {num_images:,} images"
+                    f"is larger than the training set of {counted(num_images, 'image')}"
                     if setting == "batch_size"
-                    else f"asks for {images_needed:,} images an update; there are {num_images:,}",
+                    else f"asks for {counted(images_needed, 'image')} per update, of {num_images:,}",
                 )
         self.trainer = trainer
         self.experiment = experiment
@@ -336,7 +356,7 @@ class _Fit:
     def _train_epoch(self, batches: Iterator[Batch]) -> None:
         progress, trainer = self.progress, self.trainer
         self.experiment.model.train()
-        unread: list[tuple[dict[str, Any], StepResult]] = []
+        unread: list[_Unread] = []
         started, before = time.perf_counter(), progress.seconds
         images_per_update = self.batches.images_per_update
 
@@ -363,7 +383,7 @@ class _Fit:
                     }
                     if isinstance(self.experiment.optimizer, SAM):
                         record["train/rho"] = self.experiment.optimizer.last_rho
-                    unread.append((record, result))
+                    unread.append(_Unread(record, result, [batch.image_ids for batch in micro_batches]))
                     if len(unread) == READ_EVERY_STEPS:
                         self._read_results(unread, bar)
                     bar.update(images_per_update)
@@ -417,9 +437,9 @@ class _Fit:
         if len(broken) > most:
             raise _Stopped(
                 f"Stopped at step {self.progress.step}: {len(broken):,} of the "
-                f"{len(train_set.split):,} training images cannot be read ({by_reason(broken.values())}), "
-                f"more than data.max_broken_fraction={train_set.max_broken_fraction:g} of them. "
-                "Fix the files above."
+                f"{counted(len(train_set.split), 'training image')} cannot be read "
+                f"({by_reason(broken.values())}), more than "
+                f"data.max_broken_fraction={train_set.max_broken_fraction:g} of them. Fix the files above."
             )
 
     def _bar(self, text: str) -> tqdm:
@@ -433,20 +453,23 @@ class _Fit:
             disable=None,
         )
 
-    def _read_results(self, unread: list[tuple[dict[str, Any], StepResult]], bar: tqdm) -> None:
+    def _read_results(self, unread: list[_Unread], bar: tqdm) -> None:
         """Bring results to the host, all in one transfer, and record them."""
         if not unread:
             return
         results = [
             {"loss": r.loss, "logit_scale": r.logit_scale, "grad_norm": r.grad_norm, **r.measures}
-            for _, r in unread
+            for r in (step.result for step in unread)
         ]
         flat = torch.stack([value.float() for result in results for value in result.values()])
         values = iter(flat.tolist())
         too_many_skips = False
-        for (record, _), result in zip(unread, results, strict=True):
+        for (record, _, places), result in zip(unread, results, strict=True):
             record |= {f"train/{name}": next(values) for name in result}
-            too_many_skips |= self._count_skipped(math.isfinite(record["train/grad_norm"]))
+            was_applied = math.isfinite(record["train/grad_norm"])
+            if not was_applied:
+                self._tell_skipped(record["step"], places)
+            too_many_skips |= self._count_skipped(was_applied)
             record["train/skipped_steps"] = self.progress.skipped_steps
             every = self.logger.every_steps
             if every is not None and record["step"] % every == 0:
@@ -457,9 +480,28 @@ class _Fit:
         if too_many_skips:
             self._save_last()
             raise Diverged(
-                f"Stopped at step {self.progress.step}: more than trainer.max_skipped_steps="
-                f"{self.trainer.max_skipped_steps} updates in a row were skipped, because a gradient was "
-                f"not finite. The weights before them are in {self.run.last_checkpoint}. {REMEDY}"
+                f"Stopped at step {self.progress.step}: more updates in a row than "
+                f"trainer.max_skipped_steps={self.trainer.max_skipped_steps} were skipped, because a "
+                "gradient was not finite. The weights before them are in "
+                f"{self.run.last_checkpoint}. {REMEDY}"
+            )
+
+    def _tell_skipped(self, step: int, places: Sequence[Tensor]) -> None:
+        """Record which images were in the batches of a step that was skipped."""
+        ids = self.experiment.train_set.split.ids
+        images = [ids[place] for each in places for place in each.tolist()]
+        self.run.append_skipped(step, images)
+
+        if self.progress.skipped_steps < MAX_SKIPS_TOLD:
+            shown = ", ".join(images[:MAX_IMAGES_TOLD])
+            num_more = len(images) - MAX_IMAGES_TOLD
+            more = f" and {num_more} more" if num_more > 0 else ""
+            log.warning(
+                "Step %d was skipped, its loss or gradient not finite. Its images, all in %s: %s%s",
+                step,
+                self.run.skipped_batches.name,
+                shown,
+                more,
             )
 
     def _count_skipped(self, was_applied: bool) -> bool:
@@ -479,6 +521,7 @@ class _Fit:
         record: dict[str, Any] = {
             "step": progress.step,
             "epoch": progress.epoch,
+            "epochs_begun": progress.epochs_begun,
             "val/loss": loss,
             "val/loss_over_chance": self._over_chance(loss),
             **{f"val/{key}": value for key, value in metrics.items()},
@@ -488,10 +531,10 @@ class _Fit:
             **self._cost(),
         }
         self.logger.log(record)
-        epoch = progress.epoch + int(progress.position > 0)
-        log.info("%s", _epoch_line(record, self._of_all(epoch)))
+        log.info("%s", _epoch_line(record, self._of_all(progress.epochs_begun)))
         if progress.skipped_steps:
-            log.warning("%d updates skipped: gradient not finite.", progress.skipped_steps)
+            skipped = counted(progress.skipped_steps, "update")
+            log.warning("%s skipped: gradient not finite.", skipped)
         if not math.isfinite(loss):
             log.warning("The validation loss is not finite: these weights are no candidate for best.pt.")
         elif found.has_collapsed:
@@ -580,6 +623,7 @@ class _Fit:
         self._check_weights()
         experiment, progress = self.experiment, self.progress
         progress.total_seconds = self.seconds_before + time.perf_counter() - self.started
+        signed = {} if experiment.signature is None else {"signature": experiment.signature}
         save_checkpoint(
             self.run.last_checkpoint,
             {
@@ -592,6 +636,7 @@ class _Fit:
                 "config": experiment.config,
                 "data": self.data,
                 "random_state": random_state(),
+                **signed,
             },
         )
 
@@ -624,6 +669,7 @@ class _Fit:
         log.info("Resumed from %s at step %d.", path, self.progress.step)
         self._find_best(path)
         carry_on_metrics(path.parent.parent, self.run, self.progress)
+        carry_on_skipped(path.parent.parent, self.run, self.progress)
 
     def _compare(self, checkpoint: dict[str, Any], path: Path) -> None:
         """Hold the run's settings and data against the checkpoint's; tell of what will change."""
@@ -706,7 +752,9 @@ def find_device(name: str) -> torch.device:
         raise SettingError("device", name, "torch finds no MPS device here; use auto or cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         found = torch.cuda.device_count()
-        raise SettingError("device", name, f"torch finds {found} CUDA devices here; use auto or cpu")
+        raise SettingError(
+            "device", name, f"torch finds {counted(found, 'CUDA device')} here; use auto or cpu"
+        )
     return device
 
 

@@ -74,7 +74,7 @@ def test_batches_are_complete(picture_folder: Path, num_workers: int, decoded: b
         assert torch.equal(batch.token_ids, token_ids)
         assert torch.equal(batch.attention_mask, attention_mask)
 
-        assert batch.image_ids is not None and batch.positives is not None
+        assert batch.positives is not None
         assert batch.image_ids.tolist() == [index for _, index in keys]
         assert torch.equal(batch.positives, positive_pairs(batch.image_ids, batch.captions))
         num_even = sum(index % 2 == 0 for _, index in keys)

@@ -5,7 +5,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import platformdirs
 
@@ -30,7 +30,7 @@ class DataSource(ABC):
             "shifted", a square of 7/8 of the shorter side at a random place, which a cache has at hand
             without resizing.
         crop_scale: fraction of the image's area that a resized crop keeps, (least, most).
-        eval_crop: what of an image evaluation sees: "whole", squeezed into the square, or its "centre"
+        eval_crop: what of an image evaluation sees: "squash", squeezed into the square, or its "center"
             alone. Titles tell of what lies at the edges, too.
         flip: mirror every second training image; wrong where left and right have meaning.
         captions: which captions of an image train: the "first", a "random" one each epoch, or "all", where
@@ -52,6 +52,9 @@ class DataSource(ABC):
             trained then.
     """
 
+    places: ClassVar[tuple[str, ...]] = ("cache_dir",)
+    """Settings that name a file, a folder or a set of the hub; of a stranger's config none is opened."""
+
     split_seed: int = 0
     """Seed of parts that nobody published; most sources have a setting of this name."""
 
@@ -64,7 +67,7 @@ class DataSource(ABC):
         limit: int | None,
         seed: int,
         crop: Literal["resized", "shifted"] = "resized",
-        eval_crop: Literal["whole", "centre"] = "whole",
+        eval_crop: Literal["squash", "center"] = "squash",
         captions: CaptionChoice = "random",
         on_broken_image: Literal["raise", "skip"] = "raise",
         max_broken_fraction: float = 0.01,
@@ -200,7 +203,7 @@ class DataSource(ABC):
 
     def _for_evaluation(self, split: Split) -> ImageTextDataset:
         crop: Crop = CenterCrop(self.image_size)
-        if self.eval_crop == "whole":
+        if self.eval_crop == "squash":
             crop = SquashResize(self.image_size)
 
         # crops of evaluation draw nothing, so that what they see is all a cache need keep
@@ -230,6 +233,8 @@ class FolderSource(DataSource):
     Raises:
         SettingError: when `root` is no folder.
     """
+
+    places = (*DataSource.places, "root")
 
     def __init__(self, *, root: str, val_fraction: float, split_seed: int, **source_settings: Any):
         super().__init__(**source_settings)

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from miniclip.data.sources.walk import counted
-from miniclip.errors import UserError
+from miniclip.errors import UserError, counted
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from typing import Any
 from miniclip.data.sources.caption_cells import captions_of_cell
 from miniclip.data.sources.captions import Captions, group_by_image
 from miniclip.data.sources.text_files import open_text, read_text
-from miniclip.errors import UserError
+from miniclip.errors import UserError, counted
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def read_results(path: Path) -> Iterator[tuple[str, str]]:
             yield match["image"].strip(), match["caption"]
 
     if num_completed:
-        log.warning("%s: the missing separator of %d row was put in.", path, num_completed)
+        log.warning("%s: the missing separator of %s put in.", path, counted(num_completed, "row"))
 
 
 def read_hugging_face(path: Path) -> Mapping[str, Captions]:

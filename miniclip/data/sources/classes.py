@@ -14,9 +14,9 @@ from torch import Tensor
 
 from miniclip.data.images import ImageFiles, Images
 from miniclip.data.sources.base import FolderSource
-from miniclip.data.sources.walk import counted, examples, find_images, is_visible
+from miniclip.data.sources.walk import examples, find_images, is_visible
 from miniclip.data.split import SEEDED_VAL, Split
-from miniclip.errors import BrokenImage, SettingError
+from miniclip.errors import BrokenImage, SettingError, counted
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from miniclip.data.sources.delimited import read_table
 from miniclip.data.sources.photographs import PARTS, Photographs, holds_jpegs
 from miniclip.data.sources.text_files import read_text
 from miniclip.data.split import Split
-from miniclip.errors import SettingError, UserError
+from miniclip.errors import SettingError, UserError, counted
 
 log = logging.getLogger(__name__)
 
@@ -125,9 +125,9 @@ def _with_files(captions: Captions, images: Path) -> Captions:
     left_out = [name for name in captions if name not in kept]
     if left_out:
         log.warning(
-            "%d of the %d images that captions name are left out: no such file, and no image's name (%s).",
+            "Left out %d of %s that captions name: no such file, and no image's name (%s).",
             len(left_out),
-            len(captions),
+            counted(len(captions), "image"),
             ", ".join(left_out[:3]),
         )
     return kept

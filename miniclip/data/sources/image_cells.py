@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from miniclip.data.sources.caption_cells import shortened
-from miniclip.data.sources.walk import counted, examples, lies_within
-from miniclip.errors import UserError
+from miniclip.data.sources.walk import examples, lies_within
+from miniclip.errors import UserError, counted
 
 if TYPE_CHECKING:
     import pyarrow

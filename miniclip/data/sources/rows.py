@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 
 from miniclip.data.images import ImageBytes
 from miniclip.data.sources.image_cells import EncodedImages
-from miniclip.data.sources.walk import counted
 from miniclip.data.split import SEEDED_VAL, Split
-from miniclip.errors import UserError
+from miniclip.errors import UserError, counted
 
 log = logging.getLogger(__name__)
 
@@ -128,8 +127,8 @@ def _split(name: str, rows: Rows, chosen: Sequence[int], decode_size: int) -> Sp
     if not captioned:
         raise UserError(f"{rows.source} holds no captions.")
     if len(captioned) < len(chosen):
-        number = len(chosen) - len(captioned)
-        log.warning("%s: %d rows without a caption are left out.", rows.source, number)
+        number = counted(len(chosen) - len(captioned), "row")
+        log.warning("%s: %s without a caption left out.", rows.source, number)
 
     groups = _equal_images(rows, captioned) if rows.merges else [[row] for row in captioned]
     if len(groups) < len(captioned):

@@ -4,7 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from miniclip.data.sources.base import DataSource, check_val_fraction, existing_path
-from miniclip.data.sources.captions import Captions, by_file, group_by_image, seeded_split, split_of_files
+from miniclip.data.sources.captions import (
+    Captions,
+    by_file,
+    group_by_image,
+    seeded_split,
+    split_of_found_files,
+)
 from miniclip.data.sources.columns import CaptionColumn, ColumnNames
 from miniclip.data.sources.delimited import read_table
 from miniclip.data.sources.json_table import read_json_table
@@ -32,6 +38,8 @@ class CSVTable(DataSource):
     Raises:
         SettingError: when a table or a folder does not exist.
     """
+
+    places = (*DataSource.places, "train_csv", "train_root", "val_csv", "val_root")
 
     def __init__(
         self,
@@ -84,6 +92,4 @@ class CSVTable(DataSource):
         return by_file(group_by_image(rows, table), root, skips_missing=self.skips_broken)
 
     def _split(self, name: str, captions: Captions, root: Path) -> Split:
-        return split_of_files(
-            name, captions, root, decode_size=self.decode_size, skips_missing=self.skips_broken
-        )
+        return split_of_found_files(name, captions, root, decode_size=self.decode_size)

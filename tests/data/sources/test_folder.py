@@ -27,7 +27,7 @@ def test_an_image_without_its_text_is_named(root: Path, picture_folder: Path) ->
         data.Folder(root=str(root), **SEEDED).datasets()
     shutil.copy(picture_folder / "1.jpg", root / "2.jpg")
     (root / "2.txt").write_text("a picture")
-    with pytest.raises(UserError, match=r"1 of 2 images have no captions .*: 1\.jpg\. Write a 1\.txt"):
+    with pytest.raises(UserError, match=r"1 of 2 images without captions .*: 1\.jpg\. Write a 1\.txt"):
         data.Folder(root=str(root), **SEEDED).datasets()
 
 
@@ -88,7 +88,7 @@ def test_images_without_a_caption_count_as_broken_where_these_are_skipped(
     with pytest.raises(UserError, match=r"more than data\.max_broken_fraction=0\.1: 1\.jpg, 2\.jpg"):
         folder_source(captioned_root, on_broken_image="skip", max_broken_fraction=0.1).datasets()
     assert num_images(folder_source(captioned_root, on_broken_image="skip", max_broken_fraction=0.2)) == 10
-    assert "2 of 12 images have no captions in a .txt beside them and are left out" in caplog.text
+    assert "2 of 12 images without captions in a .txt beside them left out" in caplog.text
 
 
 def test_a_folder_without_any_caption_is_refused_even_where_broken_images_are_skipped(

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from miniclip import data
-from miniclip.data.sources.hub import without_secrets
-from miniclip.errors import SettingError, UserError
+from miniclip.errors import SettingError, UserError, without_secrets
 from tests.data.sources.conftest import SEEDED, datasets, five_captions, hub, put_images, sizes
 
 

@@ -84,7 +84,7 @@ def test_rows_without_a_caption_are_counted(
     cells = [None, [], [""], [None], *([text, None] for text in titles()[4:])]
     write(root / "train.parquet", image=images, caption=cells)
     assert sizes_by_name(source_of(root)) == {"train": 6, "seeded val": 2}
-    assert "4 rows without a caption are left out" in caplog.text
+    assert "4 rows without a caption left out" in caplog.text
     assert "8 empty captions of rows with others left out" in caplog.text
 
 
