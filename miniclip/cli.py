@@ -397,7 +397,7 @@ def _evaluation_folder(checkpoint: Path, fingerprint: str) -> Path:
 
     A checkpoint that lies in no run has its folder beside it.
     """
-    from miniclip.data.dataset import SEEDED_TEST
+    from miniclip.data.split import SEEDED_TEST
     from miniclip.runs import RunFiles
 
     run = RunFiles.of_checkpoint(checkpoint)

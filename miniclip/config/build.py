@@ -150,7 +150,7 @@ def unlike_the_run(wanted: Preprocessing, *, eval_crop: str) -> list[str]:
 
 def _facts(split: Split, tokenizer: Tokenizer) -> dict[str, Any]:
     """What a run's environment.json says of a split; its captions are encoded on the way."""
-    num_truncated = tokenizer.remember(caption for own in split.captions for caption in own)
+    num_truncated = tokenizer.precompute(caption for own in split.captions for caption in own)
     num_captions = int(split.captions.counts.sum())
     if num_truncated:
         log.warning(

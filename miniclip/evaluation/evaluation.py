@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from miniclip.data import ImageTextDataset
-from miniclip.data.loader import EpochBatches, Loader
+from miniclip.data.loader import Loader
+from miniclip.data.sampler import EpochBatches
 from miniclip.errors import SettingError, UserError, counted
 from miniclip.evaluation.models import EmbeddingModel, MiniCLIPModel
 from miniclip.figures.figures import (
@@ -55,7 +56,6 @@ from miniclip.metrics import (
 )
 from miniclip.metrics.linear_probe import NEEDS_SKLEARN, can_probe
 from miniclip.metrics.retrieval import RECALL_AT, caption_owners
-from miniclip.models import inputs_of
 
 log = logging.getLogger(__name__)
 
@@ -423,8 +423,9 @@ class TaskContext:
             raise UserError(f"sharpness is measured on MiniCLIP's runs, not on {self.subject.name}.")
         size, count = self.settings.batch_size, self.settings.batches
         order = EpochBatches(len(self.train), batch_size=size, seed=self.seed)
-        loader = Loader(self.train, order, device=self.subject.device, num_workers=0)
-        batches = [inputs_of(batch, self.subject.tokenizer) for batch in islice(loader, count)]
+        tokenizer, device = self.subject.tokenizer, self.subject.device
+        loader = Loader(self.train, order, tokenizer=tokenizer, device=device, num_workers=0)
+        batches = list(islice(loader, count))
         surface = LossSurface(self.subject.model, self.loss, batches)
         rises = {f"{radius:g}": m_sharpness(surface, radius) for radius in self.settings.radii}
         at, curvature = surface.mean_loss(), top_eigenvalue(surface)

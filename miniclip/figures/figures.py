@@ -10,8 +10,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from miniclip.data.dataset import Split
 from miniclip.data.doctor import Examination
+from miniclip.data.split import Split
 from miniclip.files import replacing
 from miniclip.metrics import Cost, Features, Landscape, some_pairs
 

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from miniclip.config.restore import restore
-from miniclip.data.transforms import CenterCrop, Crop, SquashResize, cut, normalize
+from miniclip.data.transforms import CenterCrop, Crop, SquashResize, crop_and_resize, normalize
 from miniclip.errors import UserError
 from miniclip.models import MiniCLIP
 from miniclip.runs import RunFiles
@@ -64,7 +64,7 @@ def load(
         pixels = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
         height, width = pixels.shape[1:]
         box = crop.box(height, width, torch.Generator())
-        return normalize(cut(pixels, box, size)[None])[0]
+        return normalize(crop_and_resize(pixels, box, size)[None])[0]
 
     return Model(restored.model).to(device), transform, _one_tensor(restored.tokenizer)
 

@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from miniclip.data import ImageTextDataset
-from miniclip.data.loader import Loader, sequential_batches
+from miniclip.data.loader import Loader
+from miniclip.data.sampler import sequential_batches
 from miniclip.metrics import Features, Ranks, encode, metrics_of_ranks, protocol_name, retrieval_ranks
 from miniclip.training.interruption import ignore_in_worker
 from miniclip.training.train import Trainer, TrainingSetup

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from miniclip.models import Inputs, MiniCLIP
+from miniclip.data.batch import Batch
+from miniclip.models import MiniCLIP
 from miniclip.models.clip import CLIPOutput
 from miniclip.optim import SAM
 from miniclip.training.guards import BufferGuard, spoil_unless
@@ -61,7 +62,7 @@ class TrainingStep:
         self.grad_clip_norm = grad_clip_norm
         self.buffers = BufferGuard(model)
 
-    def __call__(self, micro_batches: Sequence[Inputs]) -> StepResult:
+    def __call__(self, micro_batches: Sequence[Batch]) -> StepResult:
         first_pass: list[CLIPOutput] = []
 
         def forward_and_backward() -> Tensor:

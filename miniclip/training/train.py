@@ -16,12 +16,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 from tqdm import tqdm
 
+from miniclip.data.batch import Batch
 from miniclip.data.dataset import ImageTextDataset, by_reason
-from miniclip.data.loader import Batch, EpochBatches, Loader, sequential_batches
+from miniclip.data.loader import Loader
+from miniclip.data.sampler import EpochBatches, sequential_batches
 from miniclip.errors import SettingError, UserError, as_override, counted
 from miniclip.files import within
 from miniclip.metrics import Features, encode, health, protocol_name, retrieval_metrics
-from miniclip.models import MiniCLIP, inputs_of
+from miniclip.models import MiniCLIP
 from miniclip.models.image_encoder import adopt_preprocessing
 from miniclip.optim import SAM, Schedule, set_learning_rate
 from miniclip.runs import JsonlLogger, RunDirectory
@@ -247,7 +249,7 @@ class _Fit:
         reading = partial(
             Loader, device=self.device, num_workers=trainer.num_workers, worker_init=ignore_in_worker
         )
-        self.train_loader = reading(experiment.train_set, self.batches)
+        self.train_loader = reading(experiment.train_set, self.batches, tokenizer=experiment.tokenizer)
         self.val_loader = reading(
             experiment.val_set, sequential_batches(len(experiment.val_set), trainer.batch_size)
         )
@@ -366,8 +368,7 @@ class _Fit:
                     self._count_broken(micro_batches)
                     factor = self.experiment.schedule.factor(*self._done_of_total())
                     set_learning_rate(self.experiment.optimizer, factor)
-                    tokenizer = self.experiment.tokenizer
-                    result = self.update([inputs_of(batch, tokenizer) for batch in micro_batches])
+                    result = self.update(micro_batches)
 
                     progress.forward_passes = self._passes_at(progress.step + 1)
                     progress.step += 1
@@ -378,11 +379,11 @@ class _Fit:
                         "step": progress.step,
                         "train/lr": self._lr(),
                         **self._cost(),
-                        "train/false_negatives": sum(map(_false_negatives, micro_batches)),
+                        "train/false_negatives": sum(batch.num_false_negatives for batch in micro_batches),
                     }
                     if isinstance(self.experiment.optimizer, SAM):
                         record["train/rho"] = self.experiment.optimizer.last_rho
-                    unread.append(_Unread(record, result, [batch.places for batch in micro_batches]))
+                    unread.append(_Unread(record, result, [batch.image_ids for batch in micro_batches]))
                     if len(unread) == READ_EVERY_STEPS:
                         self._read_results(unread, bar)
                     bar.update(images_per_update)
@@ -438,7 +439,7 @@ class _Fit:
                 f"Stopped at step {self.progress.step}: {len(broken):,} of the "
                 f"{counted(len(train_set.split), 'training image')} cannot be read "
                 f"({by_reason(broken.values())}), more than "
-                f"data.max_broken_fraction={train_set.max_broken_fraction:g} of them. Mend the files above."
+                f"data.max_broken_fraction={train_set.max_broken_fraction:g} of them. Fix the files above."
             )
 
     def _bar(self, text: str) -> tqdm:
@@ -760,11 +761,6 @@ def find_device(name: str) -> torch.device:
 def selection_key(record: dict[str, Any]) -> tuple[float, float]:
     """What a checkpoint is kept for. Equal captions, as of classes, bound the recalls: the loss decides."""
     return record["val/rsum"], -record["val/loss"]
-
-
-def _false_negatives(batch: Batch) -> int:
-    """Right pairs that a loss without several positives takes for wrong ones."""
-    return int(batch.positives().sum()) - len(batch.captions)
 
 
 def _epoch_line(record: dict[str, Any], epoch: str) -> str:
