@@ -3,7 +3,6 @@
 import atexit
 import difflib
 import importlib.util
-import inspect
 import logging
 import math
 import re
@@ -34,7 +33,7 @@ from miniclip.data import DataSource, ImageTextDataset, Split
 from miniclip.errors import SettingError, UserError
 from miniclip.models import HFTextModel, MiniCLIP
 from miniclip.models.image_encoder import preprocessing_of
-from miniclip.optim import SAM, parameter_groups, scale_learning_rates
+from miniclip.optim import PassOptimizer, as_pass_optimizer, parameter_groups, scale_learning_rates
 from miniclip.runs import JsonlLogger, RunDirectory
 from miniclip.runs.sweep import Sweep, job_key, search_key
 from miniclip.signature import described, fits, signature_of
@@ -347,13 +346,14 @@ def make_model(cfg: DictConfig, *, vocab_size: int) -> MiniCLIP:
     )
 
 
-def make_optimizer(cfg: DictConfig, model: torch.nn.Module) -> torch.optim.Optimizer:
+def make_optimizer(cfg: DictConfig, model: torch.nn.Module) -> PassOptimizer:
     """The optimizer over the model's parameter groups."""
-    target = hydra.utils.get_object(cfg.optimizer._target_)
-    extra = {"model": model} if inspect.isclass(target) and issubclass(target, SAM) else {}
+    settings, _ = signature_of(hydra.utils.get_object(cfg.optimizer._target_))
+    extra = {"model": model} if "model" in settings else {}
     optimizer = _call(cfg, "optimizer", parameter_groups(model), **extra)
+
     scale_learning_rates(optimizer)
-    return optimizer
+    return as_pass_optimizer(optimizer)
 
 
 def make_precision(cfg: DictConfig, trainer: Trainer) -> Precision:

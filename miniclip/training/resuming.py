@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from torch.optim import Optimizer
 
 from miniclip.errors import SettingError, UserError, as_override
 from miniclip.files import within
+from miniclip.optim import PassOptimizer
 from miniclip.runs import RunDirectory, read_state
 from miniclip.training.checkpoint import flatten, load_checkpoint
 from miniclip.training.progress import Progress
@@ -205,7 +205,7 @@ def check_same_settings(run: RunDirectory, changes: list[Change]) -> None:
         )
 
 
-def load_optimizer(optimizer: Optimizer, state: dict[str, Any], path: Path) -> None:
+def load_optimizer(optimizer: PassOptimizer, state: dict[str, Any], path: Path) -> None:
     """Take a checkpoint's moments, but keep the settings that the optimizer was made with.
 
     torch's `load_state_dict` overwrites learning rate, decay and all else with the checkpoint's.

@@ -5,11 +5,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from miniclip.models import Inputs, MiniCLIP
 from miniclip.models.clip import CLIPOutput
-from miniclip.optim import SAM
+from miniclip.optim import PassOptimizer
 from miniclip.training.guards import BufferGuard, spoil_unless
 from miniclip.training.precision import Precision
 
@@ -21,13 +20,15 @@ class StepResult(NamedTuple):
         loss: of the first pass, the mean over the micro-batches.
         logit_scale: of the first pass, the mean over the micro-batches.
         grad_norm: before clipping; not finite when the update was skipped.
-        measures: what the optimizer tells besides; see `SAM.measures`.
+        metrics: what the optimizer tells besides; see `PassOptimizer`.
+        host_metrics: the same, numbers that lie on the host.
     """
 
     loss: Tensor
     logit_scale: Tensor
     grad_norm: Tensor
-    measures: Mapping[str, Tensor]
+    metrics: Mapping[str, Tensor]
+    host_metrics: Mapping[str, float]
 
 
 class TrainingStep:
@@ -40,7 +41,7 @@ class TrainingStep:
     Args:
         model: a `MiniCLIP`.
         loss: `(image_features, text_features, logit_scale, positives) -> ()`.
-        optimizer: any torch optimizer, or one of SAM's family.
+        optimizer: runs as many passes as it needs.
         precision: owner of autocast and scaler.
         grad_clip_norm: see `Precision.step`.
     """
@@ -49,7 +50,7 @@ class TrainingStep:
         self,
         model: MiniCLIP,
         loss: Callable[..., Tensor],
-        optimizer: Optimizer,
+        optimizer: PassOptimizer,
         precision: Precision,
         *,
         grad_clip_norm: float | None,
@@ -64,8 +65,8 @@ class TrainingStep:
     def __call__(self, micro_batches: Sequence[Inputs]) -> StepResult:
         first_pass: list[CLIPOutput] = []
 
-        def forward_and_backward() -> Tensor:
-            is_second = len(first_pass) == len(micro_batches)
+        def forward_and_backward(pass_number: int) -> Tensor:
+            is_second = pass_number > 0
             losses = []
             for number, inputs in enumerate(micro_batches):
                 known = first_pass[number].similarity if is_second and self._reuses_similarity else None
@@ -80,19 +81,14 @@ class TrainingStep:
             return torch.stack(losses).sum()
 
         self.buffers.save()
-        if isinstance(self.optimizer, SAM):
-            loss = self.optimizer.backward(forward_and_backward)
-            measures: Mapping[str, Tensor] = self.optimizer.measures
-        else:
-            self.optimizer.zero_grad()
-            loss, measures = forward_and_backward(), {}
+        loss = self.optimizer.backward(forward_and_backward)
         # statistics can overflow where the gradient does not
         gradients = (p.grad for group in self.optimizer.param_groups for p in group["params"])
         spoil_unless(self.buffers.are_finite(), gradients)
         grad_norm = self.precision.step(self.optimizer, max_norm=self.grad_clip_norm)
         self.buffers.restore_unless(grad_norm.isfinite())
         scale = torch.stack([output.logit_scale for output in first_pass]).mean()
-        return StepResult(loss, scale, grad_norm, measures)
+        return StepResult(loss, scale, grad_norm, self.optimizer.metrics, self.optimizer.host_metrics)
 
     @property
     def _reuses_similarity(self) -> bool:

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 from tqdm import tqdm
 
 from miniclip.data.dataset import ImageTextDataset, by_reason
@@ -23,7 +22,7 @@ from miniclip.files import within
 from miniclip.metrics import Features, encode, health, protocol_name, retrieval_metrics
 from miniclip.models import MiniCLIP, inputs_of
 from miniclip.models.image_encoder import adopt_preprocessing
-from miniclip.optim import SAM, Schedule, set_learning_rate
+from miniclip.optim import PassOptimizer, Schedule, set_learning_rate
 from miniclip.runs import JsonlLogger, RunDirectory
 from miniclip.tokenizers import Tokenizer
 from miniclip.training.budget import Budget
@@ -76,7 +75,7 @@ class TrainingSetup:
     train_set: ImageTextDataset
     val_set: ImageTextDataset
     loss: Callable[..., Tensor]
-    optimizer: Optimizer
+    optimizer: PassOptimizer
     schedule: Schedule
     precision: Precision
     preprocessing: dict[str, Any]
@@ -360,8 +359,7 @@ class _Fit:
                         **self._cost(),
                         "train/false_negatives": sum(map(_false_negatives, micro_batches)),
                     }
-                    if isinstance(self.experiment.optimizer, SAM):
-                        record["train/rho"] = self.experiment.optimizer.last_rho
+                    record |= {f"train/{name}": value for name, value in result.host_metrics.items()}
                     unread.append((record, result))
                     if len(unread) == READ_EVERY_STEPS:
                         self._read_results(unread, bar)
@@ -381,8 +379,7 @@ class _Fit:
 
     def _passes(self, first: int, last: int) -> int:
         """Batches that go through the model from one number of updates to another."""
-        optimizer = self.experiment.optimizer
-        num_passes = optimizer.num_passes if isinstance(optimizer, SAM) else int
+        num_passes = self.experiment.optimizer.num_passes
         return (num_passes(last) - num_passes(first)) * self.trainer.accumulate_steps
 
     def _is_done(self, seconds: float) -> bool:
@@ -437,7 +434,7 @@ class _Fit:
         if not unread:
             return
         results = [
-            {"loss": r.loss, "logit_scale": r.logit_scale, "grad_norm": r.grad_norm, **r.measures}
+            {"loss": r.loss, "logit_scale": r.logit_scale, "grad_norm": r.grad_norm, **r.metrics}
             for _, r in unread
         ]
         flat = torch.stack([value.float() for result in results for value in result.values()])
