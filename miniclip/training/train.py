@@ -545,7 +545,12 @@ class _Fit:
         losses = []
         for batch in range(num_full):
             images, texts = (x[batch * size : (batch + 1) * size] for x in pairs)
-            losses.append(self.experiment.loss(images, texts, model.logit_scale(images, texts)))
+            loss = self.experiment.loss(
+                image_features=images,
+                text_features=texts,
+                logit_scale=model.logit_scale(images, texts),
+            )
+            losses.append(loss)
         return torch.stack(losses).mean().item()
 
     def _over_chance(self, loss: float) -> float:

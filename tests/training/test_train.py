@@ -280,7 +280,9 @@ def test_an_update_that_is_not_finite_is_counted_and_changes_nothing(
     monkeypatch.setattr(
         type(experiment.loss),
         "__call__",
-        lambda self, images, *rest: images.sum() * (math.nan if torch.is_grad_enabled() else 1.0),
+        lambda self, **given: (
+            given["image_features"].sum() * (math.nan if torch.is_grad_enabled() else 1.0)
+        ),
     )
     logger = JsonlLogger(every_steps=1)
     logger.start(run.metrics, RunFacts("test", {}))
