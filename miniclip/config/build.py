@@ -39,6 +39,7 @@ from miniclip.runs.sweep import Sweep, job_key, search_key
 from miniclip.signature import described, fits, signature_of
 from miniclip.tokenizers import Tokenizer
 from miniclip.training import Precision, Trainer, TrainingSetup
+from miniclip.training.changed_settings import TRAINED_PARTS
 from miniclip.training.reproducibility import seed_everything
 
 log = logging.getLogger(__name__)
@@ -52,21 +53,7 @@ ROOT_TYPES: dict[str, type] = {
     "device": str,
 }
 
-PARTS = (
-    "data",
-    "tokenizer",
-    "encoder.image",
-    "encoder.text",
-    "projection",
-    "temperature",
-    "loss",
-    "optimizer",
-    "schedule",
-    "precision",
-    "trainer",
-    "eval",
-    "logger",
-)
+PARTS = (*TRAINED_PARTS, "eval", "logger")
 """What every run is made of."""
 
 MAX_SEED = 2**32 - 1

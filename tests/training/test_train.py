@@ -21,7 +21,7 @@ from miniclip.runs import JsonlLogger, RunDirectory, RunFacts
 from miniclip.tokenizers import BPETokenizer, Tokenizer
 from miniclip.training.checkpoint import load_checkpoint, save_checkpoint
 from miniclip.training.interruption import Interrupted
-from tests.conftest import TINY, fit, interrupt_before_validation
+from tests.conftest import TINY, fit, interrupt_at_step
 
 DROPOUT = "encoder.text.dropout=0.1"  # so that the random state matters
 
@@ -88,7 +88,7 @@ def test_the_same_seed_gives_the_same_run_and_another_does_not(whole: RunDirecto
 def test_resumed_after_an_epoch_equals_the_uninterrupted_run(
     whole: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    interrupt_before_validation(monkeypatch, epoch=2)
+    interrupt_at_step(monkeypatch, step=6)
     with pytest.raises(KeyboardInterrupt):
         fit(tmp_path / "run" / "a", *TINY, DROPOUT)
     monkeypatch.undo()
@@ -211,7 +211,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) 
 def test_a_batch_larger_than_the_training_set(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"trainer\.batch_size=64.*training set of 40 images"):
         fit(tmp_path, *TINY, "trainer.batch_size=64")
-    with pytest.raises(UserError, match=r"trainer\.accumulate_steps=6.*asks for 48 images an update"):
+    with pytest.raises(UserError, match=r"trainer\.accumulate_steps=6.*asks for 48 images per step"):
         fit(tmp_path, *TINY, "trainer.accumulate_steps=6")
 
 
