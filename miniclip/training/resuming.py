@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from miniclip.errors import SettingError
+from miniclip.errors import SettingError, UserError
 from miniclip.files import within
 from miniclip.runs import RunDirectory, read_state
 from miniclip.training.changed_settings import changed_settings
