@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -23,8 +24,9 @@ from omegaconf.errors import OmegaConfBaseException
 from miniclip import __version__
 from miniclip.config.compose import HOME, compose, prepare_hydra, refuse_unknown, what_is_wrong
 from miniclip.config.hints import refuse_misspelled
-from miniclip.errors import UserError
+from miniclip.errors import UserError, counted
 from miniclip.files import within
+from miniclip.renamed import renamed_words
 
 # Threads of libgomp, which torch brings on Linux, wait in a loop: two runs on a machine would all but stop
 # each other. This many turns, and they sleep; it is read when torch is imported.
@@ -76,6 +78,7 @@ def main() -> None:
             sys.exit(f"{name} is a setting, and needs a command before it: miniclip train {name}")
         sys.exit(f"miniclip has no command {name}; it has: {', '.join(commands)}")
     sys.argv = [f"miniclip {name}", *sys.argv[2:]]
+    _take_old_names()
     with _console():
         commands[name]()
 
@@ -85,8 +88,16 @@ def train() -> None:
 
     Exits with 1 after an error and with 128 + signal after an interruption.
     """
+    _take_old_names()
     with _console():
         _train()
+
+
+def _take_old_names() -> None:
+    """Put today's names in place of old ones that were typed, and tell them."""
+    sys.argv[1:], lines = renamed_words(sys.argv[1:])
+    for line in lines:
+        print(line, file=sys.stderr)
 
 
 def _train() -> None:
@@ -128,7 +139,8 @@ def _refuse_flags(words: Sequence[str]) -> None:
     for word in words:
         flag, _, value = word.partition("=")
         if flag.startswith("--") and not any(own.startswith(flag) for own in FLAGS_OF_HYDRA):
-            raise UserError(f"settings are typed without --: {flag[2:]}={value or '...'}")
+            setting = shlex.quote(f"{flag[2:]}={value or '...'}")
+            raise UserError(f"settings are typed without --: {setting}")
 
 
 def evaluate() -> None:
@@ -289,20 +301,21 @@ def _examine(cfg: DictConfig) -> bool:
     for name, counts in found.splits.items():
         least, mean, most = counts["captions_an_image"]
         print(
-            f"{name}: {counts['images']:,} images, {counts['captions']:,} captions ({least} to {most} an "
+            f"{name}: {counted(counts['images'], 'image')}, {counted(counts['captions'], 'caption')} "
+            f"({least} to {most} an "
             f"image, {mean:.1f} on average), fingerprint {counts['fingerprint']}"
         )
         if counts["classes"]:
             classes = list(counts["classes"].items())
             (largest, most), (smallest, least) = classes[0], classes[-1]
             print(
-                f"{name}: {len(classes):,} classes, from {largest} ({most:,} images) to "
+                f"{name}: {len(classes):,} classes, from {largest} ({counted(most, 'image')}) to "
                 f"{smallest} ({least:,})"
             )
     num_captions = sum(found.token_lengths.values())
     print(
         f"captions cut off at context_length={found.context_length}: {found.num_truncated:,} of "
-        f"{num_captions:,}; the longest has {max(found.token_lengths)} tokens"
+        f"{num_captions:,}; the longest has {counted(max(found.token_lengths), 'token')}"
     )
     for title, groups in (
         ("remarks on the tables", [[remark] for remark in found.remarks]),

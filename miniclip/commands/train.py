@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from miniclip.config.build import build, make
 from miniclip.config.compose import short_overrides
-from miniclip.errors import UserError
+from miniclip.errors import UserError, counted
 from miniclip.evaluation import MiniCLIPModel
 from miniclip.evaluation.evaluation import Result, flat_numbers
 from miniclip.figures.figures import draw_curves, draw_retrieval, read_metrics
@@ -209,9 +209,9 @@ def _table(summary: dict[str, Any], run: RunDirectory) -> str:
     """What a run says at its end: how well its best checkpoint does, and on what."""
     best, test = summary["best"], summary.get("test")
     lines = [
-        f"\nBest of {_counted(summary['validations'], 'validation')} ({best['protocol']})",
+        f"\nBest of {counted(summary['validations'], 'validation')} ({best['protocol']})",
         *_recall_lines(best, "val"),
-        f"rsum {summary['best_rsum']:.1f} at step {best['step']} (epoch {best['epoch']})",
+        f"rsum {summary['best_rsum']:.1f} at step {best['step']} ({_epoch(best)})",
     ]
     if test is not None:
         lines += [
@@ -228,6 +228,13 @@ def _table(summary: dict[str, Any], run: RunDirectory) -> str:
     )
 
 
+def _epoch(record: dict[str, Any]) -> str:
+    """When a validation was: "epoch 2" at the end of the second, "in epoch 1" within the first."""
+    # runs of earlier versions keep only the epochs that were completed
+    begun = record.get("epochs_begun", record["epoch"])
+    return f"epoch {begun}" if begun == record["epoch"] else f"in epoch {begun}"
+
+
 def _recall_lines(record: dict[str, Any], part: str) -> list[str]:
     """A small table of the recalls of a part."""
     rows: list[tuple[str, ...]] = [("", "R@1", "R@5", "R@10", "median rank")]
@@ -235,7 +242,3 @@ def _recall_lines(record: dict[str, Any], part: str) -> list[str]:
         recalls = (f"{record[f'{part}/{direction}_r{k}']:.1f}" for k in (1, 5, 10))
         rows.append((title, *recalls, f"{record[f'{part}/{direction}_median_rank']:g}"))
     return [f"{row[0]:14}" + "".join(f"{cell:>13}" for cell in row[1:]) for row in rows]
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

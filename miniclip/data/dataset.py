@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, SupportsIndex
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, SupportsIndex
 
 import numpy as np
 import platformdirs
@@ -28,7 +28,7 @@ from miniclip.data.transforms import (
     cut,
     normalize,
 )
-from miniclip.errors import BrokenImage, SettingError, UserError
+from miniclip.errors import BrokenImage, SettingError, UserError, counted
 
 log = logging.getLogger(__name__)
 
@@ -272,7 +272,9 @@ class ImageTextDataset(Dataset[tuple[Tensor, str]]):
                 if self.max_broken_fraction is None:
                     raise
                 problem = problem or error
-        raise UserError(f"None of the {len(self):,} images of the {self.split.name} split can be read.")
+        raise UserError(
+            f"None of {counted(len(self), 'image')} of the {self.split.name} split can be read."
+        )
 
     def _read(self, epoch: int, index: int) -> Item:
         image, choice = index, 0
@@ -307,7 +309,7 @@ class DataSource(ABC):
             "shifted", a square of 7/8 of the shorter side at a random place, which a cache has at hand
             without resizing.
         crop_scale: share of the picture's area that a resized crop keeps, (least, most).
-        eval_crop: what of a picture evaluation sees: "whole", squeezed into the square, or its "centre"
+        eval_crop: what of a picture evaluation sees: "squash", squeezed into the square, or its "center"
             alone. Titles tell of what lies at the edges, too.
         flip: mirror every second training image; wrong where left and right have meaning.
         captions: which captions of an image train: the "first", a "random" one each epoch, or "all", where
@@ -329,6 +331,9 @@ class DataSource(ABC):
             trained then.
     """
 
+    places: ClassVar[tuple[str, ...]] = ("cache_dir",)
+    """Settings that name a file, a folder or a set of the hub; of a stranger's config none is opened."""
+
     split_seed: int = 0
     """Seed of parts that nobody published; most sources have a setting of this name."""
 
@@ -341,7 +346,7 @@ class DataSource(ABC):
         limit: int | None,
         seed: int,
         crop: Literal["resized", "shifted"] = "resized",
-        eval_crop: Literal["whole", "centre"] = "whole",
+        eval_crop: Literal["squash", "center"] = "squash",
         captions: CaptionChoice = "random",
         on_broken_image: Literal["raise", "skip"] = "raise",
         max_broken_fraction: float = 0.01,
@@ -363,8 +368,8 @@ class DataSource(ABC):
             raise SettingError("cache", cache, "must be none, memory or disk")
         if crop not in ("resized", "shifted"):
             raise SettingError("crop", crop, "must be resized or shifted")
-        if eval_crop not in ("whole", "centre"):
-            raise SettingError("eval_crop", eval_crop, "must be whole or centre")
+        if eval_crop not in ("squash", "center"):
+            raise SettingError("eval_crop", eval_crop, "must be squash or center")
         if captions not in ("first", "random", "all"):
             raise SettingError("captions", captions, "must be first, random or all")
         if on_broken_image not in ("raise", "skip"):
@@ -502,7 +507,7 @@ class DataSource(ABC):
 
     def _for_evaluation(self, split: Split) -> ImageTextDataset:
         crop: Crop = SquashResize(self.image_size)
-        if self.eval_crop == "centre":
+        if self.eval_crop == "center":
             crop = CenterCrop(self.image_size)
         dataset = ImageTextDataset.for_evaluation(split, crop)
         dataset.images = self._cached(dataset.split, crop=crop)
@@ -536,9 +541,9 @@ class DataSource(ABC):
                 reasons.append(error.reason)
         if len(reasons) > self.max_broken_fraction * len(split):
             raise UserError(
-                f"{len(reasons):,} of the {len(split):,} images of the {split.name} split cannot be read "
-                f"({by_reason(reasons)}), more than data.max_broken_fraction={self.max_broken_fraction:g}. "
-                "Mend the files above."
+                f"{len(reasons):,} of {counted(len(split), 'image')} of the {split.name} split cannot be "
+                f"read ({by_reason(reasons)}), more than "
+                f"data.max_broken_fraction={self.max_broken_fraction:g}. Mend the files above."
             )
         images = ImageSubset(dataset.images, np.asarray(readable, dtype=np.int64))
         return ImageTextDataset(split.select(split.name, readable), dataset.crop, images=images)
@@ -563,6 +568,8 @@ class FolderSource(DataSource):
     Raises:
         SettingError: when `root` is no folder.
     """
+
+    places = (*DataSource.places, "root")
 
     def __init__(self, *, root: str, val_fraction: float, split_seed: int, **source_settings: Any):
         super().__init__(**source_settings)

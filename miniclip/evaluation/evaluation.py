@@ -18,7 +18,7 @@ from torch import Tensor
 
 from miniclip.data import ImageTextDataset
 from miniclip.data.loader import EpochBatches, Loader
-from miniclip.errors import SettingError, UserError
+from miniclip.errors import SettingError, UserError, counted
 from miniclip.evaluation.models import EmbeddingModel, MiniCLIPModel
 from miniclip.figures.figures import (
     draw_confusion,
@@ -177,7 +177,7 @@ class Evaluation:
             if task == "sharpness" and self.batches > len(train) // self.batch_size:
                 raise UserError(
                     f"eval.batches={self.batches} of eval.batch_size={self.batch_size} must fit into the "
-                    f"{len(train):,} training images."
+                    f"{counted(len(train), 'training image')}."
                 )
         return tasks
 
@@ -378,8 +378,9 @@ class TaskContext:
         return Result(
             {**probe._asdict(), "train_images": len(train.labels), "most_common_class": most_common},
             [
-                f"top-1 {probe.accuracy:.1f} with C = {probe.strength:g} on {len(train.labels):,} training "
-                f"images; always the most common class: {most_common:.1f}"
+                f"top-1 {probe.accuracy:.1f} with C = {probe.strength:g} on "
+                f"{counted(len(train.labels), 'training image')}; "
+                f"always the most common class: {most_common:.1f}"
             ],
         )
 
@@ -395,7 +396,7 @@ class TaskContext:
             },
             [
                 f"{r.shots:3} a class: top-1 {r.mean:.1f}, deviation {r.deviation:.1f} over "
-                f"{len(seeds)} draws"
+                f"{counted(len(seeds), 'draw')}"
                 for r in results
             ],
         )

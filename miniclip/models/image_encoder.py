@@ -69,8 +69,8 @@ class ImageEncoder(nn.Module):
         trainable: what of the backbone learns: "all" of it, its "last_stage", or "none". The linear layer
             always does. What does not learn runs as in evaluation: without dropout and stochastic depth,
             and with the running statistics of batch norm.
-        frozen_statistics: hold the running statistics of batch norms still and normalize by them, also in
-            training, in the part that learns as well.
+        freeze_batch_norm_stats: hold the running statistics of batch norms still and normalize by them,
+            also in training, in the part that learns as well.
         lr_factor: the backbone's learning rate over that of everything else.
         preprocessing: of the images that the backbone's weights were trained with; those that come in are
             normalized to it.
@@ -86,7 +86,7 @@ class ImageEncoder(nn.Module):
         width: int,
         embed_dim: int,
         trainable: Trainable,
-        frozen_statistics: bool,
+        freeze_batch_norm_stats: bool,
         lr_factor: float,
         preprocessing: Preprocessing = IMAGENET,
     ):
@@ -101,7 +101,7 @@ class ImageEncoder(nn.Module):
             raise SettingError("trainable", trainable, "must be all, last_stage or none")
         self.backbone = backbone
         self.proj = nn.Linear(width, embed_dim)
-        self.frozen_statistics = frozen_statistics
+        self.freeze_batch_norm_stats = freeze_batch_norm_stats
         # a list, so that the stages are not registered twice
         self._learning: list[nn.Module] = [backbone] if trainable == "all" else []
         if trainable != "all":
@@ -141,7 +141,7 @@ class ImageEncoder(nn.Module):
         self.backbone.eval()
         for part in self._learning:
             part.train(mode)
-        if self.frozen_statistics:
+        if self.freeze_batch_norm_stats:
             for module in self.backbone.modules():
                 if isinstance(module, nn.modules.batchnorm._NormBase):
                     module.eval()
@@ -283,12 +283,53 @@ def _width_of(backbone: nn.Module, architecture: str, image_size: int) -> int:
 def _last_stage(backbone: nn.Module) -> list[nn.Module]:
     """The last stage of a network, and whatever with weights follows it.
 
+    A model of timm says where its feature maps end: the last stage is what follows the last but one of
+    them. Of others it goes by the names that networks give their stages.
+
+    Raises:
+        SettingError: when a model of timm says neither.
+    """
+    ends = _ends_of_stages(backbone)
+    if ends:
+        before, last = ends
+        # a part of several feature maps, of which it makes all sizes at a time, is one stage
+        own = [backbone.get_submodule(last)] if before == last else []
+        return [*own, *_behind(backbone, before)]
+
+    if hasattr(backbone, "feature_info") and not any(n in STAGES for n, _ in backbone.named_children()):
+        allowed = "is not known of this architecture; choose all or none"
+        raise SettingError("trainable", "last_stage", allowed)
+    return _last_stage_by_name(backbone)
+
+
+def _ends_of_stages(backbone: nn.Module) -> list[str]:
+    """Names of the parts in which a model of timm says that its last two feature maps end, or none."""
+    info: Any = getattr(backbone, "feature_info", None) or []
+    ends = [entry["module"] for entry in info][-2:]
+    known = {name for name, _ in backbone.named_modules()}
+    return ends if len(ends) == 2 and known.issuperset(ends) else []
+
+
+def _behind(backbone: nn.Module, place: str) -> list[nn.Module]:
+    """What has weights and stands behind a part, on its own level or further out."""
+    found: list[nn.Module] = []
+    while place:
+        place, _, name = place.rpartition(".")
+        siblings = list(backbone.get_submodule(place).named_children())
+        names = [own for own, _ in siblings]
+        found += [part for _, part in siblings[names.index(name) + 1 :] if _has_weights(part)]
+    return found
+
+
+def _last_stage_by_name(backbone: nn.Module) -> list[nn.Module]:
+    """The last stage by the names that networks keep their stages under.
+
     Behind the last stage single layers may follow, such as a norm, on the same level or further out.
     """
     parts = [(name, part) for name, part in backbone.named_children() if _has_weights(part)]
     for place, (name, part) in enumerate(parts):
         if name in STAGES:
-            return [*_last_stage(part), *(after for _, after in parts[place + 1 :])]
+            return [*_last_stage_by_name(part), *(after for _, after in parts[place + 1 :])]
 
     modules = [part for _, part in parts]
     has_blocks = any(_is_block(part) for part in modules)

@@ -24,7 +24,7 @@ from miniclip.training.checkpoint import (
 )
 from miniclip.training.progress import Progress
 from miniclip.training.reproducibility import RandomState
-from miniclip.training.resuming import carry_on_metrics, is_checkpoint_of
+from miniclip.training.resuming import carry_on_metrics, carry_on_skipped, is_checkpoint_of
 from miniclip.training.setup import TrainingSetup
 
 log = logging.getLogger(__name__)
@@ -153,6 +153,8 @@ class Checkpointer:
         """Write the last checkpoint: the state of every part, and what describes the run."""
         content: dict[str, Any] = {name: part.state_dict() for name, part in self.parts.items()}
         content |= {"config": self.setup.config, "data": self.data}
+        if self.setup.signature is not None:
+            content["signature"] = self.setup.signature
         save_checkpoint(self.run.last_checkpoint, content)
 
     def keep(self, *, is_best: bool) -> None:
@@ -182,6 +184,7 @@ class Checkpointer:
             log.info("Resumed from %s at step %d.", path, self.progress.step)
             self._find_best(path)
             carry_on_metrics(path.parent.parent, self.run, self.progress)
+            carry_on_skipped(path.parent.parent, self.run, self.progress)
 
     def load_best(self) -> None:
         """Give the model the weights of the best checkpoint."""

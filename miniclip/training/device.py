@@ -2,7 +2,7 @@
 
 import torch
 
-from miniclip.errors import SettingError
+from miniclip.errors import SettingError, counted
 
 DEVICES = "must be auto, cpu, mps, or cuda, cuda:1 and so on"
 
@@ -27,5 +27,6 @@ def find_device(name: str) -> torch.device:
         raise SettingError("device", name, "torch finds no MPS device here; use auto or cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         found = torch.cuda.device_count()
-        raise SettingError("device", name, f"torch finds {found} CUDA devices here; use auto or cpu")
+        allowed = f"torch finds {counted(found, 'CUDA device')} here; use auto or cpu"
+        raise SettingError("device", name, allowed)
     return device

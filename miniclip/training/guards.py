@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from miniclip.data.dataset import ImageTextDataset, by_reason
-from miniclip.errors import BrokenImage, UserError
+from miniclip.errors import BrokenImage, UserError, counted
 from miniclip.optim.sam import is_on_host
 from miniclip.training.progress import Progress
 
@@ -58,9 +58,9 @@ class BrokenImages:
         max_fraction = self.train_set.max_broken_fraction or 0
         if len(broken) > max_fraction * num_images:
             raise TooManyBroken(
-                f"Stopped at step {self.progress.step}: {len(broken):,} of the {num_images:,} training "
-                f"images cannot be read ({by_reason(broken.values())}), more than "
-                f"data.max_broken_fraction={max_fraction:g} of them. Fix the files above."
+                f"Stopped at step {self.progress.step}: {len(broken):,} of the "
+                f"{counted(num_images, 'training image')} cannot be read ({by_reason(broken.values())}), "
+                f"more than data.max_broken_fraction={max_fraction:g} of them. Fix the files above."
             )
 
     def log_sum(self) -> None:

@@ -49,14 +49,14 @@ class Progress:
     best: dict[str, Any] | None = None
 
     @property
+    def epochs_begun(self) -> int:
+        """Epochs completed, and the one that is under way."""
+        return self.epoch + int(self.position > 0)
+
+    @property
     def images_per_second(self) -> float:
         """Images trained on per second of training."""
         return self.images / max(self.seconds, 1e-9)
-
-    @property
-    def epoch_of_weights(self) -> int:
-        """Number of the epoch that the weights come from: the last completed one, or the one begun."""
-        return self.epoch + int(self.position > 0)
 
     @property
     def cost(self) -> dict[str, float]:

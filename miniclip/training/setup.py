@@ -23,6 +23,7 @@ class TrainingSetup:
         preprocessing: what an image needs before the model sees it, as plain data.
         measures: what else each validation records, from the validation split's features.
         test_set: what the best checkpoint is measured on, once; training never looks at it.
+        signature: of the config's data, by the user's key, kept in every checkpoint; None without a key.
     """
 
     config: dict[str, Any]
@@ -37,3 +38,4 @@ class TrainingSetup:
     preprocessing: dict[str, Any]
     measures: Sequence[Callable[[Features], dict[str, float]]] = ()
     test_set: ImageTextDataset | None = None
+    signature: str | None = None

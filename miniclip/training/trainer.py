@@ -10,7 +10,7 @@ import torch
 
 from miniclip.data.loader import EpochBatches, Loader
 from miniclip.distributed import World
-from miniclip.errors import SettingError, as_override
+from miniclip.errors import SettingError, as_override, counted
 from miniclip.metrics import Features
 from miniclip.models import inputs_of
 from miniclip.optim import set_learning_rate
@@ -138,14 +138,14 @@ class Trainer:
             raise SettingError(
                 "trainer.batch_size",
                 self.batch_size,
-                f"is larger than the training set of {num_images:,} images",
+                f"is larger than the training set of {counted(num_images, 'image')}",
             )
         images_per_step = self.batch_size * self.accumulate_steps
         if images_per_step > num_images:
             raise SettingError(
                 "trainer.accumulate_steps",
                 self.accumulate_steps,
-                f"asks for {images_per_step:,} images per step; there are {num_images:,}",
+                f"asks for {counted(images_per_step, 'image')} per step, of {num_images:,}",
             )
 
 
@@ -181,7 +181,13 @@ class _Loop:
             grad_clip_norm=trainer.grad_clip_norm,
             world=world,
         )
-        self.recorder = Recorder(logger, self.progress, run, max_skipped_steps=trainer.max_skipped_steps)
+        self.recorder = Recorder(
+            logger,
+            self.progress,
+            run,
+            train_set=setup.train_set,
+            max_skipped_steps=trainer.max_skipped_steps,
+        )
         encoder = SplitEncoder(
             setup,
             setup.val_set,
@@ -289,6 +295,7 @@ class _Loop:
         self.recorder.add(
             result,
             lr=setup.optimizer.param_groups[0]["lr"],
+            image_ids=[batch.places for batch in batches],
             num_false_negatives=sum(
                 int(batch.positives().sum()) - len(batch.captions) for batch in batches
             ),
@@ -296,7 +303,7 @@ class _Loop:
 
     def _validate_and_save(self) -> None:
         self._check_weights()
-        is_best = self.validation(epoch=self.plan.title(self.progress.epoch_of_weights))
+        is_best = self.validation(epoch=self.plan.title(self.progress.epochs_begun))
         self._save()
         self.checkpointer.keep(is_best=is_best)
 

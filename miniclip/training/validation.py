@@ -10,6 +10,7 @@ from torch import Tensor
 
 from miniclip.data.dataset import ImageTextDataset
 from miniclip.data.loader import Loader, sequential_batches
+from miniclip.errors import counted
 from miniclip.metrics import Features, encode, health, protocol_name, retrieval_metrics
 from miniclip.metrics.health import Health
 from miniclip.runs import JsonlLogger
@@ -131,6 +132,7 @@ class Validation:
         return {
             "step": self.progress.step,
             "epoch": self.progress.epoch,
+            "epochs_begun": self.progress.epochs_begun,
             "val/loss": loss,
             "val/loss_over_chance": self._over_chance(loss),
             **{f"val/{name}": value for name, value in retrieval_metrics(*features).items()},
@@ -143,7 +145,8 @@ class Validation:
     def _warn(self, loss: float, found: Health) -> None:
         """Log what is wrong with the weights, or was with the steps that led to them."""
         if self.progress.skipped_steps:
-            log.warning("%d steps skipped: gradient not finite.", self.progress.skipped_steps)
+            skipped = counted(self.progress.skipped_steps, "step")
+            log.warning("%s skipped: gradient not finite.", skipped)
         if not math.isfinite(loss):
             log.warning("The validation loss is not finite: these weights are no candidate for best.pt.")
         elif found.has_collapsed:

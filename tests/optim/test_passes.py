@@ -25,7 +25,7 @@ def start() -> nn.Parameter:
         (lambda w: as_pass_optimizer(ADAMW([w])), [[0], [0], [0]]),
         (lambda w: SAM([w], ADAMW, rho=0.1), [[0, 1], [0, 1], [0, 1]]),
         (lambda w: SAM([w], ADAMW, rho=0.0), [[0], [0], [0]]),
-        (lambda w: SAM([w], ADAMW, rho=0.1, every=2), [[0, 1], [0], [0, 1]]),
+        (lambda w: SAM([w], ADAMW, rho=0.1, interval=2), [[0, 1], [0], [0, 1]]),
         (lambda w: MSAM([w], ADAMW, rho=0.1), [[0], [0], [0]]),
     ],
     ids=["plain", "sam", "rho 0", "interval", "msam"],

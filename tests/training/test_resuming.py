@@ -203,7 +203,7 @@ def test_other_settings_are_trained_with_and_told(
         ({"encoder__text__block_lr_factor": 0.2}, "encoder.text.block_lr_factor=0.2"),
         ({"temperature__momentum": 0.5}, "temperature.momentum=0.5"),
         ({"data__captions": "first"}, "data.captions=first (the checkpoint has random)"),
-        ({"data__eval_crop": "centre"}, "data.eval_crop=centre"),
+        ({"data__eval_crop": "center"}, "data.eval_crop=center"),
         ({"optimizer__base___target_": "torch.optim.NAdam"}, "optimizer.base._target_=torch.optim.NAdam"),
         ({"data__split_seed": 1}, "data.split_seed=1 (the checkpoint has 0)"),
     ],
@@ -352,7 +352,7 @@ def test_auto_leaves_runs_of_other_settings_alone(
 
     with caplog.at_level("INFO"):
         assert found("b") is None
-    assert "(1 of other settings are left alone): a fresh start" in caplog.text
+    assert "(1 of other settings left alone): a fresh start" in caplog.text
     assert found("b", optimizer__rho=0.2, trainer__budget__epochs=9) is None
     checkpoint = tmp_path / "a" / "checkpoints" / "last.pt"
     assert found("b", optimizer__rho=0.2, trainer__num_workers=1) == checkpoint
@@ -408,3 +408,7 @@ def test_a_resumed_run_sees_pixels_as_its_checkpoint_saw_them(
         assert (seen["mean"], seen["std"]) == (half, half)
     restored = restore(run.path).model.image_encoder
     assert restored.preprocessing.mean == tuple(half)
+
+
+def test_a_run_without_skipped_steps_has_no_file_of_them(whole: RunDirectory) -> None:
+    assert not whole.skipped_batches.exists()

@@ -112,7 +112,7 @@ def test_resumed_in_the_middle_of_an_epoch_equals_the_uninterrupted_run(
 def test_resumed_in_the_middle_of_a_cycle_and_with_micro_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
 ) -> None:
-    settings = (f"optimizer={optimizer}", "optimizer.every=3", "trainer.accumulate_steps=2")
+    settings = (f"optimizer={optimizer}", "optimizer.interval=3", "trainer.accumulate_steps=2")
     uninterrupted = fit(tmp_path / "whole", *TINY, DROPOUT, *settings)
     assert json.loads(uninterrupted.summary.read_text())["steps"] == 4  # five batches an epoch
     signal_at_step(monkeypatch, step=3)
@@ -217,7 +217,9 @@ def test_a_batch_larger_than_the_training_set(tmp_path: Path) -> None:
 
 def test_a_budget_of_steps_ends_in_the_middle_of_an_epoch_with_a_validation(tmp_path: Path) -> None:
     run = fit(tmp_path, *TINY, "trainer.budget.steps=3")
-    assert json.loads(run.summary.read_text())["steps"] == 3
+    summary = json.loads(run.summary.read_text())
+    assert summary["steps"] == 3
+    assert (summary["best"]["epoch"], summary["best"]["epochs_begun"]) == (0, 1)
 
 
 def test_forward_passes_compare_optimizers_at_equal_cost(tmp_path: Path) -> None:

@@ -1,0 +1,75 @@
+"""Names that have changed since version 0.1.0, which are read for one version more."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+TOKENIZERS = ("BPETokenizer", "CLIPTokenizer", "HFTokenizer", "UnigramTokenizer", "WordPieceTokenizer")
+LOGGERS = ("JsonlLogger", "TensorboardLogger", "WandbLogger")
+
+TARGETS = {
+    "miniclip.build.SweepKeeper": "miniclip.config.sweep_guard.SweepGuard",
+    "miniclip.evaluate.Evaluation": "miniclip.evaluation.Evaluation",
+    **{f"miniclip.models.{name}": f"miniclip.tokenizers.{name}" for name in TOKENIZERS},
+    **{f"miniclip.tracking.{name}": f"miniclip.runs.{name}" for name in LOGGERS},
+}
+"""Old and new `_target_`s."""
+
+KEYS = {
+    "encoder.image.frozen_statistics": "encoder.image.freeze_batch_norm_stats",
+    "optimizer.every": "optimizer.interval",
+}
+"""Old and new settings, with their places."""
+
+VALUES = {
+    "data.eval_crop": {"whole": "squash", "centre": "center"},
+}
+"""Old and new values of a setting."""
+
+
+def renamed_config(config: dict[str, Any]) -> dict[str, Any]:
+    """A config out of an older file, with today's names."""
+    return _renamed(config, "")
+
+
+def _renamed(node: dict[str, Any], place: str) -> dict[str, Any]:
+    new: dict[str, Any] = {}
+    for key, value in node.items():
+        path = f"{place}{key}"
+        key = KEYS.get(path, path).rpartition(".")[2]
+
+        if isinstance(value, dict):
+            new[key] = _renamed(value, f"{path}.")
+        elif isinstance(value, str):
+            values = TARGETS if key == "_target_" else VALUES.get(path, {})
+            new[key] = values.get(value, value)
+        else:
+            new[key] = value
+    return new
+
+
+def renamed_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What was typed, with today's names, and a line for each old one.
+
+    Args:
+        words: overrides such as "optimizer.every=5" or "data.eval_crop=whole,centre"; others stay as they
+            are.
+    """
+    new_words = [_renamed_word(word) for word in words]
+    lines = [
+        f"{word} is {new} now; the old name goes with the next version."
+        for word, new in zip(words, new_words, strict=True)
+        if word != new
+    ]
+    return new_words, lines
+
+
+def _renamed_word(word: str) -> str:
+    match = re.fullmatch(r"([+~]*)([\w./]+)(.*)", word, re.DOTALL)
+    if match is None:
+        return word
+
+    sign, key, rest = match.groups()
+    for old, new in VALUES.get(key, {}).items():
+        rest = re.sub(rf"(?<![\w.]){old}(?![\w.])", new, rest)
+    return f"{sign}{KEYS.get(key, key)}{rest}"
