@@ -18,7 +18,6 @@ from miniclip.config.restore import restore
 from miniclip.errors import SettingError, UserError
 from miniclip.runs import RunDirectory
 from miniclip.training import TrainingStep, checkpointer, validation
-from miniclip.training.changed_settings import changed_settings
 from miniclip.training.checkpoint import load_checkpoint, save_checkpoint
 from miniclip.training.interruption import Interrupted
 from miniclip.training.resuming import check_directory, find_checkpoint
@@ -380,17 +379,6 @@ def test_a_second_run_is_not_written_over_a_first(whole: RunDirectory, tmp_path:
 def test_an_empty_resume_is_no_path(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"trainer\.resume=''.*null, auto, or a path"):
         find_checkpoint("", RunDirectory(tmp_path), {})
-
-
-def test_data_may_move_and_helper_keys_are_no_settings() -> None:
-    theirs = {"data": {"root": "/here/flickr", "limit": 5}, "arm": 1, "trainer": {"num_workers": 0}}
-    ours = {"data": {"root": "/there/flickr", "limit": 5}, "arm": 2, "trainer": {"num_workers": 2}}
-    assert changed_settings(theirs, ours) == []
-    ours["data"]["limit"] = 6
-    assert [str(change) for change in changed_settings(theirs, ours)] == [
-        "data.limit=6 (the checkpoint has 5)"
-    ]
-    assert changed_settings(theirs, ours, is_same_data=True) == []
 
 
 def test_a_resumed_run_sees_pixels_as_its_checkpoint_saw_them(
