@@ -216,7 +216,7 @@ def _study(arguments: argparse.Namespace, options: list[str]) -> None:
     from miniclip.config.build import make
     from miniclip.figures.figures import draw_costs
     from miniclip.metrics import Cost, attention_costs
-    from miniclip.training.train import find_device
+    from miniclip.training.device import find_device
 
     if min(arguments.lengths) < 1 or arguments.k < 1 or arguments.rounds < 1:
         raise UserError("--lengths, --k and --rounds must be at least 1.")
@@ -337,7 +337,7 @@ def _evaluate(words: list[str], device_name: str) -> None:
     from miniclip.config.restore import restore
     from miniclip.evaluation import MiniCLIPModel, OpenClipModel
     from miniclip.evaluation.evaluation import TASKS, comparison
-    from miniclip.training.train import find_device
+    from miniclip.training.device import find_device
 
     device = find_device(device_name)
     # jobs of sweeps lie in folders such as 0_rho=0.05

@@ -19,7 +19,7 @@ from miniclip.evaluation import MiniCLIPModel
 from miniclip.evaluation.evaluation import Result, flat_numbers
 from miniclip.figures.figures import draw_curves, draw_retrieval
 from miniclip.metrics import retrieval_ranks
-from miniclip.runs import RunDirectory, RunFacts, read_state
+from miniclip.runs import RunDirectory, RunFacts
 from miniclip.runs.environment import git_revision
 from miniclip.runs.job_key import job_key
 from miniclip.runs.run_directory import Status
@@ -28,7 +28,7 @@ from miniclip.training import Trainer, TrainingSetup
 from miniclip.training.guards import Diverged
 from miniclip.training.held_out import HeldOutResult, measure_test
 from miniclip.training.reproducibility import release_memory
-from miniclip.training.resuming import go_on
+from miniclip.training.resuming import check_directory, go_on
 
 log = logging.getLogger(__name__)
 
@@ -40,20 +40,8 @@ def run_job(cfg: DictConfig) -> float:
     if settings.mode is RunMode.MULTIRUN:
         return _job_of_sweep(cfg, run, Path(settings.sweep.dir), list(settings.overrides.task))
     with run.lock():
-        _check_directory(run, cfg.trainer.resume)
+        check_directory(cfg.trainer.resume, run)
         return _train(cfg, run)
-
-
-def _check_directory(run: RunDirectory, resume: str | None) -> None:
-    """Refuse to write a second run over a first one."""
-    goes_on_here = resume == "auto" or (
-        resume is not None and Path(resume).expanduser().resolve().is_relative_to(run.path.resolve())
-    )
-    if run.holds_a_run and not goes_on_here:
-        raise UserError(
-            f"{run.path} holds a run already ({read_state(run.path).status}). Go on with it: "
-            "trainer.resume=auto; or give this run another directory: hydra.run.dir=..."
-        )
 
 
 def _job_of_sweep(cfg: DictConfig, run: RunDirectory, folder: Path, overrides: list[str]) -> float:

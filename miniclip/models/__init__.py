@@ -15,7 +15,12 @@ from miniclip.models.efficient_attention import (
 )
 from miniclip.models.image_encoder import TimmEncoder, TorchvisionEncoder
 from miniclip.models.projection import LinearProjection, NoProjection, ProjectionMLP, SeparateProjection
-from miniclip.models.temperature import DynamicTemperature, FixedTemperature, LearnedTemperature
+from miniclip.models.temperature import (
+    DynamicTemperature,
+    FixedTemperature,
+    LearnedTemperature,
+    Temperature,
+)
 from miniclip.models.text_encoder import BagOfTokens, HFTextModel, TextEncoder
 
 __all__ = [
@@ -37,6 +42,7 @@ __all__ = [
     "ProjectionMLP",
     "ReformerAttention",
     "SeparateProjection",
+    "Temperature",
     "TextEncoder",
     "TimmEncoder",
     "TorchvisionEncoder",

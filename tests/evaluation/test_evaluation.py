@@ -28,7 +28,7 @@ from tests.conftest import (
     ROOT,
     TINY,
     fit,
-    interrupt_before_validation,
+    interrupt_at_step,
     miniclip_command,
     run_miniclip,
 )
@@ -95,7 +95,7 @@ def test_a_moved_a_lone_and_a_resumed_checkpoint_give_the_same_numbers(
     lone.parent.mkdir()
     shutil.copy(run.best_checkpoint, lone)
     settings = squares(class_folder)
-    interrupt_before_validation(monkeypatch, epoch=2)
+    interrupt_at_step(monkeypatch, step=4)
     with pytest.raises(KeyboardInterrupt):
         fit(tmp_path / "resumed", *settings)
     monkeypatch.undo()

@@ -75,10 +75,10 @@ def test_what_the_temperature_reads_in_the_second_pass(choice: str) -> None:
 def test_sam_tells_what_it_measured() -> None:
     update = step("optimizer=sam", "optimizer.measure_every=2")
     first, second = update([batch()]), update([batch()])
-    assert first.measures.keys() == {"sharpness", "perturbation_norm", "gradient_cosine"}
-    assert second.measures.keys() == {"sharpness"}
-    torch.testing.assert_close(first.measures["perturbation_norm"], torch.tensor(0.05), rtol=1e-3, atol=0)
-    assert step("optimizer=adamw")([batch()]).measures == {}
+    assert first.metrics.keys() == {"sharpness", "perturbation_norm", "gradient_cosine"}
+    assert second.metrics.keys() == {"sharpness"}
+    torch.testing.assert_close(first.metrics["perturbation_norm"], torch.tensor(0.05), rtol=1e-3, atol=0)
+    assert step("optimizer=adamw")([batch()]).metrics == {}
 
 
 def test_on_a_device_without_values_nothing_is_asked_for() -> None:
