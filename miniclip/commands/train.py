@@ -15,10 +15,9 @@ from omegaconf import DictConfig, OmegaConf
 from miniclip.config.build import build, make
 from miniclip.config.compose import short_overrides
 from miniclip.errors import UserError
-from miniclip.evaluation import MiniCLIPModel
-from miniclip.evaluation.evaluation import Result, flat_numbers
-from miniclip.figures.figures import draw_curves, draw_retrieval, read_metrics
-from miniclip.metrics import retrieval_ranks
+from miniclip.evaluation import MiniCLIPModel, Result, TaskContext, flat_numbers
+from miniclip.figures import draw_curves, draw_retrieval, read_metrics
+from miniclip.metrics import recall_table, retrieval_ranks
 from miniclip.runs import RunDirectory, RunFacts, read_state, save_arrays
 from miniclip.runs.run_directory import Status, git_revision
 from miniclip.runs.sweep import Sweep, job_key
@@ -122,8 +121,15 @@ def _train_and_measure(cfg: DictConfig, run: RunDirectory) -> tuple[dict[str, An
     trainer, experiment, logger = build(cfg, run)
     evaluation = make(cfg, "eval")
     subject = MiniCLIPModel("this run", experiment.model, experiment.tokenizer, trainer.device)
-    datasets = experiment.train_set, experiment.val_set
-    experiment = replace(experiment, measures=evaluation.at_each_validation(subject, *datasets))
+    context = TaskContext(
+        subject,
+        experiment.train_set,
+        experiment.val_set,
+        folder=run.evaluation,
+        loss=experiment.loss,
+        seed=cfg.seed,
+    )
+    experiment = replace(experiment, measures=evaluation.at_each_validation(context))
     log.info("%s", _headline(experiment, trainer, run))
     checkpoint = go_on(trainer.resume, run, experiment.config)
     logger.start(run.metrics, RunFacts(_run_name(cfg), experiment.config, _sweep_name(), _tags()))
@@ -136,8 +142,15 @@ def _train_and_measure(cfg: DictConfig, run: RunDirectory) -> tuple[dict[str, An
         save_arrays(run.path / "ranks.npz", image_of_caption=features.image_of_caption, **ranks._asdict())
         test_set = experiment.test_set
         if test_set is not None:
-            datasets = experiment.train_set, test_set
-            measures = evaluation.at_each_validation(subject, *datasets)
+            context = TaskContext(
+                subject,
+                experiment.train_set,
+                test_set,
+                folder=run.evaluation / "test",
+                loss=experiment.loss,
+                seed=cfg.seed,
+            )
+            measures = evaluation.at_each_validation(context)
             tested = measure_test(experiment, test_set, trainer, best=summary["best"], measures=measures)
             _write_test(tested, summary, run)
             numbers = {key: value for key, value in tested.record.items() if key.startswith("test/")}
@@ -151,14 +164,7 @@ def _train_and_measure(cfg: DictConfig, run: RunDirectory) -> tuple[dict[str, An
                 protocol=summary["best"]["protocol"],
             ),
         }
-        measured = evaluation.run(
-            subject,
-            datasets,
-            run.evaluation / ("" if test_set is None else "test"),
-            checkpoint=str(run.best_checkpoint),
-            loss=experiment.loss,
-            seed=cfg.seed,
-        )
+        measured = evaluation.run(context, checkpoint=str(run.best_checkpoint))
         if measured:
             logger.log({"step": summary["steps"], **flat_numbers(measured)})
         failed = False
@@ -222,13 +228,13 @@ def _table(summary: dict[str, Any], run: RunDirectory) -> str:
     best, test = summary["best"], summary.get("test")
     lines = [
         f"\nBest of {_counted(summary['validations'], 'validation')} ({best['protocol']})",
-        *_recall_lines(best, "val"),
+        *recall_table(best, prefix="val/"),
         f"rsum {summary['best_rsum']:.1f} at step {best['step']} (epoch {best['epoch']})",
     ]
     if test is not None:
         lines += [
             f"Test, measured once with that checkpoint ({test['protocol']})",
-            *_recall_lines(test, "test"),
+            *recall_table(test, prefix="test/"),
             f"rsum {test['test/rsum']:.1f}",
         ]
     return "\n".join(
@@ -238,15 +244,6 @@ def _table(summary: dict[str, Any], run: RunDirectory) -> str:
             f"Everything is in {run.path}",
         ]
     )
-
-
-def _recall_lines(record: dict[str, Any], part: str) -> list[str]:
-    """A small table of the recalls of a part."""
-    rows: list[tuple[str, ...]] = [("", "R@1", "R@5", "R@10", "median rank")]
-    for direction, title in (("i2t", "image to text"), ("t2i", "text to image")):
-        recalls = (f"{record[f'{part}/{direction}_r{k}']:.1f}" for k in (1, 5, 10))
-        rows.append((title, *recalls, f"{record[f'{part}/{direction}_median_rank']:g}"))
-    return [f"{row[0]:14}" + "".join(f"{cell:>13}" for cell in row[1:]) for row in rows]
 
 
 def _counted(number: int, noun: str) -> str:

@@ -28,7 +28,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from miniclip.config.compose import refuse_unknown, what_is_wrong
-from miniclip.config.hints import groups, is_named, refuse_misspelled
+from miniclip.config.hints import SEVERAL, groups, is_named, refuse_misspelled
 from miniclip.config.optuna_sweeper import OPTUNA, settings_to_check
 from miniclip.data import DataSource, ImageTextDataset, Split
 from miniclip.errors import SettingError, UserError
@@ -199,7 +199,9 @@ def _check_groups(cfg: DictConfig) -> None:
         place = group.replace("/", ".")
         parent, _, name = place.rpartition(".")
         holder = OmegaConf.select(cfg, parent) if parent else cfg
-        if not group.startswith(("hydra/", "experiments")) and (place in PARTS or name in (holder or {})):
+        if group in SEVERAL or group.startswith(("hydra/", "experiments")):
+            continue
+        if place in PARTS or name in (holder or {}):
             _check_is_part(cfg, group)
 
 

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from miniclip.config.hints import HOME, explained, is_named, refuse_misspelled
 from miniclip.config.optuna_sweeper import register_optuna
 from miniclip.errors import UserError
+from miniclip.renamed import renamed_words
 
 
 def compose(*overrides: str) -> DictConfig:
@@ -25,6 +26,7 @@ def compose(*overrides: str) -> DictConfig:
         UserError: when an override names nothing that exists; says what was meant.
     """
     prepare_hydra()
+    overrides = tuple(renamed_words(overrides))
     refuse_misspelled(overrides)
     with hydra.initialize_config_dir(str(HOME / "conf"), version_base="1.3"):
         try:

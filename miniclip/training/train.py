@@ -20,7 +20,7 @@ from miniclip.data.dataset import ImageTextDataset, by_reason
 from miniclip.data.loader import Batch, EpochBatches, Loader, sequential_batches
 from miniclip.errors import SettingError, UserError, as_override
 from miniclip.files import within
-from miniclip.metrics import Features, encode, health, protocol_name, retrieval_metrics
+from miniclip.metrics import Features, encode, health, protocol_name, recall_line, retrieval_metrics
 from miniclip.models import MiniCLIP, inputs_of
 from miniclip.models.image_encoder import adopt_preprocessing
 from miniclip.optim import SAM, Schedule, set_learning_rate
@@ -720,12 +720,8 @@ def _false_negatives(batch: Batch) -> int:
 
 
 def _epoch_line(record: dict[str, Any], epoch: str) -> str:
-    def recalls(direction: str) -> str:
-        return "/".join(f"{record[f'val/{direction}_r{k}']:.1f}" for k in (1, 5, 10))
-
     return (
         f"epoch {epoch}  step {record['step']}  "
         f"val loss {record['val/loss']:.3f}  "
-        f"R@1/5/10 image to text {recalls('i2t')}  text to image {recalls('t2i')}  "
-        f"rsum {record['val/rsum']:.1f}  {record['train/images_per_second']:.0f} img/s"
+        f"R@1/5/10 {recall_line(record, prefix='val/')}  {record['train/images_per_second']:.0f} img/s"
     )

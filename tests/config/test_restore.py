@@ -17,7 +17,7 @@ import torch
 from miniclip import cli
 from miniclip.config.restore import PARTS, restore
 from miniclip.errors import UserError
-from miniclip.figures.figures import new_figure, save
+from miniclip.figures import new_figure, save
 from miniclip.integrations.clip_benchmark import load
 from miniclip.runs import RunDirectory, write_text
 from miniclip.training.checkpoint import load_checkpoint
