@@ -76,6 +76,7 @@ def main() -> None:
             sys.exit(f"{name} is a setting, and needs a command before it: miniclip train {name}")
         sys.exit(f"miniclip has no command {name}; it has: {', '.join(commands)}")
     sys.argv = [f"miniclip {name}", *sys.argv[2:]]
+    _take_old_names()
     with _console():
         commands[name]()
 
@@ -85,8 +86,16 @@ def train() -> None:
 
     Exits with 1 after an error and with 128 + signal after an interruption.
     """
+    _take_old_names()
     with _console():
         _train()
+
+
+def _take_old_names() -> None:
+    """Put today's names in place of old ones that were typed, and tell them."""
+    sys.argv[1:], lines = renamed_words(sys.argv[1:])
+    for line in lines:
+        print(line, file=sys.stderr)
 
 
 def _train() -> None:
@@ -95,7 +104,6 @@ def _train() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach this function instead of Hydra's printer
     # Hydra's parser wants its flag for sweeps in front of the settings
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
-    sys.argv[1:] = renamed_words(sys.argv[1:])
     words = [word for word in sys.argv[1:] if not word.startswith("-")]
     try:
         _refuse_flags(sys.argv[1:])
@@ -334,7 +342,6 @@ def _evaluate(words: list[str], device_name: str) -> None:
     tasks = [word for word in words if word in known_tasks and word not in paths]
     settings = [word for word in words if ("=" in word or word.startswith("~")) and word not in paths]
     models = [word for word in words if word not in tasks and word not in settings]
-    settings = renamed_words(settings)
     if not models:
         raise UserError("Which model? Give a run directory, a checkpoint or open_clip:NAME:WEIGHTS.")
     for word in models:

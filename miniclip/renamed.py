@@ -1,36 +1,91 @@
-"""Former names of settings, which are accepted for one version with a line that names the new one."""
+"""Names that have changed since version 0.1.0, which are read for one version more."""
 
-import logging
+import re
 from collections.abc import Sequence
+from typing import Any
 
-log = logging.getLogger(__name__)
+TOKENIZERS = ("BPETokenizer", "CLIPTokenizer", "HFTokenizer", "UnigramTokenizer", "WordPieceTokenizer")
+LOGGERS = ("JsonlLogger", "TensorboardLogger", "WandbLogger")
+
+TARGETS = {
+    "miniclip.build.SweepKeeper": "miniclip.config.sweep_guard.SweepGuard",
+    "miniclip.evaluate.Evaluation": "miniclip.evaluation.Evaluation",
+    **{f"miniclip.models.{name}": f"miniclip.tokenizers.{name}" for name in TOKENIZERS},
+    **{f"miniclip.tracking.{name}": f"miniclip.runs.{name}" for name in LOGGERS},
+}
+"""Old and new `_target_`s."""
 
 KEYS = {
-    "eval.shots": "eval.tasks.few_shot.shots",
+    "encoder.image.frozen_statistics": "encoder.image.freeze_batch_norm_stats",
+    "optimizer.every": "optimizer.interval",
+}
+"""Old and new settings, with their places."""
+
+KEYS_OF_TASKS = {
+    "eval.batch_size": "eval.tasks.sharpness.batch_size",
+    "eval.batches": "eval.tasks.sharpness.num_batches",
+    "eval.class_names": "eval.tasks.zero_shot.class_names",
     "eval.num_seeds": "eval.tasks.few_shot.num_seeds",
     "eval.radii": "eval.tasks.sharpness.radii",
-    "eval.batches": "eval.tasks.sharpness.num_batches",
-    "eval.batch_size": "eval.tasks.sharpness.batch_size",
+    "eval.shots": "eval.tasks.few_shot.shots",
     "eval.templates": "eval.tasks.zero_shot.templates",
-    "eval.class_names": "eval.tasks.zero_shot.class_names",
 }
-"""Former keys and what they are called now."""
+"""Old settings of the evaluation, which are those of its tasks now: as they are typed. Nothing reads them
+out of older files."""
+
+VALUES = {
+    "data.eval_crop": {"whole": "squash", "centre": "center"},
+}
+"""Old and new values of a setting."""
 
 
-def renamed_words(words: Sequence[str]) -> list[str]:
-    """What a user typed, former names replaced, each with a warning."""
-    return [_renamed_word(word) for word in words]
+def renamed_config(config: dict[str, Any]) -> dict[str, Any]:
+    """A config out of an older file, with today's names."""
+    return _renamed(config, "")
+
+
+def _renamed(node: dict[str, Any], place: str) -> dict[str, Any]:
+    new: dict[str, Any] = {}
+    for key, value in node.items():
+        path = f"{place}{key}"
+        key = KEYS.get(path, path).rpartition(".")[2]
+
+        if isinstance(value, dict):
+            new[key] = _renamed(value, f"{path}.")
+        elif isinstance(value, str):
+            values = TARGETS if key == "_target_" else VALUES.get(path, {})
+            new[key] = values.get(value, value)
+        else:
+            new[key] = value
+    return new
+
+
+def renamed_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What was typed, with today's names, and a line for each old one.
+
+    Args:
+        words: overrides such as "optimizer.every=5" or "data.eval_crop=whole,centre"; others stay as they
+            are.
+    """
+    new_words = [_renamed_word(word) for word in words]
+    lines = [
+        f"{word} is {new} now; the old name goes with the next version."
+        for word, new in zip(words, new_words, strict=True)
+        if word != new
+    ]
+    return new_words, lines
 
 
 def _renamed_word(word: str) -> str:
-    key, equals, value = word.partition("=")
-    new = word
-    if key == "eval.tasks" and value == "null":
-        new = "eval=standard"
-    elif key == "eval.tasks" and equals and not value.startswith("{"):
-        new = f"eval/tasks={value}"
-    elif key in KEYS and equals:
-        new = f"{KEYS[key]}={value}"
-    if new != word:
-        log.warning("%s is now typed %s", word, new)
-    return new
+    match = re.fullmatch(r"([+~]*)([\w./]+)(.*)", word, re.DOTALL)
+    if match is None:
+        return word
+
+    sign, key, rest = match.groups()
+    for old, new in VALUES.get(key, {}).items():
+        rest = re.sub(rf"(?<![\w.]){old}(?![\w.])", new, rest)
+    if key == "eval.tasks" and rest == "=null":
+        return "eval=standard"
+    if key == "eval.tasks" and rest.startswith("=") and not rest.startswith("={"):
+        return f"eval/tasks{rest}"
+    return f"{sign}{KEYS.get(key) or KEYS_OF_TASKS.get(key, key)}{rest}"

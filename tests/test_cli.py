@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from miniclip.cli import train
-from tests.conftest import ROOT
+from tests.conftest import ROOT, run_miniclip
 
 SPEAK = "from miniclip.cli import _console\nwith _console():\n    "
 
@@ -46,3 +46,9 @@ def test_several_processes_of_torchrun_are_refused_by_the_first(
     with pytest.raises(SystemExit) as caught:
         train()
     assert said in str(caught.value.code) and "\n" not in str(caught.value.code)
+
+
+def test_an_old_name_is_told_on_the_command_line() -> None:
+    result = run_miniclip("--cfg", "job", "optimizer.every=5", "data.eval_crop=centre")
+    assert "  interval: 5\n" in result.stdout and "  eval_crop: center\n" in result.stdout
+    assert "optimizer.every=5 is optimizer.interval=5 now" in result.stderr

@@ -1,5 +1,6 @@
 """Composing the config from its files and from what was typed, of which nothing may be unknown."""
 
+import logging
 import math
 import os
 import re
@@ -18,15 +19,20 @@ from miniclip.config.optuna_sweeper import register_optuna
 from miniclip.errors import UserError
 from miniclip.renamed import renamed_words
 
+log = logging.getLogger(__name__)
 
-def compose(*overrides: str) -> DictConfig:
+
+def compose(*words: str) -> DictConfig:
     """The config of `python run.py OVERRIDES`, for use from Python.
 
     Raises:
         UserError: when an override names nothing that exists; says what was meant.
     """
+    overrides, lines = renamed_words(words)
+    for line in lines:
+        log.warning("%s", line)
+
     prepare_hydra()
-    overrides = tuple(renamed_words(overrides))
     refuse_misspelled(overrides)
     with hydra.initialize_config_dir(str(HOME / "conf"), version_base="1.3"):
         try:

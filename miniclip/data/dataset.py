@@ -307,7 +307,7 @@ class DataSource(ABC):
             "shifted", a square of 7/8 of the shorter side at a random place, which a cache has at hand
             without resizing.
         crop_scale: share of the picture's area that a resized crop keeps, (least, most).
-        eval_crop: what of a picture evaluation sees: "whole", squeezed into the square, or its "centre"
+        eval_crop: what of a picture evaluation sees: "squash", squeezed into the square, or its "center"
             alone. Titles tell of what lies at the edges, too.
         flip: mirror every second training image; wrong where left and right have meaning.
         captions: which captions of an image train: the "first", a "random" one each epoch, or "all", where
@@ -341,7 +341,7 @@ class DataSource(ABC):
         limit: int | None,
         seed: int,
         crop: Literal["resized", "shifted"] = "resized",
-        eval_crop: Literal["whole", "centre"] = "whole",
+        eval_crop: Literal["squash", "center"] = "squash",
         captions: CaptionChoice = "random",
         on_broken_image: Literal["raise", "skip"] = "raise",
         max_broken_fraction: float = 0.01,
@@ -363,8 +363,8 @@ class DataSource(ABC):
             raise SettingError("cache", cache, "must be none, memory or disk")
         if crop not in ("resized", "shifted"):
             raise SettingError("crop", crop, "must be resized or shifted")
-        if eval_crop not in ("whole", "centre"):
-            raise SettingError("eval_crop", eval_crop, "must be whole or centre")
+        if eval_crop not in ("squash", "center"):
+            raise SettingError("eval_crop", eval_crop, "must be squash or center")
         if captions not in ("first", "random", "all"):
             raise SettingError("captions", captions, "must be first, random or all")
         if on_broken_image not in ("raise", "skip"):
@@ -502,7 +502,7 @@ class DataSource(ABC):
 
     def _for_evaluation(self, split: Split) -> ImageTextDataset:
         crop: Crop = SquashResize(self.image_size)
-        if self.eval_crop == "centre":
+        if self.eval_crop == "center":
             crop = CenterCrop(self.image_size)
         dataset = ImageTextDataset.for_evaluation(split, crop)
         dataset.images = self._cached(dataset.split, crop=crop)

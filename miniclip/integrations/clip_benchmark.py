@@ -58,7 +58,7 @@ def load(
     path = Path(model_name)
     restored = restore(within(path, f"checkpoints/{pretrained}.pt") if path.is_dir() else path)
     size = restored.config.image_size
-    crop: Crop = CenterCrop(size) if restored.config.data.eval_crop == "centre" else SquashResize(size)
+    crop: Crop = CenterCrop(size) if restored.config.data.eval_crop == "center" else SquashResize(size)
 
     def transform(picture: Image.Image) -> Tensor:
         pixels = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)

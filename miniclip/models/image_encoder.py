@@ -69,8 +69,8 @@ class ImageEncoder(nn.Module):
         trainable: what of the backbone learns: "all" of it, its "last_stage", or "none". The linear layer
             always does. What does not learn runs as in evaluation: without dropout and stochastic depth,
             and with the running statistics of batch norm.
-        frozen_statistics: hold the running statistics of batch norms still and normalize by them, also in
-            training, in the part that learns as well.
+        freeze_batch_norm_stats: hold the running statistics of batch norms still and normalize by them,
+            also in training, in the part that learns as well.
         lr_factor: the backbone's learning rate over that of everything else.
         preprocessing: of the images that the backbone's weights were trained with; those that come in are
             normalized to it.
@@ -86,7 +86,7 @@ class ImageEncoder(nn.Module):
         width: int,
         embed_dim: int,
         trainable: Trainable,
-        frozen_statistics: bool,
+        freeze_batch_norm_stats: bool,
         lr_factor: float,
         preprocessing: Preprocessing = IMAGENET,
     ):
@@ -101,7 +101,7 @@ class ImageEncoder(nn.Module):
             raise SettingError("trainable", trainable, "must be all, last_stage or none")
         self.backbone = backbone
         self.proj = nn.Linear(width, embed_dim)
-        self.frozen_statistics = frozen_statistics
+        self.freeze_batch_norm_stats = freeze_batch_norm_stats
         # a list, so that the stages are not registered twice
         self._learning: list[nn.Module] = [backbone] if trainable == "all" else []
         if trainable != "all":
@@ -141,7 +141,7 @@ class ImageEncoder(nn.Module):
         self.backbone.eval()
         for part in self._learning:
             part.train(mode)
-        if self.frozen_statistics:
+        if self.freeze_batch_norm_stats:
             for module in self.backbone.modules():
                 if isinstance(module, nn.modules.batchnorm._NormBase):
                     module.eval()

@@ -74,7 +74,7 @@ class SAM(Optimizer):
         norms_only: perturb the gains and biases of norm layers only (SAM-ON, Mueller et al. 2023, arXiv
             2306.04226). The first pass computes no gradient of any other weight, which makes a step cost
             5/3 instead of 2 plain ones; that part is ours. Needs `model`.
-        every: perturb in the first of so many updates; in those between, the base optimizer runs alone.
+        interval: perturb in the first of so many updates; in those between, the base optimizer runs alone.
         rho_schedule: "constant"; "warmup", linear over `rho_warmup_steps` updates; or "lr", in
             proportion to the learning rate of the first group.
         rho_warmup_steps: updates until rho is reached under "warmup".
@@ -109,7 +109,7 @@ class SAM(Optimizer):
         per_layer: bool = False,
         adaptive: bool = False,
         norms_only: bool = False,
-        every: int = 1,
+        interval: int = 1,
         rho_schedule: RhoSchedule = "constant",
         rho_warmup_steps: int = 100,
         rho_floor: float = 0.0,
@@ -121,7 +121,7 @@ class SAM(Optimizer):
         if not 0 <= rho_floor <= 1:
             raise SettingError("rho_floor", rho_floor, "is a share of rho and must lie between 0 and 1")
         for setting, value in (
-            ("every", every),
+            ("interval", interval),
             ("rho_warmup_steps", rho_warmup_steps),
             ("measure_every", measure_every),
         ):
@@ -136,7 +136,7 @@ class SAM(Optimizer):
         self.rho = rho
         self.per_layer = per_layer
         self.adaptive = adaptive
-        self.every = every
+        self.interval = interval
         self.rho_schedule = rho_schedule
         self.rho_warmup_steps = rho_warmup_steps
         self.rho_floor = rho_floor
@@ -184,7 +184,7 @@ class SAM(Optimizer):
         self.measures = {}
 
         rho = self._largest_rho()
-        ascends = rho > 0 and self.num_updates % self.every == 0
+        ascends = rho > 0 and self.num_updates % self.interval == 0
         self.last_rho = rho if ascends else 0.0
         if ascends:
             loss = self._both_passes(closure, measured=self._measures_now())
@@ -223,7 +223,7 @@ class SAM(Optimizer):
     def num_passes(self, updates: int) -> int:
         """Forward passes that so many updates take, counted from the first one."""
         perturbs = any(self._rho_of(group) > 0 for group in self.param_groups)
-        return updates + (math.ceil(updates / self.every) if perturbs else 0)
+        return updates + (math.ceil(updates / self.interval) if perturbs else 0)
 
     def perturbed_params(self) -> Iterator[Tensor]:
         """The parameters that take part in the perturbation."""
@@ -303,7 +303,7 @@ class SAM(Optimizer):
 
     def _measures_now(self) -> bool:
         """Whether this is the first update with a perturbation since a measurement is due."""
-        return self.measure_every is not None and self.num_updates % self.measure_every < self.every
+        return self.measure_every is not None and self.num_updates % self.measure_every < self.interval
 
     def _rho_factor(self) -> float:
         """What the schedule makes of every rho in the next update."""

@@ -64,26 +64,26 @@ class LookSAM(SAM):
 
         gradient = g + alpha * ||g|| / ||g_v|| * g_v
 
-    With `every` 1 it is SAM. An update that overflows leaves the kept part as it was.
+    With `interval` 1 it is SAM. An update that overflows leaves the kept part as it was.
 
     Args:
         alpha: length of the added part over that of the plain gradient.
-        every: the paper's k.
+        interval: the paper's k.
         sam_settings: see `SAM`.
     """
 
     keeps_first_gradient: ClassVar[bool] = True
 
     def __init__(
-        self, params: Params, base: Base, *, alpha: float = 0.7, every: int = 5, **sam_settings: Any
+        self, params: Params, base: Base, *, alpha: float = 0.7, interval: int = 5, **sam_settings: Any
     ):
-        super().__init__(params, base, every=every, **sam_settings)
+        super().__init__(params, base, interval=interval, **sam_settings)
         self.alpha = _at_least_zero("alpha", alpha)
         self._kept: dict[Tensor, Tensor] = {}
 
     @torch.no_grad()
     def _after_second_pass(self, first: dict[Tensor, Tensor]) -> None:
-        if self.every == 1:
+        if self.interval == 1:
             return
         pairs = _pairs(first)
         share = _share(pairs, of=[g for g, _ in pairs])

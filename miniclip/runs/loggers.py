@@ -10,6 +10,7 @@ import queue
 import secrets
 import shlex
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
@@ -27,10 +28,18 @@ from miniclip.runs.run_directory import WANDB_ID
 log = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 5.0
-"""How long a run waits for Weights & Biases at its start, and again at its end."""
+"""How long a run waits for Weights & Biases, all its waits together."""
 
-PROBE_SECONDS = 2.0
-INIT_SECONDS = 3.0
+START_SECONDS = 2.0
+"""The most of it that the start takes; the run's thread for W&B may take longer."""
+
+LOCAL_SECONDS = 2.5
+"""What the end keeps of it, to write the run's files where the server has not answered until then."""
+
+PROBE_SECONDS = 4.0
+INIT_SECONDS = 20.0
+"""A slow server, which answers each of several requests after two seconds, is still waited for."""
+
 UPLOAD_SECONDS = 600.0
 """The wait at the end where a checkpoint is to be uploaded."""
 
@@ -144,8 +153,9 @@ class View(JsonlLogger):
 class WandbLogger(View):
     """The same records in Weights & Biases, too; one run there for each run directory.
 
-    All calls run in a thread of their own: the run waits a few seconds for the server at its start and at
-    its end, and never in between. Where the server cannot be reached or refuses, the run is kept offline.
+    All calls run in a thread of their own: the run waits for the server at its start and at its end, five
+    seconds in all, and never in between. Where the server cannot be reached or refuses, or has not answered
+    by the end, the run is kept offline.
 
     A resumed run goes on under its id, which `wandb_id` in the run directory keeps. Offline nothing can be
     resumed (wandb issue 3841): there, and where the server does not know the run, the new files hold the
@@ -178,20 +188,56 @@ class WandbLogger(View):
         self.mode = mode
         self.job_type = job_type
         self.log_model = log_model
+        self.patience = PATIENCE_SECONDS
         self._is_second_try = False
-        self.patience_at_end = UPLOAD_SECONDS if log_model else PATIENCE_SECONDS
+        self._is_reaching = False
+        self._is_online = False
+        self._is_cut_off = False
+        self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
 
     def start(self, metrics: Path, run: RunFacts) -> None:
         self.background = Background()
         super().start(metrics, run)
-        self.background.wait(PATIENCE_SECONDS)
+        self._wait(START_SECONDS)
 
     def finish(self, *, failed: bool, summary: dict[str, Any], figures: dict[str, Path]) -> None:
         super().finish(failed=failed, summary=summary, figures=figures)
-        is_done = self.background.wait(self.patience_at_end)
-        if self._is_open and not is_done:
-            folder = shlex.quote(str(self.folder / "wandb"))
-            log.warning("Weights & Biases has not taken all of this run: wandb sync %s/*run-*", folder)
+        self._wait(self.patience - LOCAL_SECONDS)
+        if self._is_reaching:
+            self._cut_off()
+
+        if self.log_model:
+            self.patience = UPLOAD_SECONDS
+        if not self._is_online:  # writing files waits for no server
+            self.patience = PATIENCE_SECONDS
+        if not self._wait(self.patience) and self._is_open:
+            self._leave()
+
+    def _wait(self, seconds: float) -> bool:
+        """Wait for the thread, and take the time off the run's patience. Returns whether all is done."""
+        started = time.monotonic()
+        is_done = self.background.wait(seconds)
+        self.patience = max(0.0, self.patience - (time.monotonic() - started))
+        return is_done
+
+    def _cut_off(self) -> None:
+        """Have the thread wait for the server no longer: it writes the run's files offline instead."""
+        self._is_cut_off = True
+        self._answers.put("does not answer")
+
+        def end_reaching() -> None:
+            while self._is_reaching:  # W&B's process may be about to start
+                _kill_service()
+                time.sleep(0.1)
+
+        threading.Thread(target=end_reaching, daemon=True).start()
+
+    def _leave(self) -> None:
+        """Tell what is left to do, and let W&B's process end by itself: Python would else wait for it."""
+        self._is_open = False
+        folder = shlex.quote(str(self.folder / "wandb"))
+        log.warning("Weights & Biases has not taken all of this run: wandb sync %s/*run-*", folder)
+        threading.Thread(target=self._end_service, daemon=True).start()
 
     def _attempt(self, action: Callable[[], None]) -> None:
         self.background.add(lambda: super(WandbLogger, self)._attempt(action))
@@ -200,16 +246,23 @@ class WandbLogger(View):
         self.facts = run
         self.folder = self.metrics.parent
         mode = os.environ.get("WANDB_MODE", "online") if self.mode == "online" else self.mode
-        reason = _why_offline() if mode == "online" else ""
+        self._is_reaching = mode == "online"
+        reason = _why_offline(self._answers) if mode == "online" else ""
         if reason:
             log.warning("%s, so this run is kept offline. %s", reason, self._how_to_sync())
+            self._is_reaching = False
             mode = "offline"
+
         try:
             self._init(mode)
         except Exception as error:
             if mode != "online":
                 raise
+            self._is_reaching = False
             self._go_on_offline(error)
+        else:
+            self._is_online = mode == "online"
+        self._is_reaching = False
 
     def _init(self, mode: Any) -> None:
         import wandb
@@ -233,7 +286,9 @@ class WandbLogger(View):
             # the default would go on in the previous job's run of a sweep
             reinit="finish_previous",
             settings=wandb.Settings(
-                silent=True, init_timeout=INIT_SECONDS, finish_timeout=self.patience_at_end
+                silent=True,
+                init_timeout=INIT_SECONDS,
+                finish_timeout=UPLOAD_SECONDS if self.log_model else PATIENCE_SECONDS,
             ),
         )
         self._lacks_history = not self.run.resumed
@@ -262,9 +317,10 @@ class WandbLogger(View):
 
     def _go_on_offline(self, error: Exception) -> None:
         """Write new files, of the whole run, with a new process of W&B's; the former one is lost."""
-        text = str(error).partition("\n")[0]
+        text = "no answer in time" if self._is_cut_off else str(error).partition("\n")[0]
         log.warning("Weights & Biases fails (%s): kept offline from here. %s", text, self._how_to_sync())
         self._is_second_try = True
+        self._is_online = False
         self._end_service()
         self._init("offline")
 
@@ -276,7 +332,8 @@ class WandbLogger(View):
             wandb.teardown()
 
     def _give_up(self, error: Exception) -> None:
-        super()._give_up(error)
+        if self._is_open:  # else the run has left, and has told so
+            super()._give_up(error)
         self._end_service()
 
     def _how_to_sync(self) -> str:
@@ -370,6 +427,14 @@ def _assigned_id() -> str | None:
     return os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
 
 
+def _kill_service() -> None:
+    """End W&B's own process at once; its orderly end would wait for the server."""
+    from wandb.sdk import wandb_setup
+
+    with suppress(AttributeError):  # it has not started
+        wandb_setup._singleton._connection._proc._process.kill()  # type: ignore[union-attr]
+
+
 def _end_telemetry() -> None:
     """Keep W&B's own measurements off, for whose server Python would wait ten seconds at its end."""
     with suppress(ImportError):
@@ -378,16 +443,20 @@ def _end_telemetry() -> None:
         disable()
 
 
-def _why_offline() -> str:
-    """What keeps a run from Weights & Biases; empty when its server takes the key."""
+def _why_offline(answers: "queue.SimpleQueue[str]") -> str:
+    """What keeps a run from Weights & Biases; empty when its server takes the key.
+
+    Args:
+        answers: where the server's answer arrives, or that of one who waits for it no longer.
+    """
     key = _api_key()
     if not key:
         return "Weights & Biases has no API key (WANDB_API_KEY, or run: wandb login)"
-    problem: list[str] = []
-    probe = threading.Thread(target=lambda: problem.append(_problem_of_server(key)), daemon=True)
-    probe.start()
-    probe.join(PROBE_SECONDS)  # urllib's own limit is one for each read
-    answer = problem[0] if problem else "does not answer"
+    threading.Thread(target=lambda: answers.put(_problem_of_server(key)), daemon=True).start()
+    try:
+        answer = answers.get(timeout=PROBE_SECONDS)  # urllib's own limit is one for each read
+    except queue.Empty:
+        answer = "does not answer"
     return f"Weights & Biases at {_server().hostname} {answer}" if answer else ""
 
 

@@ -41,6 +41,7 @@ NAMES = (
     LOCK,
     "metrics.jsonl",
     "ranks.npz",
+    "skipped_batches.jsonl",
     "status.json",
     "summary.json",
     "tensorboard",
@@ -54,7 +55,7 @@ PACKAGES = ("miniclip", "torch", "torchvision", "hydra-core", "linformer", "toke
 
 
 class RunDirectory:
-    """Names and writes the files of one run. Every file is replaced whole or not at all.
+    """Names and writes the files of one run. Files are replaced whole or not at all; records are appended.
 
     Raises:
         UserError: when a link in the place of one leads out of the directory.
@@ -66,6 +67,7 @@ class RunDirectory:
         self.figures = path / "figures"
         self.tokenizer = path / "tokenizer"
         self.metrics = path / "metrics.jsonl"
+        self.skipped_batches = path / "skipped_batches.jsonl"
         self.summary = path / "summary.json"
         for name in NAMES:
             within(path, name)
@@ -87,7 +89,7 @@ class RunDirectory:
     def forget(self) -> None:
         """Remove what an earlier try in the same directory left, but for its log."""
         ranks = self.path / "ranks.npz", self.path / "ranks_test.npz"
-        for path in (self.metrics, self.summary, *ranks, self.path / WANDB_ID):
+        for path in (self.metrics, self.skipped_batches, self.summary, *ranks, self.path / WANDB_ID):
             path.unlink(missing_ok=True)
         for folder in (self.checkpoints, self.evaluation, self.path / "tensorboard"):
             shutil.rmtree(folder, ignore_errors=True)
@@ -133,6 +135,11 @@ class RunDirectory:
         kept_id = within(source, WANDB_ID)
         if kept_id.is_file() and not (source / "summary.json").exists() and source != self.path:
             write_text(self.path / WANDB_ID, kept_id.read_text(encoding="utf-8"))
+
+    def append_skipped(self, step: int, images: list[str]) -> None:
+        """Record which images a step that was skipped had seen."""
+        with open(self.skipped_batches, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, "images": images}, ensure_ascii=False) + "\n")
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         write_text(self.path / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -13,6 +13,7 @@ from torch import nn
 
 from miniclip.errors import UserError
 from miniclip.files import replacing
+from miniclip.renamed import renamed_config
 from miniclip.training.contents import check_contents, check_progress
 
 FORMAT = 2
@@ -60,6 +61,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"The file {path} is not a MiniCLIP checkpoint of format {FORMAT}.")
     try:
         check_contents(content)
+        content["config"] = renamed_config(content["config"])
         content = _from_format_1(content) if content["format"] == 1 else content
         check_progress(content["progress"])
     except (UserError, LookupError, TypeError) as error:

@@ -248,8 +248,19 @@ def carry_on_metrics(source: Path, run: RunDirectory, progress: Progress) -> Non
     run.metrics.write_text("".join(kept), encoding="utf-8")
 
 
+def carry_on_skipped(source: Path, run: RunDirectory, progress: Progress) -> None:
+    """Give the run what is known of skipped steps, up to the checkpoint's, of the run it goes on from."""
+    skipped = within(source, run.skipped_batches.name)
+    lines = skipped.read_text(encoding="utf-8").splitlines(keepends=True) if skipped.is_file() else []
+    kept = [line for line in lines if _record(line).get("step", math.inf) <= progress.step]
+    if kept:
+        run.skipped_batches.write_text("".join(kept), encoding="utf-8")
+    else:
+        run.skipped_batches.unlink(missing_ok=True)
+
+
 def _record(line: str) -> dict[str, Any]:
-    """A line of metrics.jsonl; empty if it is torn."""
+    """A line of a file of records; empty if it is torn."""
     try:
         record = json.loads(line) if line.endswith("\n") else {}
     except ValueError:

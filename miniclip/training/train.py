@@ -41,6 +41,7 @@ from miniclip.training.progress import Progress
 from miniclip.training.reproducibility import random_state, set_random_state
 from miniclip.training.resuming import (
     carry_on_metrics,
+    carry_on_skipped,
     changed_settings,
     check_changes,
     check_same_settings,
@@ -55,6 +56,10 @@ DEVICES = "must be auto, cpu, mps, or cuda, cuda:1 and so on"
 
 READ_EVERY_STEPS = 10
 """How often results are read from the device; each reading waits for it."""
+
+MAX_SKIPS_TOLD = 5
+MAX_IMAGES_TOLD = 8
+"""How many skipped steps of a run are told in the log, and how many images of each."""
 
 REMEDY = "Lower the learning rate or rho, warm up longer, or try precision=fp32."
 
@@ -86,6 +91,19 @@ class TrainingSetup:
 
 class _Stopped(UserError):
     """The run goes on no further; its last checkpoint is to be saved."""
+
+
+class _Unread(NamedTuple):
+    """A step whose results are still on the device.
+
+    Attributes:
+        record: what is known of it on the host.
+        places: for each micro-batch the places of its images in their split, (B,) int64 on the host.
+    """
+
+    record: dict[str, Any]
+    result: StepResult
+    places: list[Tensor]
 
 
 class FitResult(NamedTuple):
@@ -334,7 +352,7 @@ class _Fit:
     def _train_epoch(self, batches: Iterator[Batch]) -> None:
         progress, trainer = self.progress, self.trainer
         self.experiment.model.train()
-        unread: list[tuple[dict[str, Any], StepResult]] = []
+        unread: list[_Unread] = []
         started, before = time.perf_counter(), progress.seconds
         images_per_update = self.batches.images_per_update
 
@@ -362,7 +380,7 @@ class _Fit:
                     }
                     if isinstance(self.experiment.optimizer, SAM):
                         record["train/rho"] = self.experiment.optimizer.last_rho
-                    unread.append((record, result))
+                    unread.append(_Unread(record, result, [batch.places for batch in micro_batches]))
                     if len(unread) == READ_EVERY_STEPS:
                         self._read_results(unread, bar)
                     bar.update(images_per_update)
@@ -432,20 +450,23 @@ class _Fit:
             disable=None,
         )
 
-    def _read_results(self, unread: list[tuple[dict[str, Any], StepResult]], bar: tqdm) -> None:
+    def _read_results(self, unread: list[_Unread], bar: tqdm) -> None:
         """Bring results to the host, all in one transfer, and record them."""
         if not unread:
             return
         results = [
             {"loss": r.loss, "logit_scale": r.logit_scale, "grad_norm": r.grad_norm, **r.measures}
-            for _, r in unread
+            for r in (step.result for step in unread)
         ]
         flat = torch.stack([value.float() for result in results for value in result.values()])
         values = iter(flat.tolist())
         too_many_skips = False
-        for (record, _), result in zip(unread, results, strict=True):
+        for (record, _, places), result in zip(unread, results, strict=True):
             record |= {f"train/{name}": next(values) for name in result}
-            too_many_skips |= self._count_skipped(math.isfinite(record["train/grad_norm"]))
+            was_applied = math.isfinite(record["train/grad_norm"])
+            if not was_applied:
+                self._tell_skipped(record["step"], places)
+            too_many_skips |= self._count_skipped(was_applied)
             record["train/skipped_steps"] = self.progress.skipped_steps
             every = self.logger.every_steps
             if every is not None and record["step"] % every == 0:
@@ -459,6 +480,24 @@ class _Fit:
                 f"Stopped at step {self.progress.step}: more than trainer.max_skipped_steps="
                 f"{self.trainer.max_skipped_steps} updates in a row were skipped, because a gradient was "
                 f"not finite. The weights before them are in {self.run.last_checkpoint}. {REMEDY}"
+            )
+
+    def _tell_skipped(self, step: int, places: Sequence[Tensor]) -> None:
+        """Record which images were in the batches of a step that was skipped."""
+        ids = self.experiment.train_set.split.ids
+        images = [ids[place] for each in places for place in each.tolist()]
+        self.run.append_skipped(step, images)
+
+        if self.progress.skipped_steps < MAX_SKIPS_TOLD:
+            shown = ", ".join(images[:MAX_IMAGES_TOLD])
+            num_more = len(images) - MAX_IMAGES_TOLD
+            more = f" and {num_more} more" if num_more > 0 else ""
+            log.warning(
+                "Step %d was skipped, its loss or gradient not finite. Its images, all in %s: %s%s",
+                step,
+                self.run.skipped_batches.name,
+                shown,
+                more,
             )
 
     def _count_skipped(self, was_applied: bool) -> bool:
@@ -623,6 +662,7 @@ class _Fit:
         log.info("Resumed from %s at step %d.", path, self.progress.step)
         self._find_best(path)
         carry_on_metrics(path.parent.parent, self.run, self.progress)
+        carry_on_skipped(path.parent.parent, self.run, self.progress)
 
     def _compare(self, checkpoint: dict[str, Any], path: Path) -> None:
         """Hold the run's settings and data against the checkpoint's; tell of what will change."""

@@ -180,7 +180,7 @@ def test_other_processes_map_the_file_for_themselves(photographs: ImageFiles, tm
         {"cache": "memory", "on_broken_image": "skip"},
     ],
 )
-@pytest.mark.parametrize("eval_crop", ["whole", "centre"])
+@pytest.mark.parametrize("eval_crop", ["squash", "center"])
 def test_evaluation_sees_the_same_pixels_whatever_training_does(
     photographs: ImageFiles, tmp_path: Path, settings: dict[str, Any], eval_crop: str
 ) -> None:

@@ -220,7 +220,7 @@ def test_positives_are_captions_of_one_image_and_equal_captions() -> None:
     assert batch.positives().int().tolist() == expected
 
 
-@pytest.mark.parametrize(("setting", "crop"), [("whole", SquashResize(32)), ("centre", CenterCrop(32))])
+@pytest.mark.parametrize(("setting", "crop"), [("squash", SquashResize(32)), ("center", CenterCrop(32))])
 def test_evaluation_sees_what_it_was_told_to(setting: str, crop: Crop, picture_folder: Path) -> None:
     """A picture whose left and right sides differ, so that cutting them off shows."""
     for place in range(12):
@@ -237,7 +237,7 @@ def test_evaluation_sees_what_it_was_told_to(setting: str, crop: Crop, picture_f
     expected, _ = ImageTextDataset(val.split, crop)[0]
     assert torch.equal(image, expected)
     shows_the_sides = bool(image[0, :, 0].mean() > image[2, :, 0].mean() + 0.5)
-    assert shows_the_sides == (setting == "whole")
+    assert shows_the_sides == (setting == "squash")
 
 
 def test_a_data_set_ends(picture_folder: Path) -> None:

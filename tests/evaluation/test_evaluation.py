@@ -79,7 +79,7 @@ def test_a_task_is_left_out_or_chosen_by_its_name() -> None:
 def test_former_settings_name_the_new_ones(former: str, now: str, caplog: pytest.LogCaptureFixture) -> None:
     base = [] if "tasks" in former else ["eval=all"]
     old = evaluation_of(*base, former)
-    assert f"{former} is now typed {now}" in caplog.text
+    assert f"{former} is {now} now; the old name goes with the next version." in caplog.text
     new = evaluation_of(*base, now)
     assert {name: vars(task) for name, task in old.tasks.items()} == {
         name: vars(task) for name, task in new.tasks.items()

@@ -31,8 +31,8 @@ def test_open_clip_is_measured_by_the_same_protocol(
 
 def test_another_data_set_is_seen_as_the_run_saw_its_own(class_run: RunDirectory, tmp_path: Path) -> None:
     checkpoint = torch.load(class_run.best_checkpoint, weights_only=True)
-    checkpoint["config"]["data"]["eval_crop"] = "centre"
+    checkpoint["config"]["data"]["eval_crop"] = "center"
     torch.save(checkpoint, tmp_path / "centre.pt")
-    assert restore(tmp_path / "centre.pt", "data=openmoji").config.data.eval_crop == "centre"
-    asked = restore(tmp_path / "centre.pt", "data=openmoji", "data.eval_crop=whole")
-    assert asked.config.data.eval_crop == "whole"
+    assert restore(tmp_path / "centre.pt", "data=openmoji").config.data.eval_crop == "center"
+    asked = restore(tmp_path / "centre.pt", "data=openmoji", "data.eval_crop=squash")
+    assert asked.config.data.eval_crop == "squash"

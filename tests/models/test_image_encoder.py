@@ -19,7 +19,7 @@ SETTINGS: dict[str, Any] = {
     "embed_dim": 8,
     "weights": None,
     "trainable": "all",
-    "frozen_statistics": False,
+    "freeze_batch_norm_stats": False,
     "lr_factor": 1.0,
 }
 
@@ -102,7 +102,7 @@ def test_what_of_the_backbone_learns(architecture: str, trainable: str, expected
         assert layers == {"encoder_layer_11"}
 
 
-@pytest.mark.parametrize(("settings", "moves"), [({}, True), ({"frozen_statistics": True}, False)])
+@pytest.mark.parametrize(("settings", "moves"), [({}, True), ({"freeze_batch_norm_stats": True}, False)])
 def test_frozen_statistics_stay_and_normalise_in_training(settings: dict[str, bool], moves: bool) -> None:
     tower = encoder(architecture="resnet18", **settings).train()
     before = [b.clone() for b in tower.buffers()]

@@ -26,7 +26,7 @@ FAMILY: dict[str, Make] = {
     "sam": lambda params, model: SAM(params, ADAMW, rho=0.1, model=model),
     "sam on muon": lambda params, model: SAM(params, MUON, rho=0.1, model=model),
     "gsam": lambda params, model: GSAM(params, MOMENTUM_SGD, rho=0.1, model=model),
-    "looksam": lambda params, model: LookSAM(params, ADAMW, rho=0.1, every=2, model=model),
+    "looksam": lambda params, model: LookSAM(params, ADAMW, rho=0.1, interval=2, model=model),
     "msam": lambda params, model: MSAM(params, MOMENTUM_SGD, rho=0.1, model=model),
     "muon": lambda params, model: MUON(params),
 }
@@ -327,7 +327,7 @@ def test_sparse_gradients_and_none_at_all_are_refused() -> None:
 
 def test_an_update_that_raises_does_not_count() -> None:
     w = nn.Parameter(torch.ones(3))
-    optimizer = SAM([w], SGD, every=2)
+    optimizer = SAM([w], SGD, interval=2)
 
     def broken() -> Tensor:
         raise RuntimeError("out of memory")
@@ -340,7 +340,7 @@ def test_an_update_that_raises_does_not_count() -> None:
 
 def test_an_interval_does_not_stretch_the_measurements() -> None:
     w = nn.Parameter(torch.ones(3))
-    optimizer = SAM([w], SGD, every=3, measure_every=10)
+    optimizer = SAM([w], SGD, interval=3, measure_every=10)
     measured = []
     for number in range(40):
         optimizer.step(quadratic(w))

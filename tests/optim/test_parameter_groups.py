@@ -22,7 +22,7 @@ def model() -> MiniCLIP:
             image_size=32,
             embed_dim=16,
             trainable="all",
-            frozen_statistics=False,
+            freeze_batch_norm_stats=False,
             lr_factor=1.0,
         ),
         TextEncoder(

@@ -25,11 +25,11 @@ VARIANTS: dict[str, Callable[..., SAM]] = {
     "gsam": partial(GSAM, alpha=0.4),
     "adaptive gsam": partial(GSAM, alpha=0.4, adaptive=True),
     "sam_norm_only": partial(SAM, norms_only=True),
-    "looksam": partial(LookSAM, every=3),
+    "looksam": partial(LookSAM, interval=3),
     "msam": MSAM,
     "adaptive msam": partial(MSAM, adaptive=True),
-    "interval": partial(SAM, every=3),
-    "interval msam": partial(MSAM, every=2),
+    "interval": partial(SAM, interval=3),
+    "interval msam": partial(MSAM, interval=2),
 }
 
 
@@ -75,7 +75,7 @@ def test_what_gsam_adds_is_orthogonal_to_the_perturbed_gradient(adaptive: bool) 
 def test_looksam_reuses_the_orthogonal_part() -> None:
     w = start()
     before = w.detach().clone()
-    optimizer = LookSAM([w], SGD, rho=0.3, every=2, alpha=0.7)
+    optimizer = LookSAM([w], SGD, rho=0.3, interval=2, alpha=0.7)
     optimizer.step(quadratic(w))
     g = CURVATURE * before
     g_s = CURVATURE * (before + 0.3 * g / g.norm())
@@ -89,7 +89,7 @@ def test_looksam_reuses_the_orthogonal_part() -> None:
 
 def test_looksam_with_k_1_is_sam() -> None:
     results = []
-    for optimizer_type in (SAM, partial(LookSAM, every=1)):
+    for optimizer_type in (SAM, partial(LookSAM, interval=1)):
         model = small_net()
         optimizer = optimizer_type(model.parameters(), ADAMW, rho=0.1, model=model)
         for inputs in batches():
@@ -126,7 +126,7 @@ def test_msam_without_a_momentum_says_so() -> None:
 
 def test_interval_runs_the_base_optimizer_between() -> None:
     w, plain = start(), start()
-    optimizer = SAM([w], SGD, rho=0.3, every=3)
+    optimizer = SAM([w], SGD, rho=0.3, interval=3)
     for number in range(6):
         passes = 0
 
@@ -280,7 +280,7 @@ def _overflowing(closure: Callable[[], Tensor], model: nn.Module) -> Tensor:
     ("setting", "settings"),
     [
         ("rho_floor", {"rho_floor": 1.2}),
-        ("every", {"every": 0}),
+        ("interval", {"interval": 0}),
         ("measure_every", {"measure_every": 0}),
         ("rho_warmup_steps", {"rho_warmup_steps": 0}),
         ("rho_schedule", {"rho_schedule": "linear"}),
@@ -396,7 +396,7 @@ def test_an_overflow_in_one_micro_batch_skips_the_update_and_nothing_else(
     for inputs in data[:in_update]:
         assert update(inputs).isfinite()
     kept = copy.deepcopy(optimizer.state_dict()["sam"].get("kept", []))
-    ascends = in_update % optimizer.every == 0
+    ascends = in_update % optimizer.interval == 0
     most_passes = 2 if ascends and not isinstance(optimizer, MSAM) else 1
     before, moments = vector(model), copy.deepcopy(optimizer.state_dict()["state"])
     scale = precision.scaler.get_scale() if precision.scaler is not None else 0

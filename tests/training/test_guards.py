@@ -150,3 +150,78 @@ def test_finite_is_every_element_of_every_floating_tensor() -> None:
     for value in (math.nan, math.inf, -math.inf):
         assert not all_finite([*whole, torch.tensor([1.0, value])])
     assert all_finite([])
+
+
+def skipped_batches_of(run: RunDirectory) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in run.skipped_batches.read_text().splitlines()]
+
+
+def test_the_images_of_a_skipped_step_are_named(
+    small: DictConfig,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """One image turns into NaN pixels whenever it is read: each step that sees it tells of it."""
+    original = train.Loader._read
+    culprit = 3
+    bad_ids = set()
+
+    def reading(self: Any, keys: Any) -> Any:
+        batch = original(self, keys)
+        if self.dataset.split.name == "train":
+            bad_ids.add(self.dataset.split.ids[culprit])
+            batch.images[batch.places == culprit] = math.nan
+        return batch
+
+    monkeypatch.setattr(train.Loader, "_read", reading)
+    run = fit_config(tmp_path, changed(small, trainer__num_workers=0, trainer__budget__epochs=4))
+    records = skipped_batches_of(run)
+    (bad_id,) = bad_ids
+    assert len(records) == json.loads(run.summary.read_text())["skipped_steps"] > 1
+    assert all(bad_id in record["images"] and len(record["images"]) == 8 for record in records)
+    told = [r.message for r in caplog.records if "was skipped" in r.message]
+    assert len(told) == len(records)
+    for line, record in zip(told, records, strict=True):
+        assert f"Step {record['step']} " in line and ", ".join(record["images"]) in line
+
+
+def test_of_many_skipped_steps_five_are_told_and_all_are_kept(
+    small: DictConfig,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    original = train.TrainingStep.__call__
+
+    def spoiled(self: Any, micro_batches: Any) -> Any:
+        return original(self, [batch._replace(images=batch.images * math.nan) for batch in micro_batches])
+
+    monkeypatch.setattr(train.TrainingStep, "__call__", spoiled)
+    cfg = changed(small, trainer__accumulate_steps=2, trainer__budget__epochs=7)
+    run = fit_config(tmp_path, cfg)
+    records = skipped_batches_of(run)
+    assert [record["step"] for record in records] == [*range(1, 8)]
+    assert all(len(set(record["images"])) == 16 for record in records)
+    told = [r.message for r in caplog.records if "was skipped" in r.message]
+    assert len(told) == 5 and all(line.endswith(" and 8 more") for line in told)
+
+
+def test_a_resumed_run_goes_on_with_the_skipped_steps_up_to_its_checkpoint(
+    small: DictConfig,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as patch:
+        spoil_batch(patch, step=2, value=math.nan)
+        run = fit_config(tmp_path, changed(small, trainer__budget__epochs=1))
+    (before,) = skipped_batches_of(run)
+    run.append_skipped(5, ["of a part that the checkpoint does not hold"])
+    with open(run.skipped_batches, "a") as file:
+        file.write('{"step": 1, "ima')  # torn by a crash
+
+    spoil_batch(monkeypatch, step=1, value=math.nan)
+    fit_config(tmp_path, changed(small, trainer__resume="auto"))
+    first, second = skipped_batches_of(run)
+    assert first == before and first["step"] == 2
+    assert second["step"] == 4

@@ -202,7 +202,7 @@ def test_other_settings_are_trained_with_and_told(
         ({"encoder__text__block_lr_factor": 0.2}, "encoder.text.block_lr_factor=0.2"),
         ({"temperature__momentum": 0.5}, "temperature.momentum=0.5"),
         ({"data__captions": "first"}, "data.captions=first (the checkpoint has random)"),
-        ({"data__eval_crop": "centre"}, "data.eval_crop=centre"),
+        ({"data__eval_crop": "center"}, "data.eval_crop=center"),
         ({"optimizer__base___target_": "torch.optim.NAdam"}, "optimizer.base._target_=torch.optim.NAdam"),
         ({"data__split_seed": 1}, "data.split_seed=1 (the checkpoint has 0)"),
     ],
@@ -407,3 +407,7 @@ def test_a_resumed_run_sees_pixels_as_its_checkpoint_saw_them(
         assert (seen["mean"], seen["std"]) == (half, half)
     restored = restore(run.path).model.image_encoder
     assert restored.preprocessing.mean == tuple(half)
+
+
+def test_a_run_without_skipped_steps_has_no_file_of_them(whole: RunDirectory) -> None:
+    assert not whole.skipped_batches.exists()

@@ -112,7 +112,7 @@ def test_resumed_in_the_middle_of_an_epoch_equals_the_uninterrupted_run(
 def test_resumed_in_the_middle_of_a_cycle_and_with_micro_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
 ) -> None:
-    settings = (f"optimizer={optimizer}", "optimizer.every=3", "trainer.accumulate_steps=2")
+    settings = (f"optimizer={optimizer}", "optimizer.interval=3", "trainer.accumulate_steps=2")
     uninterrupted = fit(tmp_path / "whole", *TINY, DROPOUT, *settings)
     assert json.loads(uninterrupted.summary.read_text())["steps"] == 4  # five batches an epoch
     signal_at_step(monkeypatch, step=3)
