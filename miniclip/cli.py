@@ -371,7 +371,13 @@ def _evaluate(words: list[str], device_name: str) -> None:
             restored = restore(Path(word), *of_data)
             checkpoint = str(restored.checkpoint)
             datasets = restored.datasets()
-            model = MiniCLIPModel(word, restored.model, restored.tokenizer, device)
+            model = MiniCLIPModel(
+                word,
+                restored.model,
+                restored.tokenizer,
+                preprocess=restored.preprocessing,
+                device=device,
+            )
             folder = evaluation_folder(restored.checkpoint, datasets[1].split.fingerprint())
             loss, seed = restored.loss(), restored.config.seed
         context = TaskContext(model, *datasets, folder=folder, loss=loss, seed=seed)

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from miniclip.config.build import build, make
 from miniclip.config.compose import short_overrides
+from miniclip.data.eval_preprocessing import EvalPreprocessing
 from miniclip.errors import UserError
 from miniclip.evaluation import MiniCLIPModel, Result, TaskContext, flat_numbers
 from miniclip.figures import draw_curves, draw_retrieval, read_metrics
@@ -120,7 +121,13 @@ def _train_and_measure(cfg: DictConfig, run: RunDirectory) -> tuple[dict[str, An
     """The summary of the training, and what each task of `eval` found."""
     trainer, experiment, logger = build(cfg, run)
     evaluation = make(cfg, "eval")
-    subject = MiniCLIPModel("this run", experiment.model, experiment.tokenizer, trainer.device)
+    subject = MiniCLIPModel(
+        "this run",
+        experiment.model,
+        experiment.tokenizer,
+        preprocess=EvalPreprocessing.from_state(experiment.preprocessing),
+        device=trainer.device,
+    )
     context = TaskContext(
         subject,
         experiment.train_set,

@@ -31,6 +31,7 @@ from miniclip.config.compose import refuse_unknown, what_is_wrong
 from miniclip.config.hints import SEVERAL, groups, is_named, refuse_misspelled
 from miniclip.config.optuna_sweeper import OPTUNA, settings_to_check
 from miniclip.data import DataSource, ImageTextDataset, Split
+from miniclip.data.eval_preprocessing import EvalPreprocessing
 from miniclip.errors import SettingError, UserError
 from miniclip.models import HFTextModel, MiniCLIP
 from miniclip.models.image_encoder import preprocessing_of
@@ -129,13 +130,8 @@ def _preprocessing(cfg: DictConfig, model: MiniCLIP) -> dict[str, Any]:
             wanted.crop_fraction,
             cfg.data.eval_crop,
         )
-    return {
-        "image_size": cfg.image_size,
-        "eval_crop": cfg.data.eval_crop,
-        **wanted._asdict(),
-        "mean": list(wanted.mean),
-        "std": list(wanted.std),
-    }
+    size, crop = cfg.data.image_size, cfg.data.eval_crop
+    return EvalPreprocessing(size, crop=crop, trained_with=wanted).state()
 
 
 def _facts(split: Split, tokenizer: Tokenizer) -> dict[str, Any]:

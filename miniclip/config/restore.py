@@ -26,6 +26,7 @@ import miniclip.models
 from miniclip.config.build import ROOT_TYPES
 from miniclip.config.compose import compose
 from miniclip.data import ImageTextDataset
+from miniclip.data.eval_preprocessing import EvalPreprocessing
 from miniclip.errors import SettingError, UserError
 from miniclip.files import within
 from miniclip.models import MiniCLIP
@@ -93,12 +94,14 @@ class Restored(NamedTuple):
     Attributes:
         checkpoint: the file it came from.
         config: the resolved config of its run, with the changes asked for; it holds no interpolation.
+        preprocessing: of images for the model: the checkpoint's, with the changes asked for.
     """
 
     checkpoint: Path
     config: DictConfig
     model: MiniCLIP
     tokenizer: Tokenizer
+    preprocessing: EvalPreprocessing
 
     def datasets(self, **settings: Any) -> tuple[ImageTextDataset, ImageTextDataset]:
         """The training and the validation data set of the run.
@@ -138,8 +141,9 @@ def restore(path: Path, *changes: str) -> Restored:
             _check_finite(checkpoint["model"])
         with _named_by("tokenizer"):
             tokenizer = Tokenizer.from_state(checkpoint["tokenizer"])
+        own_config = _as_evaluated(_without_places(checkpoint["config"]), checkpoint["preprocessing"])
 
-    config = _changed(_without_places(checkpoint["config"]), changes)
+    config = _changed(own_config, changes)
     _check(config)
 
     with _named_after(checkpoint_path):
@@ -153,7 +157,10 @@ def restore(path: Path, *changes: str) -> Restored:
     load_model(model, checkpoint, config)
     adopt_preprocessing(model.image_encoder, checkpoint["preprocessing"])
     model.to(memory_format=torch.channels_last).eval()
-    return Restored(checkpoint_path, OmegaConf.create(config), model, tokenizer)
+
+    seen = {key: config["data"][key] for key in ("image_size", "eval_crop")}
+    preprocessing = EvalPreprocessing.from_state({**checkpoint["preprocessing"], **seen})
+    return Restored(checkpoint_path, OmegaConf.create(config), model, tokenizer, preprocessing)
 
 
 def _check(config: Config) -> None:
@@ -255,11 +262,20 @@ def _without_places(config: Config) -> Config:
     return {**config, "data": data, "encoder": {**config["encoder"], "image": image}}
 
 
+def _as_evaluated(config: Config, preprocessing: Config) -> Config:
+    """The config with the image size and the crop that the checkpoint was validated with."""
+    data = config["data"]
+    seen = EvalPreprocessing.from_state({"eval_crop": data.get("eval_crop"), **preprocessing})
+    # version 0.1.0 wrote the root's image_size, also where the data had one of its own
+    size = data["image_size"] if data["image_size"] != config["image_size"] else seen.image_size
+    return {**config, "data": {**data, "image_size": size, "eval_crop": seen.crop_name}}
+
+
 def _changed(config: Config, changes: tuple[str, ...]) -> Config:
     """The config with the user's changes, which are resolved by themselves and never against the file's."""
     if any(change.startswith("data=") for change in changes):
         own = [change for change in changes if change.startswith(("data=", "data."))]
-        seen = [f"{key}={config[key]}" for key in ("image_size", "seed")]
+        seen = [f"image_size={config['data']['image_size']}", f"seed={config['seed']}"]
         data = compose(*seen, f"data.eval_crop={config['data']['eval_crop']}", *own).data
         config = {**config, "data": OmegaConf.to_container(data, resolve=True)}
         changes = tuple(change for change in changes if change not in own)

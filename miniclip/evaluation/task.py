@@ -76,13 +76,13 @@ class TaskContext:
     @cached_property
     def image_features(self) -> Tensor:
         """Features of the validation images, (N, D) of length 1."""
-        return _finite(self.model.encode_images(self.val), self.model)
+        return _finite(self.model.encode_dataset(self.val), self.model)
 
     @cached_property
     def features(self) -> Features:
         """Features of the validation images and of all their captions."""
         texts, owners = caption_owners(self.val.split.captions)
-        text_features = _finite(self.model.encode_texts(texts), self.model)
+        text_features = _finite(self.model.encode_text(texts), self.model)
         return Features(self.image_features, text_features, owners.to(text_features.device))
 
     @cached_property
@@ -90,7 +90,7 @@ class TaskContext:
         """Training and validation images with their classes, both as evaluation sees them."""
         # without the random crops of training
         as_evaluated = ImageTextDataset.for_evaluation(self.train.split, self.val.crop)
-        train_features = _finite(self.model.encode_images(as_evaluated), self.model)
+        train_features = _finite(self.model.encode_dataset(as_evaluated), self.model)
         return (
             LabeledFeatures(train_features.cpu().numpy(), self.labels(self.train)),
             LabeledFeatures(self.image_features.cpu().numpy(), self.labels(self.val)),

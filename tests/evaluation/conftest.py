@@ -30,7 +30,13 @@ class Measured:
 def measured(class_run: RunDirectory) -> Measured:
     """The run on the squares."""
     restored = restore(class_run.path)
-    model = MiniCLIPModel("a run", restored.model, restored.tokenizer, torch.device("cpu"))
+    model = MiniCLIPModel(
+        "a run",
+        restored.model,
+        restored.tokenizer,
+        preprocess=restored.preprocessing,
+        device=torch.device("cpu"),
+    )
     return Measured(restored, model, *restored.datasets())
 
 

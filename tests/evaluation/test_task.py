@@ -17,7 +17,7 @@ def test_features_are_computed_once_and_belong_to_the_validation_part(
 ) -> None:
     features = context.features
     assert features is context.features and features.images is context.image_features
-    torch.testing.assert_close(features.images, measured.model.encode_images(measured.val))
+    torch.testing.assert_close(features.images, measured.model.encode_dataset(measured.val))
     assert features.texts.shape == features.images.shape  # a caption per image
     assert torch.equal(features.image_of_caption, torch.arange(30))
 
@@ -45,6 +45,6 @@ def test_what_the_data_lack_is_unsuited(context_of: Callable[..., TaskContext], 
 
 
 def test_broken_weights_are_one_clear_line(context: TaskContext, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(context.model, "encode_images", lambda images: torch.full((2, 4), torch.nan))
+    monkeypatch.setattr(context.model, "encode_dataset", lambda images: torch.full((2, 4), torch.nan))
     with pytest.raises(UserError, match="features of a run are not finite"):
         _ = context.image_features

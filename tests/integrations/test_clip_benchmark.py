@@ -20,13 +20,19 @@ def test_clip_benchmark_sees_the_features_that_we_see(class_run: RunDirectory) -
     model, transform, tokenizer = load(str(class_run.path), "best", "", "cpu")
     restored = restore(class_run.path)
     _, val_set = restored.datasets()
-    subject = MiniCLIPModel("run", restored.model, restored.tokenizer, torch.device("cpu"))
+    subject = MiniCLIPModel(
+        "run",
+        restored.model,
+        restored.tokenizer,
+        preprocess=restored.preprocessing,
+        device=torch.device("cpu"),
+    )
     captions = ["a blue square", "red", "green square and more than that"]  # of several lengths
-    torch.testing.assert_close(model.encode_text(tokenizer(captions)), subject.encode_texts(captions))
+    torch.testing.assert_close(model.encode_text(tokenizer(captions)), subject.encode_text(captions))
     pixels = [val_set.split.images[row] for row in range(5)]
     images = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in pixels]
     theirs = model.encode_image(torch.stack([transform(image) for image in images]))
-    torch.testing.assert_close(theirs, subject.encode_images(val_set)[:5])
+    torch.testing.assert_close(theirs, subject.encode_dataset(val_set)[:5])
 
 
 def test_an_image_is_preprocessed_for_clip_benchmark_as_for_us(class_run: RunDirectory) -> None:

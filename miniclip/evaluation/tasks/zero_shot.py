@@ -75,6 +75,6 @@ class ZeroShot(Task):
     def _classify(self, context: TaskContext, image_features: Tensor) -> Classification:
         """The class of each validation image by its features (N, D)."""
         names = self._names(context.classes)
-        embeddings = class_embeddings(context.model.encode_texts, names, self.sentences)  # (C, D)
+        embeddings = class_embeddings(context.model.encode_text, names, self.sentences)  # (C, D)
         labels = torch.from_numpy(context.labels(context.val)).to(embeddings.device)  # (N,)
         return classify(image_features, embeddings, labels)
