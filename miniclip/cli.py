@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from miniclip import __version__
 from miniclip.config.compose import HOME, compose, prepare_hydra, refuse_unknown, what_is_wrong
 from miniclip.config.hints import groups, refuse_misspelled
-from miniclip.errors import UserError
+from miniclip.errors import UserError, counted
 from miniclip.renamed import renamed_words
 
 # Threads of libgomp, which torch brings on Linux, wait in a loop: two runs on a machine would all but stop
@@ -137,7 +138,8 @@ def _refuse_flags(words: Sequence[str]) -> None:
     for word in words:
         flag, _, value = word.partition("=")
         if flag.startswith("--") and not any(own.startswith(flag) for own in FLAGS_OF_HYDRA):
-            raise UserError(f"settings are typed without --: {flag[2:]}={value or '...'}")
+            setting = shlex.quote(f"{flag[2:]}={value or '...'}")
+            raise UserError(f"settings are typed without --: {setting}")
 
 
 def evaluate() -> None:
@@ -298,20 +300,21 @@ def _examine(cfg: DictConfig) -> bool:
     for name, counts in found.splits.items():
         least, mean, most = counts["captions_an_image"]
         print(
-            f"{name}: {counts['images']:,} images, {counts['captions']:,} captions ({least} to {most} an "
+            f"{name}: {counted(counts['images'], 'image')}, {counted(counts['captions'], 'caption')} "
+            f"({least} to {most} an "
             f"image, {mean:.1f} on average), fingerprint {counts['fingerprint']}"
         )
         if counts["classes"]:
             classes = list(counts["classes"].items())
             (largest, most), (smallest, least) = classes[0], classes[-1]
             print(
-                f"{name}: {len(classes):,} classes, from {largest} ({most:,} images) to "
+                f"{name}: {len(classes):,} classes, from {largest} ({counted(most, 'image')}) to "
                 f"{smallest} ({least:,})"
             )
     num_captions = sum(found.token_lengths.values())
     print(
         f"captions cut off at context_length={found.context_length}: {found.num_truncated:,} of "
-        f"{num_captions:,}; the longest has {max(found.token_lengths)} tokens"
+        f"{num_captions:,}; the longest has {counted(max(found.token_lengths), 'token')}"
     )
     for title, found_groups in (
         ("remarks on the tables", [[remark] for remark in found.remarks]),

@@ -1,10 +1,19 @@
-"""Errors a user can fix, which the command line prints as one line, and how a setting is typed."""
+"""Errors a user can fix, which the command line prints as one line; how settings and counts are written."""
 
 import re
 import shlex
 
 PLAIN_VALUE = re.compile(r"[\w./+-]*[A-Za-z_/][\w./+-]*", re.ASCII)
 """Text that Hydra takes as it is: no number, and no sign of its grammar."""
+
+SECRETS = (
+    (re.compile(r"//\S*@"), "//***@"),  # user:password before a host
+    (re.compile(r"[^\s/:@]+:(?!//)[^\s]*@"), "***@"),
+    (re.compile(r"\bhf_\w+"), "hf_***"),
+    (re.compile(r"(?i)\b(token|key|password|secret)=[^\s&]+"), r"\1=***"),
+)
+
+HOW_TO_LOG_IN = "holds a password or token; give the name alone, and log in by HF_TOKEN or: hf auth login"
 
 WORDS_OF_HYDRA = {"null", "true", "false", "inf", "nan"}
 
@@ -45,22 +54,38 @@ class BrokenImage(UserError):
         return BrokenImage, (str(self), self.reason)
 
 
+def without_secrets(text: str) -> str:
+    """The text with *** for passwords and tokens."""
+    for pattern, replacement in SECRETS:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def counted(count: int, noun: str) -> str:
+    """A count with its noun: "1 image", "1,200 images"."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def as_override(key: str, value: object) -> str:
     """A setting as it is typed in a shell, for Hydra: `'trainer.resume="a=b c"'`.
 
     Text that means something else to Hydra (a number, `null`, one with `=`, spaces, commas or brackets) is
-    quoted for it, and the whole then for the shell. None is `null`.
+    quoted for it, and the whole then for the shell. None is `null`; a list is one for Hydra, too.
     """
+    return shlex.quote(f"{key}={_for_hydra(value)}")
+
+
+def _for_hydra(value: object) -> str:
     if isinstance(value, bool) or value is None:
-        typed = {True: "true", False: "false", None: "null"}[value]
-    elif isinstance(value, int | float):
-        typed = str(value)
-    else:
-        typed = _for_hydra(str(value))
-    return shlex.quote(f"{key}={typed}")
+        return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, list):
+        return f"[{','.join(map(_for_hydra, value))}]"
+    return _text_for_hydra(str(value))
 
 
-def _for_hydra(text: str) -> str:
+def _text_for_hydra(text: str) -> str:
     looks_like_number = re.fullmatch(r"[+-]?(\d[\d_]*\.?[\d_]*|\.\d+)(e[+-]?\d+)?", text, re.IGNORECASE)
     is_word = text.lower().lstrip("+-") in WORDS_OF_HYDRA
     if PLAIN_VALUE.fullmatch(text) and not looks_like_number and not is_word:

@@ -6,12 +6,21 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Union
 
+from torch.optim import Optimizer
+
 
 def signature_of(target: Any) -> tuple[list[str], dict[str, Any]]:
-    """Names and types of what a function or class takes; `**settings` are those of the base class."""
+    """Names and types of what a function or class takes; `**settings` are those of the base class.
+
+    What torch's class of all optimizers takes, an optimizer gives it itself.
+    """
     functions = (
-        [vars(base)["__init__"] for base in target.__mro__ if "__init__" in vars(base)]
-        if (inspect.isclass(target))
+        [
+            vars(base)["__init__"]
+            for base in target.__mro__
+            if "__init__" in vars(base) and base not in (Optimizer, object)
+        ]
+        if inspect.isclass(target)
         else [target]
     )
     names: dict[str, None] = {}

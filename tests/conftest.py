@@ -6,12 +6,13 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import platformdirs
 import pytest
 from omegaconf import DictConfig
 from PIL import Image
@@ -22,6 +23,18 @@ from miniclip.runs import RunDirectory, RunFacts
 from miniclip.training.resuming import go_on
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where the tests, and the processes they start, keep a key: not in the user's own folder."""
+    folder = tmp_path_factory.mktemp("state")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(folder))
+        patch.setenv("WIN_PD_OVERRIDE_LOCAL_APPDATA", str(folder))  # Windows, where caches move with it
+        found = platformdirs.user_state_path("miniclip")
+        assert found.is_relative_to(folder), f"a newer platformdirs is needed, this one gives {found}"
+        yield folder
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "miniclip"
 
 FLOORS = (
     {"errors"},
-    {"files", "signature", "renamed"},
+    {"files", "provenance", "signature", "renamed"},
     {"distributed", "preprocessing", "tokenizers", "optim"},
     {"losses", "data", "models", "runs"},
     {"metrics"},
@@ -23,7 +23,7 @@ FLOORS = (
 
 MAY_KNOW_HYDRA = {"config", "commands", "cli"}
 
-LIGHT = {"cli", "errors", "files", "renamed", "signature"}
+LIGHT = {"cli", "errors", "files", "provenance", "renamed", "signature"}
 """What an answer to --help imports: no torch."""
 
 HEAVY = {"wandb", "transformers", "matplotlib"}

@@ -147,6 +147,17 @@ def test_bad_input_ends_in_one_clear_error(tmp_path: Path, overrides: list[str],
     assert len(done.stderr.strip().splitlines()) < 25
 
 
+@pytest.mark.parametrize(
+    "word", ["data.hub=https://me:secret@host/set", "trainer.resume=s3://me:secret@host/x"]
+)
+def test_a_password_is_written_nowhere(word: str, tmp_path: Path) -> None:
+    data = ["data=hub", "data.hub=set"] if not word.startswith("data.hub") else ["data=hub"]
+    done = run_miniclip(*TINY, *data, word, f"hydra.run.dir={tmp_path}/run", cwd=tmp_path)
+    assert done.returncode == 1 and "***@host" in done.stderr
+    assert "secret" not in done.stderr + done.stdout
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_failed_run_says_so_in_its_status(tmp_path: Path) -> None:
     done = run_miniclip(*TINY, "trainer.batch_size=64", cwd=tmp_path)
     assert done.returncode == 1 and "trainer.batch_size=64" in done.stderr

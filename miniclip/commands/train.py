@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from miniclip.config.build import build, make
 from miniclip.config.compose import short_overrides
 from miniclip.data.eval_preprocessing import EvalPreprocessing
-from miniclip.errors import UserError
+from miniclip.errors import UserError, counted
 from miniclip.evaluation import MiniCLIPModel, Result, TaskContext, flat_numbers
 from miniclip.figures import draw_curves, draw_retrieval, read_metrics
 from miniclip.metrics import recall_table, retrieval_ranks
@@ -234,9 +234,9 @@ def _table(summary: dict[str, Any], run: RunDirectory) -> str:
     """What a run says at its end: how well its best checkpoint does, and on what."""
     best, test = summary["best"], summary.get("test")
     lines = [
-        f"\nBest of {_counted(summary['validations'], 'validation')} ({best['protocol']})",
+        f"\nBest of {counted(summary['validations'], 'validation')} ({best['protocol']})",
         *recall_table(best, prefix="val/"),
-        f"rsum {summary['best_rsum']:.1f} at step {best['step']} (epoch {best['epoch']})",
+        f"rsum {summary['best_rsum']:.1f} at step {best['step']} ({_epoch(best)})",
     ]
     if test is not None:
         lines += [
@@ -253,5 +253,8 @@ def _table(summary: dict[str, Any], run: RunDirectory) -> str:
     )
 
 
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+def _epoch(record: dict[str, Any]) -> str:
+    """When a validation was: "epoch 2" at the end of the second, "in epoch 1" within the first."""
+    # runs of earlier versions keep only the epochs that were completed
+    begun = record.get("epochs_begun", record["epoch"])
+    return f"epoch {begun}" if begun == record["epoch"] else f"in epoch {begun}"

@@ -32,10 +32,12 @@ from miniclip.config.hints import SEVERAL, groups, is_named, refuse_misspelled
 from miniclip.config.optuna_sweeper import OPTUNA, settings_to_check
 from miniclip.data import DataSource, ImageTextDataset, Split
 from miniclip.data.eval_preprocessing import EvalPreprocessing
-from miniclip.errors import SettingError, UserError
+from miniclip.errors import SettingError, UserError, counted
 from miniclip.models import HFTextModel, MiniCLIP
 from miniclip.models.image_encoder import preprocessing_of
 from miniclip.optim import SAM, parameter_groups, scale_learning_rates
+from miniclip.preprocessing import MEAN, STD, Preprocessing
+from miniclip.provenance import sign
 from miniclip.runs import JsonlLogger, RunDirectory
 from miniclip.runs.sweep import Sweep, job_key, search_key
 from miniclip.signature import described, fits, signature_of
@@ -112,6 +114,7 @@ def build(cfg: DictConfig, run: RunDirectory) -> tuple[Trainer, TrainingSetup, J
         schedule=make(cfg, "schedule"),
         precision=make_precision(cfg, trainer),
         preprocessing=_preprocessing(cfg, model),
+        signature=sign(config["data"]),
     )
     run.write_environment(trainer.device, facts)
     return trainer, experiment, make(cfg, "logger")
@@ -120,18 +123,24 @@ def build(cfg: DictConfig, run: RunDirectory) -> tuple[Trainer, TrainingSetup, J
 def _preprocessing(cfg: DictConfig, model: MiniCLIP) -> dict[str, Any]:
     """What an image needs before the model sees it, for the checkpoint; what the weights saw is told."""
     wanted = preprocessing_of(model.image_encoder)
-    if wanted.interpolation is not None:
-        log.info(
-            "The image tower's weights saw mean %s and deviation %s, which are applied; and %s "
-            "interpolation and a center crop of %.3g of the side, where this run has bicubic and "
-            "data.eval_crop=%s.",
-            *(list(values) for values in (wanted.mean, wanted.std)),
-            wanted.interpolation,
-            wanted.crop_fraction,
-            cfg.data.eval_crop,
-        )
+    unlike = unlike_the_run(wanted, eval_crop=cfg.data.eval_crop)
+    if unlike:
+        log.info("The image tower's weights saw other images than this run's: %s.", "; ".join(unlike))
     size, crop = cfg.data.image_size, cfg.data.eval_crop
     return EvalPreprocessing(size, crop=crop, trained_with=wanted).state()
+
+
+def unlike_the_run(wanted: Preprocessing, *, eval_crop: str) -> list[str]:
+    """In what the images that weights were trained with differ from a run's, a phrase each."""
+    found = []
+    if (wanted.mean, wanted.std) != (MEAN, STD):
+        found.append(f"mean {list(wanted.mean)} and deviation {list(wanted.std)}, which are applied")
+    if wanted.interpolation not in (None, "bicubic"):
+        found.append(f"{wanted.interpolation} interpolation, where this run has bicubic")
+    if wanted.crop_fraction is not None and (wanted.crop_fraction, eval_crop) != (1.0, "center"):
+        crop = f"a center crop of {wanted.crop_fraction:.3g} of the side"
+        found.append(f"{crop}, where this run has data.eval_crop={eval_crop}")
+    return found
 
 
 def _facts(split: Split, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -140,10 +149,10 @@ def _facts(split: Split, tokenizer: Tokenizer) -> dict[str, Any]:
     num_captions = int(split.captions.counts.sum())
     if num_truncated:
         log.warning(
-            "%d of %d captions (%s) have more than context_length=%d tokens and lose their tail.",
-            num_truncated,
-            num_captions,
+            "Of %s (%s) %d longer than context_length=%d tokens, cut off there.",
+            counted(num_captions, "caption"),
             split.name,
+            num_truncated,
             tokenizer.context_length,
         )
     return {
@@ -295,7 +304,9 @@ class SweepGuard(Callback):
             print(f"Upload it to Weights & Biases: wandb sync {folder}/*/wandb/offline-run-*")
         failures = self.sweep.failures()
         if failures:
-            print("\n".join([f"{len(failures)} jobs are not completed:", *failures]), file=sys.stderr)
+            print(
+                "\n".join([f"{counted(len(failures), 'job')} not completed:", *failures]), file=sys.stderr
+            )
         return not failures
 
 

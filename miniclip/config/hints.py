@@ -1,18 +1,24 @@
 """What to tell of a setting that does not exist: the name that the user meant."""
 
+import dataclasses
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+import typing
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
+from hydra.conf import HydraConf
 
-from miniclip.errors import UserError
+from miniclip.errors import HOW_TO_LOG_IN, SettingError, UserError, without_secrets
 
 PACKAGE = Path(__file__).resolve().parent.parent
 # a checkout has conf/ and experiments/ beside the package, an installed wheel inside it
 HOME = PACKAGE if (PACKAGE / "conf").is_dir() else PACKAGE.parent
 CONF = HOME / "conf"
+
+PASSWORD_IN_URL = re.compile(r"://[^/\s]+@")
 
 COMMON_NAMES = {
     # training
@@ -199,9 +205,15 @@ def is_named(wrong: str, words: Sequence[str] = ()) -> str:
         words: all that was typed, of which an option of a group is recognized: model=resnet50.
     """
     wrong = wrong.lstrip("+~").partition("@")[0]
-    meant = (
-        _by_slash(wrong) or _by_value(wrong, words) or _by_common_name(wrong, words) or _by_likeness(wrong)
-    )
+    if wrong.startswith("hydra."):
+        meant = _by_slash(wrong) or _of_hydra_like(wrong)
+    else:
+        meant = (
+            _by_slash(wrong)
+            or _by_value(wrong, words)
+            or _by_common_name(wrong, words)
+            or _by_likeness(wrong)
+        )
     if not meant or meant == wrong:
         return ""
     value = _value(wrong, words)
@@ -233,6 +245,9 @@ def refuse_misspelled(words: Sequence[str]) -> None:
         group = key.lstrip("+").partition("@")[0]
         if not key:
             raise UserError(f'"{word}" names no setting; type SETTING=VALUE, or leave it out')
+        _refuse_secrets(key.lstrip("+"), value)
+        if key.startswith(("+hydra.", "++hydra.")):
+            _refuse_unknown_of_hydra(key.lstrip("+"))
         if group in ("encoder", "hydra") and has_value:
             options = " or ".join(f"{group}/{part}=..." for part in ("image", "text"))
             hint = is_named(key, words) or (f" Choose {options}." if group == "encoder" else "")
@@ -246,6 +261,49 @@ def refuse_misspelled(words: Sequence[str]) -> None:
             raise UserError(f"{word}: takes one option, not a list{_listed(known[group])}")
         if re.fullmatch(r"[+-]?[\d.]+", value):
             raise UserError(f"{word}: is no option of {group}{_listed(known[group])}")
+
+
+def _refuse_secrets(key: str, value: str) -> None:
+    """Refuse passwords, before Hydra writes what was typed into the run directory.
+
+    Raises:
+        SettingError: names the setting, and not the password.
+    """
+    shown = without_secrets(value)
+    is_hub = key == "data.hub" and not Path(value).exists()
+    if shown == value or not (is_hub or PASSWORD_IN_URL.search(value)):
+        return
+
+    kept = "holds a password, and settings are written into files; leave it out"
+    raise SettingError(key, shown, HOW_TO_LOG_IN if is_hub else kept)
+
+
+def _refuse_unknown_of_hydra(key: str) -> None:
+    """Refuse to add what Hydra does not read; without a + it refuses itself.
+
+    Raises:
+        UserError: names the key, and the one that was meant.
+    """
+    settings = dict(_settings_of_hydra())
+    steps = key.split(".")
+    above = (".".join(steps[:count]) for count in range(1, len(steps)))
+    if key not in settings and not any(settings.get(place, False) for place in above):
+        raise UserError(f"{key} is no setting of Hydra.{is_named(key)}")
+
+
+def _settings_of_hydra(kind: Any = HydraConf, place: str = "hydra") -> Iterator[tuple[str, bool]]:
+    """Hydra's own settings and parts, and whether any key may stand below them."""
+    for name, hint in typing.get_type_hints(kind).items():
+        path = f"{place}.{name}"
+        yield path, hint is Any or typing.get_origin(hint) is dict
+        if dataclasses.is_dataclass(hint):
+            yield from _settings_of_hydra(hint, path)
+
+
+def _of_hydra_like(wrong: str) -> str:
+    """Hydra's own setting that is spelled most alike."""
+    known = [path for path, _ in _settings_of_hydra()]
+    return "".join(difflib.get_close_matches(wrong, known, n=1, cutoff=0.7))
 
 
 def explained(message: str, words: Sequence[str] = ()) -> str:

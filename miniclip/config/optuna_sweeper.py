@@ -6,6 +6,7 @@ this one works with today's.
 
 import logging
 import math
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from miniclip.errors import SettingError
+from miniclip.errors import SettingError, counted
 
 if TYPE_CHECKING:
     import optuna
@@ -112,9 +113,7 @@ class OptunaSweeper(Sweeper):
 
         completed = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
         if completed:
-            best = study.best_trial
-            settings = " ".join(f"{key}={value}" for key, value in best.params.items())
-            log.info("Best of %d jobs: %d, %.1f with %s", len(completed), best.number, best.value, settings)
+            log.info("Best of %s: %s", counted(len(completed), "job"), result_line(study.best_trial))
 
     def _run(self, study: "optuna.Study", trials: Sequence[Any], fixed: Sequence[str]) -> None:
         """Launch trials, whose numbers follow each other, as jobs, and tell the study what they reached."""
@@ -132,6 +131,13 @@ class OptunaSweeper(Sweeper):
                 study.tell(trial.number, state=TrialState.FAIL)
             else:
                 study.tell(trial.number, value)
+
+
+def result_line(trial: "optuna.trial.FrozenTrial") -> str:
+    """A trial's number, what it reached, and its settings as they are typed in a shell."""
+    # choices stand as they were typed for Hydra; what is left to quote is for the shell
+    settings = shlex.join(f"{key}={value}" for key, value in trial.params.items())
+    return f"{trial.number}, {trial.value:.1f} with {settings}"
 
 
 def settings_to_check(overrides: Sequence[Override]) -> list[list[str]]:

@@ -4,15 +4,17 @@
 table of places and names, its settings are held against the signature, and the class is called with them.
 Hydra, which would instantiate and resolve whatever it meets on the way, never sees them.
 
-What a config names is opened as data at most. Weights come from the checkpoint, and so does the
-configuration of a Hugging Face model; no cache is written where a file says.
+What a config names is opened as data at most, and that only where this user's signature says that they
+wrote it, or where they name it again. Weights come from the checkpoint, and so does the configuration of a
+Hugging Face model; no cache is written where a file says.
 """
 
 import functools
+import re
 import types
 import typing
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,12 +27,13 @@ import miniclip.losses
 import miniclip.models
 from miniclip.config.build import ROOT_TYPES
 from miniclip.config.compose import compose
-from miniclip.data import ImageTextDataset
+from miniclip.data import DataSource, ImageTextDataset
 from miniclip.data.eval_preprocessing import EvalPreprocessing
-from miniclip.errors import SettingError, UserError
+from miniclip.errors import SettingError, UserError, counted
 from miniclip.files import within
 from miniclip.models import MiniCLIP
 from miniclip.models.image_encoder import adopt_preprocessing
+from miniclip.provenance import is_ours
 from miniclip.signature import described, fits, signature_of
 from miniclip.tokenizers import Tokenizer
 from miniclip.training.checkpoint import check_architecture, load_checkpoint, load_model
@@ -87,6 +90,9 @@ PARTIAL = ("encoder.text", "encoder.text.attention")
 LOADS_CODE = ("auto_map", "_implementation", "kernel_config", "quantization_config", "use_kernels")
 """In the keys of a Hugging Face configuration that can name code to load."""
 
+READS_FILES = re.compile("architecture|model_args|.*backbone.*")
+"""Keys of a Hugging Face configuration by which vision models read files; text models lack them."""
+
 
 class Restored(NamedTuple):
     """What a checkpoint rebuilds without further settings.
@@ -95,6 +101,7 @@ class Restored(NamedTuple):
         checkpoint: the file it came from.
         config: the resolved config of its run, with the changes asked for; it holds no interpolation.
         preprocessing: of images for the model: the checkpoint's, with the changes asked for.
+        unopened: settings of the data that name places in a file which this user did not sign.
     """
 
     checkpoint: Path
@@ -102,20 +109,40 @@ class Restored(NamedTuple):
     model: MiniCLIP
     tokenizer: Tokenizer
     preprocessing: EvalPreprocessing
+    unopened: tuple[str, ...]
 
     def datasets(self, **settings: Any) -> tuple[ImageTextDataset, ImageTextDataset]:
         """The training and the validation data set of the run.
 
         Args:
             settings: of the data, to take instead of the config's.
+
+        Raises:
+            UserError: when a place of the data is named by nothing but a stranger's file.
         """
         config = _as_plain(self.config)
+        self._refuse_places(settings.keys())
         config["data"] |= settings
         source = _make(config, "data")
         try:
             return source.datasets()
         except SettingError as error:
             raise SettingError(_full_name("data", error.setting), error.value, error.allowed) from None
+
+    def _refuse_places(self, named: Collection[str]) -> None:
+        """Stop before a place is opened that the user has not named."""
+        unnamed = [name for name in self.unopened if name not in named]
+        if not unnamed:
+            return
+        data = _as_plain(self.config)["data"]
+        theirs = ", ".join(f"data.{name}={shown(data[name])}" for name in unnamed)
+        wanted = " ".join(f"data.{name}=..." for name in unnamed)
+        raise UserError(
+            f"The checkpoint {self.checkpoint} was not trained by you on this machine (it lacks your "
+            f"signature), so what its config names is not opened: {theirs}. Say yourself where the data "
+            f"is, {wanted}, or take another data set, data=NAME. This also holds for your own runs of "
+            "another machine or of version 0.1.0."
+        )
 
     def loss(self) -> typing.Callable[..., torch.Tensor]:
         """The loss of the run."""
@@ -137,6 +164,8 @@ def restore(path: Path, *changes: str) -> Restored:
     checkpoint = load_checkpoint(checkpoint_path)
     with _named_after(checkpoint_path):
         _check(checkpoint["config"])
+        with _named_by("data"):
+            is_own = is_ours(checkpoint["config"]["data"], checkpoint.get("signature"))
         with _named_by("model"):
             _check_finite(checkpoint["model"])
         with _named_by("tokenizer"):
@@ -145,6 +174,7 @@ def restore(path: Path, *changes: str) -> Restored:
 
     config = _changed(own_config, changes)
     _check(config)
+    unopened = () if is_own else _unnamed_places(config, changes)
 
     with _named_after(checkpoint_path):
         # first on a device without memory: sizes out of a file can be anything
@@ -160,7 +190,7 @@ def restore(path: Path, *changes: str) -> Restored:
 
     seen = {key: config["data"][key] for key in ("image_size", "eval_crop")}
     preprocessing = EvalPreprocessing.from_state({**checkpoint["preprocessing"], **seen})
-    return Restored(checkpoint_path, OmegaConf.create(config), model, tokenizer, preprocessing)
+    return Restored(checkpoint_path, OmegaConf.create(config), model, tokenizer, preprocessing, unopened)
 
 
 def _check(config: Config) -> None:
@@ -233,12 +263,30 @@ def _text_encoder(config: Config, *, vocab_size: int) -> torch.nn.Module:
     if settings["_target_"] == "miniclip.models.HFTextModel":
         if type(settings.get("config")) is not dict:
             raise UserError("encoder.text.config is missing: nothing is read by a name that a file gives")
+        _refuse_files(settings["config"])
         settings["config"] = _without_code(settings["config"])
     elif "attention" in settings:
         attention, of_attention = _part(config, "encoder.text.attention")
         del settings["attention"]
         run_time["attention"] = functools.partial(attention, **of_attention)
     return _make({"encoder": {"text": settings}}, "encoder.text", **run_time)
+
+
+def _refuse_files(configuration: Any) -> None:
+    """Stop at a Hugging Face configuration that makes a model read or fetch files that it names."""
+    if type(configuration) is list:
+        for below in configuration:
+            _refuse_files(below)
+    if type(configuration) is not dict:
+        return
+
+    for key, value in configuration.items():
+        if value and READS_FILES.fullmatch(str(key)):
+            raise UserError(
+                f"encoder.text.config has {shown(key)}: {shown(value)}, by which a model reads other "
+                "files; no text model has it"
+            )
+        _refuse_files(value)
 
 
 def _without_code(configuration: Any) -> Any:
@@ -271,6 +319,19 @@ def _as_evaluated(config: Config, preprocessing: Config) -> Config:
     return {**config, "data": {**data, "image_size": size, "eval_crop": seen.crop_name}}
 
 
+def _unnamed_places(config: Config, changes: tuple[str, ...]) -> tuple[str, ...]:
+    """Settings of the data that name a place, where no change of the user says which."""
+    if any(change.startswith("data=") for change in changes):  # the user's own data set
+        return ()
+    source, settings = _part(config, "data")
+    named = {change.partition("=")[0] for change in changes}
+    return tuple(
+        name
+        for name in typing.cast(type[DataSource], source).places
+        if settings.get(name) is not None and f"data.{name}" not in named
+    )
+
+
 def _changed(config: Config, changes: tuple[str, ...]) -> Config:
     """The config with the user's changes, which are resolved by themselves and never against the file's."""
     if any(change.startswith("data=") for change in changes):
@@ -297,9 +358,10 @@ def _as_plain(config: Any) -> Config:
 def _check_finite(weights: dict[str, torch.Tensor]) -> None:
     wrong = [name for name, tensor in weights.items() if not bool(tensor.isfinite().all())]
     if wrong:
+        verb = "is" if len(wrong) == 1 else "are"
         raise UserError(
-            f"{len(wrong)} of its {len(weights)} tensors are not finite, {shown(wrong[0])} for one; no "
-            "number measured on it would mean anything"
+            f"{len(wrong)} of its {counted(len(weights), 'tensor')} {verb} not finite, {shown(wrong[0])} "
+            "for one; no number measured on it would mean anything"
         )
 
 

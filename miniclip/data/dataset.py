@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, SupportsIndex
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, SupportsIndex
 
 import numpy as np
 import platformdirs
@@ -28,7 +28,7 @@ from miniclip.data.transforms import (
     cut,
     normalize,
 )
-from miniclip.errors import BrokenImage, SettingError, UserError
+from miniclip.errors import BrokenImage, SettingError, UserError, counted
 
 log = logging.getLogger(__name__)
 
@@ -272,7 +272,9 @@ class ImageTextDataset(Dataset[tuple[Tensor, str]]):
                 if self.max_broken_fraction is None:
                     raise
                 problem = problem or error
-        raise UserError(f"None of the {len(self):,} images of the {self.split.name} split can be read.")
+        raise UserError(
+            f"None of {counted(len(self), 'image')} of the {self.split.name} split can be read."
+        )
 
     def _read(self, epoch: int, index: int) -> Item:
         image, choice = index, 0
@@ -328,6 +330,9 @@ class DataSource(ABC):
         use: "parts", or "all": `miniclip evaluate` measures every image, whatever its part. Nothing can be
             trained then.
     """
+
+    places: ClassVar[tuple[str, ...]] = ("cache_dir",)
+    """Settings that name a file, a folder or a set of the hub; of a stranger's config none is opened."""
 
     split_seed: int = 0
     """Seed of parts that nobody published; most sources have a setting of this name."""
@@ -536,9 +541,9 @@ class DataSource(ABC):
                 reasons.append(error.reason)
         if len(reasons) > self.max_broken_fraction * len(split):
             raise UserError(
-                f"{len(reasons):,} of the {len(split):,} images of the {split.name} split cannot be read "
-                f"({by_reason(reasons)}), more than data.max_broken_fraction={self.max_broken_fraction:g}. "
-                "Mend the files above."
+                f"{len(reasons):,} of {counted(len(split), 'image')} of the {split.name} split cannot be "
+                f"read ({by_reason(reasons)}), more than "
+                f"data.max_broken_fraction={self.max_broken_fraction:g}. Mend the files above."
             )
         images = ImageSubset(dataset.images, np.asarray(readable, dtype=np.int64))
         return ImageTextDataset(split.select(split.name, readable), dataset.crop, images=images)
@@ -563,6 +568,8 @@ class FolderSource(DataSource):
     Raises:
         SettingError: when `root` is no folder.
     """
+
+    places = (*DataSource.places, "root")
 
     def __init__(self, *, root: str, val_fraction: float, split_seed: int, **source_settings: Any):
         super().__init__(**source_settings)

@@ -14,6 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from miniclip.data.dataset import Split
+from miniclip.data.leaks import find_leaks
 from miniclip.errors import UserError
 
 NEAR_BITS = 4
@@ -36,7 +37,8 @@ class Examination:
         splits: for each split counts of images, captions, captions an image and images a class (None where
             there are no classes), and its fingerprint.
         broken: image to why it cannot be read.
-        exact_duplicates: groups of images with the same pixels, each named "split: id".
+        exact_duplicates: groups of images with the same pixels, each named "split: id"; and of files that
+            cannot be decoded those that lie in several splits.
         near_duplicates: pairs of images that look the same but are not.
         leaks: those of both that lie on two sides; they falsify a result.
         token_lengths: number of captions by number of tokens, of both splits.
@@ -83,18 +85,36 @@ def examine(
     captions = [text for split in splits for own in split.captions for text in own]
     result.token_lengths = dict(sorted(Counter(token_lengths(captions)).items()))
     names = [f"{split.name}: {image_id}" for split in splits for image_id in split.ids]
-    traits = dict(zip(names, _traits_of_all(splits), strict=True))
+    all_traits = _traits_of_all(splits)
+    traits = dict(zip(names, all_traits, strict=True))
     result.broken = {name: found for name, found in traits.items() if isinstance(found, str)}
     whole = {name: found for name, found in traits.items() if not isinstance(found, str)}
     groups: dict[bytes, list[str]] = defaultdict(list)
     for name, own in whole.items():
         groups[own.exact].append(name)
     result.exact_duplicates = [group for group in groups.values() if len(group) > 1]
+    result.exact_duplicates += _leaks_of_unread(splits, all_traits)
     one_each = [group[0] for group in groups.values()]
     looks = np.array([whole[name].look for name in one_each], dtype=np.uint64)
     thumbnails = np.array([whole[name].thumbnail for name in one_each], dtype=np.int16)
     result.near_duplicates = [(one_each[a], one_each[b]) for a, b in _near_pairs(looks, thumbnails)]
     return result
+
+
+def _leaks_of_unread(splits: Sequence[Split], traits: Sequence["_Traits | str"]) -> list[list[str]]:
+    """Groups of equal files in several splits, as training finds them, of what cannot be decoded.
+
+    Of all others equal files have equal pixels, too.
+    """
+    parts = []
+    start = 0
+    for split in splits:
+        rows = [row for row in range(len(split)) if isinstance(traits[start + row], str)]
+        parts.append(split.select(split.name, rows))
+        start += len(split)
+
+    groups = find_leaks(parts)
+    return [[f"{parts[place.part].name}: {place.id}" for place in group] for group in groups]
 
 
 def _counts(split: Split) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from miniclip.data.cache import CachedImages
 from miniclip.data.dataset import ConcatImages, Images, ImageSubset, Split
 from miniclip.data.images import ImageBytes, ImageFiles
-from miniclip.errors import BrokenImage, UserError
+from miniclip.errors import BrokenImage, UserError, counted
 
 log = logging.getLogger(__name__)
 
@@ -59,17 +59,17 @@ def check_leaks(*readings: Sequence[Split]) -> None:
         examples = ", ".join(one if one == other else f"{other} = {one}" for one, other in pairs)
         if len(shared) == len(parts[second]):
             raise UserError(
-                f"All {len(shared):,} images of the {names[1]} part lie in the {names[0]} part as well "
-                f"({examples}). Name another table or folder for one of them, or let a seeded share of the "
-                "training images validate (data.val_fraction)."
+                f"The {names[0]} part holds all of the {names[1]} part as well, "
+                f"{counted(len(shared), 'image')} ({examples}). Name another table or folder for one of "
+                "them, or let a seeded share of the training images validate (data.val_fraction)."
             )
         log.warning(
-            "%d of the %d images of the %s part lie in the %s part as well (%s): results on it are too "
-            "good. Take them out of one part; miniclip doctor shows more.",
-            len(shared),
-            len(parts[second]),
-            names[1],
+            "The %s part holds %d of %s of the %s part as well (%s): results on it are too good. Take them "
+            "out of one part; miniclip doctor shows more.",
             names[0],
+            len(shared),
+            counted(len(parts[second]), "image"),
+            names[1],
             examples,
         )
 

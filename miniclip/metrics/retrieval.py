@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from miniclip.errors import counted
 from miniclip.metrics.recall_table import DIRECTIONS, RECALL_AT, recall_keys
 
 IMAGES_AT_ONCE = 1024
@@ -172,7 +173,7 @@ def chance_metrics(image_of_caption: Tensor) -> dict[str, float]:
 
 def protocol_name(split: str, num_images: int, num_captions: int) -> str:
     """How a printed number names what it was measured on."""
-    return f"{split}: {num_images:,} images, {num_captions:,} captions"
+    return f"{split}: {counted(num_images, 'image')}, {counted(num_captions, 'caption')}"
 
 
 def caption_owners(captions: Sequence[Sequence[str]]) -> tuple[list[str], Tensor]:

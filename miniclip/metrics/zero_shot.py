@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from miniclip.errors import SettingError, UserError
+from miniclip.errors import SettingError, UserError, counted
 
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "none": ("{}",),
@@ -80,7 +80,9 @@ def read_class_names(path: str, labels: Sequence[str]) -> tuple[str, ...]:
     """
     names = read_lines("class_names", path, "the path of a text file")
     if len(names) != len(labels):
-        raise SettingError("class_names", path, f"has {len(names)} lines for {len(labels)} classes")
+        raise SettingError(
+            "class_names", path, f"has {counted(len(names), 'line')} for {len(labels)} classes"
+        )
     return names
 
 
@@ -99,7 +101,7 @@ def read_lines(setting: str, path: str, known: str) -> tuple[str, ...]:
 def check_class_names(names: Sequence[str]) -> None:
     """Raise a UserError where there are fewer than two classes, or names repeat."""
     if len(names) < 2:
-        raise UserError(f"Classification needs at least two classes; there are {len(names)}.")
+        raise UserError(f"Classification needs at least two classes, not {len(names)}.")
     repeated = sorted(name for name, count in Counter(names).items() if count > 1)
     if repeated:
         raise UserError(f"Class names must differ; these repeat: {', '.join(repeated[:5])}.")

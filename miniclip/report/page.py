@@ -6,12 +6,14 @@ import html
 import io
 import math
 import mimetypes
+import shlex
 import tempfile
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from miniclip.errors import UserError
+from miniclip.errors import UserError, as_override, counted
 from miniclip.files import within
 from miniclip.report.charts import draw_axis, draw_groups, draw_progress
 from miniclip.report.runs import Collection, Group, as_text, check_comparable, group_runs
@@ -38,6 +40,7 @@ th, td { padding: .25rem .5rem; border-bottom: 1px solid #ddd; text-align: right
 th { background: #f4f4f4; position: sticky; top: 0 }
 td { white-space: pre }
 td:last-child { white-space: pre-line }
+pre { overflow: auto }
 th:first-child, td:first-child { text-align: left; white-space: normal }
 img { max-width: 100%; height: auto }
 .scroll { overflow: auto; max-height: 40rem }
@@ -53,12 +56,14 @@ class Section(NamedTuple):
         remarks: paragraphs, warnings among them.
         table: header and rows, or none.
         pictures: files to show.
+        commands: lines to paste into a shell.
     """
 
     title: str
     remarks: list[str]
     table: list[list[str]]
     pictures: list[Path]
+    commands: Sequence[str] = ()
 
 
 def write_report(
@@ -77,7 +82,7 @@ def write_report(
     """
     if not collection.runs:
         raise UserError(
-            f"None of the {len(collection.failures)} runs has finished; there is nothing to compare."
+            f"None of {counted(len(collection.failures), 'run')} has finished; there is nothing to compare."
         )
     if not mixes:
         check_comparable(collection.runs)
@@ -97,8 +102,9 @@ def _control(groups: Sequence[Group], wanted: str | None) -> Group:
         for group in groups:
             if key in group.settings and as_text(group.settings[key]) == value:
                 return group
-        known = sorted({f"{k}={as_text(v)}" for group in groups for k, v in group.settings.items()})
-        raise UserError(f"--control {wanted} is none of the groups; they differ in: {', '.join(known)}")
+        known = {f"{k}={as_text(v)}" for group in groups for k, v in group.settings.items()}
+        choices = ", ".join(map(shlex.quote, sorted(known)))
+        raise UserError(f"--control {shlex.quote(wanted)} is none of the groups; they differ in: {choices}")
     for group in groups:
         if group.settings.get("optimizer.rho") == 0 or "AdamW" in str(
             group.settings.get("optimizer._target_")
@@ -113,7 +119,8 @@ def _sections(
     best = max(collection.runs, key=lambda run: run.best["val/rsum"])
     kinds = list(dict.fromkeys(run.kind for run in collection.runs))
     remarks = [
-        f"{len(collection.runs)} runs in {len(groups)} groups; {best.protocol}; data {best.fingerprint}.",
+        f"{counted(len(collection.runs), 'run')} in {counted(len(groups), 'group')}; {best.protocol}; "
+        f"data {best.fingerprint}.",
         f"The numbers are: {'; '.join(kinds)}.",
         f"Best on validation: {best.path.name}, seed {best.seed}, rsum {best.rsum:.1f} ({best.protocol}).",
     ]
@@ -148,15 +155,26 @@ def _sections(
         )
         if len(groups) > 12:
             sections[-1].remarks.append(f"{', '.join(varied)}: see report.csv.")
+        sections.append(
+            Section("As overrides", ["A line for each group, in the same order."], [], [], _typed(groups))
+        )
     gallery = within(best.path, "figures/retrieval.png")
     if gallery.is_file():
         sections.append(Section("The best run's retrieval", [], [], [gallery]))
     if collection.failures:
         table = [["run", "status", "reason"]]
         table += [[failure.path.name, failure.status, failure.reason] for failure in collection.failures]
-        text = f"{len(collection.failures)} runs have no result."
+        text = f"{counted(len(collection.failures), 'run')} without a result."
         sections.append(Section("Failures", [text], table, []))
     return sections
+
+
+def _typed(groups: Sequence[Group]) -> list[str]:
+    """The settings that tell each group apart, to be typed again; what its data are is none of them."""
+    return [
+        " ".join(as_override(key, value) for key, value in group.settings.items() if key != "data")
+        for group in groups
+    ]
 
 
 def _table_of_groups(groups: Sequence[Group], control: Group) -> list[list[str]]:
@@ -201,6 +219,9 @@ def _as_html(sections: Sequence[Section]) -> str:
                 f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows
             )
             parts.append(f"<div class=scroll><table><tr>{head}</tr>{body}</table></div>")
+        if section.commands:
+            shown = "\n".join(section.commands)
+            parts.append(f"<pre>{html.escape(shown)}</pre>")
         parts += [
             f"<p><img alt='{html.escape(section.title)}' src='{_embedded(p)}'></p>"
             for p in section.pictures
@@ -229,6 +250,9 @@ def _as_markdown(sections: Sequence[Section]) -> str:
             lines.append(f"| {' | '.join(cells)} |")
             if number == 0:
                 lines.append(f"|{'---|' * len(row)}")
+        if section.commands:
+            # four spaces begin a block that Markdown shows as it is
+            lines.append(textwrap.indent("\n".join(section.commands), " " * 4))
         lines.append("")
     return "\n".join(lines)
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import yaml
 
-from miniclip.errors import UserError
+from miniclip.errors import UserError, counted
 from miniclip.files import within
 from miniclip.metrics import Ranks
 from miniclip.runs import read_state
@@ -75,7 +75,7 @@ class Run:
     def kind(self) -> str:
         """What the reported numbers are."""
         if self.test is None:
-            return f"best of {len(self.validations)} validations"
+            return f"best of {counted(len(self.validations), 'validation')}"
         return "test, measured once with the checkpoint that validation chose"
 
     @property

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from miniclip.errors import UserError
+from miniclip.errors import UserError, counted
 from miniclip.runs import State, read_state, write_text
 from miniclip.runs.locks import locked
 
@@ -151,8 +151,8 @@ class Sweep:
         known = _json(plan).get("keys", [])
         if known and not set(known) & set(keys):
             raise UserError(
-                f"{self.path} holds another sweep, of {len(known)} jobs and none of these {len(keys)}. "
-                "Give this one a folder of its own: hydra.sweep.dir=..."
+                f"{self.path} holds another sweep, of {counted(len(known), 'job')} and none of these "
+                f"{len(keys)}. Give this one a folder of its own: hydra.sweep.dir=..."
             )
         self.path.mkdir(parents=True, exist_ok=True)
         write_text(plan, json.dumps({"keys": list(dict.fromkeys([*known, *keys]))}, indent=2) + "\n")

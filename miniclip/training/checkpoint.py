@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from miniclip.errors import UserError
+from miniclip.errors import UserError, counted
 from miniclip.files import replacing
 from miniclip.renamed import renamed_config
 from miniclip.training.contents import check_contents, check_progress
@@ -144,8 +144,9 @@ def check_architecture(model: nn.Module, checkpoint: dict[str, Any], config: dic
             if name.startswith(parts) and flatten(config).get(name) != value
         ]
         raise UserError(
-            f"The checkpoint is of another architecture: {len(wrong)} tensors differ, the first is "
-            f"{wrong[0]}. It was made with {', '.join(settings) or 'other training captions'}."
+            f"The checkpoint is of another architecture. {counted(len(wrong), 'tensor')} of other names or "
+            f"shapes, the first is {wrong[0]}. It was made with "
+            f"{', '.join(settings) or 'other training captions'}."
         )
 
 

@@ -1,6 +1,7 @@
 """What a checkpoint may hold: its parts and their kinds, held against a file before anything uses it."""
 
 import math
+import re
 import typing
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -48,6 +49,9 @@ def check_contents(content: dict[str, Any]) -> None:
         if name not in content:
             raise UserError(f"it holds no {name!r}")
         if not part.fits(content[name]):
+            raise UserError(f"its {name!r} is not {part.kind}")
+    for name, part in OPTIONAL_PARTS.items():
+        if name in content and not part.fits(content[name]):
             raise UserError(f"its {name!r} is not {part.kind}")
     check_plain(content["config"], "config")
 
@@ -146,6 +150,10 @@ def _is_preprocessing(value: Any) -> bool:
     )
 
 
+def _is_signature(value: Any) -> bool:
+    return type(value) is str and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+
 def _is_dict(value: Any) -> bool:
     return type(value) is dict
 
@@ -160,3 +168,6 @@ PARTS = {
     "config": _Part(_is_dict, "a dict"),
     "random_state": _Part(_is_dict, "a dict"),
 }
+
+OPTIONAL_PARTS = {"signature": _Part(_is_signature, "a text of 64 hexadecimal digits")}
+"""Parts that a checkpoint can lack: those of earlier versions, and of a user who cannot keep a key."""

@@ -46,6 +46,11 @@ class Progress:
     best: dict[str, Any] | None = None
 
     @property
+    def epochs_begun(self) -> int:
+        """Epochs completed, and the one that is under way."""
+        return self.epoch + int(self.position > 0)
+
+    @property
     def images_per_second(self) -> float:
         """Images trained on per second of training."""
         return self.images / max(self.seconds, 1e-9)

@@ -184,7 +184,7 @@ def find_checkpoint(resume: str | None, run: RunDirectory, config: dict[str, Any
         elif run.claim(sibling):
             return checkpoint
 
-    others = f" ({num_others} of other settings are left alone)" if num_others else ""
+    others = f" ({num_others} of other settings left alone)" if num_others else ""
     log.info(
         "trainer.resume=auto finds no interrupted run in %s%s: a fresh start.", run.path.parent, others
     )

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from miniclip.data.dataset import ImageTextDataset, by_reason
 from miniclip.data.loader import Batch, EpochBatches, Loader, sequential_batches
-from miniclip.errors import SettingError, UserError, as_override
+from miniclip.errors import SettingError, UserError, as_override, counted
 from miniclip.files import within
 from miniclip.metrics import Features, encode, health, protocol_name, recall_line, retrieval_metrics
 from miniclip.models import MiniCLIP, inputs_of
@@ -73,6 +73,7 @@ class TrainingSetup:
         preprocessing: what an image needs before the model sees it, as plain data.
         measures: what else each validation records, from the validation split's features.
         test_set: what the best checkpoint is measured on, once; training never looks at it.
+        signature: of the config's data, by the user's key, kept in every checkpoint; None without a key.
     """
 
     config: dict[str, Any]
@@ -87,6 +88,7 @@ class TrainingSetup:
     preprocessing: dict[str, Any]
     measures: Sequence[Callable[[Features], dict[str, float]]] = ()
     test_set: ImageTextDataset | None = None
+    signature: str | None = None
 
 
 class _Stopped(UserError):
@@ -219,9 +221,9 @@ class _Fit:
                 raise SettingError(
                     f"trainer.{setting}",
                     getattr(trainer, setting),
-                    f"is larger than the training set of {num_images:,} images"
+                    f"is larger than the training set of {counted(num_images, 'image')}"
                     if setting == "batch_size"
-                    else f"asks for {images_needed:,} images an update; there are {num_images:,}",
+                    else f"asks for {counted(images_needed, 'image')} per update, of {num_images:,}",
                 )
         self.trainer = trainer
         self.experiment = experiment
@@ -434,9 +436,9 @@ class _Fit:
         if len(broken) > most:
             raise _Stopped(
                 f"Stopped at step {self.progress.step}: {len(broken):,} of the "
-                f"{len(train_set.split):,} training images cannot be read ({by_reason(broken.values())}), "
-                f"more than data.max_broken_fraction={train_set.max_broken_fraction:g} of them. "
-                "Mend the files above."
+                f"{counted(len(train_set.split), 'training image')} cannot be read "
+                f"({by_reason(broken.values())}), more than "
+                f"data.max_broken_fraction={train_set.max_broken_fraction:g} of them. Mend the files above."
             )
 
     def _bar(self, text: str) -> tqdm:
@@ -477,9 +479,10 @@ class _Fit:
         if too_many_skips:
             self._save_last()
             raise Diverged(
-                f"Stopped at step {self.progress.step}: more than trainer.max_skipped_steps="
-                f"{self.trainer.max_skipped_steps} updates in a row were skipped, because a gradient was "
-                f"not finite. The weights before them are in {self.run.last_checkpoint}. {REMEDY}"
+                f"Stopped at step {self.progress.step}: more updates in a row than "
+                f"trainer.max_skipped_steps={self.trainer.max_skipped_steps} were skipped, because a "
+                "gradient was not finite. The weights before them are in "
+                f"{self.run.last_checkpoint}. {REMEDY}"
             )
 
     def _tell_skipped(self, step: int, places: Sequence[Tensor]) -> None:
@@ -517,6 +520,7 @@ class _Fit:
         record: dict[str, Any] = {
             "step": progress.step,
             "epoch": progress.epoch,
+            "epochs_begun": progress.epochs_begun,
             "val/loss": loss,
             "val/loss_over_chance": self._over_chance(loss),
             **{f"val/{key}": value for key, value in metrics.items()},
@@ -526,10 +530,10 @@ class _Fit:
             **self._cost(),
         }
         self.logger.log(record)
-        epoch = progress.epoch + int(progress.position > 0)
-        log.info("%s", _epoch_line(record, self._of_all(epoch)))
+        log.info("%s", _epoch_line(record, self._of_all(progress.epochs_begun)))
         if progress.skipped_steps:
-            log.warning("%d updates skipped: gradient not finite.", progress.skipped_steps)
+            skipped = counted(progress.skipped_steps, "update")
+            log.warning("%s skipped: gradient not finite.", skipped)
         if not math.isfinite(loss):
             log.warning("The validation loss is not finite: these weights are no candidate for best.pt.")
         elif found.has_collapsed:
@@ -618,6 +622,7 @@ class _Fit:
         self._check_weights()
         experiment, progress = self.experiment, self.progress
         progress.total_seconds = self.seconds_before + time.perf_counter() - self.started
+        signed = {} if experiment.signature is None else {"signature": experiment.signature}
         save_checkpoint(
             self.run.last_checkpoint,
             {
@@ -630,6 +635,7 @@ class _Fit:
                 "config": experiment.config,
                 "data": self.data,
                 "random_state": random_state(),
+                **signed,
             },
         )
 
@@ -745,7 +751,9 @@ def find_device(name: str) -> torch.device:
         raise SettingError("device", name, "torch finds no MPS device here; use auto or cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         found = torch.cuda.device_count()
-        raise SettingError("device", name, f"torch finds {found} CUDA devices here; use auto or cpu")
+        raise SettingError(
+            "device", name, f"torch finds {counted(found, 'CUDA device')} here; use auto or cpu"
+        )
     return device
 
 

@@ -11,11 +11,12 @@ import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from miniclip.config.build import build, check, read_data
+from miniclip.config.build import build, check, read_data, unlike_the_run
 from miniclip.config.compose import compose
 from miniclip.config.optuna_sweeper import settings_to_check
 from miniclip.data import DataSource
 from miniclip.errors import UserError
+from miniclip.models.image_encoder import IMAGENET, Preprocessing
 from miniclip.runs import RunDirectory, RunFacts
 from tests.conftest import ROOT, TINY
 
@@ -147,6 +148,7 @@ def test_the_environment_is_recorded(tmp_path: Path) -> None:
         (["schedule.final_factor=3"], "schedule.final_factor=3"),
         (["+trainer.epochs=3"], "Did you mean trainer.budget.epochs?"),
         (["+optimizer.base.momentum=0.9"], "optimizer.base.momentum is no setting"),
+        (["+optimizer.defaults={}"], "optimizer.defaults is no setting of miniclip.optim.SAM"),
         (["encoder.image=resnet18"], "an option is chosen with encoder/image=resnet18"),
         (["optimizer.base=sgd"], "an option is chosen with optimizer/base=sgd"),
         (["~logger"], "choose logger=none"),
@@ -171,6 +173,20 @@ def test_a_wrong_setting_is_named_before_data_is_read(
     with pytest.raises(UserError) as caught:
         check(compose(*overrides))
     assert named in str(caught.value)
+
+
+def test_what_weights_saw_is_told_where_it_differs_from_the_run() -> None:
+    same = Preprocessing(interpolation="bicubic", crop_fraction=1.0)
+    assert unlike_the_run(IMAGENET, eval_crop="whole") == []
+    assert unlike_the_run(same, eval_crop="centre") == []
+    assert unlike_the_run(same, eval_crop="whole") == [
+        "a center crop of 1 of the side, where this run has data.eval_crop=whole"
+    ]
+    assert unlike_the_run(same._replace(interpolation="bilinear"), eval_crop="centre") == [
+        "bilinear interpolation, where this run has bicubic"
+    ]
+    (line,) = unlike_the_run(same._replace(mean=(0.5,) * 3), eval_crop="centre")
+    assert line.startswith("mean [0.5, 0.5, 0.5] and deviation [0.229") and line.endswith("are applied")
 
 
 def test_cuda_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,6 +100,14 @@ def test_words_that_hydra_takes_for_something_else(word: str, said: str) -> None
         (["data=coco"], "Did you mean data=coco_captions?"),
         (["optimizer=SAM"], "Did you mean optimizer=sam?"),
         (["hydra/launcher=slurm"], "Did you mean hydra/launcher=submitit_slurm?"),
+        (["+hydra.run.dri=/x"], "hydra.run.dri is no setting of Hydra. Did you mean hydra.run.dir?"),
+        (["++hydra.job.nam=x"], "Did you mean hydra.job.name?"),
+        (["+hydra.sweap={dir:x}"], "Did you mean hydra.sweep?"),
+        (
+            ["+hydra.job.config.override_dirname.sep=x"],
+            "hydra.job.config.override_dirname.sep is no setting",
+        ),
+        (["hydra.rnu.dir=/x"], "Did you mean hydra.run.dir?"),
         (["~loger"], "Did you mean logger?"),
         (["temperature=fixed", "temperature.momentum=1"], "the option chosen for temperature has no"),
     ],
@@ -114,6 +122,18 @@ def test_nothing_unknown_composes(words: list[str], said: str) -> None:
 def test_what_exists_may_be_given_with_plus_and_studies_keep_their_own_keys() -> None:
     assert compose("++trainer.batch_size=32").trainer.batch_size == 32
     assert compose("experiments=rho_sweep", "++epochs=7").trainer.budget.epochs == 7
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        *("+hydra.job.env_set.A=1", "+hydra.job.env_copy=[A]", "++hydra.run.dir=x", "+hydra.verbose=true"),
+        *("+hydra.job_logging.root.level=INFO", "+hydra.callbacks.mine._target_=a.B"),
+        *("+hydra.launcher.n_jobs=2", "+hydra.sweeper.params.seed=1,2", "+hydra/launcher=joblib"),
+    ],
+)
+def test_what_hydra_reads_may_be_added(word: str) -> None:
+    refuse_misspelled([word])
 
 
 @pytest.mark.parametrize(
@@ -132,6 +152,7 @@ def test_a_printed_setting_is_not_looked_up() -> None:
     (word,) = shlex.split(as_override("trainer.resume", "${name}"))
     assert compose(word).trainer.resume == "${name}"
     assert [as_override("a", value) for value in (None, True, 0.5)] == ["a=null", "a=true", "a=0.5"]
+    assert as_override("a", [0.9, "b c"]) == """'a=[0.9,"b c"]'"""
 
 
 @pytest.mark.parametrize(
@@ -139,6 +160,7 @@ def test_a_printed_setting_is_not_looked_up() -> None:
     [
         (["--version"], "miniclip 0."),
         (["train", "--optimizer=sam"], "settings are typed without --: optimizer=sam"),
+        (["train", "--name=a b"], "settings are typed without --: 'name=a b'"),
         (["optimizer=sam"], "miniclip train optimizer=sam"),
     ],
     ids=str,

@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import json
 import os
+import shlex
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from miniclip.config.optuna_sweeper import result_line
 from miniclip.runs.sweep import Sweep
 from tests.conftest import TINY, kill_in_its_first_job, run_miniclip
 
@@ -100,6 +102,16 @@ def test_a_search_that_was_killed_goes_on_with_its_trial(tmp_path: Path) -> None
     rows = launched(tmp_path, *longer)
     assert [row["status"] for row in rows] == ["completed"] * 2
     assert "Resumed from" in (tmp_path / Sweep(tmp_path).jobs()[0].path / "train.log").read_text()
+
+
+def test_the_best_settings_of_a_search_can_be_typed_again() -> None:
+    optuna = pytest.importorskip("optuna")
+    choices = ['"a b"', "[0.9,0.98]"]
+    study = optuna.create_study()
+    study.optimize(lambda trial: len(trial.suggest_categorical("name", choices)), n_trials=1)
+    found = result_line(study.best_trial)
+    (word,) = shlex.split(found.partition(" with ")[2])
+    assert word.startswith("name=") and word.removeprefix("name=") in choices
 
 
 def test_the_ends_of_a_search_are_checked_before_it_starts(tmp_path: Path) -> None:

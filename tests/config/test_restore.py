@@ -11,15 +11,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from miniclip import cli
+from miniclip import cli, provenance
 from miniclip.config.restore import PARTS, restore
 from miniclip.errors import UserError
 from miniclip.figures import new_figure, save
 from miniclip.integrations.clip_benchmark import load
 from miniclip.runs import RunDirectory, write_text
+from miniclip.signature import fits, signature_of
 from miniclip.training.checkpoint import load_checkpoint
 from tests.conftest import ROOT, TINY, fit
 
@@ -374,7 +377,7 @@ def test_weights_that_are_not_finite_are_told(content: Node, tmp_path: Path) -> 
     model = {name: tensor.clone() for name, tensor in content["model"].items()}
     statistics = [name for name in model if name.endswith("running_var")]
     model[statistics[0]].fill_(torch.nan)
-    with pytest.raises(UserError, match=r"nan\.pt cannot be restored: 1 of its \d+ tensors are not finite"):
+    with pytest.raises(UserError, match=r"nan\.pt cannot be restored: 1 of its \d+ tensors is not finite"):
         restore(changed(content, tmp_path / "nan.pt", model=model))
 
 
@@ -473,6 +476,41 @@ def test_a_hugging_face_configuration_brings_no_code() -> None:
     }
     kept = {"model_type": "bert", "text_config": {"hidden_size": 32}, "conv_kernel_size": 9}
     assert _without_code(asked) == kept
+
+
+FILES_OF_CONFIGURATIONS: dict[str, Callable[[Path], Node]] = {
+    "arguments": lambda place: {
+        "model_type": "timm_wrapper",
+        "model_args": {"checkpoint_path": str(place)},
+    },
+    "an architecture": lambda place: {"model_type": "timm_wrapper", "architecture": f"local-dir:{place}"},
+    "a backbone": lambda place: {"model_type": "timm_backbone", "backbone": f"local-dir:{place}"},
+    "a detector": lambda place: {"model_type": "detr", "backbone": str(place), "use_timm_backbone": False},
+    "a tower beside": lambda place: {
+        "model_type": "vision-text-dual-encoder",
+        "text_config": {"model_type": "bert"},
+        "vision_config": {"model_type": "gemma3n_vision", "architecture": f"local-dir:{place}"},
+    },
+    "in a list": lambda place: {"model_type": "bert", "more": [{"architecture": f"local-dir:{place}"}]},
+}
+
+
+@pytest.mark.parametrize("name", FILES_OF_CONFIGURATIONS)
+def test_a_hugging_face_configuration_opens_no_file(name: str, content: Node, tmp_path: Path) -> None:
+    place = tmp_path / "private"
+    place.mkdir()
+    (place / "config.json").write_text('{"architecture": "resnet18"}')
+    tower = {"_target_": "miniclip.models.HFTextModel", "_partial_": True, "name": "stranger/model"}
+    tower |= {"config": FILES_OF_CONFIGURATIONS[name](place), "frozen": False, "pooling": "mean"}
+    config = copy.deepcopy(content["config"])
+    config["encoder"]["text"] = {**tower, "embed_dim": 32}
+    path = changed(content, tmp_path / "foreign.pt", config=config)
+
+    def asked() -> None:
+        with pytest.raises(UserError, match=r"cannot be restored: encoder\.text\.config has .*other files"):
+            restore(path)
+
+    assert not any(each.is_relative_to(place) for each in opened_during(asked))
 
 
 def linked(run: RunDirectory, folder: Path, name: str, place: Path) -> Path:
@@ -575,3 +613,221 @@ def test_a_setting_of_the_data_has_its_full_name(run: RunDirectory, tmp_path: Pa
         restore(run.path, "data=folder", f"data.root={tmp_path / 'nowhere'}").datasets()
     with pytest.raises(UserError, match=r"data\.root|empty"):
         restore(run.path, "data=folder", f"data.root={tmp_path / 'empty'}").datasets()
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tables of sixteen pictures to train on and of eight to validate, beside their pictures."""
+    folder = tmp_path_factory.mktemp("table")
+    generator = np.random.default_rng(0)
+    rows = []
+    for index in range(24):
+        pixels = generator.integers(0, 256, (40, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+        rows.append(f"{index}.png,picture number {index}")
+    (folder / "train.csv").write_text("\n".join(["image,caption", *rows[:16]]))
+    (folder / "val.csv").write_text("\n".join(["image,caption", *rows[16:]]))
+    return folder
+
+
+def of_table(folder: Path) -> list[str]:
+    """The settings that name it, with places that are not named left at null."""
+    names = {"train_csv": folder / "train.csv", "train_root": folder, "val_csv": folder / "val.csv"}
+    return [f"data.{name}={path}" for name, path in names.items()]
+
+
+@pytest.fixture(scope="module")
+def run_of_table(table: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    return fit(tmp_path_factory.mktemp("run_of_table"), *SMALL, "data=csv", *of_table(table))
+
+
+@pytest.fixture
+def other_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Be somebody else, who has no key yet. Returns where their key would be."""
+    monkeypatch.setattr(provenance.platformdirs, "user_state_path", lambda name: tmp_path / "other" / name)
+    return tmp_path / "other"
+
+
+def test_an_own_run_needs_no_place(run_of_table: RunDirectory, table: Path) -> None:
+    restored = restore(run_of_table.path)
+    assert restored.unopened == ()
+    seen = opened_during(lambda: restored.datasets()[1][0])
+    assert {table / "val.csv", table / "16.png"} <= seen
+    assert len(restore(run_of_table.path, "data.limit=3").datasets()[0]) == 3
+
+
+def unsigned(content: Node) -> Node:
+    return {"signature": ...}
+
+
+def signed_for_another_data_set(content: Node) -> Node:
+    return {"signature": provenance.sign({**content["config"]["data"], "flip": False})}
+
+
+def moved(content: Node) -> Node:
+    """An own checkpoint whose data a stranger has changed."""
+    config = copy.deepcopy(content["config"])
+    config["data"]["train_root"] += "/"
+    return {"config": config}
+
+
+@pytest.mark.parametrize("change", [unsigned, signed_for_another_data_set, moved])
+def test_what_a_user_did_not_sign_is_not_opened(
+    change: Callable[[Node], Node], run_of_table: RunDirectory, table: Path, tmp_path: Path
+) -> None:
+    content = torch.load(run_of_table.best_checkpoint, weights_only=True)
+    path = changed(content, tmp_path / "foreign.pt", **change(content))
+    assert_refused(path, table)
+
+
+def test_the_run_of_another_user_is_not_opened(
+    run_of_table: RunDirectory, table: Path, other_user: Path
+) -> None:
+    assert_refused(run_of_table.path, table)
+    assert not other_user.exists()
+
+
+def assert_refused(path: Path, table: Path) -> None:
+    """Nothing of the table is opened, and one line names the places and what to say instead."""
+
+    def asked() -> None:
+        with pytest.raises(UserError) as caught:
+            restore(path).datasets()
+        told.append(str(caught.value))
+
+    told: list[str] = []
+    assert not any(each.is_relative_to(table) for each in opened_during(asked))
+    assert "was not trained by you on this machine" in told[0] and "\n" not in told[0]
+    for place in ("train_csv", "train_root", "val_csv"):
+        assert f" data.{place}='" in told[0] and f" data.{place}=..." in told[0]
+    assert "val_root" not in told[0] and "cache_dir" not in told[0] and "data=NAME" in told[0]
+
+
+def test_a_place_that_the_user_names_is_opened(
+    run_of_table: RunDirectory, table: Path, other_user: Path
+) -> None:
+    root, *others = of_table(table)
+    train, val = restore(run_of_table.path, root, *others).datasets()
+    assert (len(train), len(val)) == (16, 8)
+    with pytest.raises(UserError, match=r"where the data is, data\.train_csv=\.\.\., or") as caught:
+        restore(run_of_table.path, *others).datasets()
+    assert "train_root" not in str(caught.value)
+    val_csv = restore(run_of_table.path, root, others[0], "data.val_csv=null").datasets()[1].split
+    assert val_csv.name == "seeded val"
+    named = {name: str(table / file) for name, file in {"train_csv": "val.csv", "train_root": ""}.items()}
+    assert len(restore(run_of_table.path).datasets(**named, val_csv=None)[0]) == 7
+
+
+def test_another_data_set_is_the_users_own(
+    run_of_table: RunDirectory, table: Path, other_user: Path
+) -> None:
+    seen = opened_during(lambda: restore(run_of_table.path, "data=openmoji", "data.limit=4").datasets())
+    assert not any(each.is_relative_to(table) for each in seen)
+    assert len(restore(run_of_table.path, "data=csv", *of_table(table)).datasets()[1]) == 8
+    with pytest.raises(UserError, match=r"data\.train_csv"):
+        restore(run_of_table.path, "data=csv", *of_table(table)[1:]).datasets()
+
+
+def test_embedded_data_need_no_signature(run: RunDirectory, other_user: Path) -> None:
+    assert len(restore(run.path).datasets()[0]) == 16
+
+
+def test_a_class_that_the_user_asks_for_brings_no_place_of_the_file(
+    run: RunDirectory, content: Node, tmp_path: Path
+) -> None:
+    config = copy.deepcopy(content["config"])
+    config["data"]["root"] = str(tmp_path)
+    with pytest.raises(UserError, match=r"root.* is no setting"):
+        restore(changed(content, tmp_path / "more.pt", config=config), "data._target_=miniclip.data.Folder")
+
+
+def test_the_command_asks_for_the_place_in_one_line(
+    run_of_table: RunDirectory,
+    table: Path,
+    other_user: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["miniclip evaluate", str(run_of_table.path), "retrieval"]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit, match=r"^Error: The checkpoint .*best\.pt was not trained by you"):
+        cli.evaluate()
+    monkeypatch.setattr(sys, "argv", [*words, *of_table(table)])
+    cli.evaluate()
+    assert "rsum" in capsys.readouterr().out
+
+
+def test_clip_benchmark_opens_no_data(run_of_table: RunDirectory, table: Path, other_user: Path) -> None:
+    seen = opened_during(lambda: load(str(run_of_table.path), "best", "", "cpu"))
+    assert run_of_table.best_checkpoint.resolve() in seen
+    assert not any(each.is_relative_to(table) for each in seen)
+
+
+def test_resuming_opens_nothing_that_a_file_names(run: RunDirectory, tmp_path: Path) -> None:
+    private = tmp_path / "private"
+    private.mkdir()
+    content = torch.load(run.last_checkpoint, weights_only=True)
+    config = copy.deepcopy(content["config"])
+    config["data"] = {**config["data"], "_target_": "miniclip.data.Folder", "root": str(private)}
+    config["data"]["cache_dir"] = str(private)
+    config["trainer"]["resume"] = str(private / "last.pt")
+    config["eval"]["class_names"] = config["eval"]["templates"] = str(private / "names.txt")
+    path = changed(content, tmp_path / "foreign.pt", config=config)
+    more = [*SMALL, "trainer.budget.steps=2", f"trainer.resume={path}"]
+    seen = opened_during(lambda: fit(tmp_path / "run", *more))
+    assert path in seen and not any(each.is_relative_to(private) for each in seen)
+    resumed = load_checkpoint(RunDirectory(tmp_path / "run").last_checkpoint)
+    assert resumed["progress"]["step"] == 2 and resumed["config"]["data"]["cache_dir"] is None
+
+
+def test_without_a_key_a_run_trains_unsigned(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setattr(provenance.platformdirs, "user_state_path", lambda name: tmp_path / "file" / name)
+    run = fit(tmp_path / "run", *SMALL, "data=csv", *of_table(table))
+    assert sum("not signed" in line for line in caplog.messages) == 1
+    assert "signature" not in load_checkpoint(run.best_checkpoint)
+    assert_refused(run.path, table)
+    assert len(restore(run.path, *of_table(table)).datasets()[1]) == 8
+
+
+def test_a_checkpoint_of_version_0_1_0_asks_for_its_places(
+    run_of_table: RunDirectory, table: Path, tmp_path: Path
+) -> None:
+    content = torch.load(run_of_table.best_checkpoint, weights_only=True)
+    progress = content["progress"]
+    progress["batch"] = progress.pop("position") // 8
+    for new in ("forward_passes", "total_seconds", "validations", "validated_step", "validation_due"):
+        del progress[new]
+    path = changed(content, tmp_path / "old.pt", format=1, progress=progress, data=..., signature=...)
+    assert_refused(path, table)
+    assert len(restore(path, *of_table(table)).datasets()[0]) == 16
+
+
+NO_PLACES = {
+    "caption_column",  # names of columns and parts
+    "class_column",
+    "image_column",
+    "split_column",
+    "train_split",
+    "val_split",
+    "separator",
+    "config",  # of a set of the hub; datasets refuses the signs of a path
+}
+"""Text settings of the data that open nothing."""
+
+
+def test_every_text_setting_of_the_data_is_a_place_or_none() -> None:
+    for name, source in PARTS["data"].items():
+        settings, hints = signature_of(source)
+        texts = {setting for setting in settings if setting not in hints or takes_text(hints[setting])}
+        places = set(source.places)
+        assert places <= set(settings), name
+        assert texts - places - NO_PLACES == set(), name
+        assert not places & NO_PLACES, name
+
+
+def takes_text(hint: Any) -> bool:
+    """Whether any text fits a type, by itself or in a list."""
+    return any(fits(value, hint) for value in ("any text", ["any text"], {"any": "text"}))

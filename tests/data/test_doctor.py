@@ -61,6 +61,14 @@ def test_a_planted_leak_is_found(root: Path) -> None:
     assert found["leaks"] == [["train: 5.jpg", "val: 14.jpg"]]
 
 
+def test_broken_files_leak_as_well(root: Path) -> None:
+    for name in ("train/0.jpg", "val/14.jpg"):
+        (root / name).write_bytes(b"the same, and no image")
+    (root / "val" / "15.jpg").write_bytes(b"not the same, no image")
+    _, found, _ = examined(root)
+    assert found["leaks"] == [["train: 0.jpg", "val: 14.jpg"]] and len(found["broken"]) == 3
+
+
 def test_a_leak_in_another_size_and_compression_is_found(root: Path) -> None:
     photograph(5).resize((120, 90)).save(root / "val" / "14.jpg", quality=60)
     code, found, _ = examined(root)

@@ -97,7 +97,5 @@ def test_a_checkpoint_with_an_unknown_crop_is_refused(class_run: RunDirectory, t
     checkpoint = torch.load(class_run.best_checkpoint, weights_only=True)
     checkpoint["preprocessing"]["eval_crop"] = "left"
     torch.save(checkpoint, tmp_path / "other.pt")
-    with pytest.raises(
-        UserError, match=r"other\.pt cannot be restored: the preprocessing 'left' to 32 pixels"
-    ):
+    with pytest.raises(UserError, match=r"other\.pt cannot be restored: the preprocessing 'left'"):
         restore(tmp_path / "other.pt")

@@ -37,14 +37,14 @@ def test_the_same_file_and_a_copy_of_another_name_are_told(
     val = of_files("val", picture_folder, ["1.jpg", "copy.jpg", "5.jpg", "missing.jpg"])
     with caplog.at_level(logging.WARNING):
         check_leaks([train, val])
-    assert "2 of the 4 images of the val part lie in the train part as well" in caplog.text
+    assert "The train part holds 2 of 4 images of the val part as well" in caplog.text
     assert "3.jpg = copy.jpg" in caplog.text and len(caplog.records) == 1
 
 
 def test_a_part_that_lies_whole_in_another_stops(picture_folder: Path) -> None:
     train = of_files("train", picture_folder, ["0.jpg", "1.jpg", "2.jpg"])
     test = of_files("test", picture_folder, ["2.jpg", "1.jpg"])
-    with pytest.raises(UserError, match="All 2 images of the test part lie in the train part as well"):
+    with pytest.raises(UserError, match="The train part holds all of the test part as well, 2 images"):
         check_leaks([train, of_files("val", picture_folder, ["4.jpg"]), test])
 
 
@@ -61,8 +61,8 @@ def test_images_in_bytes_and_decoded_ones_are_compared(
         check_leaks([whole.select("train", [0, 1]), whole.select("val", [2, 3, 4])])
         check_leaks([drawn.select("train", [0, 1]), drawn.select("val", [2, 3])])
     assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
-        "1 of the 3 images of the val part lie in the train part as well (1 = 3)",
-        "1 of the 2 images of the val part lie in the train part as well (a = d)",
+        "The train part holds 1 of 3 images of the val part as well (1 = 3)",
+        "The train part holds 1 of 2 images of the val part as well (a = d)",
     ]
 
 
@@ -101,6 +101,4 @@ def test_training_is_warned_and_a_cache_finds_equal_pixels(
         assert not caplog.records and test is not None
         assert (len(train), len(val), len(test)) == (6, 4, 3)
         Folder(root=str(tmp_path), **SETTINGS, cache="memory").training_sets()
-    assert (
-        "1 of the 4 images of the val part lie in the train part as well (0.jpg = again.png)" in caplog.text
-    )
+    assert "The train part holds 1 of 4 images of the val part as well (0.jpg = again.png)" in caplog.text

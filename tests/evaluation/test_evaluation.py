@@ -166,7 +166,7 @@ def test_what_cannot_be_measured_is_one_clear_line(
         ([tmp_path / "nowhere", "sharpness"], "is no run, no checkpoint"),
         ([class_run.path, "retrieval", "data.rot=x"], "has no setting data.rot"),
         ([class_run.path, "retrieval", "--device", "cuda:9"], "cuda"),
-        ([tmp_path / "broken.pt", "retrieval"], "are not finite"),
+        ([tmp_path / "broken.pt", "retrieval"], "not finite"),
         ([class_run.path, "open_clip:NoSuchModel:x", "retrieval"], "open_clip"),
     ):
         done = miniclip("evaluate", *words)

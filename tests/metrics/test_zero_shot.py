@@ -83,7 +83,7 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="templates=nowhere: must be one of none, simple, clip"):
         read_templates("nowhere")
     (tmp_path / "n.txt").write_text("hound\n")
-    with pytest.raises(SettingError, match="has 1 lines for 2 classes"):
+    with pytest.raises(SettingError, match="has 1 line for 2 classes"):
         read_class_names(str(tmp_path / "n.txt"), ["dog", "cat"])
     with pytest.raises(UserError, match="these repeat: dog"):
         class_embeddings(encode, ["dog", "cat", "dog"], ("{}",))

@@ -11,7 +11,7 @@ from torch import nn
 from miniclip.data.transforms import MEAN, STD, normalize
 from miniclip.errors import SettingError, UserError
 from miniclip.models import TimmEncoder, TorchvisionEncoder
-from miniclip.models.image_encoder import HALF, preprocessing_of
+from miniclip.models.image_encoder import HALF, ImageEncoder, _last_stage, preprocessing_of
 from miniclip.optim import parameter_groups, scale_learning_rates, set_learning_rate
 
 SETTINGS: dict[str, Any] = {
@@ -141,6 +141,41 @@ def test_a_model_of_timm(architecture: str, last: str, tmp_path: Path) -> None:
     again = timm_encoder(architecture=architecture, weights=str(path))
     first, second = (next(each.backbone.parameters()) for each in (tower, again))
     assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "expected"),
+    [
+        ("rexnet_100", {*(f"features.{number}" for number in range(11, 17))}),
+        (
+            "hrnet_w18_small",
+            {"transition3", "stage4", "incre_modules", "downsamp_modules", "final_layer"},
+        ),
+        ("coat_tiny", {"parallel_blocks", "norm2", "norm3", "norm4", "aggregate"}),
+        ("resnet18", {"layer4"}),
+        ("vit_tiny_patch16_224", {"blocks.11", "norm"}),
+        ("convnext_atto", {"stages.3", "head"}),
+        ("efficientnet_b0", {"blocks.5", "blocks.6", "conv_head", "bn2"}),  # both of 32 pixels a cell
+        ("densenet121", {"features.transition3", "features.denseblock4", "features.norm5"}),
+        ("mvitv2_tiny", {"stages.3", "norm"}),  # whose feature maps name parts that it has not
+    ],
+)
+def test_the_last_stage_is_what_follows_the_last_feature_map_but_one(
+    architecture: str, expected: set[str]
+) -> None:
+    timm = pytest.importorskip("timm", reason="needs the extra timm")
+    with torch.device("meta"):
+        model = timm.create_model(architecture, pretrained=False, num_classes=0)
+    names = {id(part): name for name, part in model.named_modules()}
+    assert {names[id(part)] for part in _last_stage(model)} == expected
+
+
+def test_a_last_stage_that_is_not_known_says_what_to_choose() -> None:
+    model = nn.ModuleDict({"stem": nn.Linear(2, 2), "tail": nn.Linear(2, 2)})
+    model.feature_info = [{"module": "block.0"}, {"module": "block.1"}]  # as twins of timm do
+    settings: dict[str, Any] = {"width": 2, "embed_dim": 2, "frozen_statistics": False, "lr_factor": 1.0}
+    with pytest.raises(SettingError, match=r"trainable=last_stage: .*choose all or none"):
+        ImageEncoder(model, trainable="last_stage", **settings)
 
 
 def test_an_unknown_model_names_near_ones() -> None:

@@ -351,7 +351,7 @@ def test_auto_leaves_runs_of_other_settings_alone(
 
     with caplog.at_level("INFO"):
         assert found("b") is None
-    assert "(1 of other settings are left alone): a fresh start" in caplog.text
+    assert "(1 of other settings left alone): a fresh start" in caplog.text
     assert found("b", optimizer__rho=0.2, trainer__budget__epochs=9) is None
     checkpoint = tmp_path / "a" / "checkpoints" / "last.pt"
     assert found("b", optimizer__rho=0.2, trainer__num_workers=1) == checkpoint

@@ -211,13 +211,15 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) 
 def test_a_batch_larger_than_the_training_set(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"trainer\.batch_size=64.*training set of 40 images"):
         fit(tmp_path, *TINY, "trainer.batch_size=64")
-    with pytest.raises(UserError, match=r"trainer\.accumulate_steps=6.*asks for 48 images an update"):
+    with pytest.raises(UserError, match=r"trainer\.accumulate_steps=6.*asks for 48 images per update"):
         fit(tmp_path, *TINY, "trainer.accumulate_steps=6")
 
 
 def test_a_budget_of_steps_ends_in_the_middle_of_an_epoch_with_a_validation(tmp_path: Path) -> None:
     run = fit(tmp_path, *TINY, "trainer.budget.steps=3")
-    assert json.loads(run.summary.read_text())["steps"] == 3
+    summary = json.loads(run.summary.read_text())
+    assert summary["steps"] == 3
+    assert (summary["best"]["epoch"], summary["best"]["epochs_begun"]) == (0, 1)
 
 
 def test_forward_passes_compare_optimizers_at_equal_cost(tmp_path: Path) -> None:

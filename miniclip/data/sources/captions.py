@@ -9,7 +9,7 @@ from pathlib import Path
 from miniclip.data.dataset import Split
 from miniclip.data.images import ImageFiles
 from miniclip.data.sources.image_names import find_images
-from miniclip.errors import UserError
+from miniclip.errors import UserError, counted
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def group_by_image(rows: Iterable[tuple[str, str]], source: Path) -> Captions:
             num_empty += 1
 
     if num_empty:
-        log.warning("%s: %d rows without a caption are left out.", source, num_empty)
+        log.warning("%s: %s without a caption left out.", source, counted(num_empty, "row"))
     if not captions:
         raise UserError(f"{source} holds no captions.")
     return dict(captions)
@@ -46,6 +46,11 @@ def split_of_files(
 ) -> Split:
     """A split whose images are files below `root`; see `by_file`."""
     captions = by_file(captions, root, skips_missing=skips_missing)
+    return split_of_found_files(name, captions, root, decode_size=decode_size)
+
+
+def split_of_found_files(name: str, captions: Captions, root: Path, *, decode_size: int) -> Split:
+    """A split whose images are files below `root` that `by_file` has found."""
     names = list(captions)
     images = ImageFiles(root, names, decode_size=decode_size)
     return Split(name, ids=names, images=images, captions=list(captions.values()))

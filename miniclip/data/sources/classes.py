@@ -15,8 +15,8 @@ from torch import Tensor
 from miniclip.data.dataset import FolderSource, Images, Split
 from miniclip.data.images import ImageFiles
 from miniclip.data.sources.captions import seeded_rows
-from miniclip.data.sources.walk import counted, examples, find_images, is_visible
-from miniclip.errors import BrokenImage, SettingError
+from miniclip.data.sources.walk import examples, find_images, is_visible
+from miniclip.errors import BrokenImage, SettingError, counted
 
 log = logging.getLogger(__name__)
 

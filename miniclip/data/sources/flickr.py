@@ -17,7 +17,7 @@ from miniclip.data.sources.columns import captions_of_cell
 from miniclip.data.sources.table import read_table
 from miniclip.data.sources.text_files import open_text, read_text
 from miniclip.data.sources.walk import is_visible
-from miniclip.errors import SettingError, UserError
+from miniclip.errors import SettingError, UserError, counted
 
 log = logging.getLogger(__name__)
 
@@ -232,9 +232,9 @@ def _with_files(captions: Captions, images: Path) -> Captions:
     left_out = [name for name in captions if name not in kept]
     if left_out:
         log.warning(
-            "%d of the %d images that captions name are left out: no such file, and no image's name (%s).",
+            "Left out %d of %s that captions name: no such file, and no image's name (%s).",
             len(left_out),
-            len(captions),
+            counted(len(captions), "image"),
             ", ".join(left_out[:3]),
         )
     return kept
@@ -268,7 +268,7 @@ def read_results(path: Path) -> Iterator[tuple[str, str]]:
             num_mended += match["separator"] is None
             yield match["image"].strip(), match["caption"]
     if num_mended:
-        log.warning("%s: the missing separator of %d row was put in.", path, num_mended)
+        log.warning("%s: the missing separator of %s put in.", path, counted(num_mended, "row"))
 
 
 def read_hugging_face(path: Path) -> Mapping[str, Captions]:

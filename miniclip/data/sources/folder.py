@@ -9,8 +9,8 @@ from miniclip.data.dataset import FolderSource, Split
 from miniclip.data.images import ImageFiles
 from miniclip.data.sources.captions import Captions, seeded_split
 from miniclip.data.sources.text_files import read_text
-from miniclip.data.sources.walk import counted, examples, images_of, visible_files
-from miniclip.errors import SettingError, UserError
+from miniclip.data.sources.walk import examples, images_of, visible_files
+from miniclip.errors import SettingError, UserError, counted
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class Folder(FolderSource):
         if not names:
             return
 
-        which = f"{folder}: {len(names):,} of {counted(num_images, 'image')} have no captions in a .txt"
+        which = f"{folder}: {len(names):,} of {counted(num_images, 'image')} without captions in a .txt"
         allowed = self.max_broken_fraction if self.skips_broken else 0.0
         if len(names) > allowed * num_images:
             limit = f", more than data.max_broken_fraction={allowed:g}" if self.skips_broken else ""
@@ -82,7 +82,7 @@ class Folder(FolderSource):
                 f"{which} beside them{limit}: {examples(names)}. Write a {Path(names[0]).stem}.txt with "
                 f"one caption per line, move the images elsewhere{fix}."
             )
-        log.warning("%s beside them and are left out: %s", which, examples(names))
+        log.warning("%s beside them left out: %s", which, examples(names))
 
 
 def _texts_by_stem(names: Iterable[str], folder: Path) -> Mapping[str, str]:

@@ -1,6 +1,5 @@
 """Data sets of the Hugging Face hub."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,17 +17,10 @@ from miniclip.data.sources.rows import (
     splits_of_rows,
     whole_splits,
 )
-from miniclip.errors import SettingError, UserError
+from miniclip.errors import HOW_TO_LOG_IN, SettingError, UserError, without_secrets
 
 if TYPE_CHECKING:
     import datasets
-
-SECRETS = (
-    (re.compile(r"//\S*@"), "//***@"),  # user:password before a host
-    (re.compile(r"[^\s/:@]+:(?!//)[^\s]*@"), "***@"),
-    (re.compile(r"\bhf_\w+"), "hf_***"),
-    (re.compile(r"(?i)\b(token|key|password|secret)=[^\s&]+"), r"\1=***"),
-)
 
 
 class Hub(DataSource):
@@ -56,6 +48,8 @@ class Hub(DataSource):
             not there.
     """
 
+    places = (*DataSource.places, "hub")
+
     def __init__(
         self,
         *,
@@ -75,8 +69,7 @@ class Hub(DataSource):
         super().__init__(**source_settings)
         check_val_fraction(val_fraction)
         if without_secrets(hub) != hub and not Path(hub).exists():
-            allowed = "holds a password or token; give the name alone, and log in with: hf auth login"
-            raise SettingError("hub", without_secrets(hub), allowed)
+            raise SettingError("hub", without_secrets(hub), HOW_TO_LOG_IN)
         self.hub = hub
         self.config = config
         self.parts = {"train": train_split, "val": val_split}
@@ -189,13 +182,6 @@ class Hub(DataSource):
 
         folder = Path(self.hub).absolute()
         return find_files(paths, has_bytes, [folder], folder, source)
-
-
-def without_secrets(text: str) -> str:
-    """The text with *** for passwords and tokens."""
-    for pattern, replacement in SECRETS:
-        text = pattern.sub(replacement, text)
-    return text
 
 
 def _names(rows: "datasets.Dataset", column: str | None) -> list[str] | None:

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from miniclip.errors import UserError
+from miniclip.errors import UserError, counted
 
 log = logging.getLogger(__name__)
 
@@ -42,10 +42,9 @@ def find_images(root: Path, names: Iterable[str], *, skips_missing: bool) -> dic
 
     if differing:
         log.warning(
-            "%s: %d names differ from their files in case, accents or slashes (%r is %r); the files are "
-            "taken.",
+            "%s: %s unlike the files' in case, accents or slashes (%r is %r); the files are taken.",
             root,
-            len(differing),
+            counted(len(differing), "name"),
             differing[0],
             found[differing[0]],
         )

@@ -21,7 +21,7 @@ from miniclip.data.sources.rows import (
     whole_splits,
 )
 from miniclip.data.sources.walk import examples, is_visible
-from miniclip.errors import SettingError, UserError
+from miniclip.errors import SettingError, UserError, counted
 
 if TYPE_CHECKING:
     import pyarrow
@@ -231,9 +231,9 @@ def _tell_missing_shards(files: Sequence[Path]) -> None:
     announced = [int(match[1]) for path in files if (match := SHARD.search(path.stem))]
     if announced and len(announced) < max(announced):
         log.warning(
-            "%s: only %d of %d files are there, like %s; the others are missing.",
+            "%s: there is only %s of %d, like %s; the rest is missing.",
             files[0].parent,
-            len(announced),
+            counted(len(announced), "file"),
             max(announced),
             files[0].name,
         )

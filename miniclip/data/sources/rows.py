@@ -12,8 +12,8 @@ from miniclip.data.dataset import Split
 from miniclip.data.images import ImageBytes
 from miniclip.data.sources.captions import seeded_rows
 from miniclip.data.sources.columns import captions_of_cell, shortened
-from miniclip.data.sources.walk import counted, examples, lies_within
-from miniclip.errors import UserError
+from miniclip.data.sources.walk import examples, lies_within
+from miniclip.errors import UserError, counted
 
 log = logging.getLogger(__name__)
 
@@ -262,8 +262,8 @@ def _split(name: str, rows: Rows, chosen: Sequence[int], decode_size: int) -> Sp
     if not captioned:
         raise UserError(f"{rows.source} holds no captions.")
     if len(captioned) < len(chosen):
-        number = len(chosen) - len(captioned)
-        log.warning("%s: %d rows without a caption are left out.", rows.source, number)
+        number = counted(len(chosen) - len(captioned), "row")
+        log.warning("%s: %s without a caption left out.", rows.source, number)
 
     groups = _equal_images(rows, captioned) if rows.merges else [[row] for row in captioned]
     if len(groups) < len(captioned):

@@ -8,7 +8,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from miniclip.data.dataset import DataSource, Split, check_val_fraction, existing_path
-from miniclip.data.sources.captions import Captions, by_file, group_by_image, seeded_split, split_of_files
+from miniclip.data.sources.captions import (
+    Captions,
+    by_file,
+    group_by_image,
+    seeded_split,
+    split_of_found_files,
+)
 from miniclip.data.sources.columns import (
     IMAGE_COLUMNS,
     captions_of_cell,
@@ -52,6 +58,8 @@ class CSVTable(DataSource):
     Raises:
         SettingError: when a table or a folder does not exist.
     """
+
+    places = (*DataSource.places, "train_csv", "train_root", "val_csv", "val_root")
 
     def __init__(
         self,
@@ -106,9 +114,7 @@ class CSVTable(DataSource):
         return by_file(group_by_image(rows, table), root, skips_missing=self.skips_broken)
 
     def _split(self, name: str, captions: Captions, root: Path) -> Split:
-        return split_of_files(
-            name, captions, root, decode_size=self.decode_size, skips_missing=self.skips_broken
-        )
+        return split_of_found_files(name, captions, root, decode_size=self.decode_size)
 
 
 def read_table(

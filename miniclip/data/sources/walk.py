@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from miniclip.errors import UserError
+from miniclip.errors import UserError, counted
 
 log = logging.getLogger(__name__)
 
@@ -116,11 +116,6 @@ def lies_within(home: str, path: str | Path) -> bool:
         return os.path.commonpath([home, os.path.realpath(path)]) == home
     except ValueError:  # another drive of Windows, or a NUL in the name
         return False
-
-
-def counted(count: int, noun: str) -> str:
-    """A count with its noun: "1 image", "1,200 images"."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def examples(names: Sequence[str], *, limit: int = 3) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from miniclip.errors import SettingError
+from miniclip.errors import SettingError, counted
 from miniclip.evaluation.task import (
     Result,
     Task,
@@ -49,7 +49,7 @@ class FewShotProbe(Task):
     def _line(self, result: FewShot) -> str:
         return (
             f"{result.shots:3} per class: top-1 {result.mean:.1f}, standard deviation {result.std:.1f} "
-            f"over {self.num_seeds} draws"
+            f"over {counted(self.num_seeds, 'draw')}"
         )
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from miniclip.errors import counted
 from miniclip.evaluation.task import (
     Result,
     Task,
@@ -33,8 +34,9 @@ class LinearProbe(Task):
             "train_images": len(train.labels),
             "most_common_class": most_common,
         }
+        images = counted(len(train.labels), "training image")
         line = (
-            f"top-1 {probe.accuracy:.1f} with C = {probe.C:g} on {len(train.labels):,} training images; "
+            f"top-1 {probe.accuracy:.1f} with C = {probe.C:g} on {images}; "
             f"always the most common class: {most_common:.1f}"
         )
         return Result(numbers, [line])

@@ -5,7 +5,7 @@ from itertools import islice
 from typing import Any
 
 from miniclip.data.loader import EpochBatches, Loader
-from miniclip.errors import SettingError, UserError
+from miniclip.errors import SettingError, UserError, counted
 from miniclip.evaluation.models import MiniCLIPModel
 from miniclip.evaluation.task import Result, Task, TaskContext, need_training_images
 from miniclip.figures import draw_landscape
@@ -44,7 +44,7 @@ class Sharpness(Task):
             raise UserError(
                 f"eval.tasks.sharpness.num_batches={self.num_batches} of "
                 f"eval.tasks.sharpness.batch_size={self.batch_size} must fit into the "
-                f"{len(context.train):,} training images."
+                f"{counted(len(context.train), 'training image')}."
             )
 
     def run(self, context: TaskContext) -> Result:

@@ -53,7 +53,7 @@ def test_the_exact_file_wins_without_a_word(root: Path, caplog: pytest.LogCaptur
 def test_names_that_differ_are_counted_in_one_line(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     find_images(root, ["0.JPG", "sub\\1.jpg", "0.jpg"], skips_missing=False)
     assert len(caplog.records) == 1
-    assert "2 names differ from their files" in caplog.text and "'0.JPG' is '0.jpg'" in caplog.text
+    assert "2 names unlike the files'" in caplog.text and "'0.JPG' is '0.jpg'" in caplog.text
 
 
 @pytest.mark.parametrize(

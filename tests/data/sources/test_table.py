@@ -8,6 +8,7 @@ import pytest
 
 from miniclip.data import CSVTable
 from miniclip.data.sources.captions import group_by_image
+from miniclip.data.sources.image_names import find_images
 from miniclip.data.sources.table import read_json_table, read_table
 from miniclip.errors import SettingError, UserError
 
@@ -234,9 +235,24 @@ def test_one_table_is_shared_out_by_image(tmp_path: Path, picture_folder: Path) 
     assert list(again[1].ids) == list(val.ids) != list(other[1].ids)
 
 
+def test_each_file_is_looked_for_once(
+    tmp_path: Path, picture_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched: list[Path] = []
+
+    def counting(root: Path, *names: Any, **settings: Any) -> dict[str, str]:
+        searched.append(root)
+        return find_images(root, *names, **settings)
+
+    monkeypatch.setattr("miniclip.data.captions.find_images", counting)
+    table = written(tmp_path, "t.csv", "image,caption\n0.jpg,a\n1.jpg,b\n")
+    source(picture_folder, table, val_csv=None, val_root=None, val_fraction=0.5).splits()
+    assert searched == [picture_folder]
+
+
 def test_the_same_table_twice_stops(tmp_path: Path, picture_folder: Path) -> None:
     train = written(tmp_path, "train.csv", "image,caption\n0.jpg,a\n1.jpg,b\n")
-    with pytest.raises(UserError, match="All 2 images of the val part lie in the train part as well"):
+    with pytest.raises(UserError, match="The train part holds all of the val part as well, 2 images"):
         source(picture_folder, train, val_csv=str(train), val_root=None).training_sets()
 
 
@@ -246,7 +262,7 @@ def test_validation_images_that_train_are_counted_aloud(
     train = written(tmp_path, "train.csv", "image,caption\n0.jpg,a\n1.jpg,b\n")
     val = written(tmp_path, "val.csv", "image,caption\n./1.JPG,b\n2.jpg,c\n")
     source(picture_folder, train, val_csv=str(val), val_root=None).training_sets()
-    assert "1 of the 2 images of the val part lie in the train part as well" in caplog.text
+    assert "The train part holds 1 of 2 images of the val part as well" in caplog.text
 
 
 def test_missing_captions_are_counted_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -185,7 +185,7 @@ def test_images_without_a_caption_count_as_broken_where_these_are_skipped(
     with pytest.raises(UserError, match=r"more than data\.max_broken_fraction=0\.1: 1\.jpg, 2\.jpg"):
         folder(root, on_broken_image="skip", max_broken_fraction=0.1).datasets()
     assert num_images(folder(root, on_broken_image="skip", max_broken_fraction=0.2)) == 10
-    assert "2 of 12 images have no captions in a .txt beside them and are left out" in caplog.text
+    assert "2 of 12 images without captions in a .txt beside them left out" in caplog.text
 
 
 def test_a_folder_without_any_caption_is_refused_even_where_broken_images_are_skipped(root: Path) -> None:

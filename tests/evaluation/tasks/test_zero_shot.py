@@ -26,7 +26,7 @@ def test_images_are_classified_by_the_names_of_their_classes(context: TaskContex
 def test_names_come_from_a_file_of_as_many_that_differ(context: TaskContext, tmp_path: Path) -> None:
     for lines, reason in (
         ("square\nsquare\ncircle\n", "these repeat: square"),
-        ("square\n", r"eval\.tasks\.zero_shot\.class_names=.* has 1 lines for 3 classes"),
+        ("square\n", r"eval\.tasks\.zero_shot\.class_names=.* has 1 line for 3 classes"),
     ):
         (tmp_path / "names.txt").write_text(lines)
         names = f"eval.tasks.zero_shot.class_names={tmp_path / 'names.txt'}"
