@@ -14,11 +14,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from miniclip.config.build import build, make
 from miniclip.config.compose import short_overrides
+from miniclip.data.eval_preprocessing import EvalPreprocessing
 from miniclip.errors import UserError, counted
-from miniclip.evaluation import MiniCLIPModel
-from miniclip.evaluation.evaluation import Result, flat_numbers
-from miniclip.figures.figures import draw_curves, draw_retrieval
-from miniclip.metrics import retrieval_ranks
+from miniclip.evaluation import MiniCLIPModel, Result, TaskContext, flat_numbers
+from miniclip.figures import draw_curves, draw_retrieval
+from miniclip.metrics import recall_table, retrieval_ranks
 from miniclip.runs import RunDirectory, RunFacts
 from miniclip.runs.environment import git_revision
 from miniclip.runs.job_key import job_key
@@ -111,9 +111,22 @@ def _train_and_measure(cfg: DictConfig, run: RunDirectory) -> tuple[dict[str, An
     """The summary of the training, and what each task of `eval` found."""
     trainer, experiment, logger = build(cfg, run)
     evaluation = make(cfg, "eval")
-    subject = MiniCLIPModel("this run", experiment.model, experiment.tokenizer, trainer.device)
-    datasets = experiment.train_set, experiment.val_set
-    experiment = replace(experiment, measures=evaluation.at_each_validation(subject, *datasets))
+    subject = MiniCLIPModel(
+        "this run",
+        experiment.model,
+        experiment.tokenizer,
+        preprocess=EvalPreprocessing.from_state(experiment.preprocessing),
+        device=trainer.device,
+    )
+    context = TaskContext(
+        subject,
+        experiment.train_set,
+        experiment.val_set,
+        folder=run.evaluation,
+        loss=experiment.loss,
+        seed=cfg.seed,
+    )
+    experiment = replace(experiment, measures=evaluation.at_each_validation(context))
     log.info("%s", _headline(experiment, trainer, run))
     checkpoint = go_on(trainer.resume, run, experiment.config)
     logger.start(run.metrics, RunFacts(_run_name(cfg), experiment.config, _sweep_name(), _tags()))
@@ -126,8 +139,15 @@ def _train_and_measure(cfg: DictConfig, run: RunDirectory) -> tuple[dict[str, An
         run.write_ranks(image_of_caption=features.image_of_caption, **ranks._asdict())
         test_set = experiment.test_set
         if test_set is not None:
-            datasets = experiment.train_set, test_set
-            measures = evaluation.at_each_validation(subject, *datasets)
+            context = TaskContext(
+                subject,
+                experiment.train_set,
+                test_set,
+                folder=run.evaluation / "test",
+                loss=experiment.loss,
+                seed=cfg.seed,
+            )
+            measures = evaluation.at_each_validation(context)
             tested = measure_test(experiment, test_set, trainer, best=summary["best"], measures=measures)
             _write_test(tested, summary, run)
             numbers = {key: value for key, value in tested.record.items() if key.startswith("test/")}
@@ -141,14 +161,7 @@ def _train_and_measure(cfg: DictConfig, run: RunDirectory) -> tuple[dict[str, An
                 protocol=summary["best"]["protocol"],
             ),
         }
-        measured = evaluation.run(
-            subject,
-            datasets,
-            run.evaluation / ("" if test_set is None else "test"),
-            checkpoint=str(run.best_checkpoint),
-            loss=experiment.loss,
-            seed=cfg.seed,
-        )
+        measured = evaluation.run(context, checkpoint=str(run.best_checkpoint))
         if measured:
             logger.log({"step": summary["steps"], **flat_numbers(measured)})
         failed = False
@@ -212,13 +225,13 @@ def _table(summary: dict[str, Any], run: RunDirectory) -> str:
     best, test = summary["best"], summary.get("test")
     lines = [
         f"\nBest of {counted(summary['validations'], 'validation')} ({best['protocol']})",
-        *_recall_lines(best, "val"),
+        *recall_table(best, prefix="val/"),
         f"rsum {summary['best_rsum']:.1f} at step {best['step']} ({_epoch(best)})",
     ]
     if test is not None:
         lines += [
             f"Test, measured once with that checkpoint ({test['protocol']})",
-            *_recall_lines(test, "test"),
+            *recall_table(test, prefix="test/"),
             f"rsum {test['test/rsum']:.1f}",
         ]
     return "\n".join(
@@ -235,12 +248,3 @@ def _epoch(record: dict[str, Any]) -> str:
     # runs of earlier versions keep only the epochs that were completed
     begun = record.get("epochs_begun", record["epoch"])
     return f"epoch {begun}" if begun == record["epoch"] else f"in epoch {begun}"
-
-
-def _recall_lines(record: dict[str, Any], part: str) -> list[str]:
-    """A small table of the recalls of a part."""
-    rows: list[tuple[str, ...]] = [("", "R@1", "R@5", "R@10", "median rank")]
-    for direction, title in (("i2t", "image to text"), ("t2i", "text to image")):
-        recalls = (f"{record[f'{part}/{direction}_r{k}']:.1f}" for k in (1, 5, 10))
-        rows.append((title, *recalls, f"{record[f'{part}/{direction}_median_rank']:g}"))
-    return [f"{row[0]:14}" + "".join(f"{cell:>13}" for cell in row[1:]) for row in rows]

@@ -27,14 +27,15 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from miniclip.config.compose import refuse_unknown, what_is_wrong
-from miniclip.config.hints import groups, is_named, refuse_misspelled
+from miniclip.config.hints import SEVERAL, groups, is_named, refuse_misspelled
 from miniclip.config.optuna_sweeper import OPTUNA, settings_to_check
 from miniclip.data import DataSource, ImageTextDataset, Split
-from miniclip.data.transforms import MEAN, STD
+from miniclip.data.eval_preprocessing import EvalPreprocessing
 from miniclip.errors import SettingError, UserError, counted
 from miniclip.models import HFTextModel, MiniCLIP
-from miniclip.models.image_encoder import Preprocessing, preprocessing_of
+from miniclip.models.image_encoder import preprocessing_of
 from miniclip.optim import PassOptimizer, as_pass_optimizer, parameter_groups, scale_learning_rates
+from miniclip.preprocessing import MEAN, STD, Preprocessing
 from miniclip.provenance import sign
 from miniclip.runs import JsonlLogger, RunDirectory
 from miniclip.runs.job_key import job_key, search_key
@@ -112,13 +113,8 @@ def _preprocessing(cfg: DictConfig, model: MiniCLIP) -> dict[str, Any]:
     unlike = unlike_the_run(wanted, eval_crop=cfg.data.eval_crop)
     if unlike:
         log.info("The image tower's weights saw other images than this run's: %s.", "; ".join(unlike))
-    return {
-        "image_size": cfg.image_size,
-        "eval_crop": cfg.data.eval_crop,
-        **wanted._asdict(),
-        "mean": list(wanted.mean),
-        "std": list(wanted.std),
-    }
+    size, crop = cfg.data.image_size, cfg.data.eval_crop
+    return EvalPreprocessing(size, crop=crop, trained_with=wanted).state()
 
 
 def unlike_the_run(wanted: Preprocessing, *, eval_crop: str) -> list[str]:
@@ -128,7 +124,7 @@ def unlike_the_run(wanted: Preprocessing, *, eval_crop: str) -> list[str]:
         found.append(f"mean {list(wanted.mean)} and deviation {list(wanted.std)}, which are applied")
     if wanted.interpolation not in (None, "bicubic"):
         found.append(f"{wanted.interpolation} interpolation, where this run has bicubic")
-    if wanted.crop_fraction is not None and (wanted.crop_fraction, eval_crop) != (1.0, "centre"):
+    if wanted.crop_fraction is not None and (wanted.crop_fraction, eval_crop) != (1.0, "center"):
         crop = f"a center crop of {wanted.crop_fraction:.3g} of the side"
         found.append(f"{crop}, where this run has data.eval_crop={eval_crop}")
     return found
@@ -195,7 +191,9 @@ def _check_groups(cfg: DictConfig) -> None:
         place = group.replace("/", ".")
         parent, _, name = place.rpartition(".")
         holder = OmegaConf.select(cfg, parent) if parent else cfg
-        if not group.startswith(("hydra/", "experiments")) and (place in PARTS or name in (holder or {})):
+        if group in SEVERAL or group.startswith(("hydra/", "experiments")):
+            continue
+        if place in PARTS or name in (holder or {}):
             _check_is_part(cfg, group)
 
 

@@ -26,14 +26,14 @@ class Landscape(NamedTuple):
     Attributes:
         distances: Euclidean distances from w along the gradient, negative ones downhill.
         gradient: loss at these.
-        shares: steps along a random direction whose filters are as long as those of w (Li et al. 2018,
+        fractions: steps along a random direction whose filters are as long as those of w (Li et al. 2018,
             arXiv 1712.09913, section 4); 1 is as far as the weights are long.
         random: loss at these.
     """
 
     distances: list[float]
     gradient: list[float]
-    shares: list[float]
+    fractions: list[float]
     random: list[float]
 
 
@@ -138,9 +138,9 @@ def top_eigenvalue(
 
 
 def landscape(
-    surface: LossSurface, *, radius: float, share: float = 0.5, points: int = 21, seed: int = 0
+    surface: LossSurface, *, radius: float, fraction: float = 0.5, points: int = 21, seed: int = 0
 ) -> Landscape:
-    """The loss on two lines through w, from -radius to radius and from -share to share."""
+    """The loss on two lines through w, from -radius to radius and from -fraction to fraction."""
     gradients = [surface.gradient(batch) for batch in surface.batches]
     uphill = _unit([torch.stack(parts).mean(dim=0) for parts in zip(*gradients, strict=True)])
     random = _random_like(surface.params, seed)
@@ -150,8 +150,14 @@ def landscape(
     def losses(line: list[Tensor], steps: list[float]) -> list[float]:
         return [surface.moved(torch._foreach_mul(line, step), surface.mean_loss) for step in steps]
 
-    distances, shares = (torch.linspace(-most, most, points).tolist() for most in (radius, share))
-    return Landscape(distances, losses(uphill, distances), shares, losses(random, shares))
+    distances = torch.linspace(-radius, radius, points).tolist()
+    fractions = torch.linspace(-fraction, fraction, points).tolist()
+    return Landscape(
+        distances=distances,
+        gradient=losses(uphill, distances),
+        fractions=fractions,
+        random=losses(random, fractions),
+    )
 
 
 def _match_filters(direction: Tensor, p: Tensor) -> None:

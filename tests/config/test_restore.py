@@ -19,7 +19,7 @@ from PIL import Image
 from miniclip import cli, provenance
 from miniclip.config.restore import PARTS, restore
 from miniclip.errors import UserError
-from miniclip.figures.figures import new_figure, save
+from miniclip.figures import new_figure, save
 from miniclip.files import write_text
 from miniclip.integrations.clip_benchmark import load
 from miniclip.runs import RunDirectory
