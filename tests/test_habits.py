@@ -1,6 +1,7 @@
 """Packaging, the files that GitHub and pre-commit read, and the paths that CONTRIBUTING.md names."""
 
 import configparser
+import re
 from pathlib import Path
 from typing import Any
 
@@ -65,3 +66,16 @@ def test_a_bug_report_asks_for_what_a_run_leaves() -> None:
     form = parsed(ROOT / ".github" / "ISSUE_TEMPLATE" / "bug_report.yml")
     labels = {field["attributes"]["label"] for field in form["body"]}
     assert {"environment.json", "status.json", "train.log"} <= labels
+
+
+def paths_of(text: str) -> set[str]:
+    """What stands in backticks on one line and looks like a path of the checkout."""
+    quoted = re.findall(r"`([^`\s]+)`", text)
+    tops = {path.name for path in ROOT.iterdir()}
+    return {word for word in quoted if word.split("/")[0] in tops}
+
+
+def test_every_path_of_contributing_exists() -> None:
+    paths = paths_of((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
+    assert len(paths) > 20
+    assert {path for path in paths if not (ROOT / path).exists()} == set()
