@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from miniclip.errors import SettingError, UserError
+from miniclip.optim.norm_layers import NORM_LAYERS
 from miniclip.optim.randomness import Randomness
 from miniclip.optim.skipped import forget_skipped_state
 from miniclip.optim.statistics import frozen_statistics, warning_of_moving_statistics
@@ -37,8 +38,6 @@ Base = Callable[..., Optimizer]
 RhoSchedule = Literal["constant", "warmup", "lr"]
 
 LOW_PRECISION = (torch.float16, torch.bfloat16)
-
-NORM_LAYERS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 class SAM(Optimizer):
