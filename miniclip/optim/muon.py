@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from miniclip.optim.sam import Closure, check_group, copied_state, loss_of
+from miniclip.optim.checks import check_group
+from miniclip.optim.sam import Closure, copied_state, loss_of
 
 
 class MuonAdamW(Optimizer):
@@ -47,6 +48,7 @@ class MuonAdamW(Optimizer):
         self._eps = eps
         self._muon: Optimizer | None = None
         self._adamw: Optimizer | None = None
+
         beta1, beta2 = betas
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "betas": (beta1, beta2)})
         # groups of matrices first
@@ -55,12 +57,15 @@ class MuonAdamW(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Tensor | None:  # type: ignore[override]
-        """Update all parameters. A closure is run first, and its loss returned."""
+        """One step of both parts. A closure is run first, and its loss returned."""
         loss = None if closure is None else loss_of(closure)
+
+        # schedules of the momentum write the first of the betas
         if self._muon is not None:
             for group in self._muon.param_groups:
                 group["momentum"] = group["betas"][0]
             self._muon.step()
+
         if self._adamw is not None:
             self._adamw.step()
         return loss
@@ -71,6 +76,7 @@ class MuonAdamW(Optimizer):
         super().add_param_group(param_group)
         group = self.param_groups.pop()
         check_group(group)
+
         for part in _split(group):
             if _holds_matrices(part):
                 if not names_betas:
@@ -79,6 +85,7 @@ class MuonAdamW(Optimizer):
             else:
                 self._add_to_adamw(part)
             self.param_groups.append(part)
+
         self._share()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -122,11 +129,14 @@ def _holds_matrices(group: dict[str, Any]) -> bool:
 def _split(group: dict[str, Any]) -> list[dict[str, Any]]:
     """A group's matrices and its other parameters, each as a group of its own if there are any."""
     parts = []
+    names = group.get("param_names")
     for is_matrix in (True, False):
         chosen = [index for index, p in enumerate(group["params"]) if (p.ndim == 2) == is_matrix]
+        if not chosen:
+            continue
+
         part = {**group, "params": [group["params"][index] for index in chosen]}
-        if "param_names" in group:
-            part["param_names"] = [group["param_names"][index] for index in chosen]
-        if chosen:
-            parts.append(part)
+        if names is not None:
+            part["param_names"] = [names[index] for index in chosen]
+        parts.append(part)
     return parts
