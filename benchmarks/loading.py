@@ -1,4 +1,4 @@
-"""Training images a second out of the loader, beside the usual torchvision pipeline.
+"""Training images per second out of the loader, beside the usual torchvision pipeline.
 
     python -m benchmarks.loading /path/to/photographs [ROUNDS]
 
@@ -38,7 +38,7 @@ CPU = torch.device("cpu")
 
 
 class Usual(Dataset[Tensor]):
-    """The rival's data set."""
+    """The rival's dataset."""
 
     def __init__(self, files: list[Path]):
         self.files = files
@@ -86,7 +86,7 @@ def our_batches(root: Path, cache: str, crop: str = "resized") -> Iterable[Tenso
 
 
 def rate(batches: Iterable[Tensor]) -> float:
-    """Images a second after the first two batches, while which the workers start."""
+    """Images per second after the first two batches, during which the workers start."""
     count, started = 0, 0.0
     for number, images in enumerate(batches):
         if number == 1:
@@ -109,11 +109,13 @@ def prepare(photographs: Path, folder: Path, copies: int) -> list[Path]:
                 name.hardlink_to(target)
             name.with_suffix(".txt").write_text(path.stem)
             files.append(name)
+
     return files
 
 
 def main() -> None:
     rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 3
+
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary) / "photographs"
         files = prepare(Path(sys.argv[1]), root, copies=3)
@@ -121,13 +123,15 @@ def main() -> None:
         our_batches(root, "disk")
         print(f"building the cache of {len(files):,} images: {time.perf_counter() - started:.1f} s")
         our_batches(root, "disk", "shifted")
+
         rates: dict[str, list[float]] = {"usual": [], "uncached": [], "cached": [], "cached, shifted": []}
         for _ in range(rounds):
             rates["usual"].append(rate(usual_batches(files[::3])))
             rates["uncached"].append(rate(our_batches(root, "none")))
             rates["cached"].append(rate(our_batches(root, "disk")))
             rates["cached, shifted"].append(rate(our_batches(root, "disk", "shifted")))
-            print("  ".join(f"{name} {own[-1]:.0f}" for name, own in rates.items()), flush=True)
+            print("  ".join(f"{name} {measured[-1]:.0f}" for name, measured in rates.items()), flush=True)
+
     print(conditions("torch", "torchvision", "pillow"))
     for name in ("uncached", "cached", "cached, shifted"):
         ratio = statistics.median(a / b for a, b in zip(rates[name], rates["usual"], strict=True))

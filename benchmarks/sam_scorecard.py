@@ -34,7 +34,7 @@ class Rival(NamedTuple):
 
     Attributes:
         make: `(params, base class, model, **base settings) -> optimizer`.
-        update: runs one update with a closure that does forward and backward and zeroes nothing.
+        update: runs one step with a closure that does forward and backward and zeroes nothing.
     """
 
     name: str
@@ -96,7 +96,7 @@ def _weights(model: nn.Module) -> Tensor:
 
 
 def resume_keeps_the_moments(rival: Rival) -> Verdict:
-    """A run that is saved and loaded after three updates ends as the uninterrupted one."""
+    """A run that is saved and loaded after three steps ends as the uninterrupted one."""
     finals = []
     for interrupted in (False, True):
         model = _net()
@@ -137,7 +137,7 @@ def overflow_in_the_first_pass(rival: Rival) -> Verdict:
 
 
 def first_update_skipped(rival: Rival) -> Verdict:
-    """First updates that overflow, ordinary under float16, are as if they had not been: for every base."""
+    """First steps that overflow, ordinary under float16, are as if they had not been: for every base."""
     broken = [name for name, make in BASES.items() if not _survives_skipped_start(rival, *make)]
     return Verdict(not broken, f"not as without it: {', '.join(broken)}")
 
@@ -230,8 +230,8 @@ def exact_restore(rival: Rival) -> Verdict:
     before = _weights(model)
     for inputs in _inputs(100):
         rival.update(optimizer, _closure(model, inputs))
-    share = (_weights(model) != before).float().mean()
-    return Verdict(share.item() == 0, f"{100 * share:.1f} % of the weights moved")
+    fraction = (_weights(model) != before).float().mean()
+    return Verdict(fraction.item() == 0, f"{100 * fraction:.1f} % of the weights moved")
 
 
 def batch_norm_moves_once(rival: Rival) -> Verdict:
@@ -271,7 +271,7 @@ def scaled_is_unscaled(rival: Rival) -> Verdict:
 def _scaled_update(
     optimizer: Any, scaler: torch.amp.GradScaler, closure: Closure, *, forced: bool = False
 ) -> None:
-    """One update with a scaler: ours by its docstring, a two-step SAM by the AMP page's recipe.
+    """One step with a scaler: ours by its docstring, a two-step SAM by the AMP page's recipe.
 
     That recipe unscales before each step, which the scaler refuses; `forced` makes it forget the first.
     """
@@ -281,6 +281,7 @@ def _scaled_update(
         scaler.step(optimizer.base_optimizer)
         scaler.update()
         return
+
     optimizer.zero_grad()
     closure()
     scaler.unscale_(optimizer)
@@ -293,8 +294,8 @@ def _scaled_update(
     scaler.update()
 
 
-def no_host_synchronisation(rival: Rival) -> Verdict:
-    """An update asks the device for no value. Tried on `meta`, whose tensors have none to give."""
+def no_host_synchronization(rival: Rival) -> Verdict:
+    """A step asks the device for no value. Tried on `meta`, whose tensors have none to give."""
     with torch.device("meta"):
         model = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 4))
         inputs = torch.randn(32, 8)
@@ -344,13 +345,13 @@ def accumulation(rival: Rival) -> Verdict:
 PITFALLS: dict[str, Callable[[Rival], Verdict]] = {
     "resuming keeps the base optimizer's moments": resume_keeps_the_moments,
     "an inf in the first pass leaves weights and moments finite": overflow_in_the_first_pass,
-    "first updates that are skipped leave no trace, under AdamW, SGD, NAdam, Muon": first_update_skipped,
+    "first steps that are skipped leave no trace, under AdamW, SGD, NAdam, Muon": first_update_skipped,
     "a parameter without second gradient is restored": missing_second_gradient,
     "storage is made once and never swapped": storage_stays,
     "weights come back bit for bit, 100 cycles": exact_restore,
     "batch-norm statistics move once, the counter too": batch_norm_moves_once,
     "a GradScaler changes nothing (SGD)": scaled_is_unscaled,
-    "no host synchronisation in an update": no_host_synchronisation,
+    "no host synchronization in a step": no_host_synchronization,
     "the temperature is trained and not perturbed": temperature_stays,
     "micro-batches see the same dropout in both passes": accumulation,
 }
@@ -370,6 +371,7 @@ def optimizer_seconds(rounds: int = 15) -> dict[str, float]:
             optimizer = rival.make(params, torch.optim.AdamW, fused=True)
             rivals[name] = partial(rival.update, optimizer, fill)
     times = alternate(rivals, rounds=rounds)
+
     return {
         name: 1000
         * statistics.median(a - b for a, b in zip(times.seconds[name], times.seconds["AdamW"], strict=True))
@@ -390,7 +392,7 @@ def _plain_update(optimizer: Optimizer, closure: Closure) -> None:
 
 
 def memory_in_copies() -> dict[str, float]:
-    """Peak memory of an update above AdamW's, in copies of the weights; each in a process of its own."""
+    """Peak memory of a step above AdamW's, in copies of the weights; each in a process of its own."""
     context = multiprocessing.get_context("spawn")
     peaks = {}
     for name in ("AdamW", OURS.name, THEIRS.name):
@@ -424,7 +426,7 @@ def _peak_bytes(name: str) -> int:
 
 
 def step_costs(rounds: int = 12) -> dict[str, float]:
-    """An update of the default model over one with AdamW alone, in float32 as both can run it."""
+    """A step of the default model over one with AdamW alone, in float32 as both can run it."""
     images, token_ids = torch.randn(64, 3, 48, 48), torch.randint(4096, (64, 12))
     batch = Batch(
         images.contiguous(memory_format=torch.channels_last), token_ids, torch.ones_like(token_ids).bool()
@@ -444,6 +446,7 @@ def step_costs(rounds: int = 12) -> dict[str, float]:
             optimizer = rival.make(model.parameters(), torch.optim.AdamW, model, **settings)
             rivals[name] = partial(rival.update, optimizer, closure)
     times = alternate(rivals, rounds=rounds)
+
     return {name: times.ratio(name, over="AdamW") for name in (OURS.name, THEIRS.name)}
 
 
@@ -468,10 +471,11 @@ def main() -> None:
     for text, verdicts in scorecard().items():
         cells = ["yes" if passed else f"**no**: {detail}" for passed, detail in verdicts]
         print(f"| {text} | {' | '.join(cells)} |")
+
     copies = memory_in_copies()  # first: a process starts with the peak of the one that started it
     costs, seconds = step_costs(), optimizer_seconds()
     cells = [f"{costs[name]:.2f} times AdamW" for name in (OURS.name, THEIRS.name)]
-    print(f"| an update of the default model, float32 | {' | '.join(cells)} |")
+    print(f"| a step of the default model, float32 | {' | '.join(cells)} |")
     cells = [f"{seconds[name]:.1f} ms" for name in (OURS.name, THEIRS.name)]
     print(f"| time in the optimizer alone, above AdamW | {' | '.join(cells)} |")
     cells = [f"{copies[name]:.2f} copies of the weights" for name in (OURS.name, THEIRS.name)]

@@ -1,4 +1,4 @@
-"""What an update of SAM and its family costs over one of AdamW, on the default model.
+"""Cost of a step of SAM and its family over one of AdamW, on the default model.
 
 python -m benchmarks.step_cost [ROUNDS] [SETTING=VALUE ...]
 """
@@ -17,11 +17,11 @@ from miniclip.training import Trainer, TrainingStep
 OPTIMIZERS = ("adamw", "sam", "sam_norm_only", "looksam", "interval", "msam", "asam", "gsam")
 
 CYCLE = 5
-"""Updates timed together: those that perturb now and then do so once in five."""
+"""Steps timed together: those that perturb now and then do so once in five."""
 
 
 def step(*overrides: str) -> TrainingStep:
-    """The update of `python run.py OVERRIDES`."""
+    """The step of `python run.py OVERRIDES`."""
     cfg = compose(*overrides)
     torch.manual_seed(0)
     trainer: Trainer = build.make(cfg, "trainer")
@@ -45,15 +45,16 @@ def main() -> None:
     token_ids = torch.randint(4096, (64, 12), device=device)
     batch = Batch(images, token_ids, torch.ones_like(token_ids, dtype=torch.bool))
 
-    def one_cycle(update: TrainingStep) -> None:
+    def one_cycle(training_step: TrainingStep) -> None:
         for _ in range(CYCLE):
-            update([batch])
+            training_step([batch])
 
     times = alternate(
-        {name: partial(one_cycle, update) for name, update in steps.items()}, rounds=rounds, warmup=1
+        {name: partial(one_cycle, each) for name, each in steps.items()}, rounds=rounds, warmup=1
     )
+
     print(conditions("torch", "torchvision"))
-    print(f"median of {rounds} alternating rounds of {CYCLE} updates, batch 64 at 48 pixels")
+    print(f"median of {rounds} alternating rounds of {CYCLE} steps, batch 64 at 48 pixels")
     for name in steps:
         ratio = times.ratio(name, over="adamw")
         print(f"{name:14} {1000 * times.median(name) / CYCLE:8.1f} ms   {ratio:.3f} x adamw")

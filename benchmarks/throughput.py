@@ -1,4 +1,4 @@
-"""Training images a second beside open_clip's own trainer, on the same photographs.
+"""Training images per second beside open_clip's own trainer, on the same photographs.
 
     python -m benchmarks.throughput /path/to/flickr8k [ROUNDS]
 
@@ -24,7 +24,7 @@ WARMUP_STEPS = 5
 
 
 def miniclip_rate(root: Path, folder: Path) -> float:
-    """Images a second of `python run.py`."""
+    """Images per second of `python run.py`."""
     repository = Path(__file__).resolve().parent.parent
     settings = [
         "data=flickr8k",
@@ -44,7 +44,7 @@ def miniclip_rate(root: Path, folder: Path) -> float:
 
 
 def open_clip_rate(root: Path, folder: Path) -> float:
-    """Images a second that open_clip's trainer prints."""
+    """Images per second that open_clip's trainer prints."""
     rows = list(read_table(root / "captions.txt"))[::5]
     output = open_clip_trainer.train(
         ((root / "Images" / image, caption) for image, caption in rows * 4), folder, warmup_steps=10
@@ -56,12 +56,14 @@ def open_clip_rate(root: Path, folder: Path) -> float:
 def main() -> None:
     root = Path(sys.argv[1]).resolve()
     rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 3
+
     ours, theirs = [], []
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as folder:
             ours.append(miniclip_rate(root, Path(folder)))
             theirs.append(open_clip_rate(root, Path(folder)))
         print(f"MiniCLIP {ours[-1]:.0f} images/s, open_clip {theirs[-1]:.0f} images/s", flush=True)
+
     ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
     print(conditions("torch", "torchvision", "open-clip-torch", "timm"))
     print(f"median ratio of {rounds} alternating rounds: {ratio:.2f}")

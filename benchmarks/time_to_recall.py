@@ -1,4 +1,4 @@
-"""What is learnt from the same samples and in the same minutes, beside open_clip's own trainer.
+"""Recall that is learned from the same samples and in the same minutes, beside open_clip's own trainer.
 
     python -m benchmarks.time_to_recall /path/to/fashion [--samples 40072] [--seeds 0]
 
@@ -41,12 +41,12 @@ ADAMW = ("optimizer=adamw", "optimizer.lr=1e-3")
 MARGIN_SECONDS = 30
 """By which starting may take longer the second time, and what further epochs add in validations."""
 
-WARMUP_SHARE = 0.1
+WARMUP_FRACTION = 0.1
 """Of open_clip's steps; its default of 10,000 steps is longer than the run."""
 
 
 class Result(NamedTuple):
-    """What one side reached.
+    """Result of one side.
 
     Attributes:
         seconds: the whole command.
@@ -71,12 +71,12 @@ class Result(NamedTuple):
 
 def open_clip(train: Split, val: Split, folder: Path) -> Result:
     """One epoch of open_clip."""
-    pictures = write_pictures(train, folder / "train")
-    pairs = [(file, own[0]) for file, own in zip(pictures, train.captions, strict=True)]
+    files = write_images(train, folder / "train")
+    pairs = [(file, captions[0]) for file, captions in zip(files, train.captions, strict=True)]
     steps = len(train) // open_clip_trainer.BATCH_SIZE
     started = time.perf_counter()
     output = open_clip_trainer.train(
-        pairs, folder, warmup_steps=max(1, round(WARMUP_SHARE * steps)), save=True
+        pairs, folder, warmup_steps=max(1, round(WARMUP_FRACTION * steps)), save=True
     )
     seconds = time.perf_counter() - started
     rates = [float(rate) for rate in re.findall(r"([\d.]+)/s,", output)]
@@ -97,14 +97,14 @@ def open_clip_features(val: Split, folder: Path) -> Features:
     model.eval()
     texts, owners = caption_owners(val.captions)
     token_ids = package.get_tokenizer(name)(texts)
-    pictures = [preprocess(picture_of(val, number)) for number in range(len(val))]
-    image_features = [model.encode_image(torch.stack(part), normalize=True) for part in parts_of(pictures)]
+    images = [preprocess(image_of(val, number)) for number in range(len(val))]
+    image_features = [model.encode_image(torch.stack(part), normalize=True) for part in parts_of(images)]
     text_features = [model.encode_text(part, normalize=True) for part in token_ids.split(256)]
     return Features(torch.cat(image_features), torch.cat(text_features), owners)
 
 
-def parts_of(pictures: list[Tensor]) -> list[list[Tensor]]:
-    return [pictures[start : start + 256] for start in range(0, len(pictures), 256)]
+def parts_of(images: list[Tensor]) -> list[list[Tensor]]:
+    return [images[start : start + 256] for start in range(0, len(images), 256)]
 
 
 def miniclip(name: str, folder: Path, *settings: str) -> tuple[Result, float]:
@@ -140,17 +140,17 @@ def miniclip_features(run: Path) -> Features:
     )
 
 
-def picture_of(split: Split, number: int) -> Image.Image:
-    """A picture of a split, as it is stored."""
+def image_of(split: Split, number: int) -> Image.Image:
+    """An image of a split, as it is stored."""
     return Image.fromarray(split.images[number].permute(1, 2, 0).numpy())
 
 
-def write_pictures(split: Split, folder: Path) -> list[Path]:
-    """Write every picture of a split as a PNG file, which open_clip's trainer can name in its table."""
+def write_images(split: Split, folder: Path) -> list[Path]:
+    """Write every image of a split as a PNG file, which open_clip's trainer can name in its table."""
     folder.mkdir()
     files = [folder / f"{number}.png" for number in range(len(split))]
     for number, file in enumerate(files):
-        picture_of(split, number).save(file)
+        image_of(split, number).save(file)
     return files
 
 
@@ -162,16 +162,19 @@ def main() -> None:
     parser.add_argument("--all", action="store_true", help="as many samples with its own optimizer, too")
     parser.add_argument("settings", nargs="*", metavar="SETTING=VALUE", help="more for MiniCLIP")
     arguments = parser.parse_args()
+
     cfg = compose("experiments=time_to_recall", f"data.root={arguments.root}")
     train, val, _ = make(cfg, "data").read_parts()
     train = train.select("train", range(min(len(train), arguments.samples or len(train))))
     data = [f"data.root={arguments.root}", f"data.limit={max(len(train), len(val))}", *arguments.settings]
+
     print(conditions("torch", "torchvision", "open-clip-torch", "timm"))
     print(f"{len(train):,} training images, {len(val):,} validation titles; R@1/5/10 and rsum")
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         rival = open_clip(train, val, folder)
         print(rival.line(), flush=True)
+
         for seed in arguments.seeds:
             common = [*data, f"seed={seed}"]
             steps = f"trainer.budget.steps={len(train) // cfg.trainer.batch_size}"
@@ -183,6 +186,7 @@ def main() -> None:
                     )
                     results.append(result)
                     print(result.line(), flush=True)
+
             minutes = (rival.seconds - other_seconds - MARGIN_SECONDS) / 60
             if minutes <= 0:
                 sys.exit("open_clip was done before MiniCLIP could start: give it more --samples.")
@@ -190,6 +194,7 @@ def main() -> None:
                 f"same minutes, seed {seed}", folder, *common, f"trainer.budget.minutes={minutes}"
             )
             print(longer.line(), flush=True)
+
             for result in (*results, longer):
                 print(
                     f"{result.name}: R@10 {mean_recall(result) / mean_recall(rival):.2f} times open_clip's "

@@ -1,7 +1,9 @@
 """Errors a user can fix, which the command line prints as one line; how settings and counts are written."""
 
+import math
 import re
 import shlex
+from collections.abc import Sequence
 
 PLAIN_VALUE = re.compile(r"[\w./+-]*[A-Za-z_/][\w./+-]*", re.ASCII)
 """Text that Hydra takes as it is: no number, and no sign of its grammar."""
@@ -52,6 +54,61 @@ class BrokenImage(UserError):
 
     def __reduce__(self) -> tuple[type["BrokenImage"], tuple[str, str]]:
         return BrokenImage, (str(self), self.reason)
+
+
+def at_least(setting: str, value: float, least: float, *, hint: str = "") -> None:
+    """Raise a SettingError where a value is below the least one, infinite or no number.
+
+    Args:
+        hint: what else the error says, as in " and finite".
+    """
+    if not least <= value < math.inf:
+        raise SettingError(setting, value, f"must be at least {least}{hint}")
+
+
+def above_zero(setting: str, value: float, *, hint: str = "") -> None:
+    """Raise a SettingError where a value is not positive.
+
+    Args:
+        hint: what else the error says, as in "; trainable=none freezes the backbone".
+    """
+    if not value > 0:
+        raise SettingError(setting, value, f"must be above 0{hint}")
+
+
+def in_range(
+    setting: str,
+    value: float,
+    low: float,
+    high: float,
+    *,
+    includes_low: bool = True,
+    includes_high: bool = True,
+    high_is: str = "",
+) -> None:
+    """Raise a SettingError where a value lies outside of a range.
+
+    Args:
+        high_is: name of the setting that is the upper limit, such as "context_length".
+    """
+    is_above = low <= value if includes_low else low < value
+    is_below = value <= high if includes_high else value < high
+    if is_above and is_below:
+        return
+
+    limit = f"{high_is}={high:g}" if high_is else f"{high:g}"
+    if includes_low and includes_high:
+        raise SettingError(setting, value, f"must lie between {low:g} and {limit}")
+    signs = ("<=" if includes_low else "<", "<=" if includes_high else "<")
+    raise SettingError(setting, value, f"must lie in {low:g} {signs[0]} {setting} {signs[1]} {limit}")
+
+
+def one_of(setting: str, value: object, choices: Sequence[str]) -> None:
+    """Raise a SettingError that lists the choices where a value is none of them."""
+    if value not in choices:
+        *others, last = choices
+        allowed = f"{', '.join(others)} or {last}" if others else last
+        raise SettingError(setting, value, f"must be {allowed}")
 
 
 def without_secrets(text: str) -> str:

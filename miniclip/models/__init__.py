@@ -1,19 +1,17 @@
 """Encoders, attention, projection, temperature and the model they make."""
 
 from miniclip.models.attention import (
+    BigBirdAttention,
     FullAttention,
     FusedLinformerAttention,
     LinformerAttention,
-    linformer_attention,
-)
-from miniclip.models.clip import CLIPOutput, MiniCLIP
-from miniclip.models.efficient_attention import (
-    BigBirdAttention,
     NystromAttention,
     PerformerAttention,
     ReformerAttention,
+    linformer_attention,
 )
-from miniclip.models.image_encoder import TimmEncoder, TorchvisionEncoder
+from miniclip.models.clip import CLIPOutput, MiniCLIP
+from miniclip.models.hf_text_encoder import HFTextModel
 from miniclip.models.projection import LinearProjection, NoProjection, ProjectionMLP, SeparateProjection
 from miniclip.models.temperature import (
     DynamicTemperature,
@@ -21,7 +19,9 @@ from miniclip.models.temperature import (
     LearnedTemperature,
     Temperature,
 )
-from miniclip.models.text_encoder import BagOfTokens, HFTextModel, TextEncoder
+from miniclip.models.text_encoder import BagOfTokens, TextEncoder
+from miniclip.models.timm_encoder import TimmEncoder
+from miniclip.models.torchvision_encoder import TorchvisionEncoder
 
 __all__ = [
     "BagOfTokens",

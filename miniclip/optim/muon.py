@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from miniclip.optim.checks import check_group
 from miniclip.optim.passes import Closure, run_pass
-from miniclip.optim.sam import check_group, copied_state
+from miniclip.optim.sam import copied_state
 
 
 class MuonAdamW(Optimizer):
@@ -48,6 +49,7 @@ class MuonAdamW(Optimizer):
         self._eps = eps
         self._muon: Optimizer | None = None
         self._adamw: Optimizer | None = None
+
         beta1, beta2 = betas
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "betas": (beta1, beta2)})
         # groups of matrices first
@@ -56,12 +58,15 @@ class MuonAdamW(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Tensor | None:  # type: ignore[override]
-        """Update all parameters. A closure is run first, and its loss returned."""
+        """One step of both parts. A closure is run first, and its loss returned."""
         loss = None if closure is None else run_pass(closure, 0)
+
+        # schedules of the momentum write the first of the betas
         if self._muon is not None:
             for group in self._muon.param_groups:
                 group["momentum"] = group["betas"][0]
             self._muon.step()
+
         if self._adamw is not None:
             self._adamw.step()
         return loss
@@ -72,6 +77,7 @@ class MuonAdamW(Optimizer):
         super().add_param_group(param_group)
         group = self.param_groups.pop()
         check_group(group)
+
         for part in _split(group):
             if _holds_matrices(part):
                 if not names_betas:
@@ -80,6 +86,7 @@ class MuonAdamW(Optimizer):
             else:
                 self._add_to_adamw(part)
             self.param_groups.append(part)
+
         self._share()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -123,11 +130,14 @@ def _holds_matrices(group: dict[str, Any]) -> bool:
 def _split(group: dict[str, Any]) -> list[dict[str, Any]]:
     """A group's matrices and its other parameters, each as a group of its own if there are any."""
     parts = []
+    names = group.get("param_names")
     for is_matrix in (True, False):
         chosen = [index for index, p in enumerate(group["params"]) if (p.ndim == 2) == is_matrix]
+        if not chosen:
+            continue
+
         part = {**group, "params": [group["params"][index] for index in chosen]}
-        if "param_names" in group:
-            part["param_names"] = [group["param_names"][index] for index in chosen]
-        if chosen:
-            parts.append(part)
+        if names is not None:
+            part["param_names"] = [names[index] for index in chosen]
+        parts.append(part)
     return parts

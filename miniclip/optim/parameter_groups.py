@@ -1,9 +1,19 @@
-"""Which parameters decay, which SAM may perturb, and which learn slower."""
+"""Groups of parameters: which decay, which SAM may perturb, and which learn slower."""
 
 from collections import defaultdict
 from typing import Any
 
 from torch import nn
+
+SETTINGS: tuple[dict[str, Any], ...] = (
+    {},
+    {"weight_decay": 0.0},
+    {"weight_decay": 0.0, "perturb": False},
+)
+"""Of the three kinds of groups: weights; biases and norms; the temperature."""
+
+TEMPERATURE = 2
+"""The temperature's kind."""
 
 
 def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
@@ -19,23 +29,29 @@ def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
     """
     temperature = getattr(model, "temperature", None)
     in_temperature = set() if temperature is None else set(temperature.parameters())
-    factors = {
-        parameter: factor
-        for module in model.modules()
-        for child, factor in getattr(module, "lr_factors", {}).items()
-        for parameter in module.get_submodule(child).parameters()
-    }
+    factors = _lr_factors(model)
+
     groups: dict[tuple[float, int], list[nn.Parameter]] = defaultdict(list)
     for parameter in model.parameters():
         if parameter.requires_grad:
-            kind = 2 if parameter in in_temperature else int(parameter.ndim < 2)
+            kind = TEMPERATURE if parameter in in_temperature else int(parameter.ndim < 2)
             groups[factors.get(parameter, 1.0), kind].append(parameter)
-    settings: tuple[dict[str, Any], ...] = (
-        {},
-        {"weight_decay": 0.0},
-        {"weight_decay": 0.0, "perturb": False},
-    )
-    return [
-        {"params": groups[factor, kind], **settings[kind], **({} if factor == 1 else {"lr_factor": factor})}
-        for factor, kind in sorted(groups, key=lambda key: (key[0] != 1, *key))
-    ]
+
+    # those of the full learning rate first, whose rate is the one that is logged
+    in_order = sorted(groups, key=lambda key: (key[0] != 1, *key))
+    return [_group(groups[factor, kind], factor, kind) for factor, kind in in_order]
+
+
+def _lr_factors(model: nn.Module) -> dict[nn.Parameter, float]:
+    """The factor of each parameter that some module's `lr_factors` names."""
+    factors: dict[nn.Parameter, float] = {}
+    for module in model.modules():
+        for child, factor in getattr(module, "lr_factors", {}).items():
+            for parameter in module.get_submodule(child).parameters():
+                factors[parameter] = factor
+    return factors
+
+
+def _group(parameters: list[nn.Parameter], factor: float, kind: int) -> dict[str, Any]:
+    group = {"params": parameters, **SETTINGS[kind]}
+    return group if factor == 1 else {**group, "lr_factor": factor}

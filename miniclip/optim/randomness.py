@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Randomness:
-    """The state of torch's generators when this was made, on the CPU and on all devices of a model.
+    """State of torch's generators at the time this was made, on the CPU and on all devices of a model.
 
     Args:
         tensors: the model's parameters; their devices are where it draws.

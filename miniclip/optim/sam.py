@@ -1,28 +1,33 @@
 """Sharpness-Aware Minimization (Foret et al. 2021, arXiv 2010.01412), safe under mixed precision.
 
-One update minimises the loss at the worst point near the weights, found to first order:
+One step minimizes the loss at the worst point near the weights, found to first order:
 
     e = rho * g / ||g||          first pass: gradient g at w, perturbation e (eq. 2)
     w <- base(w, grad L(w + e))  second pass: gradient at w + e, applied at w
 
 What differs from the public implementations: the weights come back bit for bit, because they are
 copied and not subtracted; storage is never swapped; a gradient that is not finite in either pass leaves
-a gradient that is not finite, so that a GradScaler or `miniclip.training.Precision` skips the update;
-batch-norm statistics and dropout masks of the second pass are those of the first; the number of updates
+a gradient that is not finite, so that a GradScaler or `miniclip.training.Precision` skips the step;
+batch-norm statistics and dropout masks of the second pass are those of the first; the number of steps
 is part of the state, so that a cycle of several goes on where it was.
+
+This file is longer than others because the whole algorithm stands in one class, which its variants extend.
 """
 
-import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from miniclip.errors import SettingError, UserError
+from miniclip.errors import SettingError, UserError, at_least, one_of
+from miniclip.optim import foreach
+from miniclip.optim.checks import check_group, check_rho, require_plain_step
+from miniclip.optim.norm_layers import NORM_LAYERS
+from miniclip.optim.norms import inner_product, length_of, norms_of, precise, quotients
 from miniclip.optim.passes import Closure, run_pass
 from miniclip.optim.randomness import Randomness
 from miniclip.optim.skipped import forget_skipped_state
@@ -32,10 +37,6 @@ Params = Iterable[Tensor] | Iterable[dict[str, Any]]
 Base = Callable[..., Optimizer]
 
 RhoSchedule = Literal["constant", "warmup", "lr"]
-
-LOW_PRECISION = (torch.float16, torch.bfloat16)
-
-NORM_LAYERS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 class SAM(Optimizer):
@@ -71,21 +72,21 @@ class SAM(Optimizer):
         norms_only: perturb the gains and biases of norm layers only (SAM-ON, Mueller et al. 2023, arXiv
             2306.04226). The first pass computes no gradient of any other weight, which makes a step cost
             5/3 instead of 2 plain ones; that part is ours. Needs `model`.
-        interval: perturb in the first of so many updates; in those between, the base optimizer runs alone.
-        rho_schedule: "constant"; "warmup", linear over `rho_warmup_steps` updates; or "lr", in
+        interval: perturb in the first of so many steps; in those between, the base optimizer runs alone.
+        rho_schedule: "constant"; "warmup", linear over `rho_warmup_steps` steps; or "lr", in
             proportion to the learning rate of the first group.
-        rho_warmup_steps: updates until rho is reached under "warmup".
-        rho_floor: what the schedule starts from, or falls to, as a share of rho.
-        measure_every: updates between those that measure `metrics` in full; null never does.
+        rho_warmup_steps: steps until rho is reached under "warmup".
+        rho_floor: what the schedule starts from, or falls to, as a fraction of rho.
+        measure_every: steps between those that measure `metrics` in full; null never does.
         model: its buffers, as batch norm's statistics are, are held still in the second pass. Without it
-            they move twice an update, which the first one warns of.
+            they move twice per step, which the first one warns of.
         base_settings: further settings of the base optimizer.
 
     Attributes:
-        last_rho: length of the last update's perturbation, the largest of all groups; 0 where there
+        last_rho: length of the last step's perturbation, the largest of all groups; 0 where there
             was none.
-        metrics: of the last update, tensors () on the device. After a second pass `sharpness`,
-            L(w + e) - L(w), which is negative under `maximize`; every `measure_every` updates also
+        metrics: of the last step, tensors () on the device. After a second pass `sharpness`,
+            L(w + e) - L(w), which is negative under `maximize`; every `measure_every` steps also
             `perturbation_norm` and `gradient_cosine`, between the gradients of the two passes (with
             `adaptive`, both relative to the weights).
 
@@ -114,18 +115,14 @@ class SAM(Optimizer):
         model: nn.Module | None = None,
         **base_settings: Any,
     ):
-        _check_rho(rho)
+        check_rho(rho)
         if not 0 <= rho_floor <= 1:
-            raise SettingError("rho_floor", rho_floor, "is a share of rho and must lie between 0 and 1")
-        for setting, value in (
-            ("interval", interval),
-            ("rho_warmup_steps", rho_warmup_steps),
-            ("measure_every", measure_every),
-        ):
-            if value is not None and value < 1:
-                raise SettingError(setting, value, "must be at least 1")
-        if rho_schedule not in ("constant", "warmup", "lr"):
-            raise SettingError("rho_schedule", rho_schedule, "must be constant, warmup or lr")
+            raise SettingError("rho_floor", rho_floor, "is a fraction of rho and must lie between 0 and 1")
+        at_least("interval", interval, 1)
+        at_least("rho_warmup_steps", rho_warmup_steps, 1)
+        if measure_every is not None:
+            at_least("measure_every", measure_every, 1)
+        one_of("rho_schedule", rho_schedule, get_args(RhoSchedule))
         if norms_only and model is None:
             raise SettingError("norms_only", norms_only, "needs the model, to know its norm layers")
 
@@ -148,7 +145,7 @@ class SAM(Optimizer):
         self._has_looked_for_statistics = False
 
         self.base_optimizer = base(self.param_groups, **base_settings)
-        _require_plain_step(self.base_optimizer)
+        require_plain_step(self.base_optimizer)
         self._share_base()
         for group in self.param_groups:
             check_group(group)
@@ -159,7 +156,10 @@ class SAM(Optimizer):
             )
 
     def step(self, closure: Closure | None = None) -> Tensor | None:  # type: ignore[override]
-        """One update. With a closure both passes run first; without, `backward` has been called."""
+        """One step of the base optimizer.
+
+        With a closure both passes run first; without one, `backward` has been called.
+        """
         loss = None if closure is None else self.backward(closure)
         self.base_optimizer.step()
         return loss
@@ -194,7 +194,7 @@ class SAM(Optimizer):
         return loss
 
     def current_rho(self) -> float:
-        """Length of the next update's perturbation, in groups without a `rho` of their own."""
+        """Length of the next step's perturbation, in groups without a `rho` of their own."""
         return self.rho * self._rho_factor()
 
     @torch.no_grad()
@@ -213,7 +213,7 @@ class SAM(Optimizer):
     def descend(self) -> None:
         """Copy the saved weights back, exactly, whether or not they had a second gradient."""
         if self._ascended:
-            torch._foreach_copy_(self._ascended, [self._saved[p] for p in self._ascended])
+            foreach.copy_(self._ascended, [self._saved[p] for p in self._ascended])
         self._ascended = []
         torch.clear_autocast_cache()
 
@@ -242,11 +242,11 @@ class SAM(Optimizer):
         self.base_optimizer.add_param_group(param_group)
 
     def state_dict(self) -> dict[str, Any]:
-        """The base optimizer's state, and under "sam" what reaches from one update to the next."""
+        """The base optimizer's state, and under "sam" what reaches from one step to the next."""
         return {**self.base_optimizer.state_dict(), "sam": self._own_state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a state; one of the base optimizer alone starts SAM's cycle anew."""
+        """Adopt a state; one of the base optimizer alone starts SAM's cycle anew."""
         base_state = dict(state_dict)
         own_state = base_state.pop("sam", {"num_updates": 0})
         self.base_optimizer.load_state_dict(base_state)
@@ -304,11 +304,11 @@ class SAM(Optimizer):
         return warning_of_moving_statistics()
 
     def _measures_now(self) -> bool:
-        """Whether this is the first update with a perturbation since a measurement is due."""
+        """Whether this is the first step with a perturbation since a measurement is due."""
         return self.measure_every is not None and self.num_updates % self.measure_every < self.interval
 
     def _rho_factor(self) -> float:
-        """What the schedule makes of every rho in the next update."""
+        """What the schedule makes of every rho in the next step."""
         factor = 1.0
         if self.rho_schedule == "warmup":
             factor = min(1.0, (self.num_updates + 1) / self.rho_warmup_steps)
@@ -344,7 +344,7 @@ class SAM(Optimizer):
         """Change the gradients of w + e, in place, knowing those of w."""
 
     def _between_ascents(self) -> None:
-        """Change the gradients of an update without a perturbation, in place."""
+        """Change the gradients of a step without a perturbation, in place."""
 
     def _own_state(self) -> dict[str, Any]:
         return {"num_updates": self.num_updates}
@@ -358,35 +358,37 @@ class SAM(Optimizer):
             if p not in self._saved:
                 self._saved[p] = torch.empty_like(p)
         saved = [self._saved[p] for p in params]
+
         if self.adaptive:  # w g is as long as |w| g
-            torch._foreach_mul_(directions, params)
-        norms = torch.stack(norms_of(directions))
-        norm = torch.linalg.vector_norm(norms)
+            foreach.mul_(directions, params)
+        norms = torch.stack(norms_of(directions))  # (n,)
+        norm = torch.linalg.vector_norm(norms)  # ()
         self._lengths = norms if self.per_layer else norm.expand_as(norms)
         self._norm, self._rhos = norm, rhos
 
         is_finite = norm.isfinite()
         asked = is_on_host(norm)
         if asked and not is_finite:
-            return norm  # the second pass runs at w, its update will be skipped
+            return norm  # the second pass runs at w, its step will be skipped
+
         if self.adaptive:
-            torch._foreach_mul_(directions, params)
+            foreach.mul_(directions, params)
         self._ascended = params
         # an autocast around both passes would go on with low-precision copies of the weights before
         torch.clear_autocast_cache()
 
-        scales = _quotients(rhos, self._lengths.clamp(min=1e-12))
+        scales = quotients(rhos, self._lengths.clamp(min=1e-12))  # (n,)
         if asked:  # tensor by tensor, while it is in the cache
             for p, copy, direction, scale in zip(params, saved, directions, scales.tolist(), strict=True):
                 copy.copy_(p)
                 p.add_(direction, alpha=scale)
             return norm
 
-        torch._foreach_copy_(saved, params)
+        foreach.copy_(saved, params)
         # the same choice without asking the device; 0 * inf would be NaN
         steps = [torch.where(is_finite, direction, 0) for direction in directions]
-        torch._foreach_mul_(steps, list(scales.to(steps[0].dtype)))
-        torch._foreach_add_(params, steps)
+        foreach.mul_(steps, list(scales.to(steps[0].dtype)))
+        foreach.add_(params, steps)
         return norm
 
     @torch.no_grad()
@@ -396,14 +398,18 @@ class SAM(Optimizer):
         for p, length, rho in zip(self._ascended, self._lengths, self._rhos, strict=True):
             e = precise(p) - precise(self._saved[p])
             lengths.append(e.norm())
+
             if p.grad is not None and rho != 0:
                 second = precise(p.grad)
                 # <T g, T g'> = <T^2 g, g'>, and e = rho T^2 g / length
                 products.append(inner_product(e, second) * length / rho)
-                seconds.append((second * precise(self._saved[p]) if self.adaptive else second).norm())
+                if self.adaptive:
+                    second = second * precise(self._saved[p])
+                seconds.append(second.norm())
+
         self.metrics["perturbation_norm"] = length_of(lengths)
         if products:
-            both_norms = self._norm * length_of(seconds)
+            both_norms = self._norm * length_of(seconds)  # ()
             self.metrics["gradient_cosine"] = torch.stack(products).sum() / both_norms.clamp(min=1e-30)
 
     @contextmanager
@@ -441,16 +447,6 @@ class SAM(Optimizer):
                 return
 
 
-def check_group(group: dict[str, Any]) -> None:
-    """Raise a SettingError where a number of a parameter group is not finite, or its rho no length."""
-    for setting, value in group.items():
-        numbers = value if isinstance(value, tuple | list) else [value]
-        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
-            raise SettingError(setting, value, "must be finite")
-    if "rho" in group:
-        _check_rho(group["rho"])
-
-
 def copied_state(optimizer: Optimizer, *, without: Sequence[str] = ()) -> dict[str, Any]:
     """The attributes that copies and pickles keep: not the hooks, nor what a scheduler puts over `step`."""
     return {
@@ -458,29 +454,6 @@ def copied_state(optimizer: Optimizer, *, without: Sequence[str] = ()) -> dict[s
         for name, value in vars(optimizer).items()
         if name not in ("step", *without) and not name.startswith("_optimizer_")
     }
-
-
-def _check_rho(rho: float) -> None:
-    if not 0 <= rho < math.inf:
-        raise SettingError("rho", rho, "must be at least 0 and finite (0 turns the perturbation off)")
-
-
-def _require_plain_step(base: Optimizer) -> None:
-    """Refuse a base optimizer that evaluates the loss itself."""
-    closure = inspect.signature(type(base).step).parameters.get("closure")
-    if closure is not None and closure.default is inspect.Parameter.empty:
-        raise SettingError(
-            "base",
-            type(base).__name__,
-            "evaluates the loss itself, which is SAM's part; take AdamW or SGD",
-        )
-
-
-def _quotients(rhos: list[float], lengths: Tensor) -> Tensor:
-    """Each rho over its length, (n,), without asking the device."""
-    if len(set(rhos)) == 1:
-        return rhos[0] / lengths
-    return torch.stack([rho / length for rho, length in zip(rhos, lengths, strict=True)])
 
 
 def _norm_params(model: nn.Module) -> set[Tensor]:
@@ -491,28 +464,3 @@ def _norm_params(model: nn.Module) -> set[Tensor]:
 def is_on_host(tensor: Tensor) -> bool:
     """Whether the host can read a value without waiting for the device."""
     return tensor.device.type == "cpu"
-
-
-def precise(x: Tensor) -> Tensor:
-    """At least float32: the squares of float16 gradients overflow."""
-    return x.float() if x.dtype in LOW_PRECISION else x
-
-
-def norms_of(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Euclidean norm of each tensor, at least in float32."""
-    is_low = any(tensor.dtype in LOW_PRECISION for tensor in tensors)
-    return list(torch._foreach_norm([precise(t) for t in tensors] if is_low else list(tensors)))
-
-
-def inner_product(a: Tensor, b: Tensor) -> Tensor:
-    """Sum of the products of two tensors' elements, (), without a copy where their memory is alike."""
-    a, b = precise(a), precise(b)
-    if a.stride() == b.stride():
-        by_stride = sorted(range(a.ndim), key=a.stride, reverse=True)
-        a, b = a.permute(by_stride), b.permute(by_stride)
-    return a.flatten() @ b.flatten()
-
-
-def length_of(parts: Sequence[Tensor]) -> Tensor:
-    """Length of a vector whose parts have these lengths."""
-    return torch.linalg.vector_norm(torch.stack(list(parts)))

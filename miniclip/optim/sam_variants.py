@@ -4,23 +4,15 @@ What holds for `SAM` holds for each: any base optimizer, scaled gradients, exact
 overflows, frozen statistics, and a state dict that goes on in the middle of a cycle.
 """
 
-import math
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from miniclip.errors import SettingError, UserError
+from miniclip.errors import UserError, at_least
+from miniclip.optim.norms import inner_product, length_of, norms_of
 from miniclip.optim.passes import Closure, run_pass
-from miniclip.optim.sam import (
-    SAM,
-    Base,
-    Params,
-    inner_product,
-    is_on_host,
-    length_of,
-    norms_of,
-)
+from miniclip.optim.sam import SAM, Base, Params, is_on_host
 
 MOMENTA = ("exp_avg", "momentum_buffer")
 """Names under which torch's optimizers keep the running mean of the gradient."""
@@ -45,25 +37,26 @@ class GSAM(SAM):
 
     def __init__(self, params: Params, base: Base, *, alpha: float = 0.4, **sam_settings: Any):
         super().__init__(params, base, **sam_settings)
-        self.alpha = _at_least_zero("alpha", alpha)
+        at_least("alpha", alpha, 0, hint=" and finite")
+        self.alpha = alpha
 
     @torch.no_grad()
     def _after_second_pass(self, first: dict[Tensor, Tensor]) -> None:
         pairs = _pairs(first)
-        share = _share(pairs, of=[g_p for _, g_p in pairs])
+        component = _component(pairs, of=[g_p for _, g_p in pairs])  # <g, g_p> / ||g_p||^2, ()
         for g, g_p in pairs:
-            g_p.mul_(1 + self.alpha * share.to(g.dtype)).sub_(g, alpha=self.alpha)
+            g_p.mul_(1 + self.alpha * component.to(g.dtype)).sub_(g, alpha=self.alpha)
 
 
 class LookSAM(SAM):
-    """SAM whose ascent is reused for `every` updates (Liu et al. 2022, arXiv 2203.02714, algorithm 1).
+    """SAM whose ascent is reused for `interval` steps (Liu et al. 2022, arXiv 2203.02714, algorithm 1).
 
     The part of SAM's gradient that is orthogonal to the plain one changes slowly. It is kept, and in the
-    updates between it is added to the plain gradient g at alpha times its length:
+    steps between it is added to the plain gradient g at alpha times its length:
 
         gradient = g + alpha * ||g|| / ||g_v|| * g_v
 
-    With `interval` 1 it is SAM. An update that overflows leaves the kept part as it was.
+    With `interval` 1 it is SAM. A step that overflows leaves the kept part as it was.
 
     Args:
         alpha: length of the added part over that of the plain gradient.
@@ -77,29 +70,34 @@ class LookSAM(SAM):
         self, params: Params, base: Base, *, alpha: float = 0.7, interval: int = 5, **sam_settings: Any
     ):
         super().__init__(params, base, interval=interval, **sam_settings)
-        self.alpha = _at_least_zero("alpha", alpha)
+        at_least("alpha", alpha, 0, hint=" and finite")
+        self.alpha = alpha
         self._kept: dict[Tensor, Tensor] = {}
 
     @torch.no_grad()
     def _after_second_pass(self, first: dict[Tensor, Tensor]) -> None:
         if self.interval == 1:
             return
+
         pairs = _pairs(first)
-        share = _share(pairs, of=[g for g, _ in pairs])
-        # the share is finite only if both gradients are, in each of their elements
-        is_finite = share.isfinite()
-        asked = is_on_host(share)
+        component = _component(pairs, of=[g for g, _ in pairs])  # <g, g_s> / ||g||^2, ()
+        # it is finite only if both gradients are, in each of their elements
+        is_finite = component.isfinite()
+        asked = is_on_host(component)
         if asked and not is_finite:
             return
+
         for (g, g_s), p in zip(pairs, _with_both(first), strict=True):
             if p not in self._kept:
                 self._kept[p] = torch.zeros_like(p)
-            minus_share = -share.to(g.dtype)
+
+            minus_component = -component.to(g.dtype)
             if asked:
-                torch.addcmul(g_s, g, minus_share, out=self._kept[p])
-            else:
-                kept = torch.where(is_finite, torch.addcmul(g_s, g, minus_share), self._kept[p])
+                torch.addcmul(g_s, g, minus_component, out=self._kept[p])
+            else:  # the same choice without asking the device
+                kept = torch.where(is_finite, torch.addcmul(g_s, g, minus_component), self._kept[p])
                 self._kept[p].copy_(kept)
+
         self._kept_length = length_of(norms_of(list(self._kept.values())))
 
     @torch.no_grad()
@@ -107,6 +105,7 @@ class LookSAM(SAM):
         pairs = [(p.grad, kept) for p, kept in self._kept.items() if p.grad is not None]
         if not pairs:
             return
+
         length = length_of(norms_of([g for g, _ in pairs]))
         ratio = self.alpha * length / self._kept_length.clamp(min=1e-30)
         for g, kept in pairs:
@@ -132,10 +131,10 @@ class MSAM(SAM):
         e = -rho * m / ||m||
 
     There is no first pass, so the loss is that of w + e, and batch-norm statistics are gathered there.
-    What differs from the authors' code: the weights rest at w between updates, not at w + e, so that
-    evaluation and checkpoints need no care. The first update, without a momentum, is a plain one.
+    What differs from the authors' code: the weights rest at w between steps, not at w + e, so that
+    evaluation and checkpoints need no care. The first step, without a momentum, is a plain one.
 
-    Raises (in the second update):
+    Raises (in the second step):
         UserError: when the base optimizer keeps no momentum.
     """
 
@@ -149,12 +148,14 @@ class MSAM(SAM):
         momenta = {p: self._momentum(p) for p in rhos if self.state.get(p)}
         if not momenta:
             self.last_rho = 0.0
+
         with torch.no_grad():
             directions = list(momenta.values())
             if self.adaptive:  # which overwrites them
                 directions = [m.clone() for m in directions]
             if momenta:
                 self._move(list(momenta), directions, [-abs(rhos[p]) for p in momenta])
+
         try:
             return run_pass(closure, 0)
         finally:
@@ -181,13 +182,7 @@ def _pairs(first: dict[Tensor, Tensor]) -> list[tuple[Tensor, Tensor]]:
     return [(first[p], p.grad) for p in _with_both(first)]  # type: ignore[misc]
 
 
-def _share(pairs: list[tuple[Tensor, Tensor]], *, of: list[Tensor]) -> Tensor:
+def _component(pairs: list[tuple[Tensor, Tensor]], *, of: list[Tensor]) -> Tensor:
     """<a, b> over ||of||^2, all tensors together, (): how much of one vector lies along the other."""
     product = torch.stack([inner_product(a, b) for a, b in pairs]).sum()
     return product / length_of(norms_of(of)).square().clamp(min=1e-30)
-
-
-def _at_least_zero(setting: str, value: float) -> float:
-    if not 0 <= value < math.inf:
-        raise SettingError(setting, value, "must be at least 0 and finite")
-    return value

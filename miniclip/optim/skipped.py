@@ -1,4 +1,4 @@
-"""Updates that an optimizer's own kernel skips, because a gradient is not finite."""
+"""Steps that an optimizer's own kernel skips, because a gradient is not finite."""
 
 from typing import Any
 
@@ -7,18 +7,19 @@ from torch.optim import Optimizer
 
 
 def forget_skipped_state(optimizer: Optimizer) -> None:
-    """Let an update that was skipped leave no state behind, in whichever optimizer.
+    """Let a step that was skipped leave no state behind, in whichever optimizer.
 
     A fused kernel told of an overflow (`found_inf`) returns at once, but by then the optimizer has made
-    its state. torch's SGD makes its momenta without values and fills them in the kernel: a first update
+    its state. torch's SGD makes its momenta without values and fills them in the kernel: a first step
     that is skipped leaves whatever was in that memory, and the next one takes it for momenta. So
-    what a skipped update made is taken away again. The device is asked only in updates that made something.
+    what a skipped step made is taken away again. The device is asked only in steps that made something.
     """
     if getattr(optimizer, "_forgets_skipped_state", False):
         return
+
     without_state: list[Tensor] = []
 
-    def remember(optimizer: Optimizer, *arguments: Any) -> None:
+    def note_those_without_state(optimizer: Optimizer, *arguments: Any) -> None:
         params = [p for group in optimizer.param_groups for p in group["params"]]
         without_state[:] = [p for p in params if not optimizer.state.get(p)]
 
@@ -29,6 +30,6 @@ def forget_skipped_state(optimizer: Optimizer) -> None:
             for p in made:
                 del optimizer.state[p]
 
-    optimizer.register_step_pre_hook(remember)
+    optimizer.register_step_pre_hook(note_those_without_state)
     optimizer.register_step_post_hook(forget)
     optimizer._forgets_skipped_state = True  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""What a forward pass leaves in a model's buffers: running statistics, counters, moving averages."""
+"""Buffers that a forward pass changes: running statistics, counters, moving averages."""
 
 import warnings
 from collections.abc import Iterator
@@ -26,6 +26,7 @@ def frozen_statistics(model: nn.Module | None) -> Iterator[None]:
     copies: dict[Tensor, Tensor] = {buffer: buffer.clone() for _, _, buffer in originals}
     for module, name, buffer in originals:
         module._buffers[name] = copies[buffer]
+
     try:
         yield
     finally:
@@ -39,7 +40,7 @@ def warning_of_moving_statistics() -> Iterator[None]:
     before: dict[nn.Module, list[Tensor]] = {}
     moving: set[str] = set()
 
-    def remember(module: nn.Module, inputs: Any) -> None:
+    def copy_buffers(module: nn.Module, inputs: Any) -> None:
         before[module] = [buffer.clone() for _, buffer in _own_buffers(module) if not buffer.is_meta]
 
     def compare(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -47,7 +48,7 @@ def warning_of_moving_statistics() -> Iterator[None]:
         if any(not torch.equal(old, new) for old, new in zip(before.pop(module, []), after, strict=False)):
             moving.add(type(module).__name__)
 
-    hooks = [register_module_forward_pre_hook(remember), register_module_forward_hook(compare)]
+    hooks = [register_module_forward_pre_hook(copy_buffers), register_module_forward_hook(compare)]
     try:
         yield
     finally:
@@ -63,7 +64,11 @@ def warning_of_moving_statistics() -> Iterator[None]:
 
 
 def _own_buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
-    """Buffers of a module itself, but none that autograd works on or that is still empty."""
+    """Buffers of a module itself, but none that autograd works on or that is still empty.
+
+    Read from `_buffers`, as they are written above: `setattr` of a user's own module may do something else.
+    Tried with torch 2.14.
+    """
     return [
         (name, buffer)
         for name, buffer in module._buffers.items()

@@ -60,7 +60,7 @@ def build(make: Any, *, width: int = 32, num_heads: int = 4, context_length: int
 def mixed(attention: nn.Module, tokens: Tensor, mask: Tensor) -> Tensor:
     """Attention on padded tokens (B, L, D), whatever lies in the padding; zero there."""
     places = TokenPacking(mask)
-    return places.pad(attention(places.pack(tokens), places))
+    return places.pad(attention(places.unpad(tokens), places))
 
 
 def captions(*lengths: int, width: int = 32) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,8 @@ from torch import nn
 from miniclip.data.transforms import normalize
 from miniclip.errors import SettingError, UserError
 from miniclip.models import TimmEncoder, TorchvisionEncoder
-from miniclip.models.image_encoder import HALF, ImageEncoder, _last_stage, preprocessing_of
+from miniclip.models.image_encoder import HALF, ImageEncoder, preprocessing_of
+from miniclip.models.last_stage import last_stage
 from miniclip.optim import parameter_groups, scale_learning_rates, set_learning_rate
 from miniclip.preprocessing import MEAN, STD
 
@@ -104,7 +105,7 @@ def test_what_of_the_backbone_learns(architecture: str, trainable: str, expected
 
 
 @pytest.mark.parametrize(("settings", "moves"), [({}, True), ({"freeze_batch_norm_stats": True}, False)])
-def test_frozen_statistics_stay_and_normalise_in_training(settings: dict[str, bool], moves: bool) -> None:
+def test_frozen_statistics_stay_and_normalize_in_training(settings: dict[str, bool], moves: bool) -> None:
     tower = encoder(architecture="resnet18", **settings).train()
     before = [b.clone() for b in tower.buffers()]
     images = torch.randn(4, 3, 64, 64)
@@ -168,13 +169,18 @@ def test_the_last_stage_is_what_follows_the_last_feature_map_but_one(
     with torch.device("meta"):
         model = timm.create_model(architecture, pretrained=False, num_classes=0)
     names = {id(part): name for name, part in model.named_modules()}
-    assert {names[id(part)] for part in _last_stage(model)} == expected
+    assert {names[id(part)] for part in last_stage(model)} == expected
 
 
 def test_a_last_stage_that_is_not_known_says_what_to_choose() -> None:
     model = nn.ModuleDict({"stem": nn.Linear(2, 2), "tail": nn.Linear(2, 2)})
     model.feature_info = [{"module": "block.0"}, {"module": "block.1"}]  # as twins of timm do
-    settings: dict[str, Any] = {"width": 2, "embed_dim": 2, "frozen_statistics": False, "lr_factor": 1.0}
+    settings: dict[str, Any] = {
+        "width": 2,
+        "embed_dim": 2,
+        "freeze_batch_norm_stats": False,
+        "lr_factor": 1.0,
+    }
     with pytest.raises(SettingError, match=r"trainable=last_stage: .*choose all or none"):
         ImageEncoder(model, trainable="last_stage", **settings)
 

@@ -1,0 +1,42 @@
+"""Lengths and products of many tensors at once, which do not overflow in low precision."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from miniclip.optim import foreach
+
+LOW_PRECISION = (torch.float16, torch.bfloat16)
+
+
+def precise(x: Tensor) -> Tensor:
+    """At least float32: the squares of float16 gradients overflow."""
+    return x.float() if x.dtype in LOW_PRECISION else x
+
+
+def norms_of(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Euclidean norm () of each tensor, at least in float32."""
+    is_low = any(tensor.dtype in LOW_PRECISION for tensor in tensors)
+    return list(foreach.norm([precise(tensor) for tensor in tensors] if is_low else list(tensors)))
+
+
+def length_of(parts: Sequence[Tensor]) -> Tensor:
+    """Length () of a vector whose parts have these lengths."""
+    return torch.linalg.vector_norm(torch.stack(list(parts)))
+
+
+def inner_product(a: Tensor, b: Tensor) -> Tensor:
+    """Sum () of the products of two tensors' elements, without a copy where their memory is alike."""
+    a, b = precise(a), precise(b)
+    if a.stride() == b.stride():
+        by_stride = sorted(range(a.ndim), key=a.stride, reverse=True)
+        a, b = a.permute(by_stride), b.permute(by_stride)
+    return a.flatten() @ b.flatten()
+
+
+def quotients(numerators: list[float], lengths: Tensor) -> Tensor:
+    """Each number over its length, (n,), without asking the device."""
+    if len(set(numerators)) == 1:
+        return numerators[0] / lengths
+    return torch.stack([number / length for number, length in zip(numerators, lengths, strict=True)])
