@@ -23,6 +23,7 @@ from miniclip.config.compose import compose
 from miniclip.runs import RunDirectory, RunFacts
 from miniclip.training import TrainingStep
 from miniclip.training.resuming import go_on
+from tests.in_process import Answer, miniclip_in_process
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -73,16 +74,9 @@ def run_miniclip(
     )
 
 
-def miniclip_command(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """`miniclip ...` in a folder, whose cache is not the user's."""
-    return subprocess.run(
-        [sys.executable, "-c", "from miniclip.cli import main; main()", *map(str, arguments)],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(folder)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+def miniclip_command(folder: Path, *arguments: object) -> Answer:
+    """`miniclip ...` in this process and in a folder, whose cache is not the user's."""
+    return miniclip_in_process(*arguments, cwd=folder, HOME=str(folder))
 
 
 TINY = (

@@ -18,6 +18,7 @@ from miniclip.runs import RunDirectory
 from miniclip.runs.sweep import Sweep
 from miniclip.training.resuming import find_checkpoint
 from tests.conftest import ROOT, TINY, kill_in_its_first_job, run_miniclip
+from tests.in_process import train_in_process
 
 JOBS = (
     *TINY,
@@ -91,7 +92,7 @@ def test_every_experiment_trains_two_steps(experiment: str, tmp_path: Path, real
         small += ["image_size=64"]
     small += ["_forward_passes=4" if experiment == "sam_variants" else "trainer.budget.steps=2"]
     settings = [*roots.get(experiment, []), *small, f"hydra.run.dir={tmp_path}"]
-    done = run_miniclip(f"experiments={experiment}", "hydra.mode=RUN", *settings)
+    done = train_in_process(f"experiments={experiment}", "hydra.mode=RUN", *settings)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "summary.json").read_text())["steps"] == 2
 
@@ -99,7 +100,9 @@ def test_every_experiment_trains_two_steps(experiment: str, tmp_path: Path, real
 @pytest.mark.parametrize("experiment", ["rho_sweep", "mlp_width", "linformer_k", "sam_variants"])
 def test_a_study_is_checked_before_it_starts(experiment: str, tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
-    done = run_miniclip(f"experiments={experiment}", "trainer.batch_size=-1", f"hydra.sweep.dir={folder}")
+    done = train_in_process(
+        f"experiments={experiment}", "trainer.batch_size=-1", f"hydra.sweep.dir={folder}"
+    )
     assert done.returncode == 1 and "trainer.batch_size=-1" in done.stderr
     assert not list(folder.glob("*/job.json"))
 
@@ -107,7 +110,7 @@ def test_a_study_is_checked_before_it_starts(experiment: str, tmp_path: Path) ->
 def test_a_study_is_one_command(tmp_path: Path) -> None:
     """Batches larger than the data end each job before it trains."""
     folder = f"hydra.sweep.dir={tmp_path / 'sweep'}"
-    done = run_miniclip("experiments=temperature_study", "trainer.batch_size=99999", folder)
+    done = train_in_process("experiments=temperature_study", "trainer.batch_size=99999", folder)
     assert "9 jobs not completed" in done.stderr
     keys = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["keys"]
     assert len(keys) == 9 == len(table(tmp_path / "sweep"))
@@ -138,7 +141,7 @@ def test_of_several_tries_of_a_job_the_furthest_counts(tmp_path: Path) -> None:
 
 
 def test_jobs_that_one_result_would_stand_for_are_refused(tmp_path: Path) -> None:
-    done = run_miniclip("-m", *TINY, "trainer.num_workers=0,1", f"hydra.sweep.dir={tmp_path}")
+    done = train_in_process("-m", *TINY, "trainer.num_workers=0,1", f"hydra.sweep.dir={tmp_path}")
     assert done.returncode == 1 and not list(tmp_path.glob("*/job.json"))
     assert "computes the same as job" in done.stderr and "names, places or speed only" in done.stderr
 
@@ -187,7 +190,7 @@ def test_a_job_that_another_process_trains_is_left_to_it(tmp_path: Path) -> None
 def test_a_job_never_begins_with_anothers_weights(tmp_path: Path) -> None:
     """The first one diverges and leaves a checkpoint, which `auto` alone would find beside the second."""
     rates = ["optimizer=adamw", "optimizer.lr=1e30,1e-3", "trainer.max_skipped_steps=2"]
-    done = run_miniclip("-m", *TINY, *rates, "trainer.resume=auto", f"hydra.sweep.dir={tmp_path}")
+    done = train_in_process("-m", *TINY, *rates, "trainer.resume=auto", f"hydra.sweep.dir={tmp_path}")
     assert done.returncode == 1 and [row["status"] for row in table(tmp_path)] == ["diverged", "completed"]
     assert "Resumed from" not in done.stdout
 
