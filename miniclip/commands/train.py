@@ -192,7 +192,9 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 def _run_name(cfg: DictConfig) -> str:
     """Its name, and what it was told to do otherwise than the config says."""
-    return f"{cfg.name} {short_overrides(list(HydraConfig.get().overrides.task))}"
+    settings = HydraConfig.get()
+    swept = settings.callbacks["keep_sweep"].swept
+    return f"{cfg.name} {short_overrides(settings.overrides.task, swept)}"
 
 
 def _sweep_name() -> str | None:

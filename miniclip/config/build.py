@@ -10,7 +10,7 @@ import shlex
 import sys
 import typing
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from miniclip.config.compose import refuse_unknown, what_is_wrong
+from miniclip.config.compose import refuse_unknown, tell_jobs_what_is_swept, what_is_wrong
 from miniclip.config.hints import SEVERAL, groups, is_named, refuse_misspelled
 from miniclip.config.optuna_sweeper import OPTUNA, settings_to_check
 from miniclip.data import DataSource, ImageTextDataset, Split
@@ -231,9 +231,15 @@ class SweepGuard(Callback):
     """Hydra callback: checks all jobs of a sweep before the first one starts, tells last what failed.
 
     Of a sweep by Optuna it checks every value of each axis once.
+
+    Args:
+        swept: the settings of several values, for the names of jobs; found at the start of the sweep.
     """
 
     sweep: Sweep
+
+    def __init__(self, swept: Sequence[str] = ()):
+        self.swept = swept
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         overrides = list(config.hydra.overrides.task)
@@ -242,6 +248,7 @@ class SweepGuard(Callback):
                 overrides.append(f"{key}={values}")
         loader = GlobalHydra.instance().config_loader()
         parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides)
+        tell_jobs_what_is_swept(config, parsed)
         is_search = config.hydra.sweeper._target_ == OPTUNA
         where = ""
         try:

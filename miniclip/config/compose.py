@@ -10,9 +10,10 @@ from typing import Any
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
 
 from miniclip.config.hints import HOME, explained, is_named, refuse_misspelled
 from miniclip.config.optuna_sweeper import register_optuna
@@ -20,6 +21,9 @@ from miniclip.errors import UserError
 from miniclip.renamed import renamed_words
 
 log = logging.getLogger(__name__)
+
+LONGEST_NAME = 80
+"""Letters of a folder's name that say what a job was told."""
 
 
 def compose(*words: str) -> DictConfig:
@@ -100,10 +104,34 @@ def _added(node: dict[str, Any], known: dict[str, Any], place: str = "") -> Iter
             yield from _added(value, known[key], path)
 
 
-def short_overrides(overrides: list[str]) -> str:
-    """A job's overrides as a folder name: `rho=0.05,seed=0`. No paths, the last 80 letters or less."""
-    pairs = (override.partition("=") for override in overrides)
-    short = [f"{key.rpartition('.')[2]}={value}" for key, _, value in pairs if "/" not in value]
-    while len(",".join(short)) > 80 and len(short) > 1:
-        short.pop(0)
-    return re.sub(r"[^\w.,=-]", "-", ",".join(short))[-80:].lstrip(",.") or "default"
+def tell_jobs_what_is_swept(config: DictConfig, overrides: Sequence[Override]) -> None:
+    """Enter the settings that have several values into the config that each job of a sweep begins with.
+
+    Hydra composes a job from its own overrides and from Hydra's, `hydra.*`, of the sweep; tried with 1.3.
+    """
+    keys = [override.key_or_group for override in overrides if override.is_sweep_override()]
+    quoted = ",".join(f"'{key}'" for key in keys)
+    with read_write(config.hydra.overrides):
+        config.hydra.overrides.hydra.append(f"hydra.callbacks.keep_sweep.swept=[{quoted}]")
+
+
+def short_overrides(overrides: Sequence[str], swept: Sequence[str] = ()) -> str:
+    """A job's overrides as a folder name: `rho=0.05,seed=0`. No paths, 80 letters or less.
+
+    Args:
+        overrides: of the job.
+        swept: settings that have several values in the sweep; they come first and are left out last.
+    """
+    first: list[str] = []
+    others: list[str] = []
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if "/" in value:
+            continue
+        key = key.lstrip("+")
+        (first if key in swept else others).append(f"{key.rpartition('.')[2]}={value}")
+
+    while others and len(",".join(first + others)) > LONGEST_NAME and len(first + others) > 1:
+        others.pop(0)
+    name = re.sub(r"[^\w.,=-]", "-", ",".join(first + others))[:LONGEST_NAME]
+    return name.strip(",.") or "default"  # Windows takes no dot at the end of a name

@@ -129,10 +129,10 @@ class Sweep:
             known = [*known, *(job.key for job in self.jobs())]
 
         if known and not set(known) & set(keys):
-            num_jobs = counted(len(plan["keys"]), "job")
+            num_known = counted(len(plan["keys"]), "job")
             raise UserError(
-                f"{self.path} holds another sweep, of {num_jobs} and none of these {len(keys)}. Give "
-                "this one a folder of its own: hydra.sweep.dir=..."
+                f"{self.path} holds another sweep, of {num_known} and none of these {len(keys)}. "
+                "Give this one a folder of its own: hydra.sweep.dir=..."
             )
         self.path.mkdir(parents=True, exist_ok=True)
         all_keys = list(dict.fromkeys([*known, *keys]))

@@ -1,0 +1,61 @@
+"""Names of runs and jobs: what is swept comes first."""
+
+from pathlib import Path
+
+import pytest
+
+from miniclip.config.compose import LONGEST_NAME, short_overrides
+from tests.conftest import TINY, run_miniclip
+
+FIXED = [
+    "encoder.text.attention.k=4",
+    "tokenizer.vocab_size=300",
+    "context_length=16",
+    "trainer.accumulate_steps=2",
+    "optimizer.base.weight_decay=0.05",
+    "encoder.image.freeze_batch_norm_stats=true",
+]
+
+TOO_LARGE = ["trainer.batch_size=1000", "trainer.budget.epochs=1"]
+"""Ends each job before it trains."""
+
+
+def names(folder: Path) -> list[str]:
+    """Folders of jobs, without their numbers."""
+    return [path.parent.name.partition("_")[2] for path in sorted(folder.glob("*/job.json"))]
+
+
+def test_swept_settings_come_first_and_are_never_cut() -> None:
+    typed = ["optimizer.rho=0.05", *FIXED, "+seed=1"]
+    name = short_overrides(typed, ["seed", "optimizer.rho"])
+    assert name.startswith("rho=0.05,seed=1,") and len(name) <= LONGEST_NAME
+    assert short_overrides(["a.b=1", "c=2"]) == "b=1,c=2"
+    assert short_overrides(["data.root=/a/b"], ["data.root"]) == "default"
+
+
+@pytest.mark.parametrize("value", ["0.", "x...", "."])
+def test_no_name_ends_in_a_dot_which_windows_drops(value: str) -> None:
+    assert not short_overrides([f"optimizer.rho={value}"]).endswith(".")
+
+
+def test_jobs_of_a_sweep_differ_in_what_is_swept(tmp_path: Path) -> None:
+    settings = [*TINY, *TOO_LARGE, *FIXED, f"hydra.sweep.dir={tmp_path}"]
+    done = run_miniclip("-m", "optimizer.rho=0,0.05", *settings)
+    assert "2 jobs not completed" in done.stderr
+    first, second = names(tmp_path)
+    assert first.startswith("rho=0,") and second.startswith("rho=0.05,")
+
+
+def test_jobs_of_a_study_are_named_by_its_axes(tmp_path: Path) -> None:
+    run_miniclip("experiments=mlp_width", *TOO_LARGE, "seed=0", f"hydra.sweep.dir={tmp_path}")
+    assert [name.partition(",")[0] for name in names(tmp_path)] == [
+        f"expansion={n}" for n in (0, 1, 2, 4, 8)
+    ]
+
+
+def test_jobs_of_a_search_are_named_by_what_it_chooses(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    search = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "optimizer.rho=interval(0.01,0.1)"]
+    run_miniclip("-m", *TINY, *TOO_LARGE, *FIXED, *search, f"hydra.sweep.dir={tmp_path}")
+    assert len(names(tmp_path)) == 2
+    assert all(name.startswith("rho=0.0") for name in names(tmp_path))
