@@ -1,4 +1,4 @@
-"""How long a run trains, and how far it is: in epochs, updates, forward passes or minutes."""
+"""Budget of a run: epochs, steps, forward passes or minutes."""
 
 from bisect import bisect_right
 from collections.abc import Callable
@@ -13,8 +13,8 @@ class Budget:
 
     Args:
         epochs: passes over the training images; counts where none of the others is given.
-        steps: updates.
-        forward_passes: batches that go through the model: SAM needs two an update.
+        steps: optimizer steps.
+        forward_passes: batches that go through the model: SAM needs two per step.
         minutes: of training, by the clock; validation is left out.
 
     Raises:
@@ -33,6 +33,8 @@ class Budget:
         for name, value in given.items():
             if not value > 0:
                 raise SettingError(f"budget.{name}", value, "must be above 0")
+
+        # epochs count only where nothing else is given, so they contradict nothing
         others = [f"trainer.budget.{name}={value}" for name, value in given.items() if name != "epochs"]
         if len(others) > 1:
             raise UserError(f"{' and '.join(others)} cannot both end a run; set all but one to null.")
@@ -43,15 +45,16 @@ class Budget:
         return None if self.minutes is None else 60 * self.minutes
 
     def total_steps(self, *, steps_of_epochs: int, passes_at: Callable[[int], int]) -> int | None:
-        """Updates until the end; None where the clock decides.
+        """Steps until the end; None where the clock decides.
 
         Args:
-            steps_of_epochs: updates after which all epochs are completed.
-            passes_at: forward passes after so many updates.
+            steps_of_epochs: steps after which all epochs are completed.
+            passes_at: forward passes after so many steps.
         """
         if self.minutes is not None:
             return None
         if self.forward_passes is not None:
-            most = range(self.forward_passes + 1)
-            return bisect_right(most, self.forward_passes, key=passes_at) - 1
+            # the largest number of steps that the passes suffice for; a step takes one at least
+            candidates = range(self.forward_passes + 1)
+            return bisect_right(candidates, self.forward_passes, key=passes_at) - 1
         return steps_of_epochs if self.steps is None else self.steps

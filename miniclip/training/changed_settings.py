@@ -112,17 +112,22 @@ def changed_settings(
     before, now = _compared(theirs), _compared(ours)
     changes = []
     for setting in sorted(before.keys() | now.keys()):
-        if _is_below(setting, FREE) or before.get(setting, NOT_SET) == now.get(setting, NOT_SET):
+        change = Change(setting, before.get(setting, NOT_SET), now.get(setting, NOT_SET))
+        if change.theirs == change.ours or _is_below(setting, FREE):
             continue
+
+        # the data's fingerprint has answered for the settings that lead to it
         if is_same_data and setting.startswith("data.") and setting not in FIXED_OF_DATA + APPLIED:
             continue
-        if (setting in before and setting in now) or _is_below(setting, APPLIED):
-            changes.append(Change(setting, before.get(setting, NOT_SET), now.get(setting, NOT_SET)))
+
+        is_known_to_both = setting in before and setting in now
+        if is_known_to_both or _is_below(setting, APPLIED):
+            changes.append(change)
     return changes
 
 
 def check_changes(changes: list[Change], checkpoint: Path) -> None:
-    """Tell of each change that the resumed run trains with.
+    """Log each change that the resumed run trains with.
 
     Raises:
         UserError: when another cannot be applied in the middle of a run.
@@ -131,11 +136,13 @@ def check_changes(changes: list[Change], checkpoint: Path) -> None:
     if any(change.setting == "optimizer._target_" for change in refused):  # its base says no more
         refused = [change for change in refused if not change.setting.startswith("optimizer.")]
         refused += [change for change in changes if change.setting == "optimizer._target_"]
+
     if refused:
         raise UserError(
             f"{checkpoint} cannot go on with {_listed(refused)}: that would be another run. Give these the "
             "checkpoint's values, or start anew with trainer.resume=null."
         )
+
     for change in changes:
         log.info("From here on %s", change)
 

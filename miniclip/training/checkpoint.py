@@ -49,6 +49,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         problem = "is no file" if path.exists() else "does not exist"
         raise UserError(f"The checkpoint {path} {problem}.")
+
     try:
         _check_archive(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -57,8 +58,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         known = isinstance(error, UserError | OSError)
         reason = error if known else "it cannot be read as plain tensors and data"
         raise UserError(f"The checkpoint {path} is damaged or no checkpoint ({reason}).") from None
+
     if not isinstance(content, dict) or content.get("format") not in (1, FORMAT):
         raise UserError(f"The file {path} is not a MiniCLIP checkpoint of format {FORMAT}.")
+
     try:
         check_contents(content)
         content["config"] = renamed_config(content["config"])
@@ -86,7 +89,7 @@ def _from_format_1(content: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def fitting(path: Path) -> Iterator[None]:
-    """Whatever a checkpoint's odd contents make of the parts that take them over is one line.
+    """Turn whatever odd contents make the parts of a run raise into one line.
 
     Raises:
         UserError: when they do not fit.
@@ -108,6 +111,7 @@ def _check_archive(path: Path) -> None:
     """
     if not zipfile.is_zipfile(path):
         raise UserError("it is no archive of tensors, or its end is missing")
+
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         is_packed = any(member.compress_type != zipfile.ZIP_STORED for member in members)
@@ -131,11 +135,9 @@ def check_architecture(model: nn.Module, checkpoint: dict[str, Any], config: dic
         UserError: when it is of another architecture; names the settings that differ.
     """
     theirs, ours = checkpoint["model"], model.state_dict()
-    wrong = [
-        key
-        for key in sorted(theirs.keys() | ours.keys())
-        if key not in theirs or key not in ours or theirs[key].shape != ours[key].shape
-    ]
+    common = {key for key in theirs.keys() & ours.keys() if theirs[key].shape == ours[key].shape}
+    wrong = sorted((theirs.keys() | ours.keys()) - common)
+
     if wrong:
         parts = ("encoder", "projection", "temperature", "tokenizer", "embed_dim", "context_length")
         settings = [

@@ -46,6 +46,7 @@ def measure_test(
         num_workers=trainer.num_workers,
     )
     features = encode("test")
+
     ranks = retrieval_ranks(*features)
     found = metrics_of_ranks(ranks)
     for measure in measures:

@@ -3,7 +3,7 @@
 import math
 
 from miniclip.data.sampler import EpochBatches
-from miniclip.errors import SettingError
+from miniclip.errors import SettingError, counted
 from miniclip.optim import PassOptimizer
 from miniclip.training.budget import Budget
 from miniclip.training.progress import Progress
@@ -86,3 +86,25 @@ class Plan:
         """Batches that go through the model from one number of steps to another."""
         passes = self.optimizer.num_passes(last) - self.optimizer.num_passes(first)
         return passes * self.accumulate_steps
+
+
+def check_batches_fit(num_images: int, *, batch_size: int, accumulate_steps: int) -> None:
+    """Hold the images of a batch, and of a step, against those of the training set.
+
+    Raises:
+        SettingError: when there are fewer images than one step takes.
+    """
+    if batch_size > num_images:
+        raise SettingError(
+            "trainer.batch_size",
+            batch_size,
+            f"is larger than the training set of {counted(num_images, 'image')}",
+        )
+
+    images_per_step = batch_size * accumulate_steps
+    if images_per_step > num_images:
+        raise SettingError(
+            "trainer.accumulate_steps",
+            accumulate_steps,
+            f"asks for {counted(images_per_step, 'image')} per step, of {num_images:,}",
+        )

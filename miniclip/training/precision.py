@@ -16,9 +16,9 @@ DTypeName = Literal["auto", "float16", "bfloat16", "float32"]
 
 
 class Precision:
-    """Forward in a low precision, weights and update in float32.
+    """Forward pass in a low precision, weights and step in float32.
 
-    Gradients are unscaled exactly once an update. An update whose gradient is not finite is skipped:
+    Gradients are unscaled exactly once per step. A step whose gradient is not finite is skipped:
     weights and moments stay as they are, in every precision.
 
     Args:
@@ -62,17 +62,19 @@ class Precision:
         forget_skipped_state(base)
         if self.scaler is not None:
             self.scaler.unscale_(base)
+
         params = [p for group in base.param_groups for p in group["params"] if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in params])
         if self.scaler is None and getattr(base, "_step_supports_amp_scaling", False):
             _fused_step(base, norm, max_norm)
             return norm
+
         if max_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(params, max_norm, norm)
         if self.scaler is not None:
             self.scaler.step(base)
             self.scaler.update()
-        elif norm.isfinite():
+        elif norm.isfinite():  # the host waits for the device here
             base.step()
         return norm
 
@@ -85,7 +87,7 @@ class Precision:
 
 
 def _fused_step(optimizer: Optimizer, norm: Tensor, max_norm: float | None) -> None:
-    """Clip, test for finiteness and update in the optimizer's own kernel, as it does for a GradScaler."""
+    """Clip, test for finiteness and step in the optimizer's own kernel, as it does for a GradScaler."""
     too_long = None if max_norm is None else (norm / max_norm).clamp(min=1).to(torch.float32)
     optimizer.grad_scale = too_long  # type: ignore[attr-defined]
     optimizer.found_inf = (~norm.isfinite()).to(torch.float32)  # type: ignore[attr-defined]

@@ -100,6 +100,7 @@ def carry_on_metrics(source: Path, run: RunDirectory, progress: Progress) -> Non
         run.metrics.unlink(missing_ok=True)
         return
 
+    # a torn line, and what follows training, have no step that counts
     kept = []
     for line in metrics.read_text(encoding="utf-8").splitlines(keepends=True):
         record = _record(line)
@@ -107,6 +108,7 @@ def carry_on_metrics(source: Path, run: RunDirectory, progress: Progress) -> Non
         is_training = "train/loss" in record
         is_validation = "val/rsum" in record
         comes_again = progress.validation_due and step == progress.step
+
         if step <= progress.step and (is_training or (is_validation and not comes_again)):
             kept.append(line)
     run.metrics.write_text("".join(kept), encoding="utf-8")

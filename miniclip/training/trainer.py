@@ -1,38 +1,29 @@
 """The trainer: its settings, and the loop of epochs, validations and checkpoints."""
 
 import logging
-from collections import Counter
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
 from miniclip.data.loader import Loader
 from miniclip.data.sampler import EpochBatches
 from miniclip.distributed import World
-from miniclip.errors import SettingError, as_override, counted
+from miniclip.errors import SettingError, as_override
 from miniclip.metrics import Features
 from miniclip.optim import set_learning_rate
 from miniclip.runs import JsonlLogger, RunDirectory
 from miniclip.training.budget import Budget
 from miniclip.training.checkpointer import Checkpointer
 from miniclip.training.device import find_device
-from miniclip.training.guards import (
-    REMEDY,
-    BrokenImages,
-    Diverged,
-    TooManyBroken,
-    TooManySkipped,
-    check_weights,
-)
+from miniclip.training.guards import BrokenImages, TooManyBroken, TooManySkipped, check_weights
 from miniclip.training.interruption import Interrupted, Interruption, ignore_in_worker
-from miniclip.training.plan import Plan
+from miniclip.training.plan import Plan, check_batches_fit
 from miniclip.training.progress import Progress, Stopwatch
 from miniclip.training.recorder import Recorder
 from miniclip.training.resuming import AUTO
 from miniclip.training.setup import TrainingSetup
 from miniclip.training.step import TrainingStep
+from miniclip.training.summary import summary_of
 from miniclip.training.validation import SplitEncoder, Validation
 
 log = logging.getLogger(__name__)
@@ -130,23 +121,12 @@ class Trainer:
             Diverged: when values that are not finite end the run.
             Interrupted: on Ctrl-C or termination, after `last.pt` was saved.
         """
-        self._check_sizes(len(setup.train_set))
+        check_batches_fit(
+            len(setup.train_set),
+            batch_size=self.batch_size,
+            accumulate_steps=self.accumulate_steps,
+        )
         return _Loop(self, setup, run, logger).run_to_end(checkpoint)
-
-    def _check_sizes(self, num_images: int) -> None:
-        if self.batch_size > num_images:
-            raise SettingError(
-                "trainer.batch_size",
-                self.batch_size,
-                f"is larger than the training set of {counted(num_images, 'image')}",
-            )
-        images_per_step = self.batch_size * self.accumulate_steps
-        if images_per_step > num_images:
-            raise SettingError(
-                "trainer.accumulate_steps",
-                self.accumulate_steps,
-                f"asks for {counted(images_per_step, 'image')} per step, of {num_images:,}",
-            )
 
 
 class _Loop:
@@ -232,7 +212,7 @@ class _Loop:
                 raise
 
         self.broken_images.log_sum()
-        summary = self._summary()
+        summary = summary_of(self.setup, progress, seconds=self.clock.seconds, device=trainer.device)
         self.run.write_summary(summary)
         self.checkpointer.load_best()
         return FitResult(summary, self.validation.encode())
@@ -317,29 +297,3 @@ class _Loop:
             step=self.progress.step,
             last_checkpoint=self.run.last_checkpoint,
         )
-
-    def _summary(self) -> dict[str, Any]:
-        """What `summary.json` holds.
-
-        Raises:
-            Diverged: when there is no best checkpoint.
-        """
-        progress, setup, device = self.progress, self.setup, self.trainer.device
-        if progress.best is None:
-            raise Diverged(f"No validation gave a finite loss, so there is no best checkpoint. {REMEDY}")
-
-        is_gpu = device.type == "cuda"
-        return {
-            "best": progress.best,
-            "best_rsum": progress.best["val/rsum"],
-            "steps": progress.step,
-            "epochs": progress.epoch,
-            "validations": progress.validations,
-            "skipped_steps": progress.skipped_steps,
-            "broken_images": dict(Counter(progress.broken.values())),
-            "seconds": self.clock.seconds,
-            "images_per_second": progress.images_per_second,
-            "peak_gpu_gb": torch.cuda.max_memory_allocated(device) / 1e9 if is_gpu else None,
-            "parameters": sum(p.numel() for p in setup.model.parameters()),
-            "train_images": len(setup.train_set),
-        }

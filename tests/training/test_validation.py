@@ -76,7 +76,8 @@ def test_a_record_holds_the_numbers_of_the_weights(
     for start in (0, 16):  # the eight images that remain are no whole batch
         rows = slice(start, start + 16)
         pairs = features.images[rows], features.first_captions[rows]
-        losses.append(setup.loss(*pairs, setup.model.logit_scale(*pairs)).item())
+        with torch.inference_mode():
+            losses.append(setup.loss(*pairs, setup.model.logit_scale(*pairs)).item())
     assert record["val/loss"] == pytest.approx(sum(losses) / 2)
     assert record["val/loss_over_chance"] == pytest.approx(record["val/loss"] / math.log(16))
     assert record["val/rsum"] == retrieval_metrics(*features)["rsum"]
