@@ -3,7 +3,6 @@
 import argparse
 import importlib.util
 import io
-import json
 import logging
 import os
 import shlex
@@ -12,7 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -25,7 +24,11 @@ from miniclip import __version__
 from miniclip.config.compose import HOME, compose, prepare_hydra, refuse_unknown, what_is_wrong
 from miniclip.config.hints import groups, refuse_misspelled
 from miniclip.errors import UserError, counted
+from miniclip.files import write_json, write_text
 from miniclip.renamed import renamed_words
+
+if TYPE_CHECKING:
+    pass
 
 # Threads of libgomp, which torch brings on Linux, wait in a loop: two runs on a machine would all but stop
 # each other. This many turns, and they sleep; it is read when torch is imported.
@@ -213,8 +216,7 @@ def _study(arguments: argparse.Namespace, options: list[str]) -> None:
     from miniclip.config.build import make
     from miniclip.figures import draw_costs
     from miniclip.metrics import Cost, attention_costs
-    from miniclip.runs import write_text
-    from miniclip.training.train import find_device
+    from miniclip.training.device import find_device
 
     if min(arguments.lengths) < 1 or arguments.k < 1 or arguments.rounds < 1:
         raise UserError("--lengths, --k and --rounds must be at least 1.")
@@ -281,7 +283,6 @@ def _examine(cfg: DictConfig) -> bool:
     from miniclip.config.build import check, make, names_of
     from miniclip.data.doctor import Remarks, examine
     from miniclip.figures import draw_examination
-    from miniclip.runs import write_text
 
     check(cfg)
     cfg.data.on_broken_image = "skip"  # to find all that are missing, not the first
@@ -295,7 +296,7 @@ def _examine(cfg: DictConfig) -> bool:
     found.remarks = remarks.texts
     folder = Path("outputs") / cfg.name / "doctor"
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "doctor.json", json.dumps(found.as_dict(), indent=2, ensure_ascii=False) + "\n")
+    write_json(folder / "doctor.json", found.as_dict())
     draw_examination(found, folder / "doctor.png")
     for name, counts in found.splits.items():
         least, mean, most = counts["captions_an_image"]
@@ -336,7 +337,7 @@ def _evaluate(words: list[str], device_name: str) -> None:
     from miniclip.config.restore import restore
     from miniclip.evaluation import MiniCLIPModel, OpenClipModel, TaskContext, comparison
     from miniclip.evaluation.folders import evaluation_folder
-    from miniclip.training.train import find_device
+    from miniclip.training.device import find_device
 
     device = find_device(device_name)
     known_tasks = groups()["eval/tasks"]

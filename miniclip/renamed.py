@@ -16,7 +16,10 @@ TARGETS = {
 """Old and new `_target_`s."""
 
 KEYS = {
+    "arm": "_arm",
     "encoder.image.frozen_statistics": "encoder.image.freeze_batch_norm_stats",
+    "epochs": "_epochs",
+    "forward_passes": "_forward_passes",
     "optimizer.every": "optimizer.interval",
 }
 """Old and new settings, with their places."""

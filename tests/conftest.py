@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from PIL import Image
 from miniclip.config.build import build
 from miniclip.config.compose import compose
 from miniclip.runs import RunDirectory, RunFacts
+from miniclip.training import TrainingStep
 from miniclip.training.resuming import go_on
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -113,18 +115,17 @@ def fit_config(folder: Path, cfg: DictConfig) -> RunDirectory:
     return run
 
 
-def interrupt_before_validation(monkeypatch: pytest.MonkeyPatch, *, epoch: int) -> None:
-    """Stop the run when the given epoch has been trained, as if it had never begun."""
-    from miniclip.training import train
+def interrupt_at_step(monkeypatch: pytest.MonkeyPatch, *, step: int) -> None:
+    """End the run in place of a step, as a second Ctrl-C does: nothing is saved."""
+    original = TrainingStep.__call__
+    steps = count(1)
 
-    original = train._Fit._train_epoch
-
-    def interrupted(self: Any, batches: Any) -> None:
-        if self.progress.epoch == epoch - 1:
+    def interrupted(self: TrainingStep, batches: Any) -> Any:
+        if next(steps) == step:
             raise KeyboardInterrupt
-        original(self, batches)
+        return original(self, batches)
 
-    monkeypatch.setattr(train._Fit, "_train_epoch", interrupted)
+    monkeypatch.setattr(TrainingStep, "__call__", interrupted)
 
 
 def kill_in_its_first_job(folder: Path, *overrides: str) -> None:

@@ -17,16 +17,18 @@ from miniclip.config.compose import short_overrides
 from miniclip.data.eval_preprocessing import EvalPreprocessing
 from miniclip.errors import UserError, counted
 from miniclip.evaluation import MiniCLIPModel, Result, TaskContext, flat_numbers
-from miniclip.figures import draw_curves, draw_retrieval, read_metrics
+from miniclip.figures import draw_curves, draw_retrieval
 from miniclip.metrics import recall_table, retrieval_ranks
-from miniclip.runs import RunDirectory, RunFacts, read_state, save_arrays
-from miniclip.runs.run_directory import Status, git_revision
-from miniclip.runs.sweep import Sweep, job_key
+from miniclip.runs import RunDirectory, RunFacts
+from miniclip.runs.environment import git_revision
+from miniclip.runs.job_key import job_key
+from miniclip.runs.run_directory import Status
+from miniclip.runs.sweep import Sweep
 from miniclip.training import Trainer, TrainingSetup
 from miniclip.training.guards import Diverged
 from miniclip.training.held_out import HeldOutResult, measure_test
 from miniclip.training.reproducibility import release_memory
-from miniclip.training.resuming import go_on
+from miniclip.training.resuming import check_directory, go_on
 
 log = logging.getLogger(__name__)
 
@@ -37,21 +39,9 @@ def run_job(cfg: DictConfig) -> float:
     run = RunDirectory(Path(settings.runtime.output_dir))
     if settings.mode is RunMode.MULTIRUN:
         return _job_of_sweep(cfg, run, Path(settings.sweep.dir), list(settings.overrides.task))
-    with run.held():
-        _check_directory(run, cfg.trainer.resume)
+    with run.lock():
+        check_directory(cfg.trainer.resume, run)
         return _train(cfg, run)
-
-
-def _check_directory(run: RunDirectory, resume: str | None) -> None:
-    """Refuse to write a second run over a first one."""
-    goes_on_here = resume == "auto" or (
-        resume is not None and Path(resume).expanduser().resolve().is_relative_to(run.path.resolve())
-    )
-    if run.holds_a_run and not goes_on_here:
-        raise UserError(
-            f"{run.path} holds a run already ({read_state(run.path).status}). Go on with it: "
-            "trainer.resume=auto; or give this run another directory: hydra.run.dir=..."
-        )
 
 
 def _job_of_sweep(cfg: DictConfig, run: RunDirectory, folder: Path, overrides: list[str]) -> float:
@@ -69,11 +59,11 @@ def _job_of_sweep(cfg: DictConfig, run: RunDirectory, folder: Path, overrides: l
     if sweep.is_of_another_job(run.path, key):  # the same number and name in an earlier launch
         run = RunDirectory(run.path.with_name(f"{run.path.name}_{key[:8]}"))
     try:
-        with run.held(), _own_device(cfg, sweep) as device:
+        with run.lock(), _own_device(cfg, sweep) as device:
             resume = None if before is None else before.checkpoint
             if before is None or resume is None or before.path != run.path:
-                run.forget()  # what an earlier try left
-            run.write_json("job.json", {"key": key, "overrides": overrides})
+                run.clear()  # what an earlier try left
+            run.write_job(key=key, overrides=overrides)
             settings = {"device": device, "trainer": {"resume": None if resume is None else str(resume)}}
             return _train(OmegaConf.merge(cfg, settings), run)  # type: ignore[arg-type]
     except Exception as error:
@@ -146,7 +136,7 @@ def _train_and_measure(cfg: DictConfig, run: RunDirectory) -> tuple[dict[str, An
     try:
         summary, features = trainer.fit(experiment, run, logger, checkpoint=checkpoint)
         ranks = retrieval_ranks(*features)
-        save_arrays(run.path / "ranks.npz", image_of_caption=features.image_of_caption, **ranks._asdict())
+        run.write_ranks(image_of_caption=features.image_of_caption, **ranks._asdict())
         test_set = experiment.test_set
         if test_set is not None:
             context = TaskContext(
@@ -163,11 +153,11 @@ def _train_and_measure(cfg: DictConfig, run: RunDirectory) -> tuple[dict[str, An
             numbers = {key: value for key, value in tested.record.items() if key.startswith("test/")}
             logger.log({"step": summary["steps"], **numbers})
         figures = {
-            "curves": draw_curves(read_metrics(run), run.figures / "curves.png"),
+            "curves": draw_curves(run.read_metrics(), run.curves_figure),
             "retrieval": draw_retrieval(
                 features,
                 experiment.val_set.split,
-                run.figures / "retrieval.png",
+                run.retrieval_figure,
                 protocol=summary["best"]["protocol"],
             ),
         }
@@ -183,9 +173,9 @@ def _train_and_measure(cfg: DictConfig, run: RunDirectory) -> tuple[dict[str, An
 def _write_test(tested: HeldOutResult, summary: dict[str, Any], run: RunDirectory) -> None:
     """Keep what the test part gave, in the summary, too."""
     owners = tested.features.image_of_caption
-    save_arrays(run.path / "ranks_test.npz", image_of_caption=owners, **tested.ranks._asdict())
+    run.write_ranks(of_test=True, image_of_caption=owners, **tested.ranks._asdict())
     summary["test"] = tested.record
-    run.write_json("summary.json", summary)
+    run.write_summary(summary)
 
 
 def _root(error: BaseException) -> BaseException:

@@ -3,7 +3,6 @@
 import atexit
 import difflib
 import importlib.util
-import inspect
 import logging
 import math
 import re
@@ -35,14 +34,16 @@ from miniclip.data.eval_preprocessing import EvalPreprocessing
 from miniclip.errors import SettingError, UserError, counted
 from miniclip.models import HFTextModel, MiniCLIP
 from miniclip.models.image_encoder import preprocessing_of
-from miniclip.optim import SAM, parameter_groups, scale_learning_rates
+from miniclip.optim import PassOptimizer, as_pass_optimizer, parameter_groups, scale_learning_rates
 from miniclip.preprocessing import MEAN, STD, Preprocessing
 from miniclip.provenance import sign
 from miniclip.runs import JsonlLogger, RunDirectory
-from miniclip.runs.sweep import Sweep, job_key, search_key
+from miniclip.runs.job_key import job_key, search_key
+from miniclip.runs.sweep import Sweep
 from miniclip.signature import described, fits, signature_of
 from miniclip.tokenizers import Tokenizer
 from miniclip.training import Precision, Trainer, TrainingSetup
+from miniclip.training.changed_settings import TRAINED_PARTS
 from miniclip.training.reproducibility import seed_everything
 
 log = logging.getLogger(__name__)
@@ -56,21 +57,7 @@ ROOT_TYPES: dict[str, type] = {
     "device": str,
 }
 
-PARTS = (
-    "data",
-    "tokenizer",
-    "encoder.image",
-    "encoder.text",
-    "projection",
-    "temperature",
-    "loss",
-    "optimizer",
-    "schedule",
-    "precision",
-    "trainer",
-    "eval",
-    "logger",
-)
+PARTS = (*TRAINED_PARTS, "eval", "logger")
 """What every run is made of."""
 
 MAX_SEED = 2**32 - 1
@@ -87,7 +74,7 @@ def build(cfg: DictConfig, run: RunDirectory) -> tuple[Trainer, TrainingSetup, J
     """
     check(cfg)
     config = typing.cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
-    OmegaConf.save(cfg, run.path / "config.yaml", resolve=True)
+    run.write_config(OmegaConf.to_yaml(cfg, resolve=True))
     trainer: Trainer = make(cfg, "trainer")
     source: DataSource = make(cfg, "data")
     with names_of(cfg, "data"):
@@ -145,7 +132,7 @@ def unlike_the_run(wanted: Preprocessing, *, eval_crop: str) -> list[str]:
 
 def _facts(split: Split, tokenizer: Tokenizer) -> dict[str, Any]:
     """What a run's environment.json says of a split; its captions are encoded on the way."""
-    num_truncated = tokenizer.remember(caption for own in split.captions for caption in own)
+    num_truncated = tokenizer.precompute(caption for own in split.captions for caption in own)
     num_captions = int(split.captions.counts.sum())
     if num_truncated:
         log.warning(
@@ -356,13 +343,14 @@ def make_model(cfg: DictConfig, *, vocab_size: int) -> MiniCLIP:
     )
 
 
-def make_optimizer(cfg: DictConfig, model: torch.nn.Module) -> torch.optim.Optimizer:
+def make_optimizer(cfg: DictConfig, model: torch.nn.Module) -> PassOptimizer:
     """The optimizer over the model's parameter groups."""
-    target = hydra.utils.get_object(cfg.optimizer._target_)
-    extra = {"model": model} if inspect.isclass(target) and issubclass(target, SAM) else {}
+    settings, _ = signature_of(hydra.utils.get_object(cfg.optimizer._target_))
+    extra = {"model": model} if "model" in settings else {}
     optimizer = _call(cfg, "optimizer", parameter_groups(model), **extra)
+
     scale_learning_rates(optimizer)
-    return optimizer
+    return as_pass_optimizer(optimizer)
 
 
 def make_precision(cfg: DictConfig, trainer: Trainer) -> Precision:

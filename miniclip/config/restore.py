@@ -30,10 +30,10 @@ from miniclip.config.compose import compose
 from miniclip.data import DataSource, ImageTextDataset
 from miniclip.data.eval_preprocessing import EvalPreprocessing
 from miniclip.errors import SettingError, UserError, counted
-from miniclip.files import within
 from miniclip.models import MiniCLIP
 from miniclip.models.image_encoder import adopt_preprocessing
 from miniclip.provenance import is_ours
+from miniclip.runs import RunFiles
 from miniclip.signature import described, fits, signature_of
 from miniclip.tokenizers import Tokenizer
 from miniclip.training.checkpoint import check_architecture, load_checkpoint, load_model
@@ -160,7 +160,7 @@ def restore(path: Path, *changes: str) -> Restored:
         UserError: when there is no whole checkpoint, its weights are not finite, or its config holds
             anything but the settings of MiniCLIP's own parts.
     """
-    checkpoint_path = within(path, "checkpoints/best.pt") if path.is_dir() else path
+    checkpoint_path = RunFiles(path).best_checkpoint if path.is_dir() else path
     checkpoint = load_checkpoint(checkpoint_path)
     with _named_after(checkpoint_path):
         _check(checkpoint["config"])

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from miniclip.data.transforms import CenterCrop, Crop, SquashResize, cut, normalize
+from miniclip.data.transforms import CenterCrop, Crop, SquashResize, crop_and_resize, normalize
 from miniclip.errors import SettingError, UserError
 from miniclip.preprocessing import Preprocessing
 from miniclip.renamed import VALUES
@@ -47,7 +47,7 @@ class EvalPreprocessing:
         height, width = image.shape[1:]
         # these crops draw nothing
         box = self.crop.box(height, width, torch.Generator())
-        pixels = cut(image, box, self.image_size)  # (3, S, S)
+        pixels = crop_and_resize(image, box, self.image_size)  # (3, S, S)
         return normalize(pixels[None])[0]
 
     def state(self) -> dict[str, Any]:

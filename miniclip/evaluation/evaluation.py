@@ -12,8 +12,8 @@ from typing import Any
 
 from miniclip.errors import SettingError
 from miniclip.evaluation.task import MissingPackage, Result, Task, TaskContext, Unsuited
+from miniclip.files import write_text
 from miniclip.metrics import Features
-from miniclip.runs import write_text
 
 log = logging.getLogger(__name__)
 

@@ -1,11 +1,11 @@
 """Folder of an evaluation: where the results of a checkpoint on some data belong."""
 
-import json
 from pathlib import Path
 
-from miniclip.data.dataset import SEEDED_TEST
+from miniclip.data.split import SEEDED_TEST
 from miniclip.errors import UserError
-from miniclip.files import within
+from miniclip.files import read_json, within
+from miniclip.runs import RunFiles
 
 
 def evaluation_folder(checkpoint: Path, fingerprint: str) -> Path:
@@ -16,27 +16,28 @@ def evaluation_folder(checkpoint: Path, fingerprint: str) -> Path:
     Args:
         fingerprint: of the split that is measured on.
     """
-    run = checkpoint.parent.parent
-    if checkpoint.parent.name != "checkpoints" or not within(run, "environment.json").is_file():
+    run = RunFiles.of_checkpoint(checkpoint)
+    if run is None or not run.environment.is_file():
         return within(checkpoint.parent, f"{checkpoint.stem}_evaluation/{fingerprint}")
 
     names = _names_of_splits(run)
     name = names.get(fingerprint)
-    parts = ["evaluation"] if checkpoint.stem == "best" else ["evaluation", checkpoint.stem]
+    parts = [run.evaluation.name]
+    if checkpoint != run.best_checkpoint:
+        parts.append(checkpoint.stem)
     if name is None:
         parts.append(fingerprint)
     elif name in ("test", SEEDED_TEST) and len(names) > 2:
         parts.append("test")
-    return within(run, "/".join(parts))
+    return within(run.path, "/".join(parts))
 
 
-def _names_of_splits(run: Path) -> dict[str, str]:
+def _names_of_splits(run: RunFiles) -> dict[str, str]:
     """Names of the splits that a run was trained and measured on, by their fingerprints."""
-    path = within(run, "environment.json")
     try:
-        splits = json.loads(path.read_text("utf-8"))["data"]
+        splits = read_json(run.environment)["data"]
         return {split["fingerprint"]: name for name, split in splits.items()}
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path} is damaged ({error!r}); evaluate the checkpoint in another folder."
+            f"{run.environment} is damaged ({error!r}); evaluate the checkpoint in another folder."
         ) from None

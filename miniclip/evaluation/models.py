@@ -11,11 +11,12 @@ from torch import Tensor
 
 from miniclip.data.dataset import ImageTextDataset
 from miniclip.data.eval_preprocessing import EvalPreprocessing
-from miniclip.data.loader import Loader, sequential_batches
+from miniclip.data.loader import Loader
+from miniclip.data.sampler import sequential_batches
 from miniclip.errors import UserError
 from miniclip.metrics.features import encode_images, encode_texts
 from miniclip.models.clip import MiniCLIP
-from miniclip.tokenizers.tokenizer import Tokenizer
+from miniclip.tokenizers import Tokenizer
 
 BATCH_SIZE = 256
 

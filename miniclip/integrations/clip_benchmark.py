@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from miniclip.config.restore import restore
 from miniclip.errors import UserError
-from miniclip.files import within
 from miniclip.models import MiniCLIP
+from miniclip.runs import RunFiles
 from miniclip.tokenizers import Tokenizer
 
 PADDING = -1
@@ -54,7 +54,7 @@ def load(
         UserError: when there is no whole checkpoint.
     """
     path = Path(model_name)
-    restored = restore(within(path, f"checkpoints/{pretrained}.pt") if path.is_dir() else path)
+    restored = restore(RunFiles(path).checkpoint(pretrained) if path.is_dir() else path)
     return Model(restored.model).to(device), restored.preprocessing, _one_tensor(restored.tokenizer)
 
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from miniclip.models import Inputs, MiniCLIP
+from miniclip.data.batch import Batch
+from miniclip.models import MiniCLIP
 from miniclip.optim import Randomness, frozen_statistics, parameter_groups
 
 DROPOUT_SEED = 0
@@ -45,7 +46,7 @@ class LossSurface:
         batches: each with its own negatives.
     """
 
-    def __init__(self, model: MiniCLIP, loss: Callable[..., Tensor], batches: Sequence[Inputs]):
+    def __init__(self, model: MiniCLIP, loss: Callable[..., Tensor], batches: Sequence[Batch]):
         self.model = model
         self.loss = loss
         self.batches = batches
@@ -54,7 +55,7 @@ class LossSurface:
             p for group in groups if group.get("perturb", True) for p in group["params"]
         ]
 
-    def batch_loss(self, batch: Inputs) -> Tensor:
+    def batch_loss(self, batch: Batch) -> Tensor:
         """Loss of one batch, (), with the same dropout in every call."""
         training = self.model.training
         randomness = Randomness(self.model.parameters())
@@ -73,7 +74,7 @@ class LossSurface:
         """Loss at the weights as they are."""
         return torch.stack([self.batch_loss(batch) for batch in self.batches]).mean().item()
 
-    def gradient(self, batch: Inputs) -> list[Tensor]:
+    def gradient(self, batch: Batch) -> list[Tensor]:
         """Gradient of one batch's loss."""
         return list(torch.autograd.grad(self.batch_loss(batch), self.params, materialize_grads=True))
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from miniclip.config import build
 from miniclip.config.compose import compose
 from miniclip.config.restore import restore
+from miniclip.data.batch import Batch
 from miniclip.errors import UserError
 from miniclip.losses import ClipLoss
 from miniclip.metrics import LossSurface, landscape, m_sharpness, top_eigenvalue
-from miniclip.models import Inputs
 from miniclip.runs import RunDirectory
 from tests.conftest import TINY
 
@@ -65,7 +65,7 @@ def test_hessian_products_of_the_model_are_differences_of_gradients() -> None:
                 smooth = nn.Softplus(beta=3) if isinstance(child, nn.ReLU) else nn.AvgPool2d(3, 2, 1)
                 setattr(module, name, smooth)
     token_ids = torch.randint(300, (8, 6))
-    inputs = Inputs(torch.randn(8, 3, 32, 32).double(), token_ids, torch.ones_like(token_ids).bool())
+    inputs = Batch(torch.randn(8, 3, 32, 32).double(), token_ids, torch.ones_like(token_ids).bool())
 
     def loss(image_features: Tensor, text_features: Tensor, *rest: Tensor | None) -> Tensor:
         return -(image_features * text_features).sum()
@@ -110,7 +110,7 @@ def test_the_surface_is_that_of_the_loss_with_several_positives() -> None:
     model = build.make_model(cfg, vocab_size=300)
     token_ids = torch.randint(300, (8, 6))
     everything = torch.ones(8, 8, dtype=torch.bool)
-    inputs = Inputs(torch.randn(8, 3, 32, 32), token_ids, torch.ones_like(token_ids).bool(), everything)
+    inputs = Batch(torch.randn(8, 3, 32, 32), token_ids, torch.ones_like(token_ids).bool(), everything)
     several, plain = (
         LossSurface(model, ClipLoss(multi_positive=flag), [inputs]).mean_loss() for flag in (True, False)
     )
@@ -122,7 +122,7 @@ def test_a_model_with_dropout_is_as_sharp_as_its_loss_and_no_generator_moves() -
     torch.manual_seed(0)
     model = build.make_model(cfg, vocab_size=300)
     token_ids = torch.randint(300, (8, 6))
-    inputs = Inputs(torch.randn(8, 3, 32, 32), token_ids, torch.ones_like(token_ids).bool())
+    inputs = Batch(torch.randn(8, 3, 32, 32), token_ids, torch.ones_like(token_ids).bool())
     surface = LossSurface(model, ClipLoss(), [inputs])
     before = torch.get_rng_state()
     assert abs(m_sharpness(surface, rho=1e-7)) < 1e-4

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
-from miniclip.data.loader import EpochBatches, Loader
+from miniclip.data.loader import Loader
+from miniclip.data.sampler import EpochBatches
 from miniclip.errors import SettingError, UserError, counted
 from miniclip.evaluation.models import MiniCLIPModel
 from miniclip.evaluation.task import Result, Task, TaskContext, need_training_images
 from miniclip.figures import draw_landscape
 from miniclip.metrics import Landscape, LossSurface, landscape, m_sharpness, top_eigenvalue
-from miniclip.models import inputs_of
 
 
 class Sharpness(Task):
@@ -76,8 +76,8 @@ class Sharpness(Task):
         model = context.model
         assert isinstance(model, MiniCLIPModel) and context.loss is not None  # see `check`
         order = EpochBatches(len(context.train), batch_size=self.batch_size, seed=context.seed)
-        loader = Loader(context.train, order, device=model.device, num_workers=0)
-        batches = [inputs_of(batch, model.tokenizer) for batch in islice(loader, self.num_batches)]
+        loader = Loader(context.train, order, tokenizer=model.tokenizer, device=model.device, num_workers=0)
+        batches = list(islice(loader, self.num_batches))
         return LossSurface(model.model, context.loss, batches)
 
 

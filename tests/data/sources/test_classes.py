@@ -1,108 +1,84 @@
-"""Sets of classes: folders, and torchvision's."""
+"""Folders of classes: what is a class, what is none, and which part measures."""
 
-import hashlib
-import json
-import pickle
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from miniclip.config.build import make
-from miniclip.config.compose import compose
-from miniclip.data import ImageClasses, ImageTextDataset
+from miniclip import data
+from miniclip.data import ImageClasses
 from miniclip.errors import SettingError
-from tests.conftest import CLASSES
+from tests.data.sources.conftest import MEASURED, SEEDED, copy_images, num_images, part_ids
 
 
-def datasets_of(*settings: str) -> tuple[ImageTextDataset, ImageTextDataset]:
-    return make(compose(*settings), "data").datasets()
+@pytest.fixture
+def classes(tmp_path: Path, picture_folder: Path) -> Path:
+    """Folders `cat` and `sea_lion` of six images each, some of them in a folder within."""
+    home = tmp_path / "classes"
+    for index in range(12):
+        path = home / ("cat/young", "sea_lion")[index % 2] / f"{index}.JPG"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(picture_folder / f"{index}.jpg", path)
+    return home
 
 
-def test_held_out_folders_have_several_names(class_folder: Path, tmp_path: Path) -> None:
-    for part in ("train", "valid"):
-        shutil.copytree(class_folder, tmp_path / part)
-    train, val = datasets_of("data=imagefolder", f"data.root={tmp_path}")
-    assert (len(train), len(val), val.split.name) == (60, 60, "valid")
-    assert set(val.split.labels or ()) == {name.replace("_", " ") for name in CLASSES}
+def image_classes(captioned_root: Path) -> data.ImageClasses:
+    return data.ImageClasses(dataset="ImageFolder", root=str(captioned_root), **SEEDED)
 
 
-def test_torchvisions_cifar_is_read_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import torchvision
-
-    folder = tmp_path / "cifar-10-batches-py"
-    folder.mkdir()
-    names = {"label_names": ["plane", "big_car"]}
-    parts = {"data_batch_1": 6, "test_batch": 4, "batches.meta": 0}
-    sums = {}
-    for name, count in parts.items():
-        pixels = np.random.default_rng(count).integers(0, 256, (count, 3072), dtype=np.uint8)
-        content = names if not count else {"data": pixels, "labels": [i % 2 for i in range(count)]}
-        (folder / name).write_bytes(pickle.dumps(content))
-        sums[name] = hashlib.md5((folder / name).read_bytes()).hexdigest()
-    cifar = torchvision.datasets.CIFAR10
-    monkeypatch.setattr(cifar, "train_list", [["data_batch_1", sums["data_batch_1"]]])
-    monkeypatch.setattr(cifar, "test_list", [["test_batch", sums["test_batch"]]])
-    monkeypatch.setattr(cifar, "meta", {**cifar.meta, "md5": sums["batches.meta"]})
-    settings = {"image_size": 32, "crop_scale": [0.9, 1.0], "flip": True, "limit": None, "seed": 0}
-    settings |= {"root": str(tmp_path), "val_fraction": 0.1, "split_seed": 0}
-    train, val = ImageClasses(dataset="CIFAR10", **settings).splits()
-    assert (len(train), len(val)) == (6, 4)
-    assert val.images[1].shape == (3, 32, 32) and list(val.captions[1]) == ["big car"]
-    assert list(val.labels or ()) == ["plane", "big car"] * 2
-    with pytest.raises(SettingError, match="does not hold Food101"):
-        ImageClasses(dataset="Food101", **settings).splits()
+def labels(source: data.DataSource) -> set[str]:
+    return {label for part in source.datasets() for label in part.split.labels or ()}
 
 
-def test_torchvisions_cifar100_food101_and_pets_are_read_where_they_lie(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("hidden", [".ipynb_checkpoints", "__MACOSX", "cat/.ipynb_checkpoints"])
+def test_hidden_folders_are_no_classes(classes: Path, hidden: str) -> None:
+    shutil.copytree(classes / "sea_lion", classes / hidden)
+    (classes / "cat" / "._0.jpg").write_bytes(b"what macOS leaves")
+    assert num_images(image_classes(classes)) == 12
+    assert labels(image_classes(classes)) == {"cat", "sea lion"}
+
+
+def test_what_is_no_class_and_what_is_in_none_is_told(
+    classes: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Files in the layouts that torchvision unpacks, two classes and two images of each a part."""
-    import torchvision.datasets as sets
+    (classes / "dog").mkdir()
+    (classes / "fox.png").mkdir()
+    (classes / "fox.png" / "notes.txt").write_text("no fox yet")
+    shutil.copy(classes / "sea_lion" / "1.JPG", classes / "1.jpg")
+    assert num_images(image_classes(classes)) == 12
+    assert "2 folders without an image, so no class: dog, fox.png." in caplog.text
+    assert "1 image in no class's folder left out" in caplog.text
 
-    folder = tmp_path / "cifar-100-python"
-    folder.mkdir()
-    pixels = np.random.default_rng(0).integers(0, 256, (4, 3072), dtype=np.uint8)
-    rows = {"data": pixels, "fine_labels": [0, 1, 0, 1]}
-    contents = {"train": rows, "test": rows, "meta": {"fine_label_names": ["apple", "aquarium_fish"]}}
-    sums = {}
-    for name, content in contents.items():
-        (folder / name).write_bytes(pickle.dumps(content))
-        sums[name] = hashlib.md5((folder / name).read_bytes()).hexdigest()
-    monkeypatch.setattr(sets.CIFAR100, "train_list", [["train", sums["train"]]])
-    monkeypatch.setattr(sets.CIFAR100, "test_list", [["test", sums["test"]]])
-    monkeypatch.setattr(sets.CIFAR100, "meta", {**sets.CIFAR100.meta, "md5": sums["meta"]})
 
-    food = tmp_path / "food-101"
-    pets = tmp_path / "oxford-iiit-pet"
-    for path in (food / "meta", pets / "annotations", pets / "images"):
-        path.mkdir(parents=True)
-    for part, pet_part, numbers in (("train", "trainval", (1, 2)), ("test", "test", (3, 4))):
-        dishes = {dish: [f"{dish}/{number}" for number in numbers] for dish in ("apple_pie", "sushi")}
-        (food / "meta" / f"{part}.json").write_text(json.dumps(dishes))
-        for name in (name for own in dishes.values() for name in own):
-            (food / "images" / name).parent.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (40, 30)).save(food / "images" / f"{name}.jpg")
-        rows_of_pets = [
-            f"{breed}_{number} {label} 1 1"
-            for label, breed in enumerate(("Abyssinian", "pug"), start=1)
-            for number in numbers
-        ]
-        (pets / "annotations" / f"{pet_part}.txt").write_text("\n".join(rows_of_pets) + "\n")
-        for row in rows_of_pets:
-            Image.new("RGB", (40, 30)).save(pets / "images" / f"{row.split()[0]}.jpg")
+def test_a_folder_of_classes_without_images_is_refused(classes: Path) -> None:
+    with pytest.raises(SettingError, match="holds no folder with images; one for each class"):
+        image_classes(classes / "sea_lion").datasets()
 
-    for option, names in (
-        ("cifar100", {"apple", "aquarium fish"}),
-        ("food101", {"apple pie", "sushi"}),
-        ("oxford_pets", {"Abyssinian", "Pug"}),
-    ):
-        own = f"data={option}", f"data.root={tmp_path}", "data.val_fraction=0.5"
-        train, test = datasets_of(*own, "data.eval_split=test")
-        assert (len(train), len(test), test.split.name) == (2, 4, "test")
-        assert datasets_of(*own)[1].split.name == "seeded val"
-        assert set(test.split.labels or ()) == names
-        assert {text for own in test.split.captions for text in own} == names
-        assert test[3][0].shape[0] == 3
+
+def test_a_class_may_link_to_another_folder_of_the_root_and_not_out_of_it(
+    classes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for part in ("train", "val"):
+        (classes / part).mkdir()
+        (classes / part / "cat").symlink_to(classes / "cat")
+        (classes / part / "dog").symlink_to(tmp_path / "pictures")
+    train, val = image_classes(classes).datasets()
+    assert len(train) == len(val) == 6
+    assert "1 link out of the folder" in caplog.text
+
+
+def test_a_test_folder_is_no_validation_part(tmp_path: Path, picture_folder: Path) -> None:
+    for kind, indices in (("train/a", range(4)), ("train/b", range(4, 8)), ("test/a", range(8, 10))):
+        copy_images(picture_folder, tmp_path / kind, indices)
+    copy_images(picture_folder, tmp_path / "test/b", range(10, 12))
+    source = ImageClasses(dataset="ImageFolder", root=str(tmp_path), **MEASURED)
+    assert {n: len(ids) for n, ids in part_ids(source).items()} == {"train": 6, "seeded val": 2, "test": 4}
+    # a checkpoint of before trained on all of train, and was measured on test
+    old = ImageClasses(dataset="ImageFolder", root=str(tmp_path), **{**MEASURED, "eval_split": None})
+    assert {n: len(ids) for n, ids in part_ids(old).items()} == {"train": 8, "test": 4}
+    every = ImageClasses(dataset="ImageFolder", root=str(tmp_path), use="all", **MEASURED)
+    train, measured = every.datasets()
+    assert (len(train), len(measured), measured.split.name) == (0, 12, "all")
+    assert sorted(set(measured.split.labels or ())) == ["a", "b"]
+    with pytest.raises(SettingError, match="use=all: is for miniclip evaluate"):
+        every.training_sets()
