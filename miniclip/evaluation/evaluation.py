@@ -44,6 +44,7 @@ class Evaluation:
             except Unsuited as error:
                 if not self.skip_unsuited:
                     raise
+                # that images have no classes is no news, that a package is missing may be
                 level = logging.WARNING if isinstance(error, MissingPackage) else logging.DEBUG
                 log.log(level, "%s is left out: %s", name, error)
             else:

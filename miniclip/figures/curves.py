@@ -60,6 +60,7 @@ def _line(
     marker: str | None = None,
 ) -> None:
     """A line of one key of the records, without those that lack it."""
+    # records of steps and of validations stand in one file
     points = [(record["step"], record[key]) for record in records if record.get(key) is not None]
     if points:
         steps, values = zip(*points, strict=True)

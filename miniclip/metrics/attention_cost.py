@@ -26,13 +26,13 @@ class Cost(NamedTuple):
 
     Attributes:
         attention: its name.
-        length: tokens a caption, none of them padding.
+        length: tokens per caption, none of them padding.
         parameters: of the layer.
-        gflops: 10^9 operations of a forward pass, a caption; a multiplication and an addition are two. Only
-            matrix products are counted.
-        forward_ms: milliseconds of a forward pass, a caption; the median of the rounds.
+        gflops: 10^9 operations of a forward pass, per caption; a multiplication and an addition are two.
+            Only matrix products are counted.
+        forward_ms: milliseconds of a forward pass, per caption; the median of the rounds.
         training_ms: of a forward and a backward pass.
-        peak_mb: 10^6 bytes that a forward and a backward pass hold at most, weights aside, a caption.
+        peak_mb: 10^6 bytes that a forward and a backward pass hold at most, weights aside, per caption.
     """
 
     attention: str
@@ -57,7 +57,7 @@ def attention_costs(
 
     Args:
         attentions: make a layer from width, num_heads and context_length.
-        lengths: tokens a caption.
+        lengths: tokens per caption.
         rounds: how often everything is timed.
     """
     costs = []
@@ -66,9 +66,13 @@ def attention_costs(
             name: make(width=width, num_heads=num_heads, context_length=length).to(device)
             for name, make in attentions.items()
         }
+
+        # captions of full length, side by side as the text tower has them
         count = max(1, TOKENS_AT_ONCE // length)
         tokens = torch.randn(count * length, width, device=device, requires_grad=True)
         places = TokenPacking(torch.ones(count, length, dtype=torch.bool, device=device))
+
+        # in turn, so that a machine that slows down slows all of them
         seconds: dict[tuple[str, bool], list[float]] = {}
         for number in range(rounds + 1):
             for name, layer in layers.items():
@@ -76,6 +80,7 @@ def attention_costs(
                     taken = _seconds(layer, tokens, places, trains=trains)
                     if number > 0:  # the first one warms up
                         seconds.setdefault((name, trains), []).append(taken / count)
+
         for name, layer in layers.items():
             costs.append(
                 Cost(
@@ -141,6 +146,8 @@ def _peak_bytes(layer: nn.Module, tokens: Tensor, places: TokenPacking) -> int:
         before = torch.cuda.memory_allocated(device)
         _run(layer, tokens, places, trains=True)
         return torch.cuda.max_memory_allocated(device) - before
+
+    # elsewhere the profiler's trace says when memory was taken and given back
     recording = torch.profiler.profile(
         activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
     )
@@ -150,6 +157,7 @@ def _peak_bytes(layer: nn.Module, tokens: Tensor, places: TokenPacking) -> int:
         trace = Path(folder) / "trace.json"
         profile.export_chrome_trace(str(trace))
         events = json.loads(trace.read_text(encoding="utf-8", errors="replace"))["traceEvents"]
+
     changes = sorted((e["ts"], e["args"]["Bytes"]) for e in events if e.get("name") == "[memory]")
     in_use = peak = 0
     for _, change in changes:

@@ -55,9 +55,11 @@ def encode(
         batch_size: captions encoded at once.
     """
     texts, image_of_caption = caption_owners(captions)
+
     with autocast():
         image_features = encode_images(model, images)
         text_features = encode_texts(model, texts, tokenizer, device=device, batch_size=batch_size)
+
     return Features(image_features, text_features, image_of_caption.to(device))
 
 

@@ -1,4 +1,4 @@
-"""How the joint space is used: does it spread, do both towers share it, has it collapsed?"""
+"""Health of the joint space: does it spread, do both towers share it, has it collapsed?"""
 
 import math
 from typing import NamedTuple
@@ -27,7 +27,7 @@ class Health(NamedTuple):
         image_uniformity, text_uniformity: log of the mean of exp(-2 d^2) over pairs of one tower (ibid.);
             0 is collapse, about -4 an even spread.
         modality_gap: distance between the towers' means (Liang et al. 2022, arXiv 2203.02053).
-        image_rank, text_rank: effective rank, exp of the entropy of the normalised singular values (Roy and
+        image_rank, text_rank: effective rank, exp of the entropy of the normalized singular values (Roy and
             Vetterli 2007); at most embed_dim.
         positive_cosine, negative_cosine: means over right and wrong pairs.
     """
@@ -52,9 +52,10 @@ class Health(NamedTuple):
 def health(features: Features) -> Health:
     """Measure a split's features, each image with its first caption."""
     images, texts = some_pairs(features)
-    cosines = images @ texts.T
-    wrong = ~torch.eye(len(cosines), dtype=torch.bool, device=cosines.device)
+    cosines = images @ texts.T  # (P, P)
     right = cosines.diagonal()
+    wrong = ~torch.eye(len(cosines), dtype=torch.bool, device=cosines.device)
+
     return Health(
         alignment=(2 - 2 * right).mean().item(),
         image_uniformity=_uniformity(images),
@@ -70,7 +71,7 @@ def health(features: Features) -> Health:
 def cosine_counts(features: Features, *, num_bins: int = 50) -> dict[str, list[int]]:
     """How often which cosine occurs, in bins of equal width from -1 to 1, of right and of wrong pairs."""
     images, texts = some_pairs(features)
-    cosines = (images @ texts.T).clamp(-1, 1).cpu()
+    cosines = (images @ texts.T).clamp(-1, 1).cpu()  # (P, P)
     wrong = ~torch.eye(len(cosines), dtype=torch.bool)
     return {
         name: torch.histc(values, num_bins, -1, 1).long().tolist()
@@ -83,8 +84,8 @@ def effective_rank(features: Tensor) -> float:
     if not features.isfinite().all():
         return math.nan
     values = torch.linalg.svdvals(features.double())
-    shares = values / values.sum()
-    return torch.exp(-torch.xlogy(shares, shares).sum()).item()
+    fractions = values / values.sum()  # (min(N, D),)
+    return torch.exp(-torch.xlogy(fractions, fractions).sum()).item()
 
 
 def some_pairs(features: Features, most: int = MOST_PAIRS) -> tuple[Tensor, Tensor]:
@@ -95,7 +96,7 @@ def some_pairs(features: Features, most: int = MOST_PAIRS) -> tuple[Tensor, Tens
 
 
 def _uniformity(features: Tensor) -> float:
-    cosines = features @ features.T
+    cosines = features @ features.T  # (P, P)
     others = ~torch.eye(len(cosines), dtype=torch.bool, device=cosines.device)
     if not others.any():
         return math.nan

@@ -1,4 +1,4 @@
-"""Image-text retrieval with any number of captions an image.
+"""Image-text retrieval with any number of captions per image.
 
 The protocol: every caption of an image is a positive. An image's rank is that of its best caption; a
 caption's rank is that of its image. Ties, and scores that are no numbers, count against the model.
@@ -84,6 +84,8 @@ def retrieval_ranks(
     """
     device = image_features.device if device is None else device
     num_images, num_captions = len(image_features), len(text_features)
+
+    # of each caption with its image, (M,), and of each image with its best caption, (N,)
     own_score = torch.cat(
         [
             (text_features[part].to(device) * image_features[image_of_caption[part]].to(device)).sum(dim=1)
@@ -93,14 +95,15 @@ def retrieval_ranks(
     owners = image_of_caption.to(device)
     best_own = torch.full((num_images,), -torch.inf, device=device, dtype=own_score.dtype)
     best_own = best_own.scatter_reduce(0, owners, own_score, "amax")
+
     image_to_text = torch.zeros(num_images, dtype=torch.int64, device=device)
     text_to_image = torch.zeros(num_captions, dtype=torch.int64, device=device)
     for rows in _parts(num_images, IMAGES_AT_ONCE):
-        images = image_features[rows].to(device)
-        places = torch.arange(rows.start, rows.stop, device=device)[:, None]
+        images = image_features[rows].to(device)  # (I, D)
+        places = torch.arange(rows.start, rows.stop, device=device)[:, None]  # (I, 1)
         for columns in _parts(num_captions, CAPTIONS_AT_ONCE):
-            scores = images @ text_features[columns].to(device).T
-            others = owners[columns] != places
+            scores = images @ text_features[columns].to(device).T  # (I, C)
+            others = owners[columns] != places  # (I, C)
             # "not below" instead of "at least": a NaN on either side counts against the model
             image_to_text[rows] += (~(scores < best_own[rows, None] - TIE) & others).sum(dim=1)
             text_to_image[columns] += (~(scores < own_score[columns] - TIE) & others).sum(dim=0)
@@ -121,16 +124,20 @@ def bootstrap(
     owners = image_of_caption.cpu().numpy()
     num_images = len(ranks.image_to_text)
     captions = np.bincount(owners, minlength=num_images)
+
+    # for each image its hits, and of how many: itself, or its captions
     hits = [(ranks.image_to_text < k).cpu().numpy().astype(float) for k in RECALL_AT]
     hits += [np.bincount(owners, (ranks.text_to_image < k).cpu().numpy(), num_images) for k in RECALL_AT]
     sizes = [np.ones(num_images)] * len(RECALL_AT) + [captions] * len(RECALL_AT)
-    hit_table, size_table = np.stack(hits, axis=1), np.stack(sizes, axis=1)
+    hit_table, size_table = np.stack(hits, axis=1), np.stack(sizes, axis=1)  # (N, 6) each
+
     generator = np.random.default_rng(seed)
     samples = np.empty((draws, len(hits) + 1))
     for draw in range(draws):
         counts = np.bincount(generator.integers(num_images, size=num_images), minlength=num_images)
         samples[draw, :-1] = 100 * (counts @ hit_table) / (counts @ size_table)
     samples[:, -1] = samples[:, :-1].sum(axis=1)
+
     names = [*recall_keys(), "rsum"]
     low, high = np.quantile(samples, (0.025, 0.975), axis=0)
     return {name: Interval(float(a), float(b)) for name, a, b in zip(names, low, high, strict=True)}
@@ -139,13 +146,14 @@ def bootstrap(
 def fold_metrics(
     image_features: Tensor, text_features: Tensor, image_of_caption: Tensor, *, fold_size: int
 ) -> tuple[dict[str, float], int]:
-    """Mean metrics over folds of so many images in their order, as papers on COCO report 1K.
+    """Mean metrics over folds of `fold_size` images in their order, as papers on COCO report 1K.
 
     Returns:
         the means, and the number of folds; images beyond the last whole fold are left out.
     """
     folds = []
     for start in range(0, len(image_features) - fold_size + 1, fold_size):
+        # captions of the fold's images, (M,) bool
         inside = (image_of_caption >= start) & (image_of_caption < start + fold_size)
         folds.append(
             retrieval_metrics(
@@ -154,6 +162,7 @@ def fold_metrics(
                 image_of_caption[inside] - start,
             )
         )
+
     return {name: float(np.mean([fold[name] for fold in folds])) for name in folds[0]}, len(folds)
 
 
@@ -178,8 +187,8 @@ def protocol_name(split: str, num_images: int, num_captions: int) -> str:
 
 def caption_owners(captions: Sequence[Sequence[str]]) -> tuple[list[str], Tensor]:
     """All captions in one list, and for each the row of its image (M,) int64."""
-    flat = [caption for own in captions for caption in own]
-    counts = torch.tensor([len(own) for own in captions])
+    flat = [caption for captions_of_image in captions for caption in captions_of_image]
+    counts = torch.tensor([len(captions_of_image) for captions_of_image in captions])
     return flat, torch.repeat_interleave(torch.arange(len(captions)), counts)
 
 

@@ -1,4 +1,4 @@
-"""How sharp the minimum is that a training run found: did SAM do what it promises?
+"""Sharpness of the minimum that a training run found: did SAM do what it promises?
 
 All of it looks at the training loss on fixed batches as a function of the weights, in float32, with
 batch statistics as in training, one draw of dropout, and running statistics held still. The temperature
@@ -85,6 +85,7 @@ class LossSurface:
             gradients = torch.autograd.grad(
                 self.batch_loss(batch), self.params, create_graph=True, materialize_grads=True
             )
+            # the gradient along the vector, (), whose own gradient is the product
             slope = torch.stack([(g * v).sum() for g, v in zip(gradients, vector, strict=True)]).sum()
             torch._foreach_add_(product, torch.autograd.grad(slope, self.params, materialize_grads=True))
         torch._foreach_div_(product, len(self.batches))
@@ -165,13 +166,14 @@ def _match_filters(direction: Tensor, p: Tensor) -> None:
     if p.ndim < 2:
         direction.zero_()
         return
-    rows, weights = direction.flatten(1), p.detach().flatten(1)
+    rows, weights = direction.flatten(1), p.detach().flatten(1)  # (filters, weights of one)
     scale = weights.norm(dim=1) / rows.norm(dim=1).clamp(min=1e-12)
     direction.mul_(scale.view(-1, *[1] * (p.ndim - 1)))
 
 
 def _random_like(params: Sequence[Tensor], seed: int) -> list[Tensor]:
     generator = torch.Generator().manual_seed(seed)
+    # on the CPU, so that all devices draw the same
     return [torch.randn(p.shape, generator=generator).to(p.device) for p in params]
 
 

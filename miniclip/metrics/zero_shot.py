@@ -121,8 +121,9 @@ def class_embeddings(
         UserError: see `check_class_names`.
     """
     check_class_names(class_names)
-    features = encode_text([t.replace("{}", name) for name in class_names for t in templates])
-    return F.normalize(features.view(len(class_names), len(templates), -1).mean(dim=1), dim=1)
+    sentences = [template.replace("{}", name) for name in class_names for template in templates]
+    features = encode_text(sentences).view(len(class_names), len(templates), -1)  # (C, T, D)
+    return F.normalize(features.mean(dim=1), dim=1)
 
 
 def classify(image_features: Tensor, embeddings: Tensor, labels: Tensor) -> Classification:
@@ -139,7 +140,7 @@ def classify(image_features: Tensor, embeddings: Tensor, labels: Tensor) -> Clas
     for name, features in (("image", image_features), ("class", embeddings)):
         if not features.isfinite().all():
             raise UserError(f"The {name} features are not finite: the run's weights are broken.")
-    scores = image_features @ embeddings.T
+    scores = image_features @ embeddings.T  # (N, C)
     return classification(scores, labels)
 
 
