@@ -35,6 +35,7 @@ class SmallMapConv2d(nn.Conv2d):
         if torch.is_autocast_enabled("cpu"):
             dtype = torch.get_autocast_dtype("cpu")
             images, weight = images.to(dtype), weight.to(dtype)
+
         stride = int(self.stride[0])
         is_small = max(images.shape[-2:]) <= SMALL_MAP * stride
         if images.device.type == "cpu" and images.dtype is torch.bfloat16 and is_small:
@@ -73,10 +74,12 @@ class _Conv3x3(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         images, weight = ctx.saved_tensors
         grad_images = grad_weight = None
+
         if ctx.needs_input_grad[0] and _is_dense(images, ctx.stride):
             grad_images = _dense_product(grad, _dense_kernel(weight, *images.shape[-2:]))
         elif ctx.needs_input_grad[0]:
             grad_images = conv2d_input(images.shape, weight, grad, stride=ctx.stride, padding=1)
+
         if ctx.needs_input_grad[1]:
             grad_weight = _weight_gradient(images, grad, ctx.stride)
         return grad_images, grad_weight, None
@@ -99,20 +102,21 @@ def _dense_kernel(weight: Tensor, height: int, width: int) -> Tensor:
 def _dense_product(images: Tensor, kernel: Tensor) -> Tensor:
     """`images (B, C, H, W), kernel (H W C, H W D) -> (B, D, H, W)`, both in channels_last memory."""
     height, width = images.shape[-2:]
-    product = images.permute(0, 2, 3, 1).flatten(1) @ kernel
+    product = images.permute(0, 2, 3, 1).flatten(1) @ kernel  # (B, H W D)
     return product.view(len(images), height, width, -1).permute(0, 3, 1, 2)
 
 
 def _weight_gradient(images: Tensor, grad: Tensor, stride: int) -> Tensor:
     """`images (B, C, H, W), grad (B, D, h, w) -> (D, C, 3, 3)`, in channels_last memory."""
-    images, grad = images.permute(0, 2, 3, 1), grad.permute(0, 2, 3, 1)
+    images, grad = images.permute(0, 2, 3, 1), grad.permute(0, 2, 3, 1)  # channels last
     rows = [_overlap(tap, images.shape[1], grad.shape[1], stride) for tap in range(3)]
     columns = [_overlap(tap, images.shape[2], grad.shape[2], stride) for tap in range(3)]
-    result = grad.new_zeros(grad.shape[3], 3, 3, images.shape[3])
+
+    result = grad.new_zeros(grad.shape[3], 3, 3, images.shape[3])  # (D, 3, 3, C)
     for row, (rows_in, rows_out) in enumerate(rows):
         for column, (columns_in, columns_out) in enumerate(columns):
-            seen = images[:, rows_in, columns_in].flatten(0, 2)
-            caused = grad[:, rows_out, columns_out].flatten(0, 2)
+            seen = images[:, rows_in, columns_in].flatten(0, 2)  # (pixels, C)
+            caused = grad[:, rows_out, columns_out].flatten(0, 2)  # (pixels, D)
             if len(seen):  # a map of one pixel never sees the kernel's border
                 result[:, row, column] = caused.T @ seen
     return result.permute(0, 3, 1, 2)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from miniclip.errors import SettingError
+from miniclip.errors import at_least, in_range, one_of
 
 MAX_SCALE = 100.0
 """CLIP's clamp (Radford et al. 2021, section 2.5)."""
@@ -34,7 +34,7 @@ class DynamicTemperature(Temperature):
     does not depend on what else is in the batch. It starts at `initial_scale` whatever the variance.
 
     Args:
-        initial_scale: logit_scale before the first update.
+        initial_scale: logit_scale before the first step.
         hidden: width of the MLP.
         momentum: weight of the newest variance in the running average.
         sam: what SAM's second pass reads: "recompute" takes the variance at the perturbed weights,
@@ -54,17 +54,17 @@ class DynamicTemperature(Temperature):
     ):
         super().__init__()
         _check_scale(initial_scale)
-        if hidden < 1:
-            raise SettingError("hidden", hidden, "must be at least 1")
-        if not 0 < momentum <= 1:
-            raise SettingError("momentum", momentum, "must lie in 0 < momentum <= 1")
-        if sam not in ("recompute", "reuse"):
-            raise SettingError("sam", sam, "must be recompute or reuse")
+        at_least("hidden", hidden, 1)
+        in_range("momentum", momentum, 0, 1, includes_low=False)
+        one_of("sam", sam, ("recompute", "reuse"))
+
         self.momentum = momentum
         self.sam = sam
         self.reuses_similarity = sam == "reuse"
         self.register_buffer("running_variance", torch.tensor(0.0))
         self.register_buffer("num_batches_tracked", torch.tensor(0))
+
+        # weights of zero: the scale is the initial one whatever the variance
         output = nn.Linear(hidden, 1)
         nn.init.zeros_(output.weight)
         nn.init.constant_(output.bias, math.log(initial_scale))
@@ -72,12 +72,13 @@ class DynamicTemperature(Temperature):
 
     def forward(self, similarity: Tensor) -> Tensor:
         if self.training:
-            variance = similarity.detach().float().var(correction=0)
+            variance = similarity.detach().float().var(correction=0)  # ()
             self._track(variance)
         else:
             variance = self.running_variance
+
         # variances of cosines span decades (1e-4 ... 1e-1), their logarithm a few units
-        feature = torch.log(variance + 1e-6).reshape(1)
+        feature = torch.log(variance + 1e-6).reshape(1)  # (1,)
         with torch.autocast(similarity.device.type, enabled=False):
             return _to_scale(self.mlp(feature).squeeze())
 
@@ -145,5 +146,4 @@ class _BoundedExp(torch.autograd.Function):
 
 
 def _check_scale(initial_scale: float) -> None:
-    if not 0 < initial_scale <= MAX_SCALE:
-        raise SettingError("initial_scale", initial_scale, f"must lie in 0 < scale <= {MAX_SCALE:g}")
+    in_range("initial_scale", initial_scale, 0, MAX_SCALE, includes_low=False)
