@@ -1,16 +1,14 @@
 """Shared material: the real data folder where there is one, and small sets made on the spot."""
 
-import io
-import logging
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import platformdirs
@@ -163,34 +161,7 @@ def class_run(tmp_path_factory: pytest.TempPathFactory, class_folder: Path) -> R
     return fit(tmp_path_factory.mktemp("class_run"), *class_settings(class_folder))
 
 
-class Answer(NamedTuple):
-    """What a command gave back and printed."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
 @pytest.fixture
-def miniclip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Answer]:
-    """`miniclip ...` in this process, in a folder of its own that also is the user's home."""
-    from miniclip.cli import main
-
-    def command(*words: object) -> Answer:
-        out, err = io.StringIO(), io.StringIO()
-        code: Any = 0
-        with monkeypatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-            patch.chdir(tmp_path)
-            patch.setenv("HOME", str(tmp_path))
-            patch.setattr(sys, "argv", ["miniclip", *map(str, words)])
-            patch.setattr(logging, "raiseExceptions", True)
-            try:
-                main()
-            except SystemExit as end:
-                code = end.code
-        # an exit with a text is one with 1 that prints it
-        if isinstance(code, str):
-            return Answer(1, out.getvalue(), err.getvalue() + code)
-        return Answer(code or 0, out.getvalue(), err.getvalue())
-
-    return command
+def miniclip(tmp_path: Path) -> Callable[..., Answer]:
+    """The command `miniclip WORDS` in an empty folder, whose cache is not the user's."""
+    return partial(miniclip_in_process, cwd=tmp_path, HOME=str(tmp_path))
