@@ -141,7 +141,7 @@ def unlike_the_run(wanted: Preprocessing, *, eval_crop: str) -> list[str]:
         found.append(f"mean {list(wanted.mean)} and deviation {list(wanted.std)}, which are applied")
     if wanted.interpolation not in (None, "bicubic"):
         found.append(f"{wanted.interpolation} interpolation, where this run has bicubic")
-    if wanted.crop_fraction is not None and (wanted.crop_fraction, eval_crop) != (1.0, "centre"):
+    if wanted.crop_fraction is not None and (wanted.crop_fraction, eval_crop) != (1.0, "center"):
         crop = f"a center crop of {wanted.crop_fraction:.3g} of the side"
         found.append(f"{crop}, where this run has data.eval_crop={eval_crop}")
     return found

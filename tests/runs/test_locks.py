@@ -71,7 +71,7 @@ def test_a_file_system_without_locks_refuses_nothing(
 def test_it_runs_where_there_is_no_fcntl(tmp_path: Path) -> None:
     program = (
         "import sys, warnings; sys.modules['fcntl'] = None; warnings.simplefilter('ignore')\n"
-        "import miniclip.commands.train; from pathlib import Path; from miniclip.runs import RunDirectory\n"
+        "import miniclip.commands.job; from pathlib import Path; from miniclip.runs import RunDirectory\n"
         "with RunDirectory(Path(sys.argv[1])).held(): print('held')"
     )
     done = subprocess.run(

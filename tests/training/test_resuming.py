@@ -13,7 +13,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from miniclip.commands.train import _check_directory
+from miniclip.commands.job import _check_directory
 from miniclip.config.compose import compose
 from miniclip.config.restore import restore
 from miniclip.errors import SettingError, UserError
