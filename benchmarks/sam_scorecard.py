@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from benchmarks.timing import alternate, conditions
-from miniclip.config import build
+from miniclip.config import instantiate as build
 from miniclip.config.compose import compose
 from miniclip.losses import ClipLoss
 from miniclip.models import Inputs

@@ -52,7 +52,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _examine(cfg: DictConfig) -> "Examination":
-    from miniclip.config.build import check, make, names_of
+    from miniclip.config.build import check
+    from miniclip.config.instantiate import make, names_of
     from miniclip.data.doctor import Remarks, examine
 
     check(cfg)

@@ -32,7 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Measure each model by the tasks, print the results, and compare what several retrieve."""
-    from miniclip.config.build import check_part, make, read_data
+    from miniclip.config.build import check_part
+    from miniclip.config.instantiate import make, read_data
     from miniclip.config.restore import restore
     from miniclip.evaluation import MiniCLIPModel, OpenClipModel
     from miniclip.evaluation.evaluation import TASKS, comparison

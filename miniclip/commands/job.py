@@ -12,8 +12,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from miniclip.config.build import build, make
+from miniclip.config.build import build
 from miniclip.config.compose import short_overrides
+from miniclip.config.instantiate import make
 from miniclip.errors import UserError, counted
 from miniclip.evaluation import MiniCLIPModel
 from miniclip.evaluation.evaluation import Result, flat_numbers

@@ -85,7 +85,7 @@ def _makers(arguments: argparse.Namespace) -> dict[str, Callable[..., Any]]:
 
 
 def _maker(name: str, *, k: int) -> Callable[..., Any]:
-    from miniclip.config.build import make
+    from miniclip.config.instantiate import make
 
     def build(*, context_length: int, **sizes: int) -> Any:
         changes = []

@@ -11,8 +11,9 @@ import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from miniclip.config.build import build, check, read_data, unlike_the_run
+from miniclip.config.build import build, check, unlike_the_run
 from miniclip.config.compose import compose
+from miniclip.config.instantiate import read_data
 from miniclip.config.optuna_sweeper import settings_to_check
 from miniclip.data import DataSource
 from miniclip.errors import UserError

@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 
 from miniclip import cli, provenance
-from miniclip.config.restore import PARTS, restore
+from miniclip.config.parts import PARTS
+from miniclip.config.restore import restore
 from miniclip.errors import UserError
 from miniclip.figures.figures import new_figure, save
 from miniclip.integrations.clip_benchmark import load

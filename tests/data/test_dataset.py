@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from miniclip.config.build import make
 from miniclip.config.compose import compose
+from miniclip.config.instantiate import make
 from miniclip.data.dataset import ImageTextDataset, Split
 from miniclip.data.images import ImageArray, ImageFiles
 from miniclip.data.loader import Batch, EpochBatches, Loader, collate, sequential_batches

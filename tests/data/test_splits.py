@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from miniclip.config.build import make
 from miniclip.config.compose import compose
+from miniclip.config.instantiate import make
 from miniclip.data import CocoCaptions, DataSource, Flickr8k, Folder, ImageClasses, OpenMoji
 from miniclip.errors import SettingError, UserError
 

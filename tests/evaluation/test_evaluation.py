@@ -14,8 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from miniclip.config.build import make
 from miniclip.config.compose import compose
+from miniclip.config.instantiate import make
 from miniclip.config.restore import restore
 from miniclip.data import ImageClasses, ImageTextDataset
 from miniclip.errors import SettingError, UserError
