@@ -17,15 +17,15 @@ class ClipLoss:
     Args:
         multi_positive: take captions of one image, and equal captions of two, for positives as well: the
             target of a row is then spread evenly over its positives.
-        label_smoothing: share of the target that is spread over the whole row.
+        label_smoothing: fraction of the target that is spread over the whole row.
 
     Raises:
-        SettingError: when the share is out of range.
+        SettingError: when the fraction is out of range.
     """
 
     def __init__(self, *, multi_positive: bool = False, label_smoothing: float = 0.0):
         if not 0 <= label_smoothing < 1:
-            raise SettingError("label_smoothing", label_smoothing, "must lie in 0 <= share < 1")
+            raise SettingError("label_smoothing", label_smoothing, "must lie in 0 <= fraction < 1")
         self.multi_positive = multi_positive
         self.label_smoothing = label_smoothing
 
@@ -41,15 +41,24 @@ class ClipLoss:
         Args:
             positives: (B, B) bool, true where caption j is right for image i; used by `multi_positive`.
         """
+        # float32 also under autocast: a scale of 100 leaves bfloat16 too few digits
         with torch.autocast(image_features.device.type, enabled=False):
+            # (B, D) @ (D, B) -> (B, B)
             logits_per_image = logit_scale.float() * image_features.float() @ text_features.float().T
-            targets = targets_per_text = torch.arange(len(logits_per_image), device=logits_per_image.device)
-            if self.multi_positive and positives is not None:
-                shares = positives.to(logits_per_image.dtype)
-                targets = shares / shares.sum(dim=1, keepdim=True)
-                targets_per_text = shares.T / shares.T.sum(dim=1, keepdim=True)
+            of_images, of_texts = self._targets(logits_per_image, positives)
+
             smoothing = self.label_smoothing
-            return (
-                F.cross_entropy(logits_per_image, targets, label_smoothing=smoothing)
-                + F.cross_entropy(logits_per_image.T, targets_per_text, label_smoothing=smoothing)
-            ) / 2
+            image_loss = F.cross_entropy(logits_per_image, of_images, label_smoothing=smoothing)
+            text_loss = F.cross_entropy(logits_per_image.T, of_texts, label_smoothing=smoothing)
+            return (image_loss + text_loss) / 2
+
+    def _targets(self, logits: Tensor, positives: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Targets of the rows of images and of texts: indices (B,), or with several positives (B, B)."""
+        if not self.multi_positive or positives is None:
+            diagonal = torch.arange(len(logits), device=logits.device)
+            return diagonal, diagonal
+
+        fractions = positives.to(logits.dtype)
+        of_images = fractions / fractions.sum(dim=1, keepdim=True)
+        of_texts = fractions.T / fractions.T.sum(dim=1, keepdim=True)
+        return of_images, of_texts

@@ -53,8 +53,8 @@ def test_several_positives_share_the_target() -> None:
     images, texts = torch.eye(3), torch.tensor([[0.8, 0.6, 0.0], [0.6, 0.8, 0.0], [0.0, 0.0, 1.0]])
     positives = torch.tensor([[1, 1, 0], [1, 1, 0], [0, 0, 1]]).bool()
     log_probabilities = (2 * images @ texts.T).log_softmax(dim=1)
-    shares = torch.tensor([[0.5, 0.5, 0.0], [0.5, 0.5, 0.0], [0.0, 0.0, 1.0]])
-    expected = -(shares * log_probabilities).sum(dim=1).mean()  # symmetric, so both directions agree
+    fractions = torch.tensor([[0.5, 0.5, 0.0], [0.5, 0.5, 0.0], [0.0, 0.0, 1.0]])
+    expected = -(fractions * log_probabilities).sum(dim=1).mean()  # symmetric, so both directions agree
     loss = ClipLoss(multi_positive=True)(images, texts, torch.tensor(2.0), positives)
     torch.testing.assert_close(loss, expected)
     assert loss != ClipLoss()(images, texts, torch.tensor(2.0), positives)
@@ -68,7 +68,7 @@ def test_one_positive_a_row_is_the_plain_loss() -> None:
     torch.testing.assert_close(several, plain)
 
 
-def test_label_smoothing_spreads_its_share_over_the_row() -> None:
+def test_label_smoothing_spreads_its_fraction_over_the_row() -> None:
     images, texts = torch.eye(3), torch.tensor([[0.8, 0.6, 0.0], [0.6, 0.8, 0.0], [0.0, 0.0, 1.0]])
     log_probabilities = (2 * images @ texts.T).log_softmax(dim=1)
     targets = 0.7 * torch.eye(3) + 0.3 / 3

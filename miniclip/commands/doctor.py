@@ -4,7 +4,6 @@ Exits with 1 when images lie on both sides of the split or cannot be read.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from omegaconf import DictConfig
 
 from miniclip.config.compose import compose
 from miniclip.errors import counted
+from miniclip.files import write_json
 
 if TYPE_CHECKING:
     from miniclip.data.doctor import Examination
@@ -30,15 +30,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Examine, print, and write what was found."""
-    from miniclip.figures.figures import draw_examination
-    from miniclip.runs import write_text
+    from miniclip.figures import draw_examination
 
     cfg = compose(*arguments.settings)
     found = _examine(cfg)
 
     folder = Path("outputs") / cfg.name / "doctor"
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "doctor.json", json.dumps(found.as_dict(), indent=2, ensure_ascii=False) + "\n")
+    write_json(folder / "doctor.json", found.as_dict())
     draw_examination(found, folder / "doctor.png")
 
     for name, counts in found.splits.items():

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from miniclip.config.compose import compose
 from miniclip.config.hints import groups
 from miniclip.errors import UserError
+from miniclip.files import write_text
 
 if TYPE_CHECKING:
     from miniclip.metrics import Cost
@@ -33,9 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Measure, print the table, and write it and its figure."""
-    from miniclip.figures.figures import draw_costs
+    from miniclip.figures import draw_costs
     from miniclip.metrics import attention_costs
-    from miniclip.training.train import find_device
+    from miniclip.training.device import find_device
 
     _check(arguments)
     device = find_device(arguments.device)
@@ -100,7 +101,6 @@ def _maker(name: str, *, k: int) -> Callable[..., Any]:
 def _write_and_print(costs: Sequence["Cost"], path: Path) -> None:
     """The table of all costs, as CSV and on the console."""
     from miniclip.metrics import Cost
-    from miniclip.runs import write_text
 
     header = list(Cost._fields)
     rows = [

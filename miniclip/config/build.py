@@ -11,10 +11,11 @@ from omegaconf import DictConfig, OmegaConf
 from miniclip.config.instantiate import make, make_model, make_optimizer, make_precision, names_of
 from miniclip.config.schema import check_signatures, check_values
 from miniclip.data import DataSource, Split
-from miniclip.data.transforms import MEAN, STD
+from miniclip.data.eval_preprocessing import EvalPreprocessing
 from miniclip.errors import counted
 from miniclip.models import HFTextModel, MiniCLIP
-from miniclip.models.image_encoder import Preprocessing, preprocessing_of
+from miniclip.models.image_encoder import preprocessing_of
+from miniclip.preprocessing import MEAN, STD, Preprocessing
 from miniclip.provenance import sign
 from miniclip.runs import JsonlLogger, RunDirectory
 from miniclip.tokenizers import Tokenizer
@@ -32,7 +33,7 @@ def build(cfg: DictConfig, run: RunDirectory) -> tuple[Trainer, TrainingSetup, J
     """
     check(cfg)
     config = typing.cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
-    OmegaConf.save(cfg, run.path / "config.yaml", resolve=True)
+    run.write_config(OmegaConf.to_yaml(cfg, resolve=True))
     trainer: Trainer = make(cfg, "trainer")
     source: DataSource = make(cfg, "data")
     with names_of(cfg, "data"):
@@ -71,13 +72,8 @@ def _preprocessing(cfg: DictConfig, model: MiniCLIP) -> dict[str, Any]:
     unlike = unlike_the_run(wanted, eval_crop=cfg.data.eval_crop)
     if unlike:
         log.info("The image tower's weights saw other images than this run's: %s.", "; ".join(unlike))
-    return {
-        "image_size": cfg.image_size,
-        "eval_crop": cfg.data.eval_crop,
-        **wanted._asdict(),
-        "mean": list(wanted.mean),
-        "std": list(wanted.std),
-    }
+    size, crop = cfg.data.image_size, cfg.data.eval_crop
+    return EvalPreprocessing(size, crop=crop, trained_with=wanted).state()
 
 
 def unlike_the_run(wanted: Preprocessing, *, eval_crop: str) -> list[str]:
@@ -95,7 +91,7 @@ def unlike_the_run(wanted: Preprocessing, *, eval_crop: str) -> list[str]:
 
 def _facts(split: Split, tokenizer: Tokenizer) -> dict[str, Any]:
     """What a run's environment.json says of a split; its captions are encoded on the way."""
-    num_truncated = tokenizer.remember(caption for own in split.captions for caption in own)
+    num_truncated = tokenizer.precompute(caption for own in split.captions for caption in own)
     num_captions = int(split.captions.counts.sum())
     if num_truncated:
         log.warning(

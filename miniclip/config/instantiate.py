@@ -1,6 +1,5 @@
 """Making the parts that a config names, and errors in the words of who typed it."""
 
-import inspect
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,8 @@ from miniclip.config.schema import check_is_part, full_name, select
 from miniclip.data import DataSource, ImageTextDataset
 from miniclip.errors import SettingError, UserError
 from miniclip.models import MiniCLIP
-from miniclip.optim import SAM, parameter_groups, scale_learning_rates
+from miniclip.optim import PassOptimizer, as_pass_optimizer, parameter_groups, scale_learning_rates
+from miniclip.signature import signature_of
 from miniclip.training import Precision, Trainer
 
 
@@ -46,13 +46,14 @@ def make_model(cfg: DictConfig, *, vocab_size: int) -> MiniCLIP:
     )
 
 
-def make_optimizer(cfg: DictConfig, model: torch.nn.Module) -> torch.optim.Optimizer:
+def make_optimizer(cfg: DictConfig, model: torch.nn.Module) -> PassOptimizer:
     """The optimizer over the model's parameter groups."""
-    target = hydra.utils.get_object(cfg.optimizer._target_)
-    extra = {"model": model} if inspect.isclass(target) and issubclass(target, SAM) else {}
+    settings, _ = signature_of(hydra.utils.get_object(cfg.optimizer._target_))
+    extra = {"model": model} if "model" in settings else {}
     optimizer = _call(cfg, "optimizer", parameter_groups(model), **extra)
+
     scale_learning_rates(optimizer)
-    return optimizer
+    return as_pass_optimizer(optimizer)
 
 
 def make_precision(cfg: DictConfig, trainer: Trainer) -> Precision:

@@ -157,6 +157,6 @@ COMMON_NAMES = {
     "project": "logger.project",
     "entity": "logger.entity",
     "every_steps": "logger.every_steps",
-    "tasks": "eval.tasks",
+    "tasks": "eval/tasks",
 }
 """Names that settings have elsewhere, or without their place, and where they are here."""

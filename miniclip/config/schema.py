@@ -10,9 +10,10 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from miniclip.config.hints import groups, is_named
+from miniclip.config.hints import SEVERAL, groups, is_named
 from miniclip.errors import SettingError, UserError
 from miniclip.signature import described, fits, signature_of
+from miniclip.training.changed_settings import TRAINED_PARTS
 
 ROOT_TYPES: dict[str, type] = {
     "name": str,
@@ -23,21 +24,7 @@ ROOT_TYPES: dict[str, type] = {
     "device": str,
 }
 
-PARTS = (
-    "data",
-    "tokenizer",
-    "encoder.image",
-    "encoder.text",
-    "projection",
-    "temperature",
-    "loss",
-    "optimizer",
-    "schedule",
-    "precision",
-    "trainer",
-    "eval",
-    "logger",
-)
+PARTS = (*TRAINED_PARTS, "eval", "logger")
 """What every run is made of."""
 
 MAX_SEED = 2**32 - 1
@@ -74,7 +61,9 @@ def _check_groups(cfg: DictConfig) -> None:
         place = group.replace("/", ".")
         parent, _, name = place.rpartition(".")
         holder = OmegaConf.select(cfg, parent) if parent else cfg
-        if not group.startswith(("hydra/", "experiments")) and (place in PARTS or name in (holder or {})):
+        if group in SEVERAL or group.startswith(("hydra/", "experiments")):
+            continue
+        if place in PARTS or name in (holder or {}):
             check_is_part(cfg, group)
 
 

@@ -20,7 +20,8 @@ from miniclip.config.compose import refuse_unknown, what_is_wrong
 from miniclip.config.hints import refuse_misspelled
 from miniclip.config.optuna_sweeper import OPTUNA, settings_to_check
 from miniclip.errors import UserError, counted
-from miniclip.runs.sweep import Sweep, job_key, search_key
+from miniclip.runs.job_key import job_key, search_key
+from miniclip.runs.sweep import Sweep
 
 
 class SweepGuard(Callback):

@@ -14,9 +14,13 @@ from miniclip.models.efficient_attention import (
     ReformerAttention,
 )
 from miniclip.models.image_encoder import TimmEncoder, TorchvisionEncoder
-from miniclip.models.inputs import Inputs, inputs_of
 from miniclip.models.projection import LinearProjection, NoProjection, ProjectionMLP, SeparateProjection
-from miniclip.models.temperature import DynamicTemperature, FixedTemperature, LearnedTemperature
+from miniclip.models.temperature import (
+    DynamicTemperature,
+    FixedTemperature,
+    LearnedTemperature,
+    Temperature,
+)
 from miniclip.models.text_encoder import BagOfTokens, HFTextModel, TextEncoder
 
 __all__ = [
@@ -28,7 +32,6 @@ __all__ = [
     "FullAttention",
     "FusedLinformerAttention",
     "HFTextModel",
-    "Inputs",
     "LearnedTemperature",
     "LinearProjection",
     "LinformerAttention",
@@ -39,9 +42,9 @@ __all__ = [
     "ProjectionMLP",
     "ReformerAttention",
     "SeparateProjection",
+    "Temperature",
     "TextEncoder",
     "TimmEncoder",
     "TorchvisionEncoder",
-    "inputs_of",
     "linformer_attention",
 ]

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from miniclip.models.projection import Projection
+from miniclip.models.temperature import Temperature
 
 
 class CLIPOutput(NamedTuple):
@@ -40,7 +41,7 @@ class MiniCLIP(nn.Module):
         image_encoder: nn.Module,
         text_encoder: nn.Module,
         projection: Projection,
-        temperature: nn.Module,
+        temperature: Temperature,
     ):
         super().__init__()
         self.image_encoder = image_encoder

@@ -16,7 +16,17 @@ MAX_SCALE = 100.0
 """CLIP's clamp (Radford et al. 2021, section 2.5)."""
 
 
-class DynamicTemperature(nn.Module):
+class Temperature(nn.Module):
+    """What every temperature is: `similarity (B, B) -> logit_scale ()`.
+
+    Attributes:
+        reuses_similarity: whether it reads, in a second pass over a batch, the similarities of the first.
+    """
+
+    reuses_similarity: bool = False
+
+
+class DynamicTemperature(Temperature):
     """A small MLP from the spread of the batch's similarities to the log of the scale.
 
     In training it reads the variance of all B x B cosine similarities of the batch, without passing a
@@ -52,6 +62,7 @@ class DynamicTemperature(nn.Module):
             raise SettingError("sam", sam, "must be recompute or reuse")
         self.momentum = momentum
         self.sam = sam
+        self.reuses_similarity = sam == "reuse"
         self.register_buffer("running_variance", torch.tensor(0.0))
         self.register_buffer("num_batches_tracked", torch.tensor(0))
         output = nn.Linear(hidden, 1)
@@ -78,7 +89,7 @@ class DynamicTemperature(nn.Module):
         self.running_variance.lerp_(variance, weight.to(variance.dtype))
 
 
-class LearnedTemperature(nn.Module):
+class LearnedTemperature(Temperature):
     """CLIP's own: one learned number, the log of the scale."""
 
     def __init__(self, *, initial_scale: float):
@@ -90,7 +101,7 @@ class LearnedTemperature(nn.Module):
         return _to_scale(self.log_scale)
 
 
-class FixedTemperature(nn.Module):
+class FixedTemperature(Temperature):
     """A constant scale."""
 
     log_scale: Tensor

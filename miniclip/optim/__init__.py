@@ -2,6 +2,7 @@
 
 from miniclip.optim.muon import MuonAdamW
 from miniclip.optim.parameter_groups import parameter_groups
+from miniclip.optim.passes import PassOptimizer, SinglePass, as_pass_optimizer
 from miniclip.optim.randomness import Randomness
 from miniclip.optim.sam import SAM
 from miniclip.optim.sam_variants import GSAM, MSAM, LookSAM
@@ -22,9 +23,12 @@ __all__ = [
     "Constant",
     "LookSAM",
     "MuonAdamW",
+    "PassOptimizer",
     "Randomness",
     "Schedule",
+    "SinglePass",
     "WarmupCosine",
+    "as_pass_optimizer",
     "forget_skipped_state",
     "frozen_statistics",
     "parameter_groups",

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from miniclip.optim.sam import Closure, check_group, copied_state, loss_of
+from miniclip.optim.passes import Closure, run_pass
+from miniclip.optim.sam import check_group, copied_state
 
 
 class MuonAdamW(Optimizer):
@@ -56,7 +57,7 @@ class MuonAdamW(Optimizer):
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Tensor | None:  # type: ignore[override]
         """Update all parameters. A closure is run first, and its loss returned."""
-        loss = None if closure is None else loss_of(closure)
+        loss = None if closure is None else run_pass(closure, 0)
         if self._muon is not None:
             for group in self._muon.param_groups:
                 group["momentum"] = group["betas"][0]

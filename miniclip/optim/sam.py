@@ -23,13 +23,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from miniclip.errors import SettingError, UserError
+from miniclip.optim.passes import Closure, run_pass
 from miniclip.optim.randomness import Randomness
 from miniclip.optim.skipped import forget_skipped_state
 from miniclip.optim.statistics import frozen_statistics, warning_of_moving_statistics
-
-Closure = Callable[[], Tensor]
-"""Runs forward and backward over the batch, or over all its micro-batches, adds to `.grad` and returns the
-loss. It zeroes nothing."""
 
 Params = Iterable[Tensor] | Iterable[dict[str, Any]]
 Base = Callable[..., Optimizer]
@@ -79,7 +76,7 @@ class SAM(Optimizer):
             proportion to the learning rate of the first group.
         rho_warmup_steps: updates until rho is reached under "warmup".
         rho_floor: what the schedule starts from, or falls to, as a share of rho.
-        measure_every: updates between those that measure `measures` in full; null never does.
+        measure_every: updates between those that measure `metrics` in full; null never does.
         model: its buffers, as batch norm's statistics are, are held still in the second pass. Without it
             they move twice an update, which the first one warns of.
         base_settings: further settings of the base optimizer.
@@ -87,7 +84,7 @@ class SAM(Optimizer):
     Attributes:
         last_rho: length of the last update's perturbation, the largest of all groups; 0 where there
             was none.
-        measures: of the last update, tensors () on the device. After a second pass `sharpness`,
+        metrics: of the last update, tensors () on the device. After a second pass `sharpness`,
             L(w + e) - L(w), which is negative under `maximize`; every `measure_every` updates also
             `perturbation_norm` and `gradient_cosine`, between the gradients of the two passes (with
             `adaptive`, both relative to the weights).
@@ -144,7 +141,7 @@ class SAM(Optimizer):
         self.model = model
         self.num_updates = 0
         self.last_rho = 0.0
-        self.measures: dict[str, Tensor] = {}
+        self.metrics: dict[str, Tensor] = {}
         self._only = _norm_params(model) if norms_only and model is not None else None
         self._saved: dict[Tensor, Tensor] = {}
         self._ascended: list[Tensor] = []
@@ -181,7 +178,7 @@ class SAM(Optimizer):
         # an autocast around this call would keep low-precision copies of the weights before the last step
         torch.clear_autocast_cache()
         self.zero_grad()
-        self.measures = {}
+        self.metrics = {}
 
         rho = self._largest_rho()
         ascends = rho > 0 and self.num_updates % self.interval == 0
@@ -189,7 +186,7 @@ class SAM(Optimizer):
         if ascends:
             loss = self._both_passes(closure, measured=self._measures_now())
         else:
-            loss = loss_of(closure)
+            loss = run_pass(closure, 0)
             if rho > 0:
                 self._between_ascents()
 
@@ -220,10 +217,15 @@ class SAM(Optimizer):
         self._ascended = []
         torch.clear_autocast_cache()
 
-    def num_passes(self, updates: int) -> int:
-        """Forward passes that so many updates take, counted from the first one."""
+    def num_passes(self, steps: int) -> int:
+        """Forward passes that so many steps take, counted from the first one."""
         perturbs = any(self._rho_of(group) > 0 for group in self.param_groups)
-        return updates + (math.ceil(updates / self.interval) if perturbs else 0)
+        return steps + (math.ceil(steps / self.interval) if perturbs else 0)
+
+    @property
+    def host_metrics(self) -> dict[str, float]:
+        """The length of the last step's perturbation; see `PassOptimizer`."""
+        return {"rho": self.last_rho}
 
     def perturbed_params(self) -> Iterator[Tensor]:
         """The parameters that take part in the perturbation."""
@@ -262,7 +264,7 @@ class SAM(Optimizer):
     def _both_passes(self, closure: Closure, *, measured: bool) -> Tensor:
         randomness = Randomness(self._all_params())
         with self._gradients_of_perturbed_only():
-            loss = loss_of(closure)
+            loss = run_pass(closure, 0)
         self._check_gradients()
         first = self._first_gradients() if self.keeps_first_gradient else {}
 
@@ -271,8 +273,8 @@ class SAM(Optimizer):
             self.zero_grad()
             randomness.restore()
             with self._held_statistics():
-                perturbed_loss = loss_of(closure)
-            self.measures["sharpness"] = perturbed_loss.detach() - loss.detach()
+                perturbed_loss = run_pass(closure, 1)
+            self.metrics["sharpness"] = perturbed_loss.detach() - loss.detach()
             if measured and self._ascended:
                 self._measure()
         finally:
@@ -399,10 +401,10 @@ class SAM(Optimizer):
                 # <T g, T g'> = <T^2 g, g'>, and e = rho T^2 g / length
                 products.append(inner_product(e, second) * length / rho)
                 seconds.append((second * precise(self._saved[p]) if self.adaptive else second).norm())
-        self.measures["perturbation_norm"] = length_of(lengths)
+        self.metrics["perturbation_norm"] = length_of(lengths)
         if products:
             both_norms = self._norm * length_of(seconds)
-            self.measures["gradient_cosine"] = torch.stack(products).sum() / both_norms.clamp(min=1e-30)
+            self.metrics["gradient_cosine"] = torch.stack(products).sum() / both_norms.clamp(min=1e-30)
 
     @contextmanager
     def _gradients_of_perturbed_only(self) -> Iterator[None]:
@@ -437,19 +439,6 @@ class SAM(Optimizer):
             if p.grad is not None:
                 p.grad.add_(torch.where(norm.isfinite(), 0.0, torch.nan).to(p.grad.dtype))
                 return
-
-
-def loss_of(closure: Closure) -> Tensor:
-    """Run a closure with gradients.
-
-    Raises:
-        UserError: when it does not return a tensor.
-    """
-    with torch.enable_grad():
-        loss = closure()
-    if not isinstance(loss, Tensor):
-        raise UserError(f"The closure must return its loss as a tensor, not {loss!r}.")
-    return loss
 
 
 def check_group(group: dict[str, Any]) -> None:

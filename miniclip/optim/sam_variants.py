@@ -11,15 +11,14 @@ import torch
 from torch import Tensor
 
 from miniclip.errors import SettingError, UserError
+from miniclip.optim.passes import Closure, run_pass
 from miniclip.optim.sam import (
     SAM,
     Base,
-    Closure,
     Params,
     inner_product,
     is_on_host,
     length_of,
-    loss_of,
     norms_of,
 )
 
@@ -140,9 +139,9 @@ class MSAM(SAM):
         UserError: when the base optimizer keeps no momentum.
     """
 
-    def num_passes(self, updates: int) -> int:
-        """One an update."""
-        return updates
+    def num_passes(self, steps: int) -> int:
+        """One per step."""
+        return steps
 
     def _both_passes(self, closure: Closure, *, measured: bool) -> Tensor:
         # of a loss that is climbed torch keeps the momentum of its negative: no sign is needed
@@ -157,7 +156,7 @@ class MSAM(SAM):
             if momenta:
                 self._move(list(momenta), directions, [-abs(rhos[p]) for p in momenta])
         try:
-            return loss_of(closure)
+            return run_pass(closure, 0)
         finally:
             self.descend()
 

@@ -6,6 +6,7 @@ from typing import Protocol
 from torch.optim import Optimizer
 
 from miniclip.errors import SettingError
+from miniclip.optim.passes import PassOptimizer
 
 
 class Schedule(Protocol):
@@ -55,7 +56,7 @@ def scale_learning_rates(optimizer: Optimizer) -> None:
         group["lr"] *= group.get("lr_factor", 1.0)
 
 
-def set_learning_rate(optimizer: Optimizer, factor: float) -> None:
+def set_learning_rate(optimizer: Optimizer | PassOptimizer, factor: float) -> None:
     """Give every group `factor` times the learning rate it was made with."""
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])

@@ -1,8 +1,9 @@
-"""The training loop and what keeps it exact: one update, precision, checkpoints, randomness."""
+"""The training loop and what keeps it exact: one step, precision, checkpoints, randomness."""
 
 from miniclip.training.budget import Budget
 from miniclip.training.precision import Precision
+from miniclip.training.setup import TrainingSetup
 from miniclip.training.step import StepResult, TrainingStep
-from miniclip.training.train import FitResult, Trainer, TrainingSetup
+from miniclip.training.trainer import FitResult, Trainer
 
 __all__ = ["Budget", "FitResult", "Precision", "StepResult", "Trainer", "TrainingSetup", "TrainingStep"]

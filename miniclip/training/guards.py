@@ -1,21 +1,93 @@
-"""Guards against values that are not finite: what a bad batch wrote is taken back."""
+"""Guards against bad batches: values that are not finite are taken back, broken images are counted."""
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from miniclip.errors import UserError
+from miniclip.data.dataset import ImageTextDataset, by_reason
+from miniclip.errors import BrokenImage, UserError, counted
 from miniclip.optim.sam import is_on_host
+from miniclip.training.progress import Progress
+
+log = logging.getLogger(__name__)
+
+REMEDY = "Lower the learning rate or rho, warm up longer, or try precision=fp32."
 
 
 class Diverged(UserError):
     """Training does not go on: gradients stay, or the weights are, not finite."""
 
 
+class TooManySkipped(Diverged):
+    """Gradients stay not finite; the weights before them are sound and to be saved."""
+
+
+class TooManyBroken(UserError):
+    """More images cannot be read than the data's settings allow; the weights are sound and to be saved."""
+
+
+class BrokenImages:
+    """Counts the training images that cannot be read, and stops a run that has too many.
+
+    Args:
+        train_set: says how many may be broken.
+        progress: keeps those that were met.
+    """
+
+    def __init__(self, train_set: ImageTextDataset, progress: Progress):
+        self.train_set = train_set
+        self.progress = progress
+
+    def count(self, problems: Iterable[BrokenImage]) -> None:
+        """Log each broken image once.
+
+        Raises:
+            TooManyBroken: when there are more than `data.max_broken_fraction` of all.
+        """
+        broken = self.progress.broken
+        for problem in problems:
+            if str(problem) not in broken:
+                log.warning("Another image stands in: %s", problem)
+                broken[str(problem)] = problem.reason
+
+        num_images = len(self.train_set.split)
+        max_fraction = self.train_set.max_broken_fraction or 0
+        if len(broken) > max_fraction * num_images:
+            raise TooManyBroken(
+                f"Stopped at step {self.progress.step}: {len(broken):,} of the "
+                f"{counted(num_images, 'training image')} cannot be read ({by_reason(broken.values())}), "
+                f"more than data.max_broken_fraction={max_fraction:g} of them. Fix the files above."
+            )
+
+    def log_sum(self) -> None:
+        """Log how many images others stood in for, if any."""
+        broken = self.progress.broken
+        if broken:
+            text = "Other images stood in for %d that cannot be read (%s)."
+            log.warning(text, len(broken), by_reason(broken.values()))
+
+
+def check_weights(model: nn.Module, *, step: int, last_checkpoint: Path) -> None:
+    """Stop where the weights, or running statistics, are not finite.
+
+    Raises:
+        Diverged: says which checkpoint is the last sound one.
+    """
+    if all_finite(model.state_dict().values()):
+        return
+
+    sound = "No checkpoint was written yet"
+    if last_checkpoint.is_file():
+        sound = f"The last sound checkpoint is {last_checkpoint}"
+    raise Diverged(f"Stopped at step {step}: the weights are not finite any more. {sound}. {REMEDY}")
+
+
 class BufferGuard:
-    """Takes a model's buffers back where an update is skipped.
+    """Takes a model's buffers back where a step is skipped.
 
     The forward pass writes running statistics, those of batch norm and of the dynamic temperature, before
     anyone knows whether its gradient is finite. One image of NaN pixels would stay in them for good.
@@ -29,7 +101,10 @@ class BufferGuard:
         for buffer in model.buffers():
             by_dtype[buffer.dtype].append(buffer)
 
-        self._groups = [(own, [torch.empty_like(b) for b in own]) for own in by_dtype.values()]
+        self._groups: list[tuple[list[Tensor], list[Tensor]]] = []
+        for buffers in by_dtype.values():
+            saved = [torch.empty_like(buffer) for buffer in buffers]
+            self._groups.append((buffers, saved))
 
     @torch.no_grad()
     def save(self) -> None:
@@ -59,7 +134,7 @@ class BufferGuard:
 
 @torch.no_grad()
 def spoil_unless(finite: Tensor, gradients: Iterable[Tensor | None]) -> None:
-    """Add NaN to one gradient where `finite`, () bool, is false: every precision skips such an update."""
+    """Add NaN to one gradient where `finite`, () bool, is false: every precision skips such a step."""
     for gradient in gradients:
         if gradient is not None:
             gradient.add_(torch.where(finite, 0.0, torch.nan).to(gradient.dtype))

@@ -4,18 +4,18 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from miniclip.data import ImageTextDataset
-from miniclip.data.loader import Loader, sequential_batches
-from miniclip.metrics import Features, Ranks, encode, metrics_of_ranks, protocol_name, retrieval_ranks
-from miniclip.training.interruption import ignore_in_worker
-from miniclip.training.train import Trainer, TrainingSetup
+from miniclip.metrics import Features, Ranks, metrics_of_ranks, protocol_name, retrieval_ranks
+from miniclip.training.setup import TrainingSetup
+from miniclip.training.trainer import Trainer
+from miniclip.training.validation import SplitEncoder
 
 
 class HeldOutResult(NamedTuple):
-    """What the chosen checkpoint does on the test part.
+    """Result of the chosen checkpoint on the test part.
 
     Attributes:
         record: the numbers as "test/...", the checkpoint's step and epoch, and what was measured on.
-        ranks: where each image and caption stood.
+        ranks: rank of each image and caption.
         features: of the test part, for figures.
     """
 
@@ -25,7 +25,7 @@ class HeldOutResult(NamedTuple):
 
 
 def measure_test(
-    experiment: TrainingSetup,
+    setup: TrainingSetup,
     test_set: ImageTextDataset,
     trainer: Trainer,
     *,
@@ -38,29 +38,20 @@ def measure_test(
         best: the validation record of that checkpoint.
         measures: what else is recorded, as of a validation: {"val/zero_shot_top1": 12.5}.
     """
-    order = sequential_batches(len(test_set), trainer.batch_size)
-    loader = Loader(
+    encode = SplitEncoder(
+        setup,
         test_set,
-        order,
         device=trainer.device,
-        num_workers=trainer.num_workers,
-        worker_init=ignore_in_worker,
-    )
-    split = test_set.split
-    features = encode(
-        experiment.model,
-        (batch.images for batch in loader),
-        split.captions,
-        experiment.tokenizer,
-        device=trainer.device,
-        autocast=experiment.precision.autocast,
         batch_size=trainer.batch_size,
+        num_workers=trainer.num_workers,
     )
-
+    features = encode("test")
     ranks = retrieval_ranks(*features)
     found = metrics_of_ranks(ranks)
     for measure in measures:
         found |= {key.removeprefix("val/"): value for key, value in measure(features).items()}
+
+    split = test_set.split
     record = {
         "step": best["step"],
         "epoch": best["epoch"],

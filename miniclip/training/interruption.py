@@ -1,10 +1,12 @@
-"""Ctrl-C and termination, noticed between two updates so that no update is torn."""
+"""Ctrl-C and termination, noticed between two steps so that no step is torn."""
 
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from miniclip.distributed import World
 
 
 class Interrupted(KeyboardInterrupt):
@@ -19,17 +21,21 @@ class Interruption:
     """Remembers a signal until the loop asks.
 
     The first Ctrl-C waits for `check`; a second one stops at once, with a plain KeyboardInterrupt, for the
-    update it tears must not be saved. In a thread other than the main one signals cannot be caught, and
+    step it tears must not be saved. In a thread other than the main one signals cannot be caught, and
     nothing changes.
+
+    Args:
+        world: the processes that stop together.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, world: World | None = None) -> None:
+        self.world = world or World()
         self.signum: int | None = None
 
     def check(self) -> None:
-        """Raise `Interrupted` if a signal has come."""
-        if self.signum is not None:
-            raise Interrupted(self.signum)
+        """Raise `Interrupted` if a signal has come, to this process or to another."""
+        if self.world.any(self.signum is not None):
+            raise Interrupted(self.signum or signal.SIGTERM)
 
     @contextmanager
     def caught(self) -> Iterator[None]:
@@ -37,9 +43,9 @@ class Interruption:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        previous = {
-            signum: signal.signal(signum, self._remember) for signum in (signal.SIGINT, signal.SIGTERM)
-        }
+
+        signals = (signal.SIGINT, signal.SIGTERM)
+        previous = {signum: signal.signal(signum, self._remember) for signum in signals}
         try:
             yield
         finally:

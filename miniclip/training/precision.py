@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from miniclip.optim import forget_skipped_state
+from miniclip.optim import PassOptimizer, forget_skipped_state
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class Precision:
             loss = self.scaler.scale(loss)
         loss.backward()
 
-    def step(self, optimizer: Optimizer, *, max_norm: float | None) -> Tensor:
+    def step(self, optimizer: PassOptimizer, *, max_norm: float | None) -> Tensor:
         """Unscale, clip, update the weights unless a gradient is not finite, update the scale.
 
         Args:
@@ -58,7 +58,7 @@ class Precision:
         Returns:
             the gradient's norm before clipping, ().
         """
-        base = getattr(optimizer, "base_optimizer", optimizer)
+        base = optimizer.base_optimizer
         forget_skipped_state(base)
         if self.scaler is not None:
             self.scaler.unscale_(base)

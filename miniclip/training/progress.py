@@ -1,12 +1,15 @@
-"""How far a run has come: plain data in every checkpoint."""
+"""Progress of a run: plain data in every checkpoint, and how it is shown."""
 
+import time
 from dataclasses import dataclass, field
 from typing import Any
+
+from tqdm import tqdm
 
 
 @dataclass
 class Progress:
-    """How far a run has come.
+    """Counts of a run: epochs, steps, images, seconds, and the best validation.
 
     Positions are counted in images, so that they keep their meaning when a resumed run has another batch
     size. A validation is due from the moment its epoch ends until it is done, so that one that was
@@ -54,3 +57,37 @@ class Progress:
     def images_per_second(self) -> float:
         """Images trained on per second of training."""
         return self.images / max(self.seconds, 1e-9)
+
+    @property
+    def cost(self) -> dict[str, float]:
+        """What the run has cost so far, as records have it."""
+        return {"train/seconds": self.seconds, "train/forward_passes": self.forward_passes or 0}
+
+    def state_dict(self) -> dict[str, Any]:
+        """All counts as plain data."""
+        return dict(vars(self))
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Stand where another progress stood."""
+        vars(self).update(vars(Progress(**state)))
+
+
+class Stopwatch:
+    """Seconds since it was made, and those that passed in an earlier part of the run.
+
+    Args:
+        before: seconds of the earlier part.
+    """
+
+    def __init__(self, before: float = 0.0):
+        self.before = before
+        self._started = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return self.before + time.perf_counter() - self._started
+
+
+def image_bar(text: str, *, num_images: int, done: int = 0) -> tqdm:
+    """A bar over images; nothing where the output is no terminal."""
+    return tqdm(total=num_images, initial=done, desc=text, unit="img", leave=False, disable=None)

@@ -16,7 +16,7 @@ def seed_everything(seed: int) -> None:
 
 
 def release_memory() -> None:
-    """Give back what a run held, and measure peaks anew."""
+    """Give back the memory of a run, and measure peaks anew."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -24,24 +24,27 @@ def release_memory() -> None:
             torch.cuda.reset_peak_memory_stats(device)
 
 
-def random_state() -> dict[str, Any]:
-    """Every global generator's state, as tensors and plain data."""
-    return {
-        "python": random.getstate(),
-        "numpy": _plain(np.random.get_state()),
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
+class RandomState:
+    """Every global generator of this process, as a part of a checkpoint."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """The generators' states as tensors and plain data."""
+        return {
+            "python": random.getstate(),
+            "numpy": _plain(np.random.get_state()),
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
 
-def set_random_state(state: dict[str, Any]) -> None:
-    """Put every global generator where `random_state` found it."""
-    version, numbers, gauss = state["python"]
-    random.setstate((version, tuple(numbers), gauss))
-    np.random.set_state(state["numpy"])
-    torch.set_rng_state(state["torch"])
-    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put every generator where `state_dict` found it; those of GPUs where there are as many."""
+        version, numbers, gauss = state["python"]
+        random.setstate((version, tuple(numbers), gauss))
+        np.random.set_state(state["numpy"])
+
+        torch.set_rng_state(state["torch"])
+        if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(state["cuda"])
 
 
 def _plain(numpy_state: Any) -> tuple:

@@ -1,99 +1,96 @@
-"""One update of the weights from one batch."""
+"""One optimizer step from the batches that belong to it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
-from miniclip.models import Inputs, MiniCLIP
-from miniclip.models.clip import CLIPOutput
-from miniclip.optim import SAM
+from miniclip.data.batch import Batch
+from miniclip.distributed import World
+from miniclip.models import MiniCLIP
+from miniclip.optim import PassOptimizer
+from miniclip.training.forward_backward import Accumulation, PassResult
 from miniclip.training.guards import BufferGuard, spoil_unless
 from miniclip.training.precision import Precision
 
 
 class StepResult(NamedTuple):
-    """What one update tells, as tensors () on the device: reading them would wait for it.
+    """Results of one step, as tensors () on the device: reading them would wait for it.
 
     Attributes:
-        loss: of the first pass, the mean over the micro-batches.
-        logit_scale: of the first pass, the mean over the micro-batches.
-        grad_norm: before clipping; not finite when the update was skipped.
-        measures: what the optimizer tells besides; see `SAM.measures`.
+        loss: of the first pass, the mean over the batches.
+        logit_scale: of the first pass, the mean over the batches.
+        grad_norm: before clipping; not finite when the step was skipped.
+        metrics: what the optimizer tells besides; see `PassOptimizer`.
+        host_metrics: the same, numbers that lie on the host.
     """
 
     loss: Tensor
     logit_scale: Tensor
     grad_norm: Tensor
-    measures: Mapping[str, Tensor]
+    metrics: Mapping[str, Tensor]
+    host_metrics: Mapping[str, float]
 
 
 class TrainingStep:
-    """Forward, backward and update, whatever the optimizer: one pass or SAM's two.
+    """Forward, backward and optimizer step, in as many passes as the optimizer needs.
 
-    Gradients of several micro-batches add up to the mean of their losses before the update; SAM perturbs
-    once, along their sum. Each micro-batch has its own negatives. An update whose gradient, or whose
-    running statistics, are not finite is skipped: weights, moments and buffers stay as they are.
+    Gradients of several batches add up to the mean of their losses before the step; SAM perturbs once,
+    along their sum. Each batch has its own negatives. A step whose gradient, or whose running statistics,
+    are not finite is skipped: weights, moments and buffers stay as they are.
 
     Args:
         model: a `MiniCLIP`.
-        loss: `(image_features, text_features, logit_scale, positives) -> ()`.
-        optimizer: any torch optimizer, or one of SAM's family.
+        loss: `(image_features, text_features, logit_scale, positives) -> ()`, called by name.
+        optimizer: runs the passes.
         precision: owner of autocast and scaler.
         grad_clip_norm: see `Precision.step`.
+        world: the processes that take the step together; None is this one alone.
     """
 
     def __init__(
         self,
         model: MiniCLIP,
         loss: Callable[..., Tensor],
-        optimizer: Optimizer,
+        optimizer: PassOptimizer,
         precision: Precision,
         *,
         grad_clip_norm: float | None,
+        world: World | None = None,
     ):
         self.model = model
-        self.loss = loss
         self.optimizer = optimizer
         self.precision = precision
         self.grad_clip_norm = grad_clip_norm
+        self.world = world or World()
+        self.forward_backward = Accumulation(model, loss, precision, world=self.world)
         self.buffers = BufferGuard(model)
 
-    def __call__(self, micro_batches: Sequence[Inputs]) -> StepResult:
-        first_pass: list[CLIPOutput] = []
+    def __call__(self, batches: Sequence[Batch]) -> StepResult:
+        passes: list[PassResult] = []
 
-        def forward_and_backward() -> Tensor:
-            is_second = len(first_pass) == len(micro_batches)
-            losses = []
-            for number, inputs in enumerate(micro_batches):
-                known = first_pass[number].similarity if is_second and self._reuses_similarity else None
-                with self.precision.autocast():
-                    output: CLIPOutput = self.model(*inputs[:3], similarity=known)
-                loss = self.loss(*output[:3], inputs.positives)
-                loss = loss / len(micro_batches)
-                self.precision.backward(loss)
-                losses.append(loss.detach())
-                if not is_second:
-                    first_pass.append(CLIPOutput(*(part.detach() for part in output)))
-            return torch.stack(losses).sum()
+        def run_pass(pass_number: int) -> Tensor:
+            first_pass = passes[0] if pass_number > 0 else None
+            passes.append(self.forward_backward(batches, first_pass))
+            return passes[-1].loss
 
         self.buffers.save()
-        if isinstance(self.optimizer, SAM):
-            loss = self.optimizer.backward(forward_and_backward)
-            measures: Mapping[str, Tensor] = self.optimizer.measures
-        else:
-            self.optimizer.zero_grad()
-            loss, measures = forward_and_backward(), {}
+        loss = self.optimizer.backward(run_pass)
+
         # statistics can overflow where the gradient does not
-        gradients = (p.grad for group in self.optimizer.param_groups for p in group["params"])
-        spoil_unless(self.buffers.are_finite(), gradients)
+        is_finite = self.world.all(self.buffers.are_finite())
+        spoil_unless(is_finite, self._gradients())
+
         grad_norm = self.precision.step(self.optimizer, max_norm=self.grad_clip_norm)
         self.buffers.restore_unless(grad_norm.isfinite())
-        scale = torch.stack([output.logit_scale for output in first_pass]).mean()
-        return StepResult(loss, scale, grad_norm, measures)
+        return StepResult(
+            loss,
+            passes[0].logit_scale,
+            grad_norm,
+            self.optimizer.metrics,
+            self.optimizer.host_metrics,
+        )
 
-    @property
-    def _reuses_similarity(self) -> bool:
-        return getattr(self.model.temperature, "sam", None) == "reuse"
+    def _gradients(self) -> list[Tensor | None]:
+        """Gradients of all trained parameters, None where there is none."""
+        return [p.grad for group in self.optimizer.param_groups for p in group["params"]]

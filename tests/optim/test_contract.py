@@ -226,8 +226,8 @@ def test_maximizing_is_minimizing_the_negative(optimizer_type: Any, base: Any) -
 
         optimizer = optimizer_type([w], partial(base, maximize=sign < 0), rho=0.3, measure_every=1)
         optimizer.step(closure)
-        assert (optimizer.measures["sharpness"] * sign) > 0  # the worst point of what is climbed is lower
-        assert optimizer.measures["gradient_cosine"] > 0
+        assert (optimizer.metrics["sharpness"] * sign) > 0  # the worst point of what is climbed is lower
+        assert optimizer.metrics["gradient_cosine"] > 0
         optimizer.step(closure)
         finals.append(w.detach())
     torch.testing.assert_close(*finals)
@@ -344,7 +344,7 @@ def test_an_interval_does_not_stretch_the_measurements() -> None:
     measured = []
     for number in range(40):
         optimizer.step(quadratic(w))
-        if "perturbation_norm" in optimizer.measures:
+        if "perturbation_norm" in optimizer.metrics:
             measured.append(number)
     assert measured == [0, 12, 21, 30]
 
@@ -360,7 +360,7 @@ def test_measures_of_a_model_in_half_precision_are_finite(dtype: torch.dtype) ->
 
     optimizer = SAM([w], SGD, rho=64.0)
     optimizer.backward(closure)
-    assert optimizer.measures["gradient_cosine"] == pytest.approx(1, abs=0.05)
+    assert optimizer.metrics["gradient_cosine"] == pytest.approx(1, abs=0.05)
     assert w.grad is not None and w.grad.isfinite().all()
 
 

@@ -232,7 +232,7 @@ def test_measures_by_hand(settings: dict[str, bool]) -> None:
 
     optimizer = SAM(params, SGD, rho=0.3, measure_every=2, **settings)
     optimizer.step(closure)
-    measures = optimizer.measures
+    measures = optimizer.metrics
     first, second = (torch.cat(g) for g in gradients)
     if "adaptive" in settings:
         first, second = first * torch.cat(weights[0]), second * torch.cat(weights[0])
@@ -241,8 +241,8 @@ def test_measures_by_hand(settings: dict[str, bool]) -> None:
     torch.testing.assert_close(measures["gradient_cosine"], cosine, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(measures["perturbation_norm"], moved.norm())
     optimizer.step(closure)
-    assert optimizer.measures.keys() == {"sharpness"}
-    assert optimizer.measures["sharpness"] > 0
+    assert optimizer.metrics.keys() == {"sharpness"}
+    assert optimizer.metrics["sharpness"] > 0
 
 
 @pytest.mark.parametrize("name", VARIANTS)

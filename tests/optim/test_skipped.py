@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from miniclip.optim import MSAM, SAM
+from miniclip.optim import MSAM, SAM, as_pass_optimizer
 from miniclip.training import Precision
 from tests.optim.test_sam import ADAMW, CPU
 from tests.optim.test_sam_variants import MUON
@@ -67,11 +67,8 @@ def _update(optimizer: Any, model: nn.Module, precision: Precision, way: str, *,
         precision.backward(loss * torch.inf if overflows else loss)
         return loss.detach()
 
-    if isinstance(optimizer, SAM):
-        optimizer.backward(closure)
-    else:
-        optimizer.zero_grad()
-        closure()
+    optimizer = as_pass_optimizer(optimizer)
+    optimizer.backward(closure)
     if way == "GradScaler alone" and precision.scaler is not None:
         precision.scaler.step(optimizer.base_optimizer)
         precision.scaler.update()

@@ -61,7 +61,7 @@ def test_buffers_move_as_in_one_pass_and_the_second_computes_the_same(name: str,
     for ours, theirs in zip(model.buffers(), plain.buffers(), strict=True):
         assert torch.equal(ours, theirs)
     if name not in ("spectral", "a user's own"):  # which compute from their statistics before the pass
-        assert optimizer.measures["sharpness"].abs() < 1e-6
+        assert optimizer.metrics["sharpness"].abs() < 1e-6
 
 
 def test_the_tensors_of_the_buffers_stay_the_same_objects_also_when_shared() -> None:
@@ -123,5 +123,5 @@ def test_autocast_may_stand_around_the_step(name: str) -> None:
                 return loss.detach()
 
             losses.append(optimizer.step(closure))
-            assert optimizer.measures["sharpness"] > 0.02
+            assert optimizer.metrics["sharpness"] > 0.02
     assert losses[0] > losses[1] > losses[2]  # type: ignore[operator]

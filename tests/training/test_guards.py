@@ -10,8 +10,9 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
+from miniclip.data.loader import Loader
 from miniclip.runs import RunDirectory
-from miniclip.training import train
+from miniclip.training import TrainingStep
 from miniclip.training.checkpoint import load_checkpoint
 from miniclip.training.guards import BufferGuard, Diverged, all_finite, spoil_unless
 from tests.conftest import fit_config
@@ -22,7 +23,7 @@ BAD = {"NaN pixel": math.nan, "infinite pixel": math.inf, "statistics overflow":
 
 def spoil_batch(monkeypatch: pytest.MonkeyPatch, *, step: int, value: float) -> None:
     """Give one pixel of the batch of a step another value, as a broken file or a float16 overflow would."""
-    original = train.TrainingStep.__call__
+    original = TrainingStep.__call__
     calls = 0
 
     def spoiled(self: Any, micro_batches: Any) -> Any:
@@ -34,7 +35,7 @@ def spoil_batch(monkeypatch: pytest.MonkeyPatch, *, step: int, value: float) -> 
             micro_batches = [micro_batches[0]._replace(images=images), *micro_batches[1:]]
         return original(self, micro_batches)
 
-    monkeypatch.setattr(train.TrainingStep, "__call__", spoiled)
+    monkeypatch.setattr(TrainingStep, "__call__", spoiled)
 
 
 @pytest.mark.parametrize("value", BAD.values(), ids=BAD)
@@ -53,7 +54,7 @@ def test_a_bad_batch_leaves_no_trace(
     choice = ["optimizer=sam", "optimizer/base=sgd"] if optimizer == "sgd" else [f"optimizer={optimizer}"]
     cfg = compose(*SMALL, f"data.root={small.data.root}", *choice, "trainer.budget.steps=2")
     before: dict[str, torch.Tensor] = {}
-    original = train.TrainingStep.__call__
+    original = TrainingStep.__call__
 
     def remembering(self: Any, micro_batches: Any) -> Any:
         if not before:  # the first step is good, the second is spoiled
@@ -62,7 +63,7 @@ def test_a_bad_batch_leaves_no_trace(
             return result
         return original(self, micro_batches)
 
-    monkeypatch.setattr(train.TrainingStep, "__call__", remembering)
+    monkeypatch.setattr(TrainingStep, "__call__", remembering)
     spoil_batch(monkeypatch, step=2, value=value)
     run = fit_config(tmp_path, cfg)
     after = load_checkpoint(run.last_checkpoint)["model"]
@@ -78,7 +79,7 @@ def test_weights_that_are_not_finite_are_neither_last_nor_best(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    original = train.TrainingStep.__call__
+    original = TrainingStep.__call__
     calls = 0
 
     def breaking(self: Any, micro_batches: Any) -> Any:
@@ -89,7 +90,7 @@ def test_weights_that_are_not_finite_are_neither_last_nor_best(
             next(self.model.parameters()).data[0] = math.inf
         return result
 
-    monkeypatch.setattr(train.TrainingStep, "__call__", breaking)
+    monkeypatch.setattr(TrainingStep, "__call__", breaking)
     with pytest.raises(Diverged, match=r"step 6: the weights are not finite.*sound checkpoint is .*last"):
         fit_config(tmp_path, small)
     for name in ("last.pt", "best.pt"):
@@ -103,15 +104,15 @@ def test_gradients_that_stay_not_finite_end_the_run_with_sound_weights(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    original = train.TrainingStep.__call__
+    original = TrainingStep.__call__
 
     def spoiled(self: Any, micro_batches: Any) -> Any:
         images = micro_batches[0].images.clone()
         images[0] = math.nan
         return original(self, [micro_batches[0]._replace(images=images)])
 
-    monkeypatch.setattr(train.TrainingStep, "__call__", spoiled)
-    with pytest.raises(Diverged, match=r"more updates in a row than trainer\.max_skipped_steps=2"):
+    monkeypatch.setattr(TrainingStep, "__call__", spoiled)
+    with pytest.raises(Diverged, match=r"more steps in a row than trainer\.max_skipped_steps=2"):
         fit_config(tmp_path, changed(small, trainer__max_skipped_steps=2))
     checkpoint = load_checkpoint(RunDirectory(tmp_path).last_checkpoint)
     assert all_finite(checkpoint["model"].values())
@@ -163,7 +164,7 @@ def test_the_images_of_a_skipped_step_are_named(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """One image turns into NaN pixels whenever it is read: each step that sees it tells of it."""
-    original = train.Loader._read
+    original = Loader._read
     culprit = 3
     bad_ids = set()
 
@@ -171,10 +172,10 @@ def test_the_images_of_a_skipped_step_are_named(
         batch = original(self, keys)
         if self.dataset.split.name == "train":
             bad_ids.add(self.dataset.split.ids[culprit])
-            batch.images[batch.places == culprit] = math.nan
+            batch.images[batch.image_ids == culprit] = math.nan
         return batch
 
-    monkeypatch.setattr(train.Loader, "_read", reading)
+    monkeypatch.setattr(Loader, "_read", reading)
     run = fit_config(tmp_path, changed(small, trainer__num_workers=0, trainer__budget__epochs=4))
     records = skipped_batches_of(run)
     (bad_id,) = bad_ids
@@ -192,12 +193,12 @@ def test_of_many_skipped_steps_five_are_told_and_all_are_kept(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    original = train.TrainingStep.__call__
+    original = TrainingStep.__call__
 
     def spoiled(self: Any, micro_batches: Any) -> Any:
         return original(self, [batch._replace(images=batch.images * math.nan) for batch in micro_batches])
 
-    monkeypatch.setattr(train.TrainingStep, "__call__", spoiled)
+    monkeypatch.setattr(TrainingStep, "__call__", spoiled)
     cfg = changed(small, trainer__accumulate_steps=2, trainer__budget__epochs=7)
     run = fit_config(tmp_path, cfg)
     records = skipped_batches_of(run)

@@ -13,15 +13,14 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from miniclip.commands.job import _check_directory
 from miniclip.config.compose import compose
 from miniclip.config.restore import restore
 from miniclip.errors import SettingError, UserError
 from miniclip.runs import RunDirectory
-from miniclip.training import train
+from miniclip.training import TrainingStep, checkpointer, validation
 from miniclip.training.checkpoint import load_checkpoint, save_checkpoint
 from miniclip.training.interruption import Interrupted
-from miniclip.training.resuming import changed_settings, find_checkpoint
+from miniclip.training.resuming import check_directory, find_checkpoint
 from tests.conftest import fit_config
 
 SMALL = (
@@ -141,8 +140,9 @@ def test_from_every_instant_a_resumed_run_equals_the_uninterrupted_one(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    target, name = (train.TrainingStep, "__call__") if where == "step" else (train, where)
-    stop_at(monkeypatch, target, name, number, how=how)
+    modules: dict[str, Any] = {"step": TrainingStep, "encode": validation}
+    target = modules.get(where, checkpointer)
+    stop_at(monkeypatch, target, "__call__" if where == "step" else where, number, how=how)
     with pytest.raises(Interrupted if how == "signal" else Killed):
         fit_config(tmp_path / "run", small)
     monkeypatch.undo()
@@ -249,7 +249,7 @@ def test_batches_of_another_size_end_and_see_no_image_twice(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Interrupted after two of three batches of eight, with 14 images of the epoch left."""
-    stop_at(monkeypatch, train.TrainingStep, "__call__", 2, how="signal")
+    stop_at(monkeypatch, TrainingStep, "__call__", 2, how="signal")
     with pytest.raises(Interrupted):
         fit_config(tmp_path / "a", changed(small, trainer__budget__epochs=3))
     monkeypatch.undo()
@@ -277,7 +277,7 @@ def test_batches_of_another_size_end_and_see_no_image_twice(
 def test_a_smaller_budget_measures_the_weights_it_ends_with(
     small: DictConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stop_at(monkeypatch, train.TrainingStep, "__call__", 5, how="signal")
+    stop_at(monkeypatch, TrainingStep, "__call__", 5, how="signal")
     with pytest.raises(Interrupted):
         fit_config(tmp_path / "a", small)
     monkeypatch.undo()
@@ -318,7 +318,7 @@ def test_a_best_that_is_gone_is_told_and_chosen_anew(
 def test_a_checkpoint_of_version_0_1_0_goes_on(
     small: DictConfig, whole: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stop_at(monkeypatch, train.TrainingStep, "__call__", 5, how="signal")
+    stop_at(monkeypatch, TrainingStep, "__call__", 5, how="signal")
     with pytest.raises(Interrupted):
         fit_config(tmp_path / "run", small)
     monkeypatch.undo()
@@ -338,7 +338,7 @@ def test_a_checkpoint_of_version_0_1_0_goes_on(
 def test_auto_leaves_runs_of_other_settings_alone(
     small: DictConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    stop_at(monkeypatch, train.TrainingStep, "__call__", 4, how="signal")
+    stop_at(monkeypatch, TrainingStep, "__call__", 4, how="signal")
     with pytest.raises(Interrupted):
         fit_config(tmp_path / "a", changed(small, optimizer__rho=0.2))
     monkeypatch.undo()
@@ -357,7 +357,7 @@ def test_auto_leaves_runs_of_other_settings_alone(
     assert found("b", optimizer__rho=0.2, trainer__num_workers=1) == checkpoint
 
     # it is b's now, as long as b trains or has trained
-    with RunDirectory(tmp_path / "b").held():
+    with RunDirectory(tmp_path / "b").lock():
         assert found("c", optimizer__rho=0.2) is None
     assert found("c", optimizer__rho=0.2) == checkpoint
     RunDirectory(tmp_path / "c").last_checkpoint.touch()
@@ -370,26 +370,15 @@ def test_auto_leaves_runs_of_other_settings_alone(
 def test_a_second_run_is_not_written_over_a_first(whole: RunDirectory, tmp_path: Path) -> None:
     for resume in (None, str(tmp_path)):
         with pytest.raises(UserError, match=r"holds a run already.*trainer\.resume=auto"):
-            _check_directory(whole, resume)
+            check_directory(resume, whole)
     for resume in ("auto", str(whole.path), str(whole.last_checkpoint)):
-        _check_directory(whole, resume)
-    _check_directory(RunDirectory(tmp_path / "new"), None)
+        check_directory(resume, whole)
+    check_directory(None, RunDirectory(tmp_path / "new"))
 
 
 def test_an_empty_resume_is_no_path(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"trainer\.resume=''.*null, auto, or a path"):
         find_checkpoint("", RunDirectory(tmp_path), {})
-
-
-def test_data_may_move_and_helper_keys_are_no_settings() -> None:
-    theirs = {"data": {"root": "/here/flickr", "limit": 5}, "arm": 1, "trainer": {"num_workers": 0}}
-    ours = {"data": {"root": "/there/flickr", "limit": 5}, "arm": 2, "trainer": {"num_workers": 2}}
-    assert changed_settings(theirs, ours) == []
-    ours["data"]["limit"] = 6
-    assert [str(change) for change in changed_settings(theirs, ours)] == [
-        "data.limit=6 (the checkpoint has 5)"
-    ]
-    assert changed_settings(theirs, ours, is_same_data=True) == []
 
 
 def test_a_resumed_run_sees_pixels_as_its_checkpoint_saw_them(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from miniclip.config import instantiate as build
 from miniclip.config.compose import compose
-from miniclip.models import Inputs
+from miniclip.data.batch import Batch
 from miniclip.training import StepResult, TrainingStep
 from tests.conftest import TINY
 
@@ -24,11 +24,11 @@ def step(*overrides: str) -> TrainingStep:
     return TrainingStep(model, build.make(cfg, "loss"), optimizer, precision, grad_clip_norm=None)
 
 
-def batch(seed: int = 0) -> Inputs:
+def batch(seed: int = 0) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     token_ids = torch.randint(300, (8, 6), generator=generator)
     images = torch.randn(8, 3, 32, 32, generator=generator)
-    return Inputs(images, token_ids, torch.ones_like(token_ids, dtype=torch.bool))
+    return Batch(images, token_ids, torch.ones_like(token_ids, dtype=torch.bool))
 
 
 def weights(update: TrainingStep) -> Tensor:
@@ -75,10 +75,10 @@ def test_what_the_temperature_reads_in_the_second_pass(choice: str) -> None:
 def test_sam_tells_what_it_measured() -> None:
     update = step("optimizer=sam", "optimizer.measure_every=2")
     first, second = update([batch()]), update([batch()])
-    assert first.measures.keys() == {"sharpness", "perturbation_norm", "gradient_cosine"}
-    assert second.measures.keys() == {"sharpness"}
-    torch.testing.assert_close(first.measures["perturbation_norm"], torch.tensor(0.05), rtol=1e-3, atol=0)
-    assert step("optimizer=adamw")([batch()]).measures == {}
+    assert first.metrics.keys() == {"sharpness", "perturbation_norm", "gradient_cosine"}
+    assert second.metrics.keys() == {"sharpness"}
+    torch.testing.assert_close(first.metrics["perturbation_norm"], torch.tensor(0.05), rtol=1e-3, atol=0)
+    assert step("optimizer=adamw")([batch()]).metrics == {}
 
 
 def test_on_a_device_without_values_nothing_is_asked_for() -> None:

@@ -1,0 +1,125 @@
+"""Optimizers that run the passes of a step themselves: the protocol that training speaks.
+
+SAM's family runs the forward and backward passes of a batch twice, a plain torch optimizer once. Training
+hands either a closure and never asks which of them it has.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, cast, runtime_checkable
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from miniclip.errors import UserError
+
+PassClosure = Callable[[int], Tensor]
+"""Runs forward and backward over the batch, or over all its micro-batches, adds to `.grad` and returns the
+loss (). It is told which pass of the step it runs, from 0, and zeroes nothing."""
+
+Closure = Callable[[], Tensor] | PassClosure
+"""A closure as torch's optimizers take it, or one that is told which pass it runs."""
+
+
+@runtime_checkable
+class PassOptimizer(Protocol):
+    """An optimizer that runs as many passes per step as it needs.
+
+    Attributes:
+        base_optimizer: the torch optimizer that moves the weights; a GradScaler unscales and steps it.
+        metrics: of the last step, tensors () on the device.
+        host_metrics: of the last step, numbers that the host knows without asking the device.
+    """
+
+    @property
+    def base_optimizer(self) -> Optimizer: ...
+
+    @property
+    def metrics(self) -> Mapping[str, Tensor]: ...
+
+    @property
+    def host_metrics(self) -> Mapping[str, float]: ...
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]: ...
+
+    def backward(self, closure: PassClosure) -> Tensor:
+        """Run the passes: `.grad` ends as the gradient to apply, the weights end as they were.
+
+        Returns:
+            the loss of the first pass, ().
+        """
+
+    def num_passes(self, steps: int) -> int:
+        """Forward passes that so many steps take, counted from the first one."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
+
+
+class SinglePass:
+    """A plain torch optimizer behind the protocol: one pass per step.
+
+    Args:
+        base_optimizer: any that takes its step from the gradients alone.
+    """
+
+    def __init__(self, base_optimizer: Optimizer):
+        self.base_optimizer = base_optimizer
+        self.metrics: Mapping[str, Tensor] = {}
+        self.host_metrics: Mapping[str, float] = {}
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return self.base_optimizer.param_groups
+
+    def backward(self, closure: PassClosure) -> Tensor:
+        """Zero the gradients and run the one pass; see `PassOptimizer.backward`."""
+        self.base_optimizer.zero_grad()
+        return run_pass(closure, 0)
+
+    def num_passes(self, steps: int) -> int:
+        return steps
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of the torch optimizer, as it is without the protocol."""
+        return self.base_optimizer.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.base_optimizer.load_state_dict(state_dict)
+
+
+def as_pass_optimizer(optimizer: Optimizer) -> PassOptimizer:
+    """An optimizer that speaks the protocol as it is; any other as a `SinglePass`."""
+    if isinstance(optimizer, PassOptimizer):
+        return optimizer
+    return SinglePass(optimizer)
+
+
+def run_pass(closure: Closure, pass_number: int) -> Tensor:
+    """Run one pass with gradients. Returns its loss, ().
+
+    Raises:
+        UserError: when the closure does not return a tensor.
+    """
+    with torch.enable_grad():
+        if _is_told_its_pass(closure):
+            loss = cast(PassClosure, closure)(pass_number)
+        else:
+            loss = cast(Callable[[], Tensor], closure)()
+
+    if not isinstance(loss, Tensor):
+        raise UserError(f"The closure must return its loss as a tensor, not {loss!r}.")
+    return loss
+
+
+def _is_told_its_pass(closure: Closure) -> bool:
+    """Whether a closure needs an argument; torch's own closures have none, or defaults of their own."""
+    try:
+        parameters = inspect.signature(closure).parameters.values()
+    except (TypeError, ValueError):  # written in C
+        return False
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return any(p.kind in positional and p.default is p.empty for p in parameters)

@@ -1,0 +1,241 @@
+"""Checkpoints of a run: which parts they hold, which of them are kept, and how a run goes on from one."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import nn
+
+from miniclip.errors import UserError
+from miniclip.files import within
+from miniclip.models.image_encoder import adopt_preprocessing
+from miniclip.optim import PassOptimizer
+from miniclip.runs import RunDirectory
+from miniclip.tokenizers import Tokenizer
+from miniclip.training.changed_settings import changed_settings, check_changes, check_same_settings
+from miniclip.training.checkpoint import (
+    check_architecture,
+    copy_checkpoint,
+    fitting,
+    load_checkpoint,
+    load_model,
+    save_checkpoint,
+)
+from miniclip.training.progress import Progress
+from miniclip.training.reproducibility import RandomState
+from miniclip.training.resuming import carry_on_metrics, carry_on_skipped, is_checkpoint_of
+from miniclip.training.setup import TrainingSetup
+
+log = logging.getLogger(__name__)
+
+
+class Stateful(Protocol):
+    """A part of a run that changes while it trains."""
+
+    def state_dict(self) -> Mapping[str, Any]: ...
+
+    def load_state_dict(self, state: Any) -> Any: ...
+
+
+class DoesNotFit(UserError):
+    """A part cannot take over a state; the text goes on a sentence that begins with the checkpoint."""
+
+
+class OptimizerState:
+    """An optimizer that takes over a checkpoint's moments, but keeps the settings it was made with.
+
+    torch's `load_state_dict` overwrites learning rate, decay and all else with the checkpoint's.
+    """
+
+    def __init__(self, optimizer: PassOptimizer):
+        self.optimizer = optimizer
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.optimizer.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over the moments.
+
+        Raises:
+            DoesNotFit: when the state is of an optimizer with other parameter groups.
+        """
+        settings: list[dict[str, Any]] = []
+        for group in self.optimizer.param_groups:
+            settings.append({name: value for name, value in group.items() if name != "params"})
+
+        try:
+            self.optimizer.load_state_dict(state)
+        except (ValueError, KeyError, TypeError) as error:
+            raise DoesNotFit(
+                f"has a state of the optimizer that does not fit this run's ({error}). Resume with the "
+                "same optimizer, model and lr_factor settings."
+            ) from None
+
+        for group, kept in zip(self.optimizer.param_groups, settings, strict=True):
+            group.pop("initial_lr", None)  # the schedule's, taken anew from lr
+            group.update(kept)
+
+
+class TokenizerState:
+    """A tokenizer, which is written into the run directory when it takes over a checkpoint's state."""
+
+    def __init__(self, tokenizer: Tokenizer, folder: Path):
+        self.tokenizer = tokenizer
+        self.folder = folder
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.tokenizer.state()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Become the checkpoint's tokenizer.
+
+        Raises:
+            DoesNotFit: when that is another one.
+        """
+        if not self.tokenizer.adopt_state(state):
+            raise DoesNotFit(
+                "was trained with another tokenizer. Resume with the same data and tokenizer settings."
+            )
+        self.tokenizer.save(self.folder)
+
+
+class PreprocessingState:
+    """What an image needs before the model sees it; mean and deviation are those the weights saw."""
+
+    def __init__(self, image_encoder: nn.Module, preprocessing: dict[str, Any]):
+        self.image_encoder = image_encoder
+        self.preprocessing = dict(preprocessing)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.preprocessing
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        adopt_preprocessing(self.image_encoder, state)
+        self.preprocessing |= {"mean": state["mean"], "std": state["std"]}
+
+
+def stateful_parts(setup: TrainingSetup, run: RunDirectory, progress: Progress) -> dict[str, Stateful]:
+    """The parts of a run by their names in a checkpoint, in the order in which they are loaded."""
+    return {
+        "model": setup.model,
+        "preprocessing": PreprocessingState(setup.model.image_encoder, setup.preprocessing),
+        "tokenizer": TokenizerState(setup.tokenizer, run.tokenizer),
+        "optimizer": OptimizerState(setup.optimizer),
+        "scaler": setup.precision,
+        "progress": progress,
+        "random_state": RandomState(),  # last: loading another part may draw numbers
+    }
+
+
+class Checkpointer:
+    """Saves and loads the parts of a run; keeps the last and the best checkpoint, and some epochs'.
+
+    Args:
+        setup: what is trained.
+        run: where the checkpoints lie.
+        progress: of the run.
+        every_epochs: epochs between checkpoints that are kept under a name of their own.
+    """
+
+    def __init__(self, setup: TrainingSetup, run: RunDirectory, progress: Progress, *, every_epochs: int):
+        self.setup = setup
+        self.run = run
+        self.progress = progress
+        self.every_epochs = every_epochs
+        self.parts = stateful_parts(setup, run, progress)
+        self.data = {
+            "train": setup.train_set.split.fingerprint(),
+            "val": setup.val_set.split.fingerprint(),
+        }
+
+    def save(self) -> None:
+        """Write the last checkpoint: the state of every part, and what describes the run."""
+        content: dict[str, Any] = {name: part.state_dict() for name, part in self.parts.items()}
+        content |= {"config": self.setup.config, "data": self.data}
+        if self.setup.signature is not None:
+            content["signature"] = self.setup.signature
+        save_checkpoint(self.run.last_checkpoint, content)
+
+    def keep(self, *, is_best: bool) -> None:
+        """Give the last checkpoint the other names that it deserves: best.pt, epoch_0010.pt."""
+        last, progress = self.run.last_checkpoint, self.progress
+        if is_best:
+            copy_checkpoint(last, self.run.best_checkpoint)
+
+        at_end_of_epoch = progress.position == 0 and progress.epoch > 0
+        if at_end_of_epoch and progress.epoch % self.every_epochs == 0:
+            copy_checkpoint(last, self.run.checkpoint(f"epoch_{progress.epoch:04d}"))
+
+    def resume(self, path: Path, *, must_be_same: bool) -> None:
+        """Go on where a checkpoint stands.
+
+        Args:
+            must_be_same: refuse every setting that differs, also those that a run can change on its way.
+
+        Raises:
+            UserError: when its weights, settings or data are of another run.
+        """
+        with fitting(path):
+            checkpoint = load_checkpoint(path)
+            check_architecture(self.setup.model, checkpoint, self.setup.config)
+            self._compare(checkpoint, path, must_be_same=must_be_same)
+            self._load(checkpoint, path)
+            log.info("Resumed from %s at step %d.", path, self.progress.step)
+            self._find_best(path)
+            carry_on_metrics(path.parent.parent, self.run, self.progress)
+            carry_on_skipped(path.parent.parent, self.run, self.progress)
+
+    def load_best(self) -> None:
+        """Give the model the weights of the best checkpoint."""
+        load_model(self.setup.model, load_checkpoint(self.run.best_checkpoint), self.setup.config)
+
+    def _load(self, checkpoint: dict[str, Any], path: Path) -> None:
+        for name, part in self.parts.items():
+            try:
+                part.load_state_dict(checkpoint[name])
+            except DoesNotFit as error:
+                raise UserError(f"The checkpoint {path} {error}") from None
+
+    def _compare(self, checkpoint: dict[str, Any], path: Path, *, must_be_same: bool) -> None:
+        """Hold the run's settings and data against the checkpoint's; log what will change."""
+        data = checkpoint.get("data")
+        is_same_data = None if data is None else data == self.data
+        changes = changed_settings(checkpoint["config"], self.setup.config, is_same_data=is_same_data)
+        if must_be_same:
+            check_same_settings(self.run, changes)
+
+        if is_same_data is False:
+            of_data = [str(change) for change in changes if change.setting.startswith("data.")]
+            listed = f": {', '.join(of_data)}" if of_data else ""
+            raise UserError(
+                f"{path} was trained on other data: images or captions differ{listed}. Resume with the "
+                "same data, or start anew with trainer.resume=null."
+            )
+        check_changes(changes, path)
+
+    def _find_best(self, path: Path) -> None:
+        """Give the run the checkpoint that `progress.best` tells of; without it, begin to choose anew.
+
+        The checkpoint that is resumed can be the best one itself: a run can end between the two files.
+        """
+        progress = self.progress
+        if progress.best is None:
+            return
+
+        for candidate in (within(path.parent, self.run.best_checkpoint.name), path):
+            if candidate.is_file() and is_checkpoint_of(candidate, progress.best):
+                if candidate != self.run.best_checkpoint:
+                    copy_checkpoint(candidate, self.run.best_checkpoint)
+                return
+
+        log.warning(
+            "The weights of step %d, the best until now (rsum %.1f), are not beside %s: from step %d "
+            "on the best are chosen anew.",
+            progress.best["step"],
+            progress.best["val/rsum"],
+            path,
+            progress.step,
+        )
+        progress.best = None
+        progress.validation_due = True

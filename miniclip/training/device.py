@@ -1,0 +1,32 @@
+"""The device that a setting names."""
+
+import torch
+
+from miniclip.errors import SettingError, counted
+
+DEVICES = "must be auto, cpu, mps, or cuda, cuda:1 and so on"
+
+
+def find_device(name: str) -> torch.device:
+    """The device a setting names; "auto" is CUDA if there is one, else the CPU.
+
+    Raises:
+        SettingError: when torch knows no such device or finds none here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise SettingError("device", name, DEVICES) from None
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise SettingError("device", name, DEVICES)
+
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise SettingError("device", name, "torch finds no MPS device here; use auto or cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count()
+        allowed = f"torch finds {counted(found, 'CUDA device')} here; use auto or cpu"
+        raise SettingError("device", name, allowed)
+    return device

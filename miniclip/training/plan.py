@@ -1,0 +1,88 @@
+"""How long a run trains, in all, seen from where it stands."""
+
+import math
+
+from miniclip.data.sampler import EpochBatches
+from miniclip.errors import SettingError
+from miniclip.optim import PassOptimizer
+from miniclip.training.budget import Budget
+from miniclip.training.progress import Progress
+
+
+class Plan:
+    """Steps, epochs and forward passes of a run until its budget is used up.
+
+    Args:
+        budget: what ends the run.
+        batches: those of an epoch.
+        progress: where the run stands, after resuming.
+        optimizer: says how many passes a step takes.
+        accumulate_steps: batches per step.
+
+    Attributes:
+        total_steps: steps at the end; None where the clock decides.
+        num_epochs: epochs at the end, the last one perhaps begun only; 0 where the clock decides.
+
+    Raises:
+        SettingError: when the budget does not suffice for one step.
+    """
+
+    def __init__(
+        self,
+        budget: Budget,
+        batches: EpochBatches,
+        progress: Progress,
+        optimizer: PassOptimizer,
+        *,
+        accumulate_steps: int,
+    ):
+        self.budget = budget
+        self.progress = progress
+        self.optimizer = optimizer
+        self.accumulate_steps = accumulate_steps
+        if progress.forward_passes is None:  # a checkpoint that did not count them
+            progress.forward_passes = self._passes_between(0, progress.step)
+
+        steps_per_epoch = batches.updates_left()
+        steps_of_this_epoch = batches.updates_left(progress.position)
+        epochs_after = budget.epochs - progress.epoch - 1
+        left = steps_of_this_epoch + epochs_after * steps_per_epoch if epochs_after >= 0 else 0
+        self.total_steps = budget.total_steps(
+            steps_of_epochs=progress.step + left, passes_at=self.passes_at
+        )
+        if self.total_steps == 0:
+            passes = budget.forward_passes
+            raise SettingError("trainer.budget.forward_passes", passes, "is less than one step takes")
+
+        self.num_epochs = 0
+        if self.total_steps is not None:
+            steps_beyond = max(0, self.total_steps - progress.step - steps_of_this_epoch)
+            is_begun = progress.position > 0 or self.total_steps > progress.step
+            self.num_epochs = progress.epoch + int(is_begun) + math.ceil(steps_beyond / steps_per_epoch)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the budget is used up."""
+        if self.total_steps is None:
+            return self.progress.seconds >= (self.budget.seconds or 0)
+        return self.progress.step >= self.total_steps
+
+    @property
+    def done_of_total(self) -> tuple[int, int]:
+        """How far the run is, in steps; in milliseconds where the clock ends it."""
+        if self.total_steps is None:
+            return round(1000 * self.progress.seconds), round(1000 * (self.budget.seconds or 0))
+        return self.progress.step, self.total_steps
+
+    def passes_at(self, step: int) -> int:
+        """Batches that will have gone through the model after so many steps."""
+        return (self.progress.forward_passes or 0) + self._passes_between(self.progress.step, step)
+
+    def title(self, epoch: int) -> str:
+        """An epoch out of all, "3/5"; its number alone where the clock ends the run."""
+        return str(epoch) if self.total_steps is None else f"{epoch}/{self.num_epochs}"
+
+    def _passes_between(self, first: int, last: int) -> int:
+        """Batches that go through the model from one number of steps to another."""
+        passes = self.optimizer.num_passes(last) - self.optimizer.num_passes(first)
+        return passes * self.accumulate_steps

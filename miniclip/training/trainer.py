@@ -1,0 +1,345 @@
+"""The trainer: its settings, and the loop of epochs, validations and checkpoints."""
+
+import logging
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from miniclip.data.loader import Loader
+from miniclip.data.sampler import EpochBatches
+from miniclip.distributed import World
+from miniclip.errors import SettingError, as_override, counted
+from miniclip.metrics import Features
+from miniclip.optim import set_learning_rate
+from miniclip.runs import JsonlLogger, RunDirectory
+from miniclip.training.budget import Budget
+from miniclip.training.checkpointer import Checkpointer
+from miniclip.training.device import find_device
+from miniclip.training.guards import (
+    REMEDY,
+    BrokenImages,
+    Diverged,
+    TooManyBroken,
+    TooManySkipped,
+    check_weights,
+)
+from miniclip.training.interruption import Interrupted, Interruption, ignore_in_worker
+from miniclip.training.plan import Plan
+from miniclip.training.progress import Progress, Stopwatch
+from miniclip.training.recorder import Recorder
+from miniclip.training.resuming import AUTO
+from miniclip.training.setup import TrainingSetup
+from miniclip.training.step import TrainingStep
+from miniclip.training.validation import SplitEncoder, Validation
+
+log = logging.getLogger(__name__)
+
+
+class FitResult(NamedTuple):
+    """Result of `Trainer.fit`.
+
+    Attributes:
+        summary: what `summary.json` holds: the best validation record and what it cost.
+        features: the validation split as the best checkpoint sees it.
+    """
+
+    summary: dict[str, Any]
+    features: Features
+
+
+class Trainer:
+    """Trains the parts of a setup and writes its run directory.
+
+    Args:
+        budget: how long it trains.
+        batch_size: images per batch, each with one caption; the others in it are the negatives.
+        accumulate_steps: batches per step; their gradients add up to the mean.
+        max_skipped_steps: stop after more than so many steps in a row were skipped because a gradient was
+            not finite.
+        grad_clip_norm: longest gradient; null does not clip.
+        validate_every_epochs: epochs between validations; the last epoch is always validated.
+        checkpoint_every_epochs: epochs between checkpoints that are kept; last and best always are.
+        num_workers: processes that read images; 0 reads in the main process.
+        device: "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1", ...
+        resume: null, the path of a checkpoint or run directory, or "auto": this run directory's last
+            checkpoint, else that of the newest run beside it that is of the same settings and was
+            interrupted or killed, else a fresh start. See `miniclip.training.changed_settings` for what may
+            differ.
+
+    Raises:
+        SettingError: when a number is out of range or the device is not there.
+    """
+
+    def __init__(
+        self,
+        *,
+        budget: Budget,
+        batch_size: int,
+        accumulate_steps: int,
+        max_skipped_steps: int,
+        grad_clip_norm: float | None,
+        validate_every_epochs: int,
+        checkpoint_every_epochs: int,
+        num_workers: int,
+        device: str,
+        resume: str | None,
+    ):
+        for setting, value, least in (
+            ("batch_size", batch_size, 2),
+            ("accumulate_steps", accumulate_steps, 1),
+            ("max_skipped_steps", max_skipped_steps, 0),
+            ("validate_every_epochs", validate_every_epochs, 1),
+            ("checkpoint_every_epochs", checkpoint_every_epochs, 1),
+            ("num_workers", num_workers, 0),
+        ):
+            if value < least:
+                raise SettingError(setting, value, f"must be at least {least}")
+        if grad_clip_norm is not None and not grad_clip_norm > 0:
+            raise SettingError("grad_clip_norm", grad_clip_norm, "must be above 0, or null")
+
+        self.budget = budget
+        self.batch_size = batch_size
+        self.accumulate_steps = accumulate_steps
+        self.max_skipped_steps = max_skipped_steps
+        self.grad_clip_norm = grad_clip_norm
+        self.validate_every_epochs = validate_every_epochs
+        self.checkpoint_every_epochs = checkpoint_every_epochs
+        self.num_workers = num_workers
+        self.device = find_device(device)
+        self.resume = resume
+
+    def fit(
+        self,
+        setup: TrainingSetup,
+        run: RunDirectory,
+        logger: JsonlLogger,
+        *,
+        checkpoint: Path | None = None,
+    ) -> FitResult:
+        """Train to the end; the model ends with the weights of its best checkpoint.
+
+        Args:
+            checkpoint: to go on from; see `miniclip.training.resuming.find_checkpoint`.
+
+        Raises:
+            SettingError: when a batch is larger than the training set.
+            UserError: when the checkpoint is of another run.
+            Diverged: when values that are not finite end the run.
+            Interrupted: on Ctrl-C or termination, after `last.pt` was saved.
+        """
+        self._check_sizes(len(setup.train_set))
+        return _Loop(self, setup, run, logger).run_to_end(checkpoint)
+
+    def _check_sizes(self, num_images: int) -> None:
+        if self.batch_size > num_images:
+            raise SettingError(
+                "trainer.batch_size",
+                self.batch_size,
+                f"is larger than the training set of {counted(num_images, 'image')}",
+            )
+        images_per_step = self.batch_size * self.accumulate_steps
+        if images_per_step > num_images:
+            raise SettingError(
+                "trainer.accumulate_steps",
+                self.accumulate_steps,
+                f"asks for {counted(images_per_step, 'image')} per step, of {num_images:,}",
+            )
+
+
+class _Loop:
+    """One call of `Trainer.fit`: resume; train, validate and save epoch by epoch; tell what came of it."""
+
+    def __init__(self, trainer: Trainer, setup: TrainingSetup, run: RunDirectory, logger: JsonlLogger):
+        world = World()
+        self.trainer = trainer
+        self.setup = setup
+        self.run = run
+        self.progress = Progress()
+        self.interruption = Interruption(world)
+        self.broken_images = BrokenImages(setup.train_set, self.progress)
+        self.batches = EpochBatches(
+            len(setup.train_set),
+            batch_size=trainer.batch_size,
+            seed=setup.config["seed"],
+            accumulate_steps=trainer.accumulate_steps,
+        )
+        self.loader = Loader(
+            setup.train_set,
+            self.batches,
+            tokenizer=setup.tokenizer,
+            device=trainer.device,
+            num_workers=trainer.num_workers,
+            worker_init=ignore_in_worker,
+        )
+        self.step = TrainingStep(
+            setup.model,
+            setup.loss,
+            setup.optimizer,
+            setup.precision,
+            grad_clip_norm=trainer.grad_clip_norm,
+            world=world,
+        )
+        self.recorder = Recorder(
+            logger,
+            self.progress,
+            run,
+            train_set=setup.train_set,
+            max_skipped_steps=trainer.max_skipped_steps,
+        )
+        encoder = SplitEncoder(
+            setup,
+            setup.val_set,
+            device=trainer.device,
+            batch_size=trainer.batch_size,
+            num_workers=trainer.num_workers,
+            interruption=self.interruption,
+        )
+        self.validation = Validation(setup, encoder, logger, self.progress)
+        self.checkpointer = Checkpointer(
+            setup, run, self.progress, every_epochs=trainer.checkpoint_every_epochs
+        )
+
+    def run_to_end(self, checkpoint: Path | None) -> FitResult:
+        trainer, progress = self.trainer, self.progress
+        self.clock = Stopwatch()
+        if checkpoint is not None:
+            self.checkpointer.resume(checkpoint, must_be_same=trainer.resume == AUTO)
+        self.clock.before = progress.total_seconds
+
+        self.plan = Plan(
+            trainer.budget,
+            self.batches,
+            progress,
+            self.setup.optimizer,
+            accumulate_steps=trainer.accumulate_steps,
+        )
+        self.batches.start_at(progress.epoch, progress.position)
+        self.reading = iter(self.loader)
+
+        with self.interruption.caught():
+            try:
+                self._train()
+            except Interrupted:
+                self._save()
+                again = as_override("trainer.resume", self.run.path)
+                log.warning("Interrupted at step %d. Go on with: %s", progress.step, again)
+                raise
+            except (TooManyBroken, TooManySkipped):
+                self._save()
+                raise
+
+        self.broken_images.log_sum()
+        summary = self._summary()
+        self.run.write_summary(summary)
+        self.checkpointer.load_best()
+        return FitResult(summary, self.validation.encode())
+
+    def _train(self) -> None:
+        """Train until the budget is used up."""
+        progress = self.progress
+        if progress.validation_due:  # it was interrupted
+            self._validate_and_save()
+
+        while not self.plan.is_done:
+            self._train_epoch()
+            is_due = progress.epoch % self.trainer.validate_every_epochs == 0 and progress.position == 0
+            progress.validation_due = self.plan.is_done or is_due
+            if progress.validation_due:
+                self._validate_and_save()
+            else:
+                self._save()
+                self.checkpointer.keep(is_best=False)
+
+        # as many steps as a smaller budget than before, or an older version, left unvalidated
+        if progress.validated_step != progress.step:
+            self._validate_and_save()
+        # a run that was resumed at its end, in another directory, has saved nothing yet
+        if not self.run.last_checkpoint.exists():
+            self._save()
+
+    def _train_epoch(self) -> None:
+        """Train one epoch, or what is left of it in the epoch and in the budget."""
+        progress = self.progress
+        clock = Stopwatch(before=progress.seconds)
+        self.setup.model.train()
+
+        title = self.plan.title(progress.epoch + 1)
+        with self.recorder.epoch(title, num_images=self.batches.num_images) as bar:
+            while self.batches.updates_left(progress.position) > 0:
+                self._train_step(clock)
+                bar.update(self.batches.images_per_update)
+                if self.plan.is_done:
+                    break
+
+        progress.seconds = clock.seconds
+        if self.batches.updates_left(progress.position) == 0:
+            progress.epoch, progress.position = progress.epoch + 1, 0
+
+    def _train_step(self, clock: Stopwatch) -> None:
+        """Read the batches of a step, train on them, and record."""
+        setup, progress = self.setup, self.progress
+        batches = list(islice(self.reading, self.trainer.accumulate_steps))
+        self.interruption.check()
+        self.broken_images.count(problem for batch in batches for problem in batch.problems)
+
+        set_learning_rate(setup.optimizer, setup.schedule.factor(*self.plan.done_of_total))
+        result = self.step(batches)
+
+        progress.forward_passes = self.plan.passes_at(progress.step + 1)
+        progress.step += 1
+        progress.position += self.batches.images_per_update
+        progress.images += self.batches.images_per_update
+        progress.seconds = clock.seconds
+        self.recorder.add(
+            result,
+            lr=setup.optimizer.param_groups[0]["lr"],
+            image_ids=[batch.image_ids for batch in batches],
+            num_false_negatives=sum(batch.num_false_negatives for batch in batches),
+        )
+
+    def _validate_and_save(self) -> None:
+        self._check_weights()
+        is_best = self.validation(epoch=self.plan.title(self.progress.epochs_begun))
+        self._save()
+        self.checkpointer.keep(is_best=is_best)
+
+    def _save(self) -> None:
+        self._check_weights()
+        self.progress.total_seconds = self.clock.seconds
+        self.checkpointer.save()
+
+    def _check_weights(self) -> None:
+        check_weights(
+            self.setup.model,
+            step=self.progress.step,
+            last_checkpoint=self.run.last_checkpoint,
+        )
+
+    def _summary(self) -> dict[str, Any]:
+        """What `summary.json` holds.
+
+        Raises:
+            Diverged: when there is no best checkpoint.
+        """
+        progress, setup, device = self.progress, self.setup, self.trainer.device
+        if progress.best is None:
+            raise Diverged(f"No validation gave a finite loss, so there is no best checkpoint. {REMEDY}")
+
+        is_gpu = device.type == "cuda"
+        return {
+            "best": progress.best,
+            "best_rsum": progress.best["val/rsum"],
+            "steps": progress.step,
+            "epochs": progress.epoch,
+            "validations": progress.validations,
+            "skipped_steps": progress.skipped_steps,
+            "broken_images": dict(Counter(progress.broken.values())),
+            "seconds": self.clock.seconds,
+            "images_per_second": progress.images_per_second,
+            "peak_gpu_gb": torch.cuda.max_memory_allocated(device) / 1e9 if is_gpu else None,
+            "parameters": sum(p.numel() for p in setup.model.parameters()),
+            "train_images": len(setup.train_set),
+        }

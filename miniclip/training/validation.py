@@ -1,0 +1,214 @@
+"""Validation: a split is encoded, measured and recorded, and the best weights are chosen."""
+
+import logging
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from miniclip.data.dataset import ImageTextDataset
+from miniclip.data.loader import Loader
+from miniclip.data.sampler import sequential_batches
+from miniclip.errors import counted
+from miniclip.metrics import Features, encode, health, protocol_name, retrieval_metrics
+from miniclip.metrics.health import Health
+from miniclip.runs import JsonlLogger
+from miniclip.training.interruption import Interruption, ignore_in_worker
+from miniclip.training.progress import Progress, image_bar
+from miniclip.training.setup import TrainingSetup
+
+log = logging.getLogger(__name__)
+
+
+class SplitEncoder:
+    """Encodes all images and captions of a data set, in order, with the model as it is.
+
+    Args:
+        setup: model, tokenizer and precision.
+        dataset: what is encoded.
+        device: where the model lies.
+        batch_size: images, and captions, encoded at once.
+        num_workers: processes that read images.
+        interruption: is asked between two batches.
+    """
+
+    def __init__(
+        self,
+        setup: TrainingSetup,
+        dataset: ImageTextDataset,
+        *,
+        device: torch.device,
+        batch_size: int,
+        num_workers: int,
+        interruption: Interruption | None = None,
+    ):
+        self.setup = setup
+        self.dataset = dataset
+        self.device = device
+        self.batch_size = batch_size
+        self.interruption = interruption or Interruption()
+        self.loader = Loader(
+            dataset,
+            sequential_batches(len(dataset), batch_size),
+            device=device,
+            num_workers=num_workers,
+            worker_init=ignore_in_worker,
+        )
+
+    def __call__(self, title: str) -> Features:
+        """Encode, under a bar with a title.
+
+        Raises:
+            Interrupted: when a signal has come.
+        """
+        return encode(
+            self.setup.model,
+            self._images(title),
+            self.dataset.split.captions,
+            self.setup.tokenizer,
+            device=self.device,
+            autocast=self.setup.precision.autocast,
+            batch_size=self.batch_size,
+        )
+
+    def _images(self, title: str) -> Iterator[Tensor]:
+        """Batches of images, each (B, 3, H, W)."""
+        with image_bar(title, num_images=len(self.dataset)) as bar:
+            for batch in self.loader:
+                self.interruption.check()
+                yield batch.images
+                bar.update(len(batch.images))
+
+
+class Validation:
+    """Measures the weights on the validation split and remembers the best.
+
+    Args:
+        setup: model, loss and data.
+        encoder: encodes the validation split.
+        logger: takes the records.
+        progress: of the run; it keeps the best record.
+    """
+
+    def __init__(
+        self,
+        setup: TrainingSetup,
+        encoder: SplitEncoder,
+        logger: JsonlLogger,
+        progress: Progress,
+    ):
+        self.setup = setup
+        self.encoder = encoder
+        self.logger = logger
+        self.progress = progress
+
+    def __call__(self, *, epoch: str) -> bool:
+        """Measure, record and print. Returns whether these weights are the best so far.
+
+        Args:
+            epoch: how the line that is printed calls the epoch, "3/5".
+        """
+        features = self.encode()
+        loss, found = self._loss(features), health(features)
+        record = self._record(features, loss, found)
+        self.logger.log(record)
+        log.info("%s", _epoch_line(record, epoch))
+        self._warn(loss, found)
+
+        progress = self.progress
+        progress.validations += 1
+        progress.validated_step, progress.validation_due = progress.step, False
+        return self._choose(record, features)
+
+    def encode(self) -> Features:
+        """The validation split as the weights see it."""
+        return self.encoder("validation")
+
+    def _record(self, features: Features, loss: float, found: Health) -> dict[str, Any]:
+        further: dict[str, float] = {}
+        for measure in self.setup.measures:
+            further |= measure(features)
+        return {
+            "step": self.progress.step,
+            "epoch": self.progress.epoch,
+            "epochs_begun": self.progress.epochs_begun,
+            "val/loss": loss,
+            "val/loss_over_chance": self._over_chance(loss),
+            **{f"val/{name}": value for name, value in retrieval_metrics(*features).items()},
+            **{f"health/{name}": value for name, value in found._asdict().items()},
+            **further,
+            "train/images_per_second": self.progress.images_per_second,
+            **self.progress.cost,
+        }
+
+    def _warn(self, loss: float, found: Health) -> None:
+        """Log what is wrong with the weights, or was with the steps that led to them."""
+        if self.progress.skipped_steps:
+            skipped = counted(self.progress.skipped_steps, "step")
+            log.warning("%s skipped: gradient not finite.", skipped)
+        if not math.isfinite(loss):
+            log.warning("The validation loss is not finite: these weights are no candidate for best.pt.")
+        elif found.has_collapsed:
+            log.warning(
+                "The features have collapsed: effective rank %.1f of images, %.1f of captions. Lower the "
+                "learning rate, or warm up longer.",
+                found.image_rank,
+                found.text_rank,
+            )
+
+    def _choose(self, record: dict[str, Any], features: Features) -> bool:
+        """Keep a record that is the best so far. Returns whether it is."""
+        best = self.progress.best
+        if not math.isfinite(record["val/loss"]):
+            return False
+        if best is not None and selection_key(record) <= selection_key(best):
+            return False
+
+        name = self.setup.val_set.split.name
+        protocol = protocol_name(name, len(features.images), len(features.texts))
+        self.progress.best = {**record, "protocol": protocol}
+        return True
+
+    @torch.inference_mode()
+    def _loss(self, features: Features) -> float:
+        """Mean loss over batches of the training size, each image with its first caption."""
+        model, size = self.setup.model, self.encoder.batch_size
+        captions = features.first_captions  # (N, D)
+        num_batches = max(1, len(features.images) // size)  # a last one of another size is left out
+
+        model.eval()
+        losses = []
+        for number in range(num_batches):
+            rows = slice(number * size, (number + 1) * size)
+            image_features, text_features = features.images[rows], captions[rows]
+            loss = self.setup.loss(
+                image_features=image_features,
+                text_features=text_features,
+                logit_scale=model.logit_scale(image_features, text_features),
+            )
+            losses.append(loss)
+        return torch.stack(losses).mean().item()
+
+    def _over_chance(self, loss: float) -> float:
+        """A loss over that of equal probabilities; NaN where there is one image only."""
+        size = min(self.encoder.batch_size, len(self.setup.val_set))
+        return loss / math.log(size) if size > 1 else math.nan
+
+
+def selection_key(record: dict[str, Any]) -> tuple[float, float]:
+    """What the best checkpoint is chosen by: rsum, then the loss, for equal captions bound the recalls."""
+    return record["val/rsum"], -record["val/loss"]
+
+
+def _epoch_line(record: dict[str, Any], epoch: str) -> str:
+    def recalls(direction: str) -> str:
+        return "/".join(f"{record[f'val/{direction}_r{k}']:.1f}" for k in (1, 5, 10))
+
+    return (
+        f"epoch {epoch}  step {record['step']}  "
+        f"val loss {record['val/loss']:.3f}  "
+        f"R@1/5/10 image to text {recalls('i2t')}  text to image {recalls('t2i')}  "
+        f"rsum {record['val/rsum']:.1f}  {record['train/images_per_second']:.0f} img/s"
+    )

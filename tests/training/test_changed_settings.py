@@ -1,0 +1,31 @@
+"""Settings that differ between a checkpoint and the run that resumes it."""
+
+from pathlib import Path
+
+import pytest
+
+from miniclip.errors import UserError
+from miniclip.training.changed_settings import Change, changed_settings, check_changes
+
+
+def test_data_may_move_and_helper_keys_are_no_settings() -> None:
+    theirs = {"data": {"root": "/here/flickr", "limit": 5}, "arm": 1, "trainer": {"num_workers": 0}}
+    ours = {"data": {"root": "/there/flickr", "limit": 5}, "arm": 2, "trainer": {"num_workers": 2}}
+    assert changed_settings(theirs, ours) == []
+    ours["data"]["limit"] = 6
+    assert [str(change) for change in changed_settings(theirs, ours)] == [
+        "data.limit=6 (the checkpoint has 5)"
+    ]
+    assert changed_settings(theirs, ours, is_same_data=True) == []
+
+
+def test_another_optimizer_hides_what_its_base_differs_in() -> None:
+    changes = [
+        Change("optimizer._target_", "miniclip.optim.SAM", "torch.optim.AdamW"),
+        Change("optimizer.rho", 0.05, "not set"),
+        Change("seed", 0, 1),
+    ]
+    with pytest.raises(UserError) as caught:
+        check_changes(changes, Path("last.pt"))
+    assert "optimizer._target_=torch.optim.AdamW" in str(caught.value) and "seed=1" in str(caught.value)
+    assert "rho" not in str(caught.value)

@@ -1,0 +1,18 @@
+"""The device that a setting names, and one line for any that is not there."""
+
+import pytest
+import torch
+
+from miniclip.errors import SettingError
+from miniclip.training.device import find_device
+
+
+def test_auto_and_the_cpu_are_always_there() -> None:
+    assert find_device("cpu") == torch.device("cpu")
+    assert find_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize("name", ["gpu", "meta", "cuda:99", "cuda:-1", ""])
+def test_other_names_are_refused(name: str) -> None:
+    with pytest.raises(SettingError, match="device"):
+        find_device(name)

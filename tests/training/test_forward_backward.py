@@ -1,0 +1,77 @@
+"""One pass over the batches of a step: the gradient of their mean loss, and what the loss is given."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from miniclip.config import instantiate as build
+from miniclip.config.compose import compose
+from miniclip.distributed import World
+from miniclip.losses import ClipLoss
+from miniclip.training import Precision
+from miniclip.training.forward_backward import Accumulation
+from tests.conftest import TINY
+from tests.training.test_step import batch
+
+
+def accumulation(*overrides: str, **settings: Any) -> Accumulation:
+    cfg = compose(*TINY, "precision=fp32", *overrides)
+    torch.manual_seed(0)
+    model = build.make_model(cfg, vocab_size=300).train()
+    precision = Precision(dtype="float32", device=torch.device("cpu"))
+    loss = settings.pop("loss", ClipLoss())
+    return Accumulation(model, loss, precision, **settings)
+
+
+def test_gradients_are_those_of_the_mean_loss() -> None:
+    """Against one backward pass through all batches at once."""
+    batches = [batch(seed) for seed in range(3)]
+    ours, theirs = accumulation(), accumulation()
+    found = ours(batches, first_pass=None)
+
+    losses = []
+    for each in batches:
+        output = theirs.model(each.images, each.token_ids, each.attention_mask)
+        losses.append(ClipLoss()(output.image_features, output.text_features, output.logit_scale))
+    mean = torch.stack(losses).mean()
+    mean.backward()
+
+    torch.testing.assert_close(found.loss, mean.detach())
+    assert not found.loss.requires_grad and not found.logit_scale.requires_grad
+    for own, other in zip(ours.model.parameters(), theirs.model.parameters(), strict=True):
+        assert (own.grad is None) == (other.grad is None)
+        if own.grad is not None:
+            torch.testing.assert_close(own.grad, other.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_similarities_are_those_that_the_temperature_read() -> None:
+    passes = accumulation("temperature.sam=reuse")
+    batches = [batch(0), batch(1)]
+    first = passes(batches, first_pass=None)
+    with torch.no_grad():
+        for parameter in passes.model.parameters():
+            parameter.add_(0.01)
+    second = passes(batches, first_pass=first)
+    assert all(torch.equal(a, b) for a, b in zip(first.similarities, second.similarities, strict=True))
+
+    recomputed = accumulation("temperature.sam=recompute")(batches, first_pass=second)
+    assert not torch.equal(recomputed.similarities[0], recomputed.similarities[1])
+    for temperature in ("learned", "fixed"):
+        assert not accumulation(f"temperature={temperature}").model.temperature.reuses_similarity
+
+
+def test_the_loss_is_called_by_name_with_the_rows_of_all_processes() -> None:
+    class Twice(World):
+        def gather(self, features: Tensor) -> Tensor:
+            return torch.cat([features, features.detach()])
+
+    seen: dict[str, Any] = {}
+
+    def loss(**inputs: Any) -> Tensor:
+        seen.update(inputs)
+        return inputs["image_features"].sum()
+
+    accumulation(loss=loss, world=Twice())([batch()], first_pass=None)
+    assert seen.keys() == {"image_features", "text_features", "logit_scale", "positives"}
+    assert seen["image_features"].shape[0] == seen["text_features"].shape[0] == 16

@@ -1,0 +1,106 @@
+"""A validation against the same numbers computed apart, and which record is the best."""
+
+import json
+import math
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from miniclip.config.build import build
+from miniclip.config.compose import compose
+from miniclip.metrics import encode, retrieval_metrics
+from miniclip.runs import JsonlLogger, RunDirectory, RunFacts
+from miniclip.training.interruption import Interrupted, Interruption
+from miniclip.training.progress import Progress
+from miniclip.training.setup import TrainingSetup
+from miniclip.training.validation import SplitEncoder, Validation, selection_key
+from tests.conftest import TINY
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def setup(tmp_path_factory: pytest.TempPathFactory) -> TrainingSetup:
+    _, setup, _ = build(compose(*TINY, "precision=fp32"), RunDirectory(tmp_path_factory.mktemp("run")))
+    return setup
+
+
+def encoder(setup: TrainingSetup, **settings: Any) -> SplitEncoder:
+    return SplitEncoder(setup, setup.val_set, device=CPU, batch_size=16, num_workers=0, **settings)
+
+
+def validation(setup: TrainingSetup, folder: Path) -> Validation:
+    logger = JsonlLogger(every_steps=None)
+    logger.start(folder / "metrics.jsonl", RunFacts("test", {}))
+    return Validation(setup, encoder(setup), logger, Progress(step=3, position=8))
+
+
+def test_a_split_is_encoded_in_order(setup: TrainingSetup) -> None:
+    found = encoder(setup)("test")
+    images = torch.stack([setup.val_set[index][0] for index in range(len(setup.val_set))])
+    expected = encode(
+        setup.model,
+        iter([images]),
+        setup.val_set.split.captions,
+        setup.tokenizer,
+        device=CPU,
+        autocast=nullcontext,
+        batch_size=64,
+    )
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+def test_a_signal_stops_between_two_batches(setup: TrainingSetup) -> None:
+    interruption = Interruption()
+    interruption.signum = 2
+    with pytest.raises(Interrupted):
+        encoder(setup, interruption=interruption)("validation")
+
+
+def test_a_record_holds_the_numbers_of_the_weights(
+    setup: TrainingSetup, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    measured = replace(setup, measures=[lambda features: {"val/images": float(len(features.images))}])
+    validate = validation(measured, tmp_path)
+    with caplog.at_level("INFO"):
+        assert validate(epoch="1/1")
+    record = json.loads((tmp_path / "metrics.jsonl").read_text())
+    features = validate.encode()
+
+    losses = []
+    for start in (0, 16):  # the eight images that remain are no whole batch
+        rows = slice(start, start + 16)
+        pairs = features.images[rows], features.first_captions[rows]
+        losses.append(setup.loss(*pairs, setup.model.logit_scale(*pairs)).item())
+    assert record["val/loss"] == pytest.approx(sum(losses) / 2)
+    assert record["val/loss_over_chance"] == pytest.approx(record["val/loss"] / math.log(16))
+    assert record["val/rsum"] == retrieval_metrics(*features)["rsum"]
+    assert (record["step"], record["epoch"], record["epochs_begun"]) == (3, 0, 1)
+    assert record["val/images"] == 40
+    assert "epoch 1/1  step 3  val loss" in caplog.text
+
+
+def test_equal_weights_are_best_once(setup: TrainingSetup, tmp_path: Path) -> None:
+    validate = validation(setup, tmp_path)
+    assert [validate(epoch="1/1") for _ in range(2)] == [True, False]
+    progress = validate.progress
+    assert (progress.validations, progress.validated_step, progress.validation_due) == (2, 3, False)
+    assert progress.best is not None and progress.best["protocol"].startswith("val: 40 images")
+
+
+def test_a_loss_that_is_not_finite_is_no_candidate(setup: TrainingSetup, tmp_path: Path) -> None:
+    spoiled = replace(setup, loss=lambda **inputs: torch.tensor(math.nan))
+    validate = validation(spoiled, tmp_path)
+    assert not validate(epoch="1/1") and validate.progress.best is None
+
+
+def test_of_equal_recalls_the_lower_loss_is_better() -> None:
+    records = [
+        {"val/rsum": rsum, "val/loss": loss} for rsum, loss in ((10.0, 3.0), (10.0, 2.0), (11.0, 9.0))
+    ]
+    assert sorted(records, key=selection_key) == records
