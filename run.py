@@ -1,6 +1,6 @@
 """Train MiniCLIP: `python run.py optimizer=sam optimizer.rho=0.05`. See README.md."""
 
-from miniclip.cli import train
+from miniclip.commands.train import train
 
 if __name__ == "__main__":
     train()

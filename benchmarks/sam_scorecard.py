@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from benchmarks.timing import alternate, conditions
-from miniclip.config import build
+from miniclip.config import instantiate as build
 from miniclip.config.compose import compose
 from miniclip.data.batch import Batch
 from miniclip.losses import ClipLoss

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 
 from benchmarks.timing import alternate, conditions
-from miniclip.config import build
+from miniclip.config import instantiate as build
 from miniclip.config.compose import compose
 from miniclip.data.batch import Batch
 from miniclip.training import Trainer, TrainingStep

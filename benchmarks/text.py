@@ -17,7 +17,7 @@ from linformer import Linformer
 from torch import Tensor, nn
 
 from benchmarks.timing import alternate, conditions
-from miniclip.config import build
+from miniclip.config import instantiate as build
 from miniclip.config.compose import compose
 from miniclip.data.sources.captions import group_by_image
 from miniclip.data.sources.delimited import read_table

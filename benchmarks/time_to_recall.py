@@ -26,8 +26,8 @@ from torch import Tensor
 
 from benchmarks import open_clip_trainer
 from benchmarks.timing import conditions
-from miniclip.config.build import make
 from miniclip.config.compose import compose
+from miniclip.config.instantiate import make
 from miniclip.config.restore import restore
 from miniclip.data import Split
 from miniclip.data.loader import Loader

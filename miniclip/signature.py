@@ -6,8 +6,6 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Union
 
-from torch.optim import Optimizer
-
 
 def signature_of(target: Any) -> tuple[list[str], dict[str, Any]]:
     """Names and types of what a function or class takes; `**settings` are those of the base class.
@@ -18,7 +16,7 @@ def signature_of(target: Any) -> tuple[list[str], dict[str, Any]]:
         [
             vars(base)["__init__"]
             for base in target.__mro__
-            if "__init__" in vars(base) and base not in (Optimizer, object)
+            if "__init__" in vars(base) and base is not object and not _is_optimizer_of_torch(base)
         ]
         if inspect.isclass(target)
         else [target]
@@ -34,6 +32,11 @@ def signature_of(target: Any) -> tuple[list[str], dict[str, Any]]:
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break
     return list(names), hints
+
+
+def _is_optimizer_of_torch(base: type) -> bool:
+    """Whether a class is the base class of all optimizers, told by its name: torch need not be imported."""
+    return (base.__module__, base.__qualname__) == ("torch.optim.optimizer", "Optimizer")
 
 
 def fits(value: Any, hint: Any) -> bool:

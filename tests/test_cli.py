@@ -1,54 +1,56 @@
-"""The command line's surroundings: consoles of all kinds, and who starts it."""
-
-import os
-import subprocess
-import sys
+"""The table of commands: help, versions, and words that are no command."""
 
 import pytest
 
-from miniclip.cli import train
-from tests.conftest import ROOT, run_miniclip
-
-SPEAK = "from miniclip.cli import _console\nwith _console():\n    "
+from miniclip.cli import COMMANDS, main
 
 
-def speak(line: str, redirection: str = "", **environment: str) -> subprocess.CompletedProcess[bytes]:
-    """Run a line as a command of ours, in a shell."""
-    return subprocess.run(
-        ["bash", "-c", f'"$0" -c "$1" {redirection}', sys.executable, SPEAK + line],
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-        capture_output=True,
-    )
+def ended(words: list[str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """What `miniclip WORDS` exits with; empty where it returns."""
+    monkeypatch.setattr("sys.argv", ["miniclip", *words])
+    try:
+        main()
+    except SystemExit as end:
+        return str(end.code)
+    return ""
 
 
-@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
-def test_letters_that_the_console_lacks_are_escaped(encoding: str) -> None:
-    done = speak("print('\\u72ac.jpg')", PYTHONIOENCODING=encoding)
-    assert done.stdout.strip() == b"\\u72ac.jpg" and done.stderr == b""
-
-
-def test_a_reader_that_goes_ends_a_command_in_silence() -> None:
-    done = speak("[print(i) for i in range(100000)]", "| head -1")
-    assert done.stdout == b"0\n" and done.stderr == b""
-
-
-def test_a_closed_stream_takes_everything() -> None:
-    done = speak("import sys; sys.stderr.write('lost'); print('kept')", "2>&-")
-    assert (done.returncode, done.stdout) == (0, b"kept\n")
-
-
-@pytest.mark.parametrize(("rank", "said"), [("0", "torchrun started 2 processes"), ("1", "1")])
-def test_several_processes_of_torchrun_are_refused_by_the_first(
-    rank: str, said: str, monkeypatch: pytest.MonkeyPatch
+def test_without_words_all_commands_are_listed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", rank)
-    with pytest.raises(SystemExit) as caught:
-        train()
-    assert said in str(caught.value.code) and "\n" not in str(caught.value.code)
+    assert ended([], monkeypatch) == "0"
+    listed = capsys.readouterr().out
+    assert all(f"\n    {name}" in listed for name in COMMANDS)
 
 
-def test_an_old_name_is_told_on_the_command_line() -> None:
-    result = run_miniclip("--cfg", "job", "optimizer.every=5", "data.eval_crop=centre")
-    assert "  interval: 5\n" in result.stdout and "  eval_crop: center\n" in result.stdout
-    assert "optimizer.every=5 is optimizer.interval=5 now" in result.stderr
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "train"])
+def test_the_help_of_a_command_has_examples_of_it(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ended([name, "--help"], monkeypatch) == "0"
+    help_text = capsys.readouterr().out
+    assert help_text.startswith(f"usage: miniclip {name}")
+    assert f"miniclip {name}" in help_text.partition("examples:")[2]
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("trian", "miniclip has no command trian; it has: train, evaluate"),
+        ("seed=1", "seed=1 is a setting, and needs a command before it: miniclip train seed=1"),
+    ],
+)
+def test_a_word_that_is_no_command(word: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert said in ended([word], monkeypatch)
+
+
+def test_a_wrong_setting_ends_a_command_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = ended(["doctor", "data.rooot=x"], monkeypatch)
+    assert told.startswith("Error: data.rooot") and "\n" not in told
+
+
+def test_an_old_name_is_told_before_any_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended(["doctor", "optimizer.every=5", "seed=x"], monkeypatch)
+    assert "optimizer.every=5 is optimizer.interval=5 now" in capsys.readouterr().err

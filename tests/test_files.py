@@ -82,7 +82,7 @@ def no_link(*args, **kwargs):
     raise OSError("no links here")
 
 os.link = os.symlink = no_link
-from miniclip.cli import train
+from miniclip.commands.train import train
 train()
 """
 

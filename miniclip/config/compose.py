@@ -8,14 +8,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import hydra
-from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, OverrideParseException
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from miniclip.config.hints import HOME, explained, is_named, refuse_misspelled
+from miniclip.config.hints import HOME, explained, groups, is_named, refuse_misspelled
+from miniclip.config.hydra_internals import config_of_run, forget_option
 from miniclip.config.optuna_sweeper import register_optuna
 from miniclip.errors import UserError
 from miniclip.renamed import renamed_words
@@ -59,12 +57,12 @@ def prepare_hydra() -> None:
     """What conf/config.yaml refers to."""
     os.environ["MINICLIP_HOME"] = str(HOME)
     OmegaConf.register_new_resolver("product", lambda *factors: math.prod(factors), replace=True)
+    OmegaConf.register_new_resolver("options", lambda group: ", ".join(groups()[group]), replace=True)
     OmegaConf.register_new_resolver("short_overrides", short_overrides, replace=True)
     register_optuna()
     # conf/hydra/launcher/ stands in for the launchers' own options, which are found by the same names
-    launchers = ConfigStore.instance().repo["hydra"]["launcher"]
     for path in (HOME / "conf" / "hydra" / "launcher").glob("*.yaml"):
-        launchers.pop(path.name, None)
+        forget_option("hydra", "launcher", path.name)
 
 
 def refuse_unknown(cfg: DictConfig, words: Sequence[str], config_name: str = "config") -> None:
@@ -79,8 +77,7 @@ def refuse_unknown(cfg: DictConfig, words: Sequence[str], config_name: str = "co
     files = [word for word in words if not word.startswith("+")]
     if len(files) == len(words):
         return  # Hydra itself refuses to override what is not there
-    loader = GlobalHydra.instance().config_loader()
-    known = loader.load_configuration(config_name, overrides=files, run_mode=RunMode.RUN)
+    known = config_of_run(config_name, files)
     for place in _added(_plain(cfg), _plain(known)):
         typed = (word.partition("=")[0].lstrip("+") for word in words)
         path = next((key for key in typed if key.startswith(f"{place}.")), place)

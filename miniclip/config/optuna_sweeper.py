@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
@@ -19,6 +18,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from miniclip.config.hydra_internals import parse_overrides, register_sweeper
 from miniclip.errors import SettingError, counted
 
 if TYPE_CHECKING:
@@ -32,14 +32,14 @@ OPTUNA = "hydra_plugins.miniclip.OptunaSweeper"
 
 def register_optuna() -> None:
     """Make the sweeper known to Hydra."""
-    Plugins.instance().class_name_to_class[OPTUNA] = OptunaSweeper
+    register_sweeper(OPTUNA, OptunaSweeper)
 
 
 class OptunaSweeper(Sweeper):
     """Jobs with settings that Optuna (Akiba et al. 2019, arXiv 1907.10902) proposes by what others reached.
 
     A setting of several values, `optimizer.rho=0,0.05`, is a choice; `range(...)` and `interval(...)` are
-    numbers, with `tag(log,interval(1e-4,1e-2))` on a logarithmic scale. What jobs return is maximised. The
+    numbers, with `tag(log,interval(1e-4,1e-2))` on a logarithmic scale. What jobs return is maximized. The
     study is Optuna's journal in the sweep's folder. A second launch into the same folder goes on, first
     with the jobs that were interrupted.
 
@@ -90,12 +90,7 @@ class OptunaSweeper(Sweeper):
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
-        parser = OverridesParser.create(config_loader=self.context.config_loader)
-        given = {own.get_key_element() for own in parser.parse_overrides(arguments)}
-        in_files = [f"{key}={value}" for key, value in self.params.items() if key not in given]
-        parsed = parser.parse_overrides([*in_files, *arguments])
-        space = {own.get_key_element(): _distribution(own) for own in parsed if own.is_sweep_override()}
-        fixed = [own.input_line or "" for own in parsed if not own.is_sweep_override()]
+        space, fixed = self._space(arguments)
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         study = optuna.create_study(
@@ -114,6 +109,23 @@ class OptunaSweeper(Sweeper):
         completed = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
         if completed:
             log.info("Best of %s: %s", counted(len(completed), "job"), result_line(study.best_trial))
+
+    def _space(
+        self, arguments: list[str]
+    ) -> tuple[dict[str, "optuna.distributions.BaseDistribution"], list[str]]:
+        """The settings to search, and those that all jobs share."""
+        loader = self.context.config_loader
+        given = {override.get_key_element() for override in parse_overrides(arguments, loader)}
+        in_files = [f"{key}={value}" for key, value in self.params.items() if key not in given]
+
+        space = {}
+        fixed = []
+        for override in parse_overrides([*in_files, *arguments], loader):
+            if override.is_sweep_override():
+                space[override.get_key_element()] = _distribution(override)
+            else:
+                fixed.append(override.input_line or "")
+        return space, fixed
 
     def _run(self, study: "optuna.Study", trials: Sequence[Any], fixed: Sequence[str]) -> None:
         """Launch trials, whose numbers follow each other, as jobs, and tell the study what they reached."""
@@ -152,7 +164,7 @@ def settings_to_check(overrides: Sequence[Override]) -> list[list[str]]:
         if isinstance(value, IntervalSweep):
             axes.append([f"{key}={value.start}", f"{key}={value.end}"])
         elif override.is_sweep_override():
-            axes.append([f"{key}={own}" for own in override.sweep_string_iterator()])
+            axes.append([f"{key}={choice}" for choice in override.sweep_string_iterator()])
         else:
             axes.append([override.input_line or ""])
     count = max(map(len, axes), default=1)
@@ -171,7 +183,8 @@ def _distribution(override: Override) -> "optuna.distributions.BaseDistribution"
             return IntDistribution(start, end, log=log_scale)
         return FloatDistribution(start, end, log=log_scale)
     if isinstance(value, RangeSweep) and not value.shuffle:
-        numbers = [own for own in override.sweep_iterator() if isinstance(own, int | float)]
-        kind: Any = IntDistribution if all(isinstance(own, int) for own in numbers) else FloatDistribution
+        numbers = [number for number in override.sweep_iterator() if isinstance(number, int | float)]
+        are_whole = all(isinstance(number, int) for number in numbers)
+        kind: Any = IntDistribution if are_whole else FloatDistribution
         return kind(min(numbers), max(numbers), step=abs(value.step))
     return CategoricalDistribution(list(override.sweep_string_iterator()))

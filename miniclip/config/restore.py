@@ -11,7 +11,6 @@ Hugging Face model; no cache is written where a file says.
 
 import functools
 import re
-import types
 import typing
 import warnings
 from collections.abc import Collection, Iterator
@@ -22,11 +21,8 @@ from typing import Any, NamedTuple
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-import miniclip.data
-import miniclip.losses
-import miniclip.models
-from miniclip.config.build import ROOT_TYPES
 from miniclip.config.compose import compose
+from miniclip.config.parts import Config, check_config, checked_part, node_at
 from miniclip.data import DataSource, ImageTextDataset
 from miniclip.data.eval_preprocessing import EvalPreprocessing
 from miniclip.errors import SettingError, UserError, counted
@@ -34,58 +30,9 @@ from miniclip.models import MiniCLIP
 from miniclip.models.image_encoder import adopt_preprocessing
 from miniclip.provenance import is_ours
 from miniclip.runs import RunFiles
-from miniclip.signature import described, fits, signature_of
 from miniclip.tokenizers import Tokenizer
 from miniclip.training.checkpoint import check_architecture, load_checkpoint, load_model
-from miniclip.training.contents import check_plain, shown
-
-Config = dict[str, Any]
-"""A config as plain data: dicts, lists, texts, numbers, true, false and null."""
-
-Maker = typing.Callable[..., Any]
-"""A class, or a function that makes one of several."""
-
-
-def _named(module: types.ModuleType, *names: str) -> dict[str, Maker]:
-    return {f"{module.__name__}.{name}": getattr(module, name) for name in names}
-
-
-PARTS = {
-    "data": _named(
-        miniclip.data,
-        "CSVTable",
-        "CocoCaptions",
-        "Flickr8k",
-        "Flickr30k",
-        "Folder",
-        "Hub",
-        "ImageClasses",
-        "OpenMoji",
-        "Parquet",
-    ),
-    "encoder.image": _named(miniclip.models, "TimmEncoder", "TorchvisionEncoder"),
-    "encoder.text": _named(miniclip.models, "BagOfTokens", "HFTextModel", "TextEncoder"),
-    "encoder.text.attention": _named(
-        miniclip.models,
-        "BigBirdAttention",
-        "FullAttention",
-        "FusedLinformerAttention",
-        "LinformerAttention",
-        "NystromAttention",
-        "PerformerAttention",
-        "ReformerAttention",
-        "linformer_attention",
-    ),
-    "projection": _named(
-        miniclip.models, "LinearProjection", "NoProjection", "ProjectionMLP", "SeparateProjection"
-    ),
-    "temperature": _named(miniclip.models, "DynamicTemperature", "FixedTemperature", "LearnedTemperature"),
-    "loss": _named(miniclip.losses, "ClipLoss"),
-}
-"""All that a checkpoint's config can make: the names that may stand at each place."""
-
-PARTIAL = ("encoder.text", "encoder.text.attention")
-"""Parts that are completed with what is known only at run time."""
+from miniclip.training.contents import shown
 
 LOADS_CODE = ("auto_map", "_implementation", "kernel_config", "quantization_config", "use_kernels")
 """In the keys of a Hugging Face configuration that can name code to load."""
@@ -163,7 +110,7 @@ def restore(path: Path, *changes: str) -> Restored:
     checkpoint_path = RunFiles(path).best_checkpoint if path.is_dir() else path
     checkpoint = load_checkpoint(checkpoint_path)
     with _named_after(checkpoint_path):
-        _check(checkpoint["config"])
+        check_config(checkpoint["config"])
         with _named_by("data"):
             is_own = is_ours(checkpoint["config"]["data"], checkpoint.get("signature"))
         with _named_by("model"):
@@ -173,7 +120,7 @@ def restore(path: Path, *changes: str) -> Restored:
         own_config = _as_evaluated(_without_places(checkpoint["config"]), checkpoint["preprocessing"])
 
     config = _changed(own_config, changes)
-    _check(config)
+    check_config(config)
     unopened = () if is_own else _unnamed_places(config, changes)
 
     with _named_after(checkpoint_path):
@@ -193,56 +140,9 @@ def restore(path: Path, *changes: str) -> Restored:
     return Restored(checkpoint_path, OmegaConf.create(config), model, tokenizer, preprocessing, unopened)
 
 
-def _check(config: Config) -> None:
-    """Hold a config against the table and its settings against the signatures, before anything is made."""
-    check_plain(config, "config")
-    for key, kind in ROOT_TYPES.items():
-        if not fits(config.get(key), kind):
-            raise SettingError(key, shown(config.get(key)), f"must be {described(kind)}")
-    for place in PARTS:
-        if place != "encoder.text.attention" or "attention" in _node(config, "encoder.text"):
-            _part(config, place)
-
-
-def _part(config: Config, place: str) -> tuple[Maker, Config]:
-    """The class at a place, one of the table, and its settings.
-
-    Raises:
-        UserError: when anything else stands there.
-    """
-    node = _node(config, place)
-    target = node.get("_target_")
-    if type(target) is not str or target not in PARTS[place]:
-        raise UserError(f"its config wants to call {shown(target)} as {place}")
-    if node.get("_partial_", False) is not (place in PARTIAL):
-        raise UserError(f"{place}._partial_ is {shown(node.get('_partial_'))}")
-
-    settings = {name: value for name, value in node.items() if name not in ("_target_", "_partial_")}
-    names, hints = signature_of(PARTS[place][target])
-    for name, value in settings.items():
-        hint = hints.get(name)
-        if value == "???":
-            raise UserError(f"{place}.{name} is needed: give {place}.{name}=...")
-        if name not in names or hint is None:
-            raise UserError(f"{place}.{shown(name)} is no setting of {target}")
-        if not fits(value, hint):
-            raise SettingError(f"{place}.{name}", shown(value), f"must be {described(hint)}")
-    return PARTS[place][target], settings
-
-
-def _node(config: Config, place: str) -> Config:
-    """The dict at a place: one key after the other, so that no key with a dot stands for another place."""
-    node: Any = config
-    for key in place.split("."):
-        node = node.get(key) if type(node) is dict else None
-    if type(node) is not dict:
-        raise UserError(f"its config has no part {place}")
-    return node
-
-
 def _make(config: Config, place: str, **run_time: Any) -> Any:
     """The part at a place, called with its settings and what is known only at run time."""
-    part, settings = _part(config, place)
+    part, settings = checked_part(config, place)
     with _named_by(place):
         return part(**settings, **run_time)
 
@@ -259,14 +159,14 @@ def _model(config: Config, tokenizer: Tokenizer) -> MiniCLIP:
 def _text_encoder(config: Config, *, vocab_size: int) -> torch.nn.Module:
     """The text tower, its attention put in, or the configuration of a Hugging Face model."""
     run_time: Config = {"vocab_size": vocab_size}
-    settings = {**_node(config, "encoder.text")}
+    settings = {**node_at(config, "encoder.text")}
     if settings["_target_"] == "miniclip.models.HFTextModel":
         if type(settings.get("config")) is not dict:
             raise UserError("encoder.text.config is missing: nothing is read by a name that a file gives")
         _refuse_files(settings["config"])
         settings["config"] = _without_code(settings["config"])
     elif "attention" in settings:
-        attention, of_attention = _part(config, "encoder.text.attention")
+        attention, of_attention = checked_part(config, "encoder.text.attention")
         del settings["attention"]
         run_time["attention"] = functools.partial(attention, **of_attention)
     return _make({"encoder": {"text": settings}}, "encoder.text", **run_time)
@@ -323,7 +223,7 @@ def _unnamed_places(config: Config, changes: tuple[str, ...]) -> tuple[str, ...]
     """Settings of the data that name a place, where no change of the user says which."""
     if any(change.startswith("data=") for change in changes):  # the user's own data set
         return ()
-    source, settings = _part(config, "data")
+    source, settings = checked_part(config, "data")
     named = {change.partition("=")[0] for change in changes}
     return tuple(
         name

@@ -11,8 +11,9 @@ import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from miniclip.config.build import build, check, read_data, unlike_the_run
+from miniclip.config.build import build, check, unlike_the_run
 from miniclip.config.compose import compose
+from miniclip.config.instantiate import read_data
 from miniclip.config.optuna_sweeper import settings_to_check
 from miniclip.data import DataSource
 from miniclip.errors import UserError
@@ -177,15 +178,15 @@ def test_a_wrong_setting_is_named_before_data_is_read(
 
 def test_what_weights_saw_is_told_where_it_differs_from_the_run() -> None:
     same = Preprocessing(interpolation="bicubic", crop_fraction=1.0)
-    assert unlike_the_run(IMAGENET, eval_crop="whole") == []
-    assert unlike_the_run(same, eval_crop="centre") == []
-    assert unlike_the_run(same, eval_crop="whole") == [
-        "a center crop of 1 of the side, where this run has data.eval_crop=whole"
+    assert unlike_the_run(IMAGENET, eval_crop="squash") == []
+    assert unlike_the_run(same, eval_crop="center") == []
+    assert unlike_the_run(same, eval_crop="squash") == [
+        "a center crop of 1 of the side, where this run has data.eval_crop=squash"
     ]
-    assert unlike_the_run(same._replace(interpolation="bilinear"), eval_crop="centre") == [
+    assert unlike_the_run(same._replace(interpolation="bilinear"), eval_crop="center") == [
         "bilinear interpolation, where this run has bicubic"
     ]
-    (line,) = unlike_the_run(same._replace(mean=(0.5,) * 3), eval_crop="centre")
+    (line,) = unlike_the_run(same._replace(mean=(0.5,) * 3), eval_crop="center")
     assert line.startswith("mean [0.5, 0.5, 0.5] and deviation [0.229") and line.endswith("are applied")
 
 

@@ -7,7 +7,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from miniclip.cli import main
 from miniclip.config.compose import compose
-from miniclip.config.hints import COMMON_NAMES, _known_keys, explained, groups, is_named, refuse_misspelled
+from miniclip.config.hints import _known_keys, explained, groups, is_named, refuse_misspelled
+from miniclip.config.names import COMMON_NAMES
 from miniclip.errors import UserError, as_override
 
 

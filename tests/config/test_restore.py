@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 
 from miniclip import cli, provenance
-from miniclip.config.restore import PARTS, restore
+from miniclip.config.parts import PARTS
+from miniclip.config.restore import restore
 from miniclip.errors import UserError
 from miniclip.figures import new_figure, save
 from miniclip.files import write_text
@@ -251,9 +252,9 @@ def test_the_command_refuses_it_in_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     path = attacked(content, ATTACKS[name], evil, tmp_path / "evil.pt")
-    monkeypatch.setattr(sys, "argv", ["miniclip evaluate", str(path), "retrieval", "data=openmoji"])
+    monkeypatch.setattr(sys, "argv", ["miniclip", "evaluate", str(path), "retrieval", "data=openmoji"])
     with pytest.raises(SystemExit, match=r"^Error: The checkpoint .*evil\.pt .*refused") as caught:
-        cli.evaluate()
+        cli.main()
     assert "\n" not in str(caught.value) and SECRET not in str(caught.value) + capsys.readouterr().out
     assert not canary.exists()
 
@@ -535,9 +536,9 @@ def test_links_of_a_strangers_run_are_not_followed(
     place = outside if "." not in name else outside / "private"
     (outside / "private").write_text("private")
     folder = linked(run, tmp_path / "run", name, place)
-    monkeypatch.setattr(sys, "argv", ["miniclip evaluate", str(folder), "retrieval"])
+    monkeypatch.setattr(sys, "argv", ["miniclip", "evaluate", str(folder), "retrieval"])
     with pytest.raises(SystemExit, match="is a link out of its folder"):
-        cli.evaluate()
+        cli.main()
     assert [path.name for path in outside.iterdir()] == ["private"]
     if name != "environment.json":
         assert (outside / "private").read_text() == "private"
@@ -749,12 +750,12 @@ def test_the_command_asks_for_the_place_in_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    words = ["miniclip evaluate", str(run_of_table.path), "retrieval"]
+    words = ["miniclip", "evaluate", str(run_of_table.path), "retrieval"]
     monkeypatch.setattr(sys, "argv", words)
     with pytest.raises(SystemExit, match=r"^Error: The checkpoint .*best\.pt was not trained by you"):
-        cli.evaluate()
+        cli.main()
     monkeypatch.setattr(sys, "argv", [*words, *of_table(table)])
-    cli.evaluate()
+    cli.main()
     assert "rsum" in capsys.readouterr().out
 
 

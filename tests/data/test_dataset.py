@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from miniclip.config.build import make
 from miniclip.config.compose import compose
+from miniclip.config.instantiate import make
 from miniclip.data.dataset import ImageTextDataset
 from miniclip.data.transforms import CenterCrop, Crop, SquashResize
 from tests.data.conftest import twelve_images

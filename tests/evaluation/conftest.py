@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from miniclip.config.build import make
 from miniclip.config.compose import compose
+from miniclip.config.instantiate import make
 from miniclip.config.restore import Restored, restore
 from miniclip.data import ImageTextDataset
 from miniclip.evaluation import Evaluation, MiniCLIPModel, TaskContext

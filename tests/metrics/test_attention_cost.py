@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from miniclip.cli import text_study
+from miniclip.cli import main
 from miniclip.metrics import attention_costs
 from miniclip.models import FullAttention
 from tests.conftest import miniclip_command
@@ -45,15 +45,15 @@ def test_attentions_whose_package_is_missing_are_left_out_unless_asked_for(
 ) -> None:
     monkeypatch.setitem(sys.modules, "reformer_pytorch", None)
     monkeypatch.chdir(tmp_path)
-    short = ["text-study", "--lengths", "16", "--rounds", "1", "--width", "64"]
+    short = ["miniclip", "text-study", "--lengths", "16", "--rounds", "1", "--width", "64"]
     monkeypatch.setattr(sys, "argv", short)
-    text_study()
+    main()
     printed = capsys.readouterr().out
     assert printed.startswith("Left out: ") and "reformer-pytorch" in printed.splitlines()[0]
     assert "bigbird" in printed
     monkeypatch.setattr(sys, "argv", [*short, "--attentions", "reformer"])
     with pytest.raises(SystemExit, match="reformer-pytorch"):
-        text_study()
+        main()
 
 
 def test_heads_that_do_not_divide_the_width(tmp_path: Path) -> None:

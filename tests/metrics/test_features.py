@@ -6,8 +6,8 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from miniclip.config.build import make, make_model
 from miniclip.config.compose import compose
+from miniclip.config.instantiate import make, make_model
 from miniclip.metrics import Features, encode, encode_texts
 from miniclip.models import MiniCLIP
 from miniclip.tokenizers import Tokenizer

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from miniclip.config import build
+from miniclip.config import instantiate as build
 from miniclip.config.compose import compose
 from miniclip.distributed import World
 from miniclip.losses import ClipLoss

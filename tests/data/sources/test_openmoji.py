@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from miniclip.config.build import make
 from miniclip.config.compose import compose
+from miniclip.config.instantiate import make
 from miniclip.data import OpenMoji
 from miniclip.data.sources import openmoji as module
 from miniclip.errors import SettingError

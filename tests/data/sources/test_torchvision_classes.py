@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from miniclip.config.build import make
 from miniclip.config.compose import compose
+from miniclip.config.instantiate import make
 from miniclip.data import ImageClasses, ImageTextDataset
 from miniclip.errors import SettingError
 from tests.conftest import CLASSES

@@ -1,0 +1,81 @@
+"""The console of every command: what it shows, and how it tells an error."""
+
+import io
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from miniclip.config.compose import what_is_wrong
+from miniclip.errors import UserError
+from miniclip.renamed import renamed_words
+
+BROKEN_PIPE = 128 + 13
+"""Exit status of a command whose reader has gone: SIGPIPE, which Windows does not name."""
+
+
+@contextmanager
+def console() -> Iterator[None]:
+    """A console that shows what it can and ends nothing, whatever its letters and whoever still reads.
+
+    What it cannot show is escaped; a stream that was closed takes everything and keeps nothing; a reader
+    that has gone (`| head -1`) ends a command in silence, but not a training.
+    """
+    logging.raiseExceptions = False  # a message that cannot be written is no reason for pages of others
+    sys.stdout = sys.stdout or _nowhere()
+    sys.stderr = sys.stderr or _nowhere()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+    try:
+        yield
+    except BrokenPipeError:
+        sys.exit(BROKEN_PIPE)
+    finally:
+        _flush()
+
+
+@contextmanager
+def one_line_errors(words: Sequence[str]) -> Iterator[None]:
+    """What a user can fix ends the command with one line.
+
+    Args:
+        words: all that was typed, by which a wrong one is explained.
+    """
+    try:
+        yield
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        sys.exit(f"Error: {what_is_wrong(error, words)}")
+
+
+def with_new_names(words: Sequence[str]) -> list[str]:
+    """What was typed, with today's names in place of old ones, each of which is told."""
+    new_words, lines = renamed_words(words)
+    for line in lines:
+        print(line, file=sys.stderr)
+    return new_words
+
+
+def let_waiting_threads_sleep() -> None:
+    """Keep two runs on a machine from all but stopping each other; to be called before torch is imported.
+
+    Threads of libgomp, which torch brings on Linux, wait in a loop. After this many turns they sleep.
+    """
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+
+
+def _nowhere() -> io.TextIOWrapper:
+    return io.TextIOWrapper(open(os.devnull, "wb"), encoding="utf-8")
+
+
+def _flush() -> None:
+    """Write what is left, or drop it: Python would complain of it at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -1,0 +1,253 @@
+"""One job of the command line: a run, or one of a sweep, from its config to the table at its end."""
+
+import logging
+import math
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from miniclip.config.build import build
+from miniclip.config.compose import short_overrides
+from miniclip.config.instantiate import make
+from miniclip.data.eval_preprocessing import EvalPreprocessing
+from miniclip.errors import UserError, counted
+from miniclip.evaluation import MiniCLIPModel, Result, TaskContext, flat_numbers
+from miniclip.figures import draw_curves, draw_retrieval
+from miniclip.metrics import recall_table, retrieval_ranks
+from miniclip.runs import RunDirectory, RunFacts
+from miniclip.runs.environment import git_revision
+from miniclip.runs.job_key import job_key
+from miniclip.runs.run_directory import Status
+from miniclip.runs.sweep import Sweep
+from miniclip.training import Trainer, TrainingSetup
+from miniclip.training.guards import Diverged
+from miniclip.training.held_out import HeldOutResult, measure_test
+from miniclip.training.reproducibility import release_memory
+from miniclip.training.resuming import check_directory, go_on
+
+log = logging.getLogger(__name__)
+
+
+def run_job(cfg: DictConfig) -> float:
+    """One run, or one of a sweep. Returns the best rsum, for sweepers to maximise."""
+    settings = HydraConfig.get()
+    run = RunDirectory(Path(settings.runtime.output_dir))
+    if settings.mode is RunMode.MULTIRUN:
+        return _job_of_sweep(cfg, run, Path(settings.sweep.dir), list(settings.overrides.task))
+    with run.lock():
+        check_directory(cfg.trainer.resume, run)
+        return _train(cfg, run)
+
+
+def _job_of_sweep(cfg: DictConfig, run: RunDirectory, folder: Path, overrides: list[str]) -> float:
+    """Train unless that is done; what fails is told and leaves the other jobs running."""
+    sweep = Sweep(folder)
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    key = job_key(config)
+    before = sweep.job(key)
+    if before is not None and before.is_completed:
+        log.info("Done already: %s", before.path)
+        return before.summary["best_rsum"]
+    if before is not None and before.state.status == "running":
+        log.warning("Another process is at it: %s", before.path)
+        return math.nan
+    if sweep.is_of_another_job(run.path, key):  # the same number and name in an earlier launch
+        run = RunDirectory(run.path.with_name(f"{run.path.name}_{key[:8]}"))
+    try:
+        with run.lock(), _own_device(cfg, sweep) as device:
+            resume = None if before is None else before.checkpoint
+            if before is None or resume is None or before.path != run.path:
+                run.clear()  # what an earlier try left
+            run.write_job(key=key, overrides=overrides)
+            settings = {"device": device, "trainer": {"resume": None if resume is None else str(resume)}}
+            return _train(OmegaConf.merge(cfg, settings), run)  # type: ignore[arg-type]
+    except Exception as error:
+        show = log.error if isinstance(error, UserError) else log.exception
+        show("This job failed, the others go on: %s", error)
+        return math.nan
+    finally:
+        sweep.write_summary()
+        release_memory()
+
+
+def _own_device(cfg: DictConfig, sweep: Sweep) -> AbstractContextManager[str]:
+    """The device of a job: with "auto" a GPU that no other job of the sweep has, if there is one."""
+    return sweep.own_device(torch.cuda.device_count()) if cfg.device == "auto" else nullcontext(cfg.device)
+
+
+def _train(cfg: DictConfig, run: RunDirectory) -> float:
+    """Train and measure one run; whatever happens, its status is written."""
+    run.write_status("running")
+    try:
+        summary, measured = _train_and_measure(cfg, run)
+    except (KeyboardInterrupt, SystemExit):  # submitit exits when Slurm's time is up
+        run.write_status("interrupted")
+        raise
+    except BaseException as error:
+        cause = _root(error)
+        if _is_out_of_memory(cause):
+            told = UserError(
+                f"Out of memory: {str(cause).splitlines()[0]}. Lower trainer.batch_size, for which "
+                "trainer.accumulate_steps makes up in part, image_size, or the widths of the model."
+            )
+            run.write_status("failed", reason=str(told))
+            raise told from error
+        status: Status = "diverged" if isinstance(cause, Diverged) else "failed"
+        run.write_status(status, reason=f"{type(cause).__name__}: {cause}")
+        raise
+    run.write_status("completed")
+    log.info("%s", _table(summary, run))
+    for task, result in measured.items():
+        log.info("%s\n%s", task, "\n".join(f"  {line}" for line in result.lines))
+    return summary["best_rsum"]
+
+
+def _train_and_measure(cfg: DictConfig, run: RunDirectory) -> tuple[dict[str, Any], dict[str, Result]]:
+    """The summary of the training, and what each task of `eval` found."""
+    trainer, experiment, logger = build(cfg, run)
+    evaluation = make(cfg, "eval")
+    subject = MiniCLIPModel(
+        "this run",
+        experiment.model,
+        experiment.tokenizer,
+        preprocess=EvalPreprocessing.from_state(experiment.preprocessing),
+        device=trainer.device,
+    )
+    context = TaskContext(
+        subject,
+        experiment.train_set,
+        experiment.val_set,
+        folder=run.evaluation,
+        loss=experiment.loss,
+        seed=cfg.seed,
+    )
+    experiment = replace(experiment, measures=evaluation.at_each_validation(context))
+    log.info("%s", _headline(experiment, trainer, run))
+    checkpoint = go_on(trainer.resume, run, experiment.config)
+    logger.start(run.metrics, RunFacts(_run_name(cfg), experiment.config, _sweep_name(), _tags()))
+    summary: dict[str, Any] = {}
+    figures: dict[str, Path] = {}
+    failed = True
+    try:
+        summary, features = trainer.fit(experiment, run, logger, checkpoint=checkpoint)
+        ranks = retrieval_ranks(*features)
+        run.write_ranks(image_of_caption=features.image_of_caption, **ranks._asdict())
+        test_set = experiment.test_set
+        if test_set is not None:
+            context = TaskContext(
+                subject,
+                experiment.train_set,
+                test_set,
+                folder=run.evaluation / "test",
+                loss=experiment.loss,
+                seed=cfg.seed,
+            )
+            measures = evaluation.at_each_validation(context)
+            tested = measure_test(experiment, test_set, trainer, best=summary["best"], measures=measures)
+            _write_test(tested, summary, run)
+            numbers = {key: value for key, value in tested.record.items() if key.startswith("test/")}
+            logger.log({"step": summary["steps"], **numbers})
+        figures = {
+            "curves": draw_curves(run.read_metrics(), run.curves_figure),
+            "retrieval": draw_retrieval(
+                features,
+                experiment.val_set.split,
+                run.retrieval_figure,
+                protocol=summary["best"]["protocol"],
+            ),
+        }
+        measured = evaluation.run(context, checkpoint=str(run.best_checkpoint))
+        if measured:
+            logger.log({"step": summary["steps"], **flat_numbers(measured)})
+        failed = False
+    finally:
+        logger.finish(failed=failed, summary=summary, figures=figures)
+    return summary, measured
+
+
+def _write_test(tested: HeldOutResult, summary: dict[str, Any], run: RunDirectory) -> None:
+    """Keep what the test part gave, in the summary, too."""
+    owners = tested.features.image_of_caption
+    run.write_ranks(of_test=True, image_of_caption=owners, **tested.ranks._asdict())
+    summary["test"] = tested.record
+    run.write_summary(summary)
+
+
+def _root(error: BaseException) -> BaseException:
+    """What went wrong at first; Hydra wraps it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    # on the CPU torch raises a plain RuntimeError
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _run_name(cfg: DictConfig) -> str:
+    """Its name, and what it was told to do otherwise than the config says."""
+    settings = HydraConfig.get()
+    swept = settings.callbacks["keep_sweep"].swept
+    return f"{cfg.name} {short_overrides(settings.overrides.task, swept)}"
+
+
+def _sweep_name() -> str | None:
+    """The folder of the sweep, if this is a job of one."""
+    settings = HydraConfig.get()
+    return Path(settings.sweep.dir).name if settings.mode is RunMode.MULTIRUN else None
+
+
+def _tags() -> list[str]:
+    """Experiment, optimizer and git revision."""
+    choices = HydraConfig.get().runtime.choices
+    revision = (git_revision() or "").partition("+")[0][:10]
+    return [str(tag) for tag in (choices.get("experiments"), choices.get("optimizer"), revision) if tag]
+
+
+def _headline(experiment: TrainingSetup, trainer: Trainer, run: RunDirectory) -> str:
+    train, val, test = experiment.train_set, experiment.val_set, experiment.test_set
+    sizes = [f"{len(train):,} training", f"{len(val):,} validation"]
+    sizes += [] if test is None else [f"{len(test):,} test"]
+    parameters = sum(p.numel() for p in experiment.model.parameters())
+    return (
+        f"{parameters / 1e6:.1f} M parameters on {trainer.device}, "
+        f"{str(experiment.precision.dtype).removeprefix('torch.')}; "
+        f"{', '.join(sizes[:-1])} and {sizes[-1]} images; writing to {run.path}"
+    )
+
+
+def _table(summary: dict[str, Any], run: RunDirectory) -> str:
+    """What a run says at its end: how well its best checkpoint does, and on what."""
+    best, test = summary["best"], summary.get("test")
+    lines = [
+        f"\nBest of {counted(summary['validations'], 'validation')} ({best['protocol']})",
+        *recall_table(best, prefix="val/"),
+        f"rsum {summary['best_rsum']:.1f} at step {best['step']} ({_epoch(best)})",
+    ]
+    if test is not None:
+        lines += [
+            f"Test, measured once with that checkpoint ({test['protocol']})",
+            *recall_table(test, prefix="test/"),
+            f"rsum {test['test/rsum']:.1f}",
+        ]
+    return "\n".join(
+        [
+            *lines,
+            f"{summary['images_per_second']:.0f} images per second, {summary['seconds']:.0f} s",
+            f"Everything is in {run.path}",
+        ]
+    )
+
+
+def _epoch(record: dict[str, Any]) -> str:
+    """When a validation was: "epoch 2" at the end of the second, "in epoch 1" within the first."""
+    # runs of earlier versions keep only the epochs that were completed
+    begun = record.get("epochs_begun", record["epoch"])
+    return f"epoch {begun}" if begun == record["epoch"] else f"in epoch {begun}"

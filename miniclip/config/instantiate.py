@@ -1,0 +1,88 @@
+"""Making the parts that a config names, and errors in the words of who typed it."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import hydra
+import torch
+from hydra.errors import InstantiationException
+from omegaconf import DictConfig
+
+from miniclip.config.hints import groups
+from miniclip.config.schema import check_is_part, full_name, select
+from miniclip.data import DataSource, ImageTextDataset
+from miniclip.errors import SettingError, UserError
+from miniclip.models import MiniCLIP
+from miniclip.optim import PassOptimizer, as_pass_optimizer, parameter_groups, scale_learning_rates
+from miniclip.signature import signature_of
+from miniclip.training import Precision, Trainer
+
+
+def make(cfg: DictConfig, part: str) -> Any:
+    """The part at a place of the config, "data" say; a `_partial_` one lacks its run-time values."""
+    node = select(cfg, part)
+    if part.replace(".", "/") in groups():
+        check_is_part(cfg, part.replace(".", "/"))
+    with names_of(cfg, part):
+        return hydra.utils.instantiate(node, _convert_="all")
+
+
+def read_data(cfg: DictConfig) -> tuple[ImageTextDataset, ImageTextDataset]:
+    """The training and the validation data set of a config."""
+    source: DataSource = make(cfg, "data")
+    with names_of(cfg, "data"):
+        return source.datasets()
+
+
+def make_model(cfg: DictConfig, *, vocab_size: int) -> MiniCLIP:
+    """Towers, projection and temperature."""
+    return MiniCLIP(
+        image_encoder=make(cfg, "encoder.image"),
+        text_encoder=_call(cfg, "encoder.text", vocab_size=vocab_size),
+        projection=make(cfg, "projection"),
+        temperature=make(cfg, "temperature"),
+    )
+
+
+def make_optimizer(cfg: DictConfig, model: torch.nn.Module) -> PassOptimizer:
+    """The optimizer over the model's parameter groups."""
+    settings, _ = signature_of(hydra.utils.get_object(cfg.optimizer._target_))
+    extra = {"model": model} if "model" in settings else {}
+    optimizer = _call(cfg, "optimizer", parameter_groups(model), **extra)
+
+    scale_learning_rates(optimizer)
+    return as_pass_optimizer(optimizer)
+
+
+def make_precision(cfg: DictConfig, trainer: Trainer) -> Precision:
+    """Autocast and scaler for the trainer's device."""
+    return _call(cfg, "precision", device=trainer.device)
+
+
+def _call(cfg: DictConfig, part: str, *args: Any, **kwargs: Any) -> Any:
+    """Complete a `_partial_` part with what is known only at run time."""
+    factory = make(cfg, part)
+    with names_of(cfg, part):
+        return factory(*args, **kwargs)
+
+
+@contextmanager
+def names_of(cfg: DictConfig, part: str) -> Iterator[None]:
+    """Turn a part's errors into ones that name settings as the user types them."""
+    try:
+        yield
+    except Exception as raised:
+        error = raised.__cause__ if isinstance(raised, InstantiationException) else raised
+        if isinstance(error, SettingError):
+            name = full_name(cfg, part, error.setting)
+            raise SettingError(name, error.value, error.allowed) from None
+        if isinstance(error, UserError):
+            raise error from None
+        lacking = re.search(r"missing .* arguments?: '(\w+)'", str(error))
+        if isinstance(error, TypeError) and lacking:
+            raise UserError(f"{part}.{lacking[1]} is needed: give {part}.{lacking[1]}=...") from error
+        if isinstance(error, ValueError | TypeError):
+            raise UserError(f"{part}: {error}. Change its settings, {part}.*") from error
+        raise

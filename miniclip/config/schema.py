@@ -1,0 +1,161 @@
+"""What a config may hold: types of the root keys, signatures of the parts, groups, finite numbers."""
+
+import difflib
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from miniclip.config.hints import SEVERAL, groups, is_named
+from miniclip.errors import SettingError, UserError
+from miniclip.signature import described, fits, signature_of
+from miniclip.training.changed_settings import TRAINED_PARTS
+
+ROOT_TYPES: dict[str, type] = {
+    "name": str,
+    "seed": int,
+    "embed_dim": int,
+    "image_size": int,
+    "context_length": int,
+    "device": str,
+}
+
+PARTS = (*TRAINED_PARTS, "eval", "logger")
+"""What every run is made of."""
+
+MAX_SEED = 2**32 - 1
+"""NumPy takes no larger one, and a multiple of it and of an epoch must fit torch's 64 bits."""
+
+NOT_FINITE = re.compile(r"[+-]?\.?(inf|infinity|nan)", re.IGNORECASE)
+
+
+def check_values(cfg: DictConfig) -> None:
+    """Hold keys, types, groups and numbers against what they may be; nothing is made.
+
+    Raises:
+        UserError: names the setting, its value, what is allowed and how to change it.
+    """
+    for key, expected in ROOT_TYPES.items():
+        _check_type(cfg, key, select(cfg, key), expected)
+    if not 0 <= cfg.seed <= MAX_SEED:
+        raise SettingError("seed", cfg.seed, f"must lie between 0 and {MAX_SEED}")
+
+    _check_groups(cfg)
+    check_signatures(cfg)
+    _check_finite(cfg)
+
+
+def check_signatures(cfg: DictConfig, part: str = "") -> None:
+    """Hold the settings of a part, or of all, against the signatures of what they make."""
+    for path in _targets(cfg, part):
+        _check_signature(cfg, path)
+
+
+def _check_groups(cfg: DictConfig) -> None:
+    """Hold every group against what an option of it makes: a part."""
+    for group in groups():
+        place = group.replace("/", ".")
+        parent, _, name = place.rpartition(".")
+        holder = OmegaConf.select(cfg, parent) if parent else cfg
+        if group in SEVERAL or group.startswith(("hydra/", "experiments")):
+            continue
+        if place in PARTS or name in (holder or {}):
+            check_is_part(cfg, group)
+
+
+def check_is_part(cfg: DictConfig, group: str) -> None:
+    place = group.replace("/", ".")
+    value = select(cfg, place)
+    if isinstance(value, DictConfig) and "_target_" in value:
+        return
+
+    options = ", ".join(groups()[group])
+    if isinstance(value, DictConfig):
+        raise UserError(
+            f"The option chosen for {group} is only a part of others; choose another: {group}=..."
+        )
+    if isinstance(value, str) and value in groups()[group]:
+        raise UserError(f"{place}={value}: an option is chosen with {group}={value}")
+    if value is None:
+        instead = f"{group}=none" if "none" in groups()[group] else f"{group}=..."
+        raise UserError(f"{group} cannot be left out; choose {instead}\nOptions: {options}")
+    raise UserError(f"{place}={value}: must be an option; choose {group}=...\nOptions: {options}")
+
+
+def _check_finite(cfg: DictConfig) -> None:
+    """Refuse numbers that are not finite, however they are spelled; no setting means something by one."""
+    for path, value in _leaves(OmegaConf.to_container(cfg, resolve=True)):
+        for item in value if isinstance(value, list) else [value]:
+            is_infinite = isinstance(item, float) and not math.isfinite(item)
+            is_spelled = isinstance(item, str) and NOT_FINITE.fullmatch(item) and path != "name"
+            if is_infinite or is_spelled:
+                part, _, setting = path.rpartition(".")
+                raise SettingError(full_name(cfg, part, setting), value, "must be a finite number")
+
+
+def _targets(cfg: DictConfig, part: str = "") -> list[str]:
+    """Places below a part, or anywhere, that name something to make."""
+    leaves = _leaves(OmegaConf.to_container(cfg, resolve=False))
+    places = [path.removesuffix("._target_") for path, _ in leaves if path.endswith("._target_")]
+    return [place for place in places if not part or place == part or place.startswith(f"{part}.")]
+
+
+def _check_signature(cfg: DictConfig, path: str) -> None:
+    """Hold a part's keys and values against the signature of its target."""
+    node = select(cfg, path)
+    try:
+        target = hydra.utils.get_object(node._target_)
+    except Exception as error:
+        raise SettingError(f"{path}._target_", node._target_, f"cannot be found ({error})") from None
+    parameters, hints = signature_of(target)
+    for key in node:
+        if key in ("_target_", "_partial_"):
+            continue
+        if key not in parameters:
+            near = difflib.get_close_matches(str(key), parameters, n=1)
+            hint = f" Did you mean {path}.{near[0]}?" if near else is_named(f"{path}.{key}")
+            raise UserError(
+                f"{path}.{key} is no setting of {node._target_}.{hint} It has: {', '.join(parameters)}."
+            )
+        value = select(cfg, f"{path}.{key}")
+        if node._target_.startswith("miniclip.") or isinstance(value, str):
+            _check_type(cfg, f"{path}.{key}", value, hints.get(str(key), Any))
+
+
+def select(cfg: DictConfig, path: str) -> Any:
+    try:
+        return OmegaConf.select(cfg, path, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        if OmegaConf.is_missing(OmegaConf.select(cfg, path.rpartition(".")[0]), path.rpartition(".")[2]):
+            raise UserError(f"{path} is needed: give {path}=...") from None
+        raise UserError(f"{path}: {str(error).splitlines()[0]}") from None
+
+
+def full_name(cfg: DictConfig, part: str, setting: str) -> str:
+    """The setting's place below a part; if its value comes from elsewhere, that place."""
+    unresolved = OmegaConf.to_container(cfg, resolve=False)
+    for path, value in _leaves(unresolved):
+        if path.startswith(f"{part}.") and path.rsplit(".", 1)[-1] == setting:
+            if isinstance(value, str) and value.startswith("${") and value.endswith("}"):
+                return value[2:-1]
+            return path
+    return f"{part}.{setting}"
+
+
+def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _check_type(cfg: DictConfig, path: str, value: Any, hint: Any) -> None:
+    if not fits(value, hint):
+        part, _, setting = path.rpartition(".")
+        name = full_name(cfg, part, setting) if part else path
+        raise SettingError(name, repr(value), f"must be {described(hint)}")

@@ -1,0 +1,140 @@
+"""Checks of a sweep before its first job starts, and what came of it at its end."""
+
+import atexit
+import importlib.util
+import shlex
+import sys
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from miniclip.config import hydra_internals
+from miniclip.config.build import check
+from miniclip.config.compose import refuse_unknown, tell_jobs_what_is_swept, what_is_wrong
+from miniclip.config.hints import refuse_misspelled
+from miniclip.config.optuna_sweeper import OPTUNA, settings_to_check
+from miniclip.errors import UserError, counted
+from miniclip.runs.job_key import job_key, search_key
+from miniclip.runs.sweep import Sweep
+
+
+class SweepGuard(Callback):
+    """Hydra callback: checks all jobs of a sweep before the first one starts, tells last what failed.
+
+    Of a sweep by Optuna it checks every value of each axis once.
+
+    Args:
+        swept: the settings of several values, for the names of jobs; found at the start of the sweep.
+    """
+
+    sweep: Sweep
+
+    def __init__(self, swept: Sequence[str] = ()):
+        self.swept = swept
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        overrides = _with_axes_of_files(config)
+        try:
+            tell_jobs_what_is_swept(config, hydra_internals.parse_overrides(overrides))
+            _require_plugins(config)
+            keys = _keys_of_jobs(config, overrides)
+            self.sweep = Sweep(Path(config.hydra.sweep.dir))
+            self.sweep.claim(keys)
+        except (UserError, HydraException, OmegaConfBaseException) as error:
+            # Hydra turns a callback's exceptions into warnings, but lets this one end the program
+            sys.exit(f"Error: {what_is_wrong(error, overrides)}")
+
+        atexit.register(self._tell)  # a launcher whose worker dies ends the program before on_multirun_end
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        atexit.unregister(self._tell)
+        if not self._tell():
+            sys.exit(1)
+
+    def _tell(self) -> bool:
+        """Print what came of the sweep. Returns whether all its jobs are completed."""
+        self.sweep.write_summary()
+        print(f"\nThe sweep's table: {self.sweep.path / 'summary.md'}")
+        if list(self.sweep.path.glob("*/wandb/offline-run-*")):
+            folder = shlex.quote(str(self.sweep.path))
+            print(f"Upload it to Weights & Biases: wandb sync {folder}/*/wandb/offline-run-*")
+        failures = self.sweep.failures()
+        if failures:
+            print(
+                "\n".join([f"{counted(len(failures), 'job')} not completed:", *failures]), file=sys.stderr
+            )
+        return not failures
+
+
+def _with_axes_of_files(config: DictConfig) -> list[str]:
+    """What was typed, and the axes of a study's file that were not typed anew."""
+    overrides = list(config.hydra.overrides.task)
+    for key, values in (OmegaConf.select(config, "hydra.sweeper.params") or {}).items():
+        if not any(override.startswith(f"{key}=") for override in overrides):
+            overrides.append(f"{key}={values}")
+    return overrides
+
+
+def _keys_of_jobs(config: DictConfig, overrides: list[str]) -> list[str]:
+    """Check every job of a sweep, and return what tells apart what they compute.
+
+    Raises:
+        UserError: names the job, and what is wrong with it.
+    """
+    parsed = hydra_internals.parse_overrides(overrides)
+    is_search = config.hydra.sweeper._target_ == OPTUNA
+    jobs = settings_to_check(parsed) if is_search else hydra_internals.jobs_of_grid(parsed)
+
+    keys: dict[str, str] = {}
+    for job in jobs:
+        where = f"job {shlex.join(job)}: "
+        try:
+            key = _key_of_checked(job, config.hydra.job.config_name)
+        except (UserError, HydraException, OmegaConfBaseException) as error:
+            raise UserError(f"{where}{what_is_wrong(error, overrides)}") from error
+
+        twin = keys.setdefault(key, where)
+        if twin != where and not is_search:
+            raise UserError(
+                f"{where}computes the same as {twin}they differ in names, places or speed only. Leave "
+                "one out; data in folders of one name can be given by relative paths."
+            )
+    return [search_key(overrides)] if is_search else list(keys)
+
+
+def _key_of_checked(job: Sequence[str], config_name: str) -> str:
+    """Check a job of a sweep, and return the key of what it computes."""
+    refuse_misspelled(job)
+    cfg = hydra_internals.config_of_run(config_name, job)
+    refuse_unknown(cfg, job, config_name)
+
+    with open_dict(cfg):
+        del cfg["hydra"]
+    check(cfg)
+    return job_key(typing.cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True)))
+
+
+def _require_plugins(config: DictConfig) -> None:
+    """Refuse a launcher or sweeper that is not installed."""
+    for part, module in (("launcher", None), ("sweeper", "optuna")):
+        target: str = config.hydra[part]._target_
+        if target != OPTUNA:
+            module = ".".join(target.split(".")[:2])
+        assert module is not None
+        if not _is_installed(module):
+            name = config.hydra.runtime.choices[f"hydra/{part}"]
+            extra = "ray" if name == "ray" else "sweeps"
+            raise UserError(f'hydra/{part}={name} needs more: pip install -e ".[{extra}]"')
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # nor is the package it is a part of
+        return False

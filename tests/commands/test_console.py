@@ -1,0 +1,36 @@
+"""Consoles of all kinds: what they show and what they end."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+SPEAK = "from miniclip.commands.console import console\nwith console():\n    "
+
+
+def speak(line: str, redirection: str = "", **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a line as a command of ours, in a shell."""
+    return subprocess.run(
+        ["bash", "-c", f'"$0" -c "$1" {redirection}', sys.executable, SPEAK + line],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+    )
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_letters_that_the_console_lacks_are_escaped(encoding: str) -> None:
+    done = speak("print('\\u72ac.jpg')", PYTHONIOENCODING=encoding)
+    assert done.stdout.strip() == b"\\u72ac.jpg" and done.stderr == b""
+
+
+def test_a_reader_that_goes_ends_a_command_in_silence() -> None:
+    done = speak("[print(i) for i in range(100000)]", "| head -1")
+    assert done.stdout == b"0\n" and done.stderr == b""
+
+
+def test_a_closed_stream_takes_everything() -> None:
+    done = speak("import sys; sys.stderr.write('lost'); print('kept')", "2>&-")
+    assert (done.returncode, done.stdout) == (0, b"kept\n")
