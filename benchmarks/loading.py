@@ -23,8 +23,9 @@ from torchvision import transforms
 
 from benchmarks.timing import conditions
 from miniclip.data import Folder
-from miniclip.data.loader import EpochBatches, Loader
-from miniclip.data.transforms import MEAN, STD
+from miniclip.data.loader import Loader
+from miniclip.data.sampler import EpochBatches
+from miniclip.preprocessing import MEAN, STD
 from miniclip.training.interruption import ignore_in_worker
 
 IMAGE_SIZE = 224

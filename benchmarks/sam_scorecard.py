@@ -21,8 +21,8 @@ from torch.optim import Optimizer
 from benchmarks.timing import alternate, conditions
 from miniclip.config import build
 from miniclip.config.compose import compose
+from miniclip.data.batch import Batch
 from miniclip.losses import ClipLoss
-from miniclip.models import Inputs
 from miniclip.optim import SAM, MuonAdamW
 
 Closure = Callable[[], Tensor]
@@ -426,7 +426,7 @@ def _peak_bytes(name: str) -> int:
 def step_costs(rounds: int = 12) -> dict[str, float]:
     """An update of the default model over one with AdamW alone, in float32 as both can run it."""
     images, token_ids = torch.randn(64, 3, 48, 48), torch.randint(4096, (64, 12))
-    batch = Inputs(
+    batch = Batch(
         images.contiguous(memory_format=torch.channels_last), token_ids, torch.ones_like(token_ids).bool()
     )
     rivals: dict[str, Callable[[], object]] = {}
@@ -447,7 +447,7 @@ def step_costs(rounds: int = 12) -> dict[str, float]:
     return {name: times.ratio(name, over="AdamW") for name in (OURS.name, THEIRS.name)}
 
 
-def _model_closure(model: nn.Module, batch: Inputs) -> Tensor:
+def _model_closure(model: nn.Module, batch: Batch) -> Tensor:
     output = model(*batch[:3])
     loss = ClipLoss()(output.image_features, output.text_features, output.logit_scale)
     loss.backward()

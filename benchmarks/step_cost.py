@@ -11,7 +11,7 @@ import torch
 from benchmarks.timing import alternate, conditions
 from miniclip.config import build
 from miniclip.config.compose import compose
-from miniclip.models import Inputs
+from miniclip.data.batch import Batch
 from miniclip.training import Trainer, TrainingStep
 
 OPTIMIZERS = ("adamw", "sam", "sam_norm_only", "looksam", "interval", "msam", "asam", "gsam")
@@ -43,7 +43,7 @@ def main() -> None:
     device = next(steps["sam"].model.parameters()).device
     images = torch.randn(64, 3, 48, 48, device=device).contiguous(memory_format=torch.channels_last)
     token_ids = torch.randint(4096, (64, 12), device=device)
-    batch = Inputs(images, token_ids, torch.ones_like(token_ids, dtype=torch.bool))
+    batch = Batch(images, token_ids, torch.ones_like(token_ids, dtype=torch.bool))
 
     def one_cycle(update: TrainingStep) -> None:
         for _ in range(CYCLE):

@@ -19,7 +19,7 @@ from benchmarks.timing import alternate, conditions
 from miniclip.config import build
 from miniclip.config.compose import compose
 from miniclip.data.sources.captions import group_by_image
-from miniclip.data.sources.table import read_table
+from miniclip.data.sources.delimited import read_table
 
 BATCH_SIZE = 128
 PADDED_LENGTH = 77
@@ -74,7 +74,7 @@ def main() -> None:
     print(f"ratio {times.ratio('linformer', over='MiniCLIP'):.2f}")
     many = [f"{text} {number}" for number in range(30) for text in captions][:150_000]
     started = time.perf_counter()
-    tokenizer.remember(many)
+    tokenizer.precompute(many)
     print(f"{len(many):,} captions to token ids: {time.perf_counter() - started:.1f} s")
     lookup = alternate({"known": partial(tokenizer.encode, many[:BATCH_SIZE])}, rounds=20)
     print(f"a batch of {BATCH_SIZE} that is known: {1000 * lookup.median('known'):.2f} ms")

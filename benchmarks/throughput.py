@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks import open_clip_trainer
 from benchmarks.open_clip_trainer import BATCH_SIZE
 from benchmarks.timing import conditions
-from miniclip.data.sources.table import read_table
+from miniclip.data.sources.delimited import read_table
 
 STEPS = 20
 WARMUP_STEPS = 5

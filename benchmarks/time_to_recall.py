@@ -30,7 +30,8 @@ from miniclip.config.build import make
 from miniclip.config.compose import compose
 from miniclip.config.restore import restore
 from miniclip.data import Split
-from miniclip.data.loader import Loader, sequential_batches
+from miniclip.data.loader import Loader
+from miniclip.data.sampler import sequential_batches
 from miniclip.metrics import Features, encode, retrieval_metrics
 from miniclip.metrics.retrieval import caption_owners
 

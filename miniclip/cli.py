@@ -3,7 +3,6 @@
 import argparse
 import importlib.util
 import io
-import json
 import logging
 import os
 import shlex
@@ -12,7 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -23,10 +22,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from miniclip import __version__
 from miniclip.config.compose import HOME, compose, prepare_hydra, refuse_unknown, what_is_wrong
-from miniclip.config.hints import refuse_misspelled
+from miniclip.config.hints import groups, refuse_misspelled
 from miniclip.errors import UserError, counted
-from miniclip.files import within
+from miniclip.files import write_json, write_text
 from miniclip.renamed import renamed_words
+
+if TYPE_CHECKING:
+    pass
 
 # Threads of libgomp, which torch brings on Linux, wait in a loop: two runs on a machine would all but stop
 # each other. This many turns, and they sleep; it is read when torch is imported.
@@ -149,8 +151,8 @@ def evaluate() -> None:
     A model is a run directory, a checkpoint, or open_clip:NAME:WEIGHTS. Tasks are retrieval, zero_shot,
     linear_probe, few_shot, health, pictures and sharpness; without any, those that suit the data but
     sharpness. Settings are those of the data (data.class_column=..., data=cifar10 data.root=...) and of the
-    evaluation (eval.templates=clip, eval.num_seeds=3, ...). The validation part is measured;
-    data.eval_split=test takes the test part, data.use=all every image.
+    tasks (eval.tasks.zero_shot.templates=clip, eval.tasks.few_shot.num_seeds=3, ...). The validation part
+    is measured; data.eval_split=test takes the test part, data.use=all every image.
     """
     parser = argparse.ArgumentParser(prog="miniclip evaluate", description=evaluate.__doc__)
     parser.add_argument("words", nargs="+", metavar="MODEL | TASK | SETTING=VALUE")
@@ -212,9 +214,8 @@ def text_study() -> None:
 
 def _study(arguments: argparse.Namespace, options: list[str]) -> None:
     from miniclip.config.build import make
-    from miniclip.figures.figures import draw_costs
+    from miniclip.figures import draw_costs
     from miniclip.metrics import Cost, attention_costs
-    from miniclip.runs import write_text
     from miniclip.training.device import find_device
 
     if min(arguments.lengths) < 1 or arguments.k < 1 or arguments.rounds < 1:
@@ -281,8 +282,7 @@ def _told_errors() -> Iterator[None]:
 def _examine(cfg: DictConfig) -> bool:
     from miniclip.config.build import check, make, names_of
     from miniclip.data.doctor import Remarks, examine
-    from miniclip.figures.figures import draw_examination
-    from miniclip.runs import write_text
+    from miniclip.figures import draw_examination
 
     check(cfg)
     cfg.data.on_broken_image = "skip"  # to find all that are missing, not the first
@@ -296,7 +296,7 @@ def _examine(cfg: DictConfig) -> bool:
     found.remarks = remarks.texts
     folder = Path("outputs") / cfg.name / "doctor"
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "doctor.json", json.dumps(found.as_dict(), indent=2, ensure_ascii=False) + "\n")
+    write_json(folder / "doctor.json", found.as_dict())
     draw_examination(found, folder / "doctor.png")
     for name, counts in found.splits.items():
         least, mean, most = counts["captions_an_image"]
@@ -317,15 +317,15 @@ def _examine(cfg: DictConfig) -> bool:
         f"captions cut off at context_length={found.context_length}: {found.num_truncated:,} of "
         f"{num_captions:,}; the longest has {counted(max(found.token_lengths), 'token')}"
     )
-    for title, groups in (
+    for title, found_groups in (
         ("remarks on the tables", [[remark] for remark in found.remarks]),
         ("images that cannot be read", [[reason] for reason in found.broken.values()]),
         ("groups of images with the same pixels", found.exact_duplicates),
         ("pairs of images that look the same", found.near_duplicates),
         ("of these on both sides of the split", found.leaks),
     ):
-        print(f"{title}: {len(groups):,}")
-        for group in groups[:3]:
+        print(f"{title}: {len(found_groups):,}")
+        for group in found_groups[:3]:
             print(f"    {' = '.join(group)}")
     healthy = not found.leaks and not found.broken
     print(f"{'Healthy.' if healthy else 'NOT healthy.'} Everything is in {folder}")
@@ -335,93 +335,72 @@ def _examine(cfg: DictConfig) -> bool:
 def _evaluate(words: list[str], device_name: str) -> None:
     from miniclip.config.build import check_part, make, read_data
     from miniclip.config.restore import restore
-    from miniclip.evaluation import MiniCLIPModel, OpenClipModel
-    from miniclip.evaluation.evaluation import TASKS, comparison
+    from miniclip.evaluation import MiniCLIPModel, OpenClipModel, TaskContext, comparison
+    from miniclip.evaluation.folders import evaluation_folder
     from miniclip.training.device import find_device
 
     device = find_device(device_name)
+    known_tasks = groups()["eval/tasks"]
     # jobs of sweeps lie in folders such as 0_rho=0.05
     paths = [word for word in words if Path(word).exists()]
-    tasks = [word for word in words if word in TASKS and word not in paths]
-    settings = [word for word in words if "=" in word and word not in paths]
+    tasks = [word for word in words if word in known_tasks and word not in paths]
+    settings = [word for word in words if ("=" in word or word.startswith("~")) and word not in paths]
     models = [word for word in words if word not in tasks and word not in settings]
     if not models:
         raise UserError("Which model? Give a run directory, a checkpoint or open_clip:NAME:WEIGHTS.")
     for word in models:
         if not word.startswith("open_clip:") and word not in paths:
-            raise UserError(f"{word} is no run, no checkpoint and none of the tasks {', '.join(TASKS)}.")
-    own = [word for word in settings if word.startswith(("eval.", "eval="))]
-    if tasks:
-        own.append(f"eval.tasks=[{','.join(tasks)}]")
-    cfg = compose("eval=standard", *own)
+            told = ", ".join(known_tasks)
+            raise UserError(f"{word} is no run, no checkpoint and none of the tasks {told}.")
+    own = [word for word in settings if word.lstrip("~").startswith(("eval.", "eval/", "eval="))]
+    cfg = _config_of_tasks(tasks, own)
     check_part(cfg, "eval")
     evaluation = make(cfg, "eval")
     of_data = [word for word in settings if word not in own]
     restored = None
     found = []
     for word in sorted(models, key=lambda word: word.startswith("open_clip:")):  # runs name the data
+        loss, seed = None, 0
         if word.startswith("open_clip:"):
-            subject: Any = OpenClipModel(word.partition(":")[2], device)
+            checkpoint = word
+            model: Any = OpenClipModel(word.partition(":")[2], device)
             # photographs are decoded at the size that a model needs
-            size = subject.image_size
+            size = model.image_size
             if restored is None:
                 datasets = read_data(compose(*of_data, f"image_size={size}", "data.cache=none"))
             else:
                 datasets = restored.datasets(image_size=size, cache="none")
-            folder = Path("outputs") / subject.name.replace(" ", "/") / "evaluation"
-            results = evaluation.run(subject, datasets, folder, checkpoint=word)
+            folder = Path("outputs") / model.name.replace(" ", "/") / "evaluation"
         else:
             restored = restore(Path(word), *of_data)
+            checkpoint = str(restored.checkpoint)
             datasets = restored.datasets()
-            subject = MiniCLIPModel(word, restored.model, restored.tokenizer, device)
-            folder = _evaluation_folder(restored.checkpoint, datasets[1].split.fingerprint())
-            results = evaluation.run(
-                subject,
-                datasets,
-                folder,
-                checkpoint=str(restored.checkpoint),
-                loss=restored.loss(),
-                seed=restored.config.seed,
+            model = MiniCLIPModel(
+                word,
+                restored.model,
+                restored.tokenizer,
+                preprocess=restored.preprocessing,
+                device=device,
             )
-        print(f"{subject.name}, data {datasets[1].split.fingerprint()}")
+            folder = evaluation_folder(restored.checkpoint, datasets[1].split.fingerprint())
+            loss, seed = restored.loss(), restored.config.seed
+        context = TaskContext(model, *datasets, folder=folder, loss=loss, seed=seed)
+        results = evaluation.run(context, checkpoint=checkpoint)
+        print(f"{model.name}, data {datasets[1].split.fingerprint()}")
         _print_results(results)
         print(f"Everything is in {folder}\n")
         if "retrieval" in results:
-            found.append((subject.name, results["retrieval"].numbers))
+            found.append((model.name, results["retrieval"].numbers))
     if len(found) > 1:
         print("\n".join(comparison(found)))
 
 
-def _evaluation_folder(checkpoint: Path, fingerprint: str) -> Path:
-    """RUN/evaluation for the best checkpoint on the run's validation part; all else has a folder below.
-
-    A checkpoint that lies in no run has its folder beside it.
-    """
-    from miniclip.data.dataset import SEEDED_TEST
-
-    run = checkpoint.parent.parent
-    if checkpoint.parent.name != "checkpoints" or not within(run, "environment.json").is_file():
-        return within(checkpoint.parent, f"{checkpoint.stem}_evaluation/{fingerprint}")
-    own = _fingerprints(run)
-    name = own.get(fingerprint, fingerprint)
-    parts = ["evaluation"] if checkpoint.stem == "best" else ["evaluation", checkpoint.stem]
-    if name in ("test", SEEDED_TEST) and len(own) > 2:
-        parts.append("test")
-    elif name == fingerprint:
-        parts.append(fingerprint)
-    return within(run, "/".join(parts))
-
-
-def _fingerprints(run: Path) -> dict[str, str]:
-    """The parts of the data that a run was trained and measured on, by their fingerprints."""
-    path = within(run, "environment.json")
-    try:
-        own = json.loads(path.read_text("utf-8"))["data"]
-        return {split["fingerprint"]: name for name, split in own.items()}
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path} is damaged ({error!r}); evaluate the checkpoint in another folder."
-        ) from None
+def _config_of_tasks(tasks: Sequence[str], settings: Sequence[str]) -> DictConfig:
+    """The config whose `eval` holds the named tasks, or without names those that suit the data."""
+    if tasks:
+        return compose(f"eval/tasks=[{','.join(tasks)}]", *settings)
+    chooses = any(word.startswith(("eval=", "eval/tasks=")) for word in settings)
+    return compose(*([] if chooses else ["eval=standard"]), *settings)
 
 
 def _print_results(results: dict[str, Any]) -> None:

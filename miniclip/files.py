@@ -1,12 +1,24 @@
-"""Files of a run: replaced whole, and never reached through a link that leads out of its folder."""
+"""Files and locks on every system: replaced whole, and never reached through a link that leads out."""
 
+import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any, Literal
 
+from filelock import FileLock, Timeout
+
 from miniclip.errors import UserError
+
+LOOK_SECONDS = 0.2
+"""Looking whether a lock is held takes it for a moment; so long two that look at once do not disturb."""
+
+IS_WINDOWS = os.name == "nt"
+
+REPLACE_SECONDS = 2.0
+"""Windows replaces no file that another process has open; readers of small files are done long before."""
 
 
 def within(folder: Path, name: str) -> Path:
@@ -31,13 +43,107 @@ def replacing(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
 
     It is always made anew: a link that lies in the place of either file is replaced, not followed.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    partial = partial_path(path)
     partial.unlink(missing_ok=True)
-    encoding = None if "b" in mode else "utf-8"
+
+    # the same bytes on every system
+    text_format = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     try:
-        with open(partial, mode.replace("w", "x"), encoding=encoding) as file:
+        with open(partial, mode.replace("w", "x"), **text_format) as file:  # type: ignore[call-overload]
             yield file
-        os.replace(partial, path)
+        replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def partial_path(path: Path) -> Path:
+    """The hidden name of a file while it is written."""
+    return path.with_name(f".{path.name}.partial")
+
+
+def replace(source: Path, target: Path) -> None:
+    """Give a file the place of another in one step, waiting for readers where the system has to."""
+    deadline = time.monotonic() + REPLACE_SECONDS
+    while True:
+        try:
+            os.replace(source, target)
+        except PermissionError:
+            if not IS_WINDOWS or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+        else:
+            return
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file in one step."""
+    with replacing(path) as file:
+        file.write(text)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Replace a JSON file in one step."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The content of a JSON file; empty where there is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+
+
+@contextmanager
+def locked(path: Path, *, wait_seconds: float = LOOK_SECONDS) -> Iterator[bool]:
+    """Hold a lock, as long as the context or the process lives. Yields whether no other process has it.
+
+    A file system without locks refuses nothing.
+
+    Args:
+        path: the file to lock.
+        wait_seconds: how long another process may go on holding it; below 0 without end.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=wait_seconds, poll_interval=0.02)
+    except Timeout:
+        yield False
+        return
+    except (OSError, NotImplementedError):
+        yield True
+        return
+
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def is_locked(path: Path) -> bool:
+    """Whether another process holds a lock."""
+    if not path.exists():
+        return False
+    with locked(path) as is_free:
+        return not is_free
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} as {"a.b": 1}."""
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def without_place(value: Any) -> Any:
+    """Of an absolute path, of any system, its last part, so that data may move; all else as it is."""
+    if not isinstance(value, str):
+        return value
+    if value.startswith(("/", "~")):
+        return PurePosixPath(value).name
+    return PureWindowsPath(value).name if PureWindowsPath(value).is_absolute() else value

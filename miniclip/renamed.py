@@ -16,10 +16,25 @@ TARGETS = {
 """Old and new `_target_`s."""
 
 KEYS = {
+    "arm": "_arm",
     "encoder.image.frozen_statistics": "encoder.image.freeze_batch_norm_stats",
+    "epochs": "_epochs",
+    "forward_passes": "_forward_passes",
     "optimizer.every": "optimizer.interval",
 }
 """Old and new settings, with their places."""
+
+KEYS_OF_TASKS = {
+    "eval.batch_size": "eval.tasks.sharpness.batch_size",
+    "eval.batches": "eval.tasks.sharpness.num_batches",
+    "eval.class_names": "eval.tasks.zero_shot.class_names",
+    "eval.num_seeds": "eval.tasks.few_shot.num_seeds",
+    "eval.radii": "eval.tasks.sharpness.radii",
+    "eval.shots": "eval.tasks.few_shot.shots",
+    "eval.templates": "eval.tasks.zero_shot.templates",
+}
+"""Old settings of the evaluation, which are those of its tasks now: as they are typed. Nothing reads them
+out of older files."""
 
 VALUES = {
     "data.eval_crop": {"whole": "squash", "centre": "center"},
@@ -72,4 +87,8 @@ def _renamed_word(word: str) -> str:
     sign, key, rest = match.groups()
     for old, new in VALUES.get(key, {}).items():
         rest = re.sub(rf"(?<![\w.]){old}(?![\w.])", new, rest)
-    return f"{sign}{KEYS.get(key, key)}{rest}"
+    if key == "eval.tasks" and rest == "=null":
+        return "eval=standard"
+    if key == "eval.tasks" and rest.startswith("=") and not rest.startswith("={"):
+        return f"eval/tasks{rest}"
+    return f"{sign}{KEYS.get(key) or KEYS_OF_TASKS.get(key, key)}{rest}"

@@ -1,13 +1,16 @@
 """Shared material: the real data folder where there is one, and small sets made on the spot."""
 
+import io
+import logging
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import platformdirs
@@ -135,3 +138,65 @@ def kill_in_its_first_job(folder: Path, *overrides: str) -> None:
         time.sleep(0.01)
     process.kill()
     process.wait()
+
+
+CLASSES = ("blue_square", "red_square", "green_square")
+
+
+@pytest.fixture(scope="session")
+def class_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three folders of twenty squares of one color each."""
+    folder = tmp_path_factory.mktemp("classes")
+    generator = np.random.default_rng(0)
+    for number, name in enumerate(CLASSES):
+        (folder / name).mkdir()
+        for index in range(20):
+            pixels = generator.integers(0, 120, (40, 50, 3), dtype=np.uint8)
+            pixels[..., (number + 2) % 3] += 120
+            Image.fromarray(pixels).save(folder / name / f"{index}.png")
+    return folder
+
+
+def class_settings(class_folder: Path) -> list[str]:
+    """What trains on the squares, whose captions are the names of their classes."""
+    data = ["data=imagefolder", f"data.root={class_folder}", "data.val_fraction=0.5", "data.flip=false"]
+    return [*TINY, *data, "optimizer=adamw"]
+
+
+@pytest.fixture(scope="session")
+def class_run(tmp_path_factory: pytest.TempPathFactory, class_folder: Path) -> RunDirectory:
+    """A run on the squares; tests that write into it take a copy."""
+    return fit(tmp_path_factory.mktemp("class_run"), *class_settings(class_folder))
+
+
+class Answer(NamedTuple):
+    """What a command gave back and printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def miniclip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Answer]:
+    """`miniclip ...` in this process, in a folder of its own that also is the user's home."""
+    from miniclip.cli import main
+
+    def command(*words: object) -> Answer:
+        out, err = io.StringIO(), io.StringIO()
+        code: Any = 0
+        with monkeypatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+            patch.chdir(tmp_path)
+            patch.setenv("HOME", str(tmp_path))
+            patch.setattr(sys, "argv", ["miniclip", *map(str, words)])
+            patch.setattr(logging, "raiseExceptions", True)
+            try:
+                main()
+            except SystemExit as end:
+                code = end.code
+        # an exit with a text is one with 1 that prints it
+        if isinstance(code, str):
+            return Answer(1, out.getvalue(), err.getvalue() + code)
+        return Answer(code or 0, out.getvalue(), err.getvalue())
+
+    return command

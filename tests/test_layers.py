@@ -23,7 +23,7 @@ FLOORS = (
 
 MAY_KNOW_HYDRA = {"config", "commands", "cli"}
 
-LIGHT = {"cli", "errors", "files", "provenance", "renamed", "signature"}
+LIGHT = {"cli", "errors", "files", "provenance", "renamed"}
 """What an answer to --help imports: no torch."""
 
 HEAVY = {"wandb", "transformers", "matplotlib"}

@@ -40,7 +40,13 @@ def test_a_config_of_an_older_file_has_todays_names() -> None:
         ("++optimizer.every=1,5", "++optimizer.interval=1,5"),
         ("data.eval_crop=whole,centre", "data.eval_crop=squash,center"),
         ("data.eval_crop='centre'", "data.eval_crop='center'"),
+        ("arm={rho:0,times:1}", "_arm={rho:0,times:1}"),
+        ("epochs=10", "_epochs=10"),
+        ("++forward_passes=4", "++_forward_passes=4"),
         ("encoder.image.frozen_statistics=true", "encoder.image.freeze_batch_norm_stats=true"),
+        ("eval.tasks=[retrieval,zero_shot]", "eval/tasks=[retrieval,zero_shot]"),
+        ("eval.tasks=null", "eval=standard"),
+        ("eval.shots=[1,2]", "eval.tasks.few_shot.shots=[1,2]"),
     ],
 )
 def test_what_was_typed_is_taken_and_told(typed: str, meant: str) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT, TINY, run_miniclip
+from tests.in_process import train_in_process
 
 STEPS = ("trainer.budget.steps=2",)
 
@@ -70,7 +71,7 @@ def test_it_learns(tmp_path: Path) -> None:
     ids=" ".join,
 )
 def test_overrides_run_two_steps(tmp_path: Path, overrides: list[str]) -> None:
-    done = run_miniclip(*TINY, *STEPS, *overrides, cwd=tmp_path)
+    done = train_in_process(*TINY, *STEPS, *overrides, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     run = only(tmp_path, "outputs/miniclip/*")
     assert json.loads((run / "summary.json").read_text())["steps"] == 2
@@ -85,7 +86,7 @@ def test_own_images_from_tables(tmp_path: Path, picture_folder: Path) -> None:
         for side in ("train", "val")
         for key, value in (("csv", tmp_path / f"{side}.csv"), ("root", picture_folder))
     ]
-    done = run_miniclip("data=csv", *tables, *TINY, *STEPS, "trainer.num_workers=1", cwd=tmp_path)
+    done = train_in_process("data=csv", *tables, *TINY, *STEPS, "trainer.num_workers=1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "val: 3 images, 3 captions" in done.stdout
 
@@ -95,13 +96,13 @@ def test_photographs(tmp_path: Path, real_data: Path, data: str) -> None:
     root = f"data.root={real_data / 'flickr8k_1k'}"
     names = ["data=flickr8k"] if data == "flickr8k" else ["experiments=flickr30k", "device=cpu"]
     small = [f"encoder.image.weights={'null'}", "trainer.num_workers=0"]
-    done = run_miniclip(*names, root, *TINY, *STEPS, *small, cwd=tmp_path)
+    done = train_in_process(*names, root, *TINY, *STEPS, *small, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "seeded val: " in done.stdout
 
 
 def test_a_sweep_leaves_a_directory_a_job(tmp_path: Path) -> None:
-    done = run_miniclip("-m", *TINY, *STEPS, "optimizer.rho=0,0.05", "seed=0,1", cwd=tmp_path)
+    done = train_in_process("-m", *TINY, *STEPS, "optimizer.rho=0,0.05", "seed=0,1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     sweep = only(tmp_path, "outputs/miniclip/sweep_*")
     jobs = sorted(path.name for path in sweep.iterdir() if path.is_dir())
@@ -112,7 +113,7 @@ def test_a_sweep_leaves_a_directory_a_job(tmp_path: Path) -> None:
 
 
 def test_a_sweep_with_one_wrong_job_does_not_start(tmp_path: Path) -> None:
-    done = run_miniclip("-m", *TINY, *STEPS, "optimizer.rho=0.1,-0.1", cwd=tmp_path)
+    done = train_in_process("-m", *TINY, *STEPS, "optimizer.rho=0.1,-0.1", cwd=tmp_path)
     assert done.returncode == 1
     assert "optimizer.rho=-0.1" in done.stderr and "Traceback" not in done.stderr
     assert not list(tmp_path.glob("outputs/miniclip/*/*/metrics.jsonl"))
@@ -140,7 +141,7 @@ def test_printing_the_config_is_quick(tmp_path: Path) -> None:
     ids=str,
 )
 def test_bad_input_ends_in_one_clear_error(tmp_path: Path, overrides: list[str], named: str) -> None:
-    done = run_miniclip(*overrides, cwd=tmp_path)
+    done = train_in_process(*overrides, cwd=tmp_path)
     assert done.returncode == 1
     assert named in done.stderr
     assert "Traceback" not in done.stderr
@@ -152,14 +153,14 @@ def test_bad_input_ends_in_one_clear_error(tmp_path: Path, overrides: list[str],
 )
 def test_a_password_is_written_nowhere(word: str, tmp_path: Path) -> None:
     data = ["data=hub", "data.hub=set"] if not word.startswith("data.hub") else ["data=hub"]
-    done = run_miniclip(*TINY, *data, word, f"hydra.run.dir={tmp_path}/run", cwd=tmp_path)
+    done = train_in_process(*TINY, *data, word, f"hydra.run.dir={tmp_path}/run", cwd=tmp_path)
     assert done.returncode == 1 and "***@host" in done.stderr
     assert "secret" not in done.stderr + done.stdout
     assert not list(tmp_path.iterdir())
 
 
 def test_a_failed_run_says_so_in_its_status(tmp_path: Path) -> None:
-    done = run_miniclip(*TINY, "trainer.batch_size=64", cwd=tmp_path)
+    done = train_in_process(*TINY, "trainer.batch_size=64", cwd=tmp_path)
     assert done.returncode == 1 and "trainer.batch_size=64" in done.stderr
     status = json.loads((only(tmp_path, "outputs/miniclip/*") / "status.json").read_text())
     assert status["status"] == "failed" and "batch_size" in status["reason"]

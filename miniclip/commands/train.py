@@ -14,14 +14,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from miniclip.config.build import build, make
 from miniclip.config.compose import short_overrides
+from miniclip.data.eval_preprocessing import EvalPreprocessing
 from miniclip.errors import UserError, counted
-from miniclip.evaluation import MiniCLIPModel
-from miniclip.evaluation.evaluation import Result, flat_numbers
-from miniclip.figures.figures import draw_curves, draw_retrieval, read_metrics
-from miniclip.metrics import retrieval_ranks
-from miniclip.runs import RunDirectory, RunFacts, save_arrays
-from miniclip.runs.run_directory import Status, git_revision
-from miniclip.runs.sweep import Sweep, job_key
+from miniclip.evaluation import MiniCLIPModel, Result, TaskContext, flat_numbers
+from miniclip.figures import draw_curves, draw_retrieval
+from miniclip.metrics import recall_table, retrieval_ranks
+from miniclip.runs import RunDirectory, RunFacts
+from miniclip.runs.environment import git_revision
+from miniclip.runs.job_key import job_key
+from miniclip.runs.run_directory import Status
+from miniclip.runs.sweep import Sweep
 from miniclip.training import Trainer, TrainingSetup
 from miniclip.training.guards import Diverged
 from miniclip.training.held_out import HeldOutResult, measure_test
@@ -37,7 +39,7 @@ def run_job(cfg: DictConfig) -> float:
     run = RunDirectory(Path(settings.runtime.output_dir))
     if settings.mode is RunMode.MULTIRUN:
         return _job_of_sweep(cfg, run, Path(settings.sweep.dir), list(settings.overrides.task))
-    with run.held():
+    with run.lock():
         check_directory(cfg.trainer.resume, run)
         return _train(cfg, run)
 
@@ -57,11 +59,11 @@ def _job_of_sweep(cfg: DictConfig, run: RunDirectory, folder: Path, overrides: l
     if sweep.is_of_another_job(run.path, key):  # the same number and name in an earlier launch
         run = RunDirectory(run.path.with_name(f"{run.path.name}_{key[:8]}"))
     try:
-        with run.held(), _own_device(cfg, sweep) as device:
+        with run.lock(), _own_device(cfg, sweep) as device:
             resume = None if before is None else before.checkpoint
             if before is None or resume is None or before.path != run.path:
-                run.forget()  # what an earlier try left
-            run.write_json("job.json", {"key": key, "overrides": overrides})
+                run.clear()  # what an earlier try left
+            run.write_job(key=key, overrides=overrides)
             settings = {"device": device, "trainer": {"resume": None if resume is None else str(resume)}}
             return _train(OmegaConf.merge(cfg, settings), run)  # type: ignore[arg-type]
     except Exception as error:
@@ -109,9 +111,22 @@ def _train_and_measure(cfg: DictConfig, run: RunDirectory) -> tuple[dict[str, An
     """The summary of the training, and what each task of `eval` found."""
     trainer, experiment, logger = build(cfg, run)
     evaluation = make(cfg, "eval")
-    subject = MiniCLIPModel("this run", experiment.model, experiment.tokenizer, trainer.device)
-    datasets = experiment.train_set, experiment.val_set
-    experiment = replace(experiment, measures=evaluation.at_each_validation(subject, *datasets))
+    subject = MiniCLIPModel(
+        "this run",
+        experiment.model,
+        experiment.tokenizer,
+        preprocess=EvalPreprocessing.from_state(experiment.preprocessing),
+        device=trainer.device,
+    )
+    context = TaskContext(
+        subject,
+        experiment.train_set,
+        experiment.val_set,
+        folder=run.evaluation,
+        loss=experiment.loss,
+        seed=cfg.seed,
+    )
+    experiment = replace(experiment, measures=evaluation.at_each_validation(context))
     log.info("%s", _headline(experiment, trainer, run))
     checkpoint = go_on(trainer.resume, run, experiment.config)
     logger.start(run.metrics, RunFacts(_run_name(cfg), experiment.config, _sweep_name(), _tags()))
@@ -121,32 +136,32 @@ def _train_and_measure(cfg: DictConfig, run: RunDirectory) -> tuple[dict[str, An
     try:
         summary, features = trainer.fit(experiment, run, logger, checkpoint=checkpoint)
         ranks = retrieval_ranks(*features)
-        save_arrays(run.path / "ranks.npz", image_of_caption=features.image_of_caption, **ranks._asdict())
+        run.write_ranks(image_of_caption=features.image_of_caption, **ranks._asdict())
         test_set = experiment.test_set
         if test_set is not None:
-            datasets = experiment.train_set, test_set
-            measures = evaluation.at_each_validation(subject, *datasets)
+            context = TaskContext(
+                subject,
+                experiment.train_set,
+                test_set,
+                folder=run.evaluation / "test",
+                loss=experiment.loss,
+                seed=cfg.seed,
+            )
+            measures = evaluation.at_each_validation(context)
             tested = measure_test(experiment, test_set, trainer, best=summary["best"], measures=measures)
             _write_test(tested, summary, run)
             numbers = {key: value for key, value in tested.record.items() if key.startswith("test/")}
             logger.log({"step": summary["steps"], **numbers})
         figures = {
-            "curves": draw_curves(read_metrics(run), run.figures / "curves.png"),
+            "curves": draw_curves(run.read_metrics(), run.curves_figure),
             "retrieval": draw_retrieval(
                 features,
                 experiment.val_set.split,
-                run.figures / "retrieval.png",
+                run.retrieval_figure,
                 protocol=summary["best"]["protocol"],
             ),
         }
-        measured = evaluation.run(
-            subject,
-            datasets,
-            run.evaluation / ("" if test_set is None else "test"),
-            checkpoint=str(run.best_checkpoint),
-            loss=experiment.loss,
-            seed=cfg.seed,
-        )
+        measured = evaluation.run(context, checkpoint=str(run.best_checkpoint))
         if measured:
             logger.log({"step": summary["steps"], **flat_numbers(measured)})
         failed = False
@@ -158,9 +173,9 @@ def _train_and_measure(cfg: DictConfig, run: RunDirectory) -> tuple[dict[str, An
 def _write_test(tested: HeldOutResult, summary: dict[str, Any], run: RunDirectory) -> None:
     """Keep what the test part gave, in the summary, too."""
     owners = tested.features.image_of_caption
-    save_arrays(run.path / "ranks_test.npz", image_of_caption=owners, **tested.ranks._asdict())
+    run.write_ranks(of_test=True, image_of_caption=owners, **tested.ranks._asdict())
     summary["test"] = tested.record
-    run.write_json("summary.json", summary)
+    run.write_summary(summary)
 
 
 def _root(error: BaseException) -> BaseException:
@@ -210,13 +225,13 @@ def _table(summary: dict[str, Any], run: RunDirectory) -> str:
     best, test = summary["best"], summary.get("test")
     lines = [
         f"\nBest of {counted(summary['validations'], 'validation')} ({best['protocol']})",
-        *_recall_lines(best, "val"),
+        *recall_table(best, prefix="val/"),
         f"rsum {summary['best_rsum']:.1f} at step {best['step']} ({_epoch(best)})",
     ]
     if test is not None:
         lines += [
             f"Test, measured once with that checkpoint ({test['protocol']})",
-            *_recall_lines(test, "test"),
+            *recall_table(test, prefix="test/"),
             f"rsum {test['test/rsum']:.1f}",
         ]
     return "\n".join(
@@ -233,12 +248,3 @@ def _epoch(record: dict[str, Any]) -> str:
     # runs of earlier versions keep only the epochs that were completed
     begun = record.get("epochs_begun", record["epoch"])
     return f"epoch {begun}" if begun == record["epoch"] else f"in epoch {begun}"
-
-
-def _recall_lines(record: dict[str, Any], part: str) -> list[str]:
-    """A small table of the recalls of a part."""
-    rows: list[tuple[str, ...]] = [("", "R@1", "R@5", "R@10", "median rank")]
-    for direction, title in (("i2t", "image to text"), ("t2i", "text to image")):
-        recalls = (f"{record[f'{part}/{direction}_r{k}']:.1f}" for k in (1, 5, 10))
-        rows.append((title, *recalls, f"{record[f'{part}/{direction}_median_rank']:g}"))
-    return [f"{row[0]:14}" + "".join(f"{cell:>13}" for cell in row[1:]) for row in rows]

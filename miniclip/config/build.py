@@ -27,17 +27,19 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from miniclip.config.compose import refuse_unknown, what_is_wrong
-from miniclip.config.hints import groups, is_named, refuse_misspelled
+from miniclip.config.hints import SEVERAL, groups, is_named, refuse_misspelled
 from miniclip.config.optuna_sweeper import OPTUNA, settings_to_check
 from miniclip.data import DataSource, ImageTextDataset, Split
-from miniclip.data.transforms import MEAN, STD
+from miniclip.data.eval_preprocessing import EvalPreprocessing
 from miniclip.errors import SettingError, UserError, counted
 from miniclip.models import HFTextModel, MiniCLIP
-from miniclip.models.image_encoder import Preprocessing, preprocessing_of
+from miniclip.models.image_encoder import preprocessing_of
 from miniclip.optim import PassOptimizer, as_pass_optimizer, parameter_groups, scale_learning_rates
+from miniclip.preprocessing import MEAN, STD, Preprocessing
 from miniclip.provenance import sign
 from miniclip.runs import JsonlLogger, RunDirectory
-from miniclip.runs.sweep import Sweep, job_key, search_key
+from miniclip.runs.job_key import job_key, search_key
+from miniclip.runs.sweep import Sweep
 from miniclip.signature import described, fits, signature_of
 from miniclip.tokenizers import Tokenizer
 from miniclip.training import Precision, Trainer, TrainingSetup
@@ -72,7 +74,7 @@ def build(cfg: DictConfig, run: RunDirectory) -> tuple[Trainer, TrainingSetup, J
     """
     check(cfg)
     config = typing.cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
-    OmegaConf.save(cfg, run.path / "config.yaml", resolve=True)
+    run.write_config(OmegaConf.to_yaml(cfg, resolve=True))
     trainer: Trainer = make(cfg, "trainer")
     source: DataSource = make(cfg, "data")
     with names_of(cfg, "data"):
@@ -111,13 +113,8 @@ def _preprocessing(cfg: DictConfig, model: MiniCLIP) -> dict[str, Any]:
     unlike = unlike_the_run(wanted, eval_crop=cfg.data.eval_crop)
     if unlike:
         log.info("The image tower's weights saw other images than this run's: %s.", "; ".join(unlike))
-    return {
-        "image_size": cfg.image_size,
-        "eval_crop": cfg.data.eval_crop,
-        **wanted._asdict(),
-        "mean": list(wanted.mean),
-        "std": list(wanted.std),
-    }
+    size, crop = cfg.data.image_size, cfg.data.eval_crop
+    return EvalPreprocessing(size, crop=crop, trained_with=wanted).state()
 
 
 def unlike_the_run(wanted: Preprocessing, *, eval_crop: str) -> list[str]:
@@ -127,7 +124,7 @@ def unlike_the_run(wanted: Preprocessing, *, eval_crop: str) -> list[str]:
         found.append(f"mean {list(wanted.mean)} and deviation {list(wanted.std)}, which are applied")
     if wanted.interpolation not in (None, "bicubic"):
         found.append(f"{wanted.interpolation} interpolation, where this run has bicubic")
-    if wanted.crop_fraction is not None and (wanted.crop_fraction, eval_crop) != (1.0, "centre"):
+    if wanted.crop_fraction is not None and (wanted.crop_fraction, eval_crop) != (1.0, "center"):
         crop = f"a center crop of {wanted.crop_fraction:.3g} of the side"
         found.append(f"{crop}, where this run has data.eval_crop={eval_crop}")
     return found
@@ -135,7 +132,7 @@ def unlike_the_run(wanted: Preprocessing, *, eval_crop: str) -> list[str]:
 
 def _facts(split: Split, tokenizer: Tokenizer) -> dict[str, Any]:
     """What a run's environment.json says of a split; its captions are encoded on the way."""
-    num_truncated = tokenizer.remember(caption for own in split.captions for caption in own)
+    num_truncated = tokenizer.precompute(caption for own in split.captions for caption in own)
     num_captions = int(split.captions.counts.sum())
     if num_truncated:
         log.warning(
@@ -194,7 +191,9 @@ def _check_groups(cfg: DictConfig) -> None:
         place = group.replace("/", ".")
         parent, _, name = place.rpartition(".")
         holder = OmegaConf.select(cfg, parent) if parent else cfg
-        if not group.startswith(("hydra/", "experiments")) and (place in PARTS or name in (holder or {})):
+        if group in SEVERAL or group.startswith(("hydra/", "experiments")):
+            continue
+        if place in PARTS or name in (holder or {}):
             _check_is_part(cfg, group)
 
 

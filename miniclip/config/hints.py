@@ -177,9 +177,13 @@ COMMON_NAMES = {
     "project": "logger.project",
     "entity": "logger.entity",
     "every_steps": "logger.every_steps",
-    "tasks": "eval.tasks",
+    "tasks": "eval/tasks",
 }
 """Names that settings have elsewhere, or without their place, and where they are here."""
+
+
+SEVERAL = ("eval/tasks",)
+"""Groups of which several options can be chosen: 'eval/tasks=[retrieval,health]'."""
 
 
 def groups() -> dict[str, list[str]]:
@@ -253,7 +257,7 @@ def refuse_misspelled(words: Sequence[str]) -> None:
         if value.lower() in ("null", "none", "", "false", "true") and value not in known[group]:
             instead = f"{group}=none" if "none" in known[group] else f"{group}=..."
             raise UserError(f"{word}: {group} cannot be left out; choose {instead}{_listed(known[group])}")
-        if value.startswith("["):
+        if value.startswith("[") and group not in SEVERAL:
             raise UserError(f"{word}: takes one option, not a list{_listed(known[group])}")
         if re.fullmatch(r"[+-]?[\d.]+", value):
             raise UserError(f"{word}: is no option of {group}{_listed(known[group])}")
@@ -309,9 +313,12 @@ def explained(message: str, words: Sequence[str] = ()) -> str:
         typed = _typed(key[1], words)
         if key[1] in _known_keys():
             group = key[1].rpartition(".")[0].replace(".", "/")
+            if group.startswith("eval/tasks/"):
+                task = group.rpartition("/")[2]
+                return f"{typed}: the task {task} is not chosen; choose it with eval/tasks=[{task}]"
             return f"{typed}: the option chosen for {group} has no setting {key[1]}; others have."
         return f"{typed}: there is no setting {key[1]}.{is_named(key[1], words)}"
-    option = re.search(r"Could not find '([^']+)/([^'/]+)'", message)
+    option = re.search(r"Could not (?:find|load) '([^']+)/([^'/]+)'", message)
     if option:
         group, name = option[1], option[2]
         near = option_like(group, name)

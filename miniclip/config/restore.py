@@ -28,11 +28,12 @@ import miniclip.models
 from miniclip.config.build import ROOT_TYPES
 from miniclip.config.compose import compose
 from miniclip.data import DataSource, ImageTextDataset
+from miniclip.data.eval_preprocessing import EvalPreprocessing
 from miniclip.errors import SettingError, UserError, counted
-from miniclip.files import within
 from miniclip.models import MiniCLIP
 from miniclip.models.image_encoder import adopt_preprocessing
 from miniclip.provenance import is_ours
+from miniclip.runs import RunFiles
 from miniclip.signature import described, fits, signature_of
 from miniclip.tokenizers import Tokenizer
 from miniclip.training.checkpoint import check_architecture, load_checkpoint, load_model
@@ -99,6 +100,7 @@ class Restored(NamedTuple):
     Attributes:
         checkpoint: the file it came from.
         config: the resolved config of its run, with the changes asked for; it holds no interpolation.
+        preprocessing: of images for the model: the checkpoint's, with the changes asked for.
         unopened: settings of the data that name places in a file which this user did not sign.
     """
 
@@ -106,6 +108,7 @@ class Restored(NamedTuple):
     config: DictConfig
     model: MiniCLIP
     tokenizer: Tokenizer
+    preprocessing: EvalPreprocessing
     unopened: tuple[str, ...]
 
     def datasets(self, **settings: Any) -> tuple[ImageTextDataset, ImageTextDataset]:
@@ -157,7 +160,7 @@ def restore(path: Path, *changes: str) -> Restored:
         UserError: when there is no whole checkpoint, its weights are not finite, or its config holds
             anything but the settings of MiniCLIP's own parts.
     """
-    checkpoint_path = within(path, "checkpoints/best.pt") if path.is_dir() else path
+    checkpoint_path = RunFiles(path).best_checkpoint if path.is_dir() else path
     checkpoint = load_checkpoint(checkpoint_path)
     with _named_after(checkpoint_path):
         _check(checkpoint["config"])
@@ -167,8 +170,9 @@ def restore(path: Path, *changes: str) -> Restored:
             _check_finite(checkpoint["model"])
         with _named_by("tokenizer"):
             tokenizer = Tokenizer.from_state(checkpoint["tokenizer"])
+        own_config = _as_evaluated(_without_places(checkpoint["config"]), checkpoint["preprocessing"])
 
-    config = _changed(_without_places(checkpoint["config"]), changes)
+    config = _changed(own_config, changes)
     _check(config)
     unopened = () if is_own else _unnamed_places(config, changes)
 
@@ -183,7 +187,10 @@ def restore(path: Path, *changes: str) -> Restored:
     load_model(model, checkpoint, config)
     adopt_preprocessing(model.image_encoder, checkpoint["preprocessing"])
     model.to(memory_format=torch.channels_last).eval()
-    return Restored(checkpoint_path, OmegaConf.create(config), model, tokenizer, unopened)
+
+    seen = {key: config["data"][key] for key in ("image_size", "eval_crop")}
+    preprocessing = EvalPreprocessing.from_state({**checkpoint["preprocessing"], **seen})
+    return Restored(checkpoint_path, OmegaConf.create(config), model, tokenizer, preprocessing, unopened)
 
 
 def _check(config: Config) -> None:
@@ -303,6 +310,15 @@ def _without_places(config: Config) -> Config:
     return {**config, "data": data, "encoder": {**config["encoder"], "image": image}}
 
 
+def _as_evaluated(config: Config, preprocessing: Config) -> Config:
+    """The config with the image size and the crop that the checkpoint was validated with."""
+    data = config["data"]
+    seen = EvalPreprocessing.from_state({"eval_crop": data.get("eval_crop"), **preprocessing})
+    # version 0.1.0 wrote the root's image_size, also where the data had one of its own
+    size = data["image_size"] if data["image_size"] != config["image_size"] else seen.image_size
+    return {**config, "data": {**data, "image_size": size, "eval_crop": seen.crop_name}}
+
+
 def _unnamed_places(config: Config, changes: tuple[str, ...]) -> tuple[str, ...]:
     """Settings of the data that name a place, where no change of the user says which."""
     if any(change.startswith("data=") for change in changes):  # the user's own data set
@@ -320,7 +336,7 @@ def _changed(config: Config, changes: tuple[str, ...]) -> Config:
     """The config with the user's changes, which are resolved by themselves and never against the file's."""
     if any(change.startswith("data=") for change in changes):
         own = [change for change in changes if change.startswith(("data=", "data."))]
-        seen = [f"{key}={config[key]}" for key in ("image_size", "seed")]
+        seen = [f"image_size={config['data']['image_size']}", f"seed={config['seed']}"]
         data = compose(*seen, f"data.eval_crop={config['data']['eval_crop']}", *own).data
         config = {**config, "data": OmegaConf.to_container(data, resolve=True)}
         changes = tuple(change for change in changes if change not in own)

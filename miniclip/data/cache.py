@@ -1,40 +1,68 @@
-"""Decoded pictures in one file or in memory: each is decoded once and never again."""
+"""Decoded images in one file or in memory: each is decoded once and never again."""
 
+import hashlib
 import json
 import logging
 import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as F
-from tqdm import tqdm
 
-from miniclip.data.dataset import Images
-from miniclip.data.transforms import Crop, cut
+from miniclip.data.decoding import DecodedImage, decode_all
+from miniclip.data.images import Images
+from miniclip.data.split import Split
+from miniclip.data.transforms import Crop
 from miniclip.errors import BrokenImage, UserError
 
 log = logging.getLogger(__name__)
 
-READ_AHEAD = 256
-"""Pictures in the decoder's hands at a time."""
+
+class PixelCache:
+    """Keeps the decoded images of splits.
+
+    Args:
+        kind: "none" keeps nothing, "memory" and "disk" decode all images of a split once.
+        folder: where "disk" keeps them.
+        skips_broken: keep why an image cannot be read, instead of raising it.
+    """
+
+    def __init__(self, kind: Literal["none", "memory", "disk"], folder: Path, *, skips_broken: bool):
+        self.kind = kind
+        self.folder = folder
+        self.skips_broken = skips_broken
+
+    def keep(self, split: Split, *, size: int, crop: Crop | None = None) -> Images:
+        """The split's images as they are to be read.
+
+        Args:
+            size: of an image's shorter side, which is shrunk to it if it is longer.
+            crop: one that draws nothing: keep just what it sees, at its `image_size`.
+        """
+        if self.kind == "none" or len(split) == 0:
+            return split.images
+        if self.kind == "memory":
+            return cache_in_memory(split.images, size=size, skips_broken=self.skips_broken, crop=crop)
+
+        digest = hashlib.sha256(f"4 {size} {type(crop).__name__} {split.fingerprint()} ".encode())
+        digest.update(repr(split.images.identity).encode())
+        folder = self.folder / f"pixels-{digest.hexdigest()[:24]}"
+        return cache_on_disk(split.images, folder, size=size, skips_broken=self.skips_broken, crop=crop)
 
 
 class _Index(NamedTuple):
     """What a file of pixels holds.
 
     Attributes:
-        shapes: height and width of each picture; zeros for one that could not be read.
+        shapes: height and width of each image; zeros for one that could not be read.
         problems: why it could not, by its place: text and reason of a `BrokenImage`.
-        digests: crc32 of each image as it was decoded, before it was shrunk or cut.
+        digests: see `DecodedImage`; 0 for an image that could not be read.
         checksum: crc32 of all pixels, and of what stands above.
     """
 
@@ -48,9 +76,22 @@ class _Index(NamedTuple):
         content = json.dumps(self._replace(checksum=0))
         return self._replace(checksum=zlib.crc32(content.encode(), checksum_of_pixels))
 
+    def add(self, result: DecodedImage | BrokenImage) -> list[np.ndarray]:
+        """Enter an image. Returns its pixels (H, W, 3), if it has any."""
+        if isinstance(result, BrokenImage):
+            self.problems[len(self.shapes)] = str(result), result.reason
+            self.shapes.append((0, 0))
+            self.digests.append(0)
+            return []
 
-class CachedImages:
-    """RGB pictures (3, H, W) uint8, one behind the other in one array of pixels, row by row.
+        height, width = result.pixels.shape[:2]
+        self.shapes.append((height, width))
+        self.digests.append(result.digest)
+        return [result.pixels]
+
+
+class CachedImages(Images):
+    """RGB images (3, H, W) uint8, one behind the other in one array of pixels, row by row.
 
     Args:
         pixels: (bytes,) uint8, or the file that holds them, which each process maps for itself.
@@ -74,6 +115,7 @@ class CachedImages:
             raise BrokenImage(*self.problems[index])
         height, width = self.shapes[index].tolist()
         start = int(self.ends[index]) - 3 * height * width
+        # (3, H, W), of which a pixel's three values lie side by side
         return self.pixels.as_strided((3, height, width), (1, 3 * width, 3), start)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -95,10 +137,11 @@ def cache_in_memory(
         skips_broken: keep why an image cannot be read, instead of raising it.
         crop: one that draws nothing: keep just what it sees, at its `image_size`.
     """
-    decoded: list[np.ndarray] = []
     index = _Index([], {}, [])
-    for result in _decoded(images, size, crop, skips_broken=skips_broken):
-        decoded += _add(result, index)
+    decoded: list[np.ndarray] = []
+    for result in decode_all(images, size=size, skips_broken=skips_broken, crop=crop):
+        decoded += index.add(result)
+
     pixels = torch.empty(sum(array.size for array in decoded), dtype=torch.uint8).share_memory_()
     end = 0
     for place, array in enumerate(decoded):
@@ -108,39 +151,42 @@ def cache_in_memory(
     return CachedImages(pixels, index)
 
 
-def _add(result: "_Decoded | BrokenImage", index: _Index) -> list[np.ndarray]:
-    """Enter an image into the index. Returns its pixels, if it has any."""
-    if isinstance(result, BrokenImage):
-        index.problems[len(index.shapes)] = str(result), result.reason
-        index.shapes.append((0, 0))
-        index.digests.append(0)
-        return []
-    height, width = result.pixels.shape[:2]
-    index.shapes.append((height, width))
-    index.digests.append(result.digest)
-    return [result.pixels]
-
-
 def cache_on_disk(
     images: Images, folder: Path, *, size: int, skips_broken: bool, crop: Crop | None = None
 ) -> CachedImages:
-    """The same in a memory-mapped file in `folder`, which is read if it is there and whole.
+    """Decode all images into a memory-mapped file in `folder`, which is read if it is there and whole.
 
     A folder appears whole or not at all; one that is damaged is thrown away and made anew.
+
+    Args:
+        size, skips_broken, crop: see `cache_in_memory`.
 
     Raises:
         UserError: when it cannot be written.
     """
     cached = _opened(folder, len(images))
-    if cached is not None:
-        return cached
+    if cached is None:
+        _write_whole(folder, decode_all(images, size=size, skips_broken=skips_broken, crop=crop))
+        cached = _opened(folder, len(images))
+    if cached is None:
+        raise UserError(f"The cache {folder} cannot be read back. Is the disk full or broken?")
+    return cached
+
+
+def _write_whole(folder: Path, results: Iterable[DecodedImage | BrokenImage]) -> None:
+    """Write a cache under another name beside `folder`, and rename it when it is complete.
+
+    Raises:
+        UserError: when it cannot be written.
+    """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     except OSError as error:
         raise _unwritable(folder, error) from None
+
     try:
-        _write(partial, _decoded(images, size, crop, skips_broken=skips_broken))
+        _write(partial, results)
         os.rename(partial, folder)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
@@ -148,22 +194,18 @@ def cache_on_disk(
             raise
         if not folder.is_dir():  # else another process was faster
             raise _unwritable(folder, error) from None
-    cached = _opened(folder, len(images))
-    if cached is None:
-        raise UserError(f"The cache {folder} cannot be read back. Is the disk full or broken?")
-    return cached
 
 
-def _write(partial: Path, results: "Iterable[_Decoded | BrokenImage]") -> None:
+def _write(folder: Path, results: Iterable[DecodedImage | BrokenImage]) -> None:
     index, checksum = _Index([], {}, []), 0
-    with open(partial / "pixels.bin", "wb") as file:
+    with open(folder / "pixels.bin", "wb") as file:
         for result in results:
-            for pixels in _add(result, index):
+            for pixels in index.add(result):
                 checksum = zlib.crc32(pixels.data, checksum)
                 file.write(pixels.data)
         file.flush()
         os.fsync(file.fileno())
-    (partial / "index.json").write_text(json.dumps(index.sealed(checksum)._asdict()))
+    (folder / "index.json").write_text(json.dumps(index.sealed(checksum)._asdict()))
 
 
 def _unwritable(folder: Path, error: OSError) -> UserError:
@@ -180,11 +222,9 @@ def _opened(folder: Path, num_images: int) -> CachedImages | None:
         folder.unlink()
     if not folder.is_dir():
         return None
+
     try:
-        content = json.loads((folder / "index.json").read_text())
-        problems = {int(place): (text, reason) for place, (text, reason) in content["problems"].items()}
-        shapes = [(height, width) for height, width in content["shapes"]]
-        index = _Index(shapes, problems, content["digests"], content["checksum"])
+        index = _read_index(folder)
         cached = CachedImages(folder / "pixels.bin", index)
         sealed = index.sealed(zlib.crc32(cached.pixels.numpy().data))
         is_whole = len(cached) == num_images and len(cached.pixels) == cached.ends[-1]
@@ -192,53 +232,20 @@ def _opened(folder: Path, num_images: int) -> CachedImages | None:
             return cached
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         log.debug("%s: %s", folder, error)
+
     log.warning("The cache %s is damaged and is made anew.", folder)
     shutil.rmtree(folder)
     return None
 
 
+def _read_index(folder: Path) -> _Index:
+    content = json.loads((folder / "index.json").read_text())
+    # JSON has no tuples, and its keys are texts
+    problems = {int(place): (text, reason) for place, (text, reason) in content["problems"].items()}
+    shapes = [(height, width) for height, width in content["shapes"]]
+    return _Index(shapes, problems, content["digests"], content["checksum"])
+
+
 def _mapped(file: Path) -> Tensor:
     # copy on write: torch wants to be able to write
     return torch.from_numpy(np.memmap(file, dtype=np.uint8, mode="c"))
-
-
-class _Decoded(NamedTuple):
-    """An image to keep.
-
-    Attributes:
-        pixels: (H, W, 3) uint8.
-        digest: crc32 of the image as it was decoded.
-    """
-
-    pixels: np.ndarray
-    digest: int
-
-
-def _decoded(
-    images: Images, size: int, crop: Crop | None, *, skips_broken: bool
-) -> Iterator[_Decoded | BrokenImage]:
-    """Each image in order, or why it could not be read; decoded by several threads."""
-
-    def decode(place: int) -> _Decoded | BrokenImage:
-        try:
-            picture = images[place]
-        except BrokenImage as error:
-            if not skips_broken:
-                raise
-            return error
-        height, width = picture.shape[1:]
-        digest = zlib.crc32(picture.permute(1, 2, 0).contiguous().numpy().data, zlib.crc32(b"%d" % width))
-        if crop is not None:
-            picture = cut(picture, crop.box(height, width, torch.Generator()), size)
-        elif min(height, width) > size:
-            picture = F.resize(picture, [size], InterpolationMode.BICUBIC)
-        return _Decoded(picture.permute(1, 2, 0).contiguous().numpy(), digest)
-
-    num_images = len(images)
-    bar = tqdm(total=num_images, desc="decoding", unit="img", leave=False, disable=None)
-    with bar, ThreadPoolExecutor(os.cpu_count()) as threads:
-        for start in range(0, num_images, READ_AHEAD):
-            places = range(start, min(start + READ_AHEAD, num_images))
-            for result in threads.map(decode, places):
-                bar.update()
-                yield result

@@ -13,18 +13,19 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from miniclip.data.dataset import Split
 from miniclip.data.leaks import find_leaks
+from miniclip.data.split import Split
 from miniclip.errors import UserError
 
 NEAR_BITS = 4
-"""Perceptual hashes of 64 bits that differ in no more bits than this may be those of one picture."""
+"""Perceptual hashes of 64 bits that differ in no more bits than this may be those of one image."""
 
 NEAR_LEVELS = 8
 """And they are, if no cell of their 16 x 16 thumbnails differs by more levels (of 255): that allows for
-another size or compression. The hash alone sees no colour and takes all white shirts for one."""
+another size or compression. The hash alone sees no color and takes all white shirts for one."""
 
 CHUNK = 2048
+"""Images that are compared with all others at a time."""
 
 SOURCES = logging.getLogger("miniclip.data")
 
@@ -34,8 +35,8 @@ class Examination:
     """What was found in two splits.
 
     Attributes:
-        splits: for each split counts of images, captions, captions an image and images a class (None where
-            there are no classes), and its fingerprint.
+        splits: for each split counts of images, captions, captions per image and images per class (None
+            where there are no classes), and its fingerprint.
         broken: image to why it cannot be read.
         exact_duplicates: groups of images with the same pixels, each named "split: id"; and of files that
             cannot be decoded those that lie in several splits.
@@ -43,7 +44,7 @@ class Examination:
         leaks: those of both that lie on two sides; they falsify a result.
         token_lengths: number of captions by number of tokens, of both splits.
         num_truncated: captions longer than `context_length`.
-        remarks: what the source warned of as it read its tables: empty captions, rows it mended.
+        remarks: what the source warned of as it read its tables: empty captions, rows it completed.
     """
 
     splits: dict[str, dict[str, Any]]
@@ -74,7 +75,7 @@ def examine(
     """Decode every image at the size it trains at, compare all of them, and measure every caption.
 
     Args:
-        splits: whole, as `Source.splits` gives them.
+        splits: whole, as `DataSource.splits` gives them.
         token_lengths: captions to their numbers of tokens, nothing cut off.
         context_length: tokens that the model will see.
 
@@ -82,21 +83,25 @@ def examine(
         UserError: when a split is empty, or the package imagehash is missing.
     """
     result = Examination({split.name: _counts(split) for split in splits}, context_length)
-    captions = [text for split in splits for own in split.captions for text in own]
+    captions = [text for split in splits for text in split.captions.flat()]
     result.token_lengths = dict(sorted(Counter(token_lengths(captions)).items()))
+
     names = [f"{split.name}: {image_id}" for split in splits for image_id in split.ids]
-    all_traits = _traits_of_all(splits)
-    traits = dict(zip(names, all_traits, strict=True))
-    result.broken = {name: found for name, found in traits.items() if isinstance(found, str)}
-    whole = {name: found for name, found in traits.items() if not isinstance(found, str)}
+    traits = _traits_of_all(splits)
+    by_name = dict(zip(names, traits, strict=True))
+    result.broken = {name: found for name, found in by_name.items() if isinstance(found, str)}
+    whole = {name: found for name, found in by_name.items() if not isinstance(found, str)}
+
     groups: dict[bytes, list[str]] = defaultdict(list)
-    for name, own in whole.items():
-        groups[own.exact].append(name)
+    for name, found in whole.items():
+        groups[found.exact].append(name)
     result.exact_duplicates = [group for group in groups.values() if len(group) > 1]
-    result.exact_duplicates += _leaks_of_unread(splits, all_traits)
+    result.exact_duplicates += _leaks_of_unread(splits, traits)
+
+    # of equal images one stands for all, so that pairs are not named many times
     one_each = [group[0] for group in groups.values()]
-    looks = np.array([whole[name].look for name in one_each], dtype=np.uint64)
-    thumbnails = np.array([whole[name].thumbnail for name in one_each], dtype=np.int16)
+    looks = np.array([whole[name].look for name in one_each], dtype=np.uint64)  # (N,)
+    thumbnails = np.array([whole[name].thumbnail for name in one_each], dtype=np.int16)  # (N, 768)
     result.near_duplicates = [(one_each[a], one_each[b]) for a, b in _near_pairs(looks, thumbnails)]
     return result
 
@@ -120,13 +125,14 @@ def _leaks_of_unread(splits: Sequence[Split], traits: Sequence["_Traits | str"])
 def _counts(split: Split) -> dict[str, Any]:
     if len(split) == 0:
         raise UserError(f"The {split.name} split holds no images. Check the data.* settings.")
+
     per_image = split.captions.counts
     classes = None if split.labels is None else dict(Counter(split.labels).most_common())
     return {
         "images": len(split),
         "captions": int(per_image.sum()),
         "captions_an_image": [int(per_image.min()), float(per_image.mean()), int(per_image.max())],
-        "longest_caption": max((text for own in split.captions for text in own), key=len)[:200],
+        "longest_caption": max(split.captions.flat(), key=len)[:200],
         "fingerprint": split.fingerprint(),
         "classes": classes,
     }
@@ -171,12 +177,12 @@ def _traits_of_all(splits: Sequence[Split]) -> list[_Traits | str]:
             pixels = split.images[index].permute(1, 2, 0).contiguous().numpy()
         except UserError as error:
             return str(error)
+
         image = Image.fromarray(pixels)
-        look = int(np.packbits(phash(image).hash).view(">u8")[0])
+        exact = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest()
+        look = int(np.packbits(phash(image).hash).view(">u8")[0])  # 64 bits as one number
         thumbnail = np.asarray(image.resize((16, 16), Image.Resampling.BILINEAR)).ravel()
-        return _Traits(
-            hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest(), look, thumbnail
-        )
+        return _Traits(exact, look, thumbnail)
 
     places = [(split, index) for split in splits for index in range(len(split))]
     with ThreadPoolExecutor(os.cpu_count()) as threads:
@@ -189,7 +195,8 @@ def _near_pairs(looks: np.ndarray, thumbnails: np.ndarray) -> list[tuple[int, in
     pairs = []
     for start in range(0, len(looks), CHUNK):
         rows = looks[start : start + CHUNK, None]
-        bits = np.bitwise_count(rows ^ looks[None, start:])
+        bits = np.bitwise_count(rows ^ looks[None, start:])  # (CHUNK, N - start), how many differ
+
         for a, b in np.argwhere(bits <= NEAR_BITS):
             levels = np.abs(thumbnails[start + a] - thumbnails[start + b]).max()
             if a < b and levels <= NEAR_LEVELS:

@@ -1,50 +1,148 @@
-"""Pictures in files, in memory and in bytes."""
+"""Sequences of images: in files, in memory, in bytes, and some or several of these."""
 
-import io
-import stat
+import copy
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torchvision.io import decode_jpeg
 
+from miniclip.data.image_content import decode, read_content
 from miniclip.errors import BrokenImage
 
-MAX_PIXELS = 100_000_000
-"""More pixels than this in one picture are taken for a decompression bomb."""
+
+class Images(ABC):
+    """A sequence of RGB images (3, H, W) uint8 that are read one at a time."""
+
+    is_decoded: bool = False
+    """Whether the pixels lie in memory, or on disk as they will in memory."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Tensor: ...
+
+    @property
+    def identity(self) -> Any:
+        """What tells these images from others that have the same names; None where names suffice."""
+        return None
+
+    def decoded_at(self, size: int) -> "Images":
+        """The same images, which may be decoded at a shortest side of `size`, where that can be chosen."""
+        return self
+
+    def origin(self, index: int) -> tuple["Images", int]:
+        """The sequence that reads an image, below all subsets and joints, and where in it."""
+        return self, index
 
 
-class ImageFiles:
-    """RGB pictures (3, H, W) uint8 read from `root` when asked for; see `decode`."""
+class ImageSubset(Images):
+    """Some of the images of a sequence.
 
-    def __init__(self, root: Path, names: Sequence[str], *, decode_size: int):
-        self.root = root
+    Args:
+        images: all of them.
+        chosen: (N,) int64, their places.
+    """
+
+    def __init__(self, images: Images, chosen: np.ndarray):
+        self.images = images
+        self.chosen = chosen
+        self.is_decoded = images.is_decoded
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.images[int(self.chosen[index])]
+
+    @property
+    def identity(self) -> tuple[Any, bytes]:
+        """What identifies the images, and which of them."""
+        return self.images.identity, self.chosen.tobytes()
+
+    def decoded_at(self, size: int) -> Images:
+        return ImageSubset(self.images.decoded_at(size), self.chosen)
+
+    def origin(self, index: int) -> tuple[Images, int]:
+        return self.images.origin(int(self.chosen[index]))
+
+
+class ConcatImages(Images):
+    """The images of several sequences, one sequence behind the other."""
+
+    def __init__(self, sequences: Sequence[Images]):
+        self.sequences = sequences
+        self.ends = np.cumsum([len(images) for images in sequences])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, index: int) -> Tensor:
+        images, place = self._place(index)
+        return images[place]
+
+    @property
+    def identity(self) -> list[Any]:
+        """What identifies the images of each sequence."""
+        return [images.identity for images in self.sequences]
+
+    def decoded_at(self, size: int) -> Images:
+        return ConcatImages([images.decoded_at(size) for images in self.sequences])
+
+    def origin(self, index: int) -> tuple[Images, int]:
+        images, place = self._place(index)
+        return images.origin(place)
+
+    def _place(self, index: int) -> tuple[Images, int]:
+        """The sequence that holds an image, and where in it."""
+        # empty sequences end where the one before them does, and are passed over
+        number = int(np.searchsorted(self.ends, index, side="right"))
+        images = self.sequences[number]
+        return images, index - int(self.ends[number]) + len(images)
+
+
+class OnDemandImages(Images):
+    """Images that are decoded when they are asked for; see `decode`.
+
+    Args:
+        names: how an error calls the images.
+        decode_size: shortest side that an image may be decoded at, pixels.
+    """
+
+    def __init__(self, names: Sequence[str], *, decode_size: int):
         self.names = names
         self.decode_size = decode_size
 
     def __len__(self) -> int:
         return len(self.names)
 
+    def decoded_at(self, size: int) -> Images:
+        images = copy.copy(self)
+        images.decode_size = size
+        return images
+
+
+class ImageFiles(OnDemandImages):
+    """RGB images (3, H, W) uint8 read from files below a folder.
+
+    Args:
+        root: the folder.
+        names: of the files, relative to it.
+        decode_size: see `OnDemandImages`.
+    """
+
+    def __init__(self, root: Path, names: Sequence[str], *, decode_size: int):
+        super().__init__(names, decode_size=decode_size)
+        self.root = root
+
     def __getitem__(self, index: int) -> Tensor:
         path = self.root / self.names[index]
-        try:
-            if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for without an end
-                raise BrokenImage(f"The image {path} is no regular file.")
-            content = path.read_bytes()
-        except BrokenImage:
-            raise
-        except FileNotFoundError:
-            raise BrokenImage(f"The image {path} is missing.", "missing") from None
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise BrokenImage(f"The image {str(path)!r} cannot be read ({reason}).") from None
-        return decode(content, str(path), decode_size=self.decode_size)
+        return decode(read_content(path), str(path), decode_size=self.decode_size)
 
     @property
     def identity(self) -> list[tuple[int, int]]:
@@ -52,29 +150,17 @@ class ImageFiles:
         return [_size_and_time(self.root / name) for name in self.names]
 
 
-def _size_and_time(path: Path) -> tuple[int, int]:
-    try:
-        found = path.stat()
-    except (OSError, ValueError):
-        return 0, 0
-    return found.st_size, found.st_mtime_ns
-
-
-class ImageBytes:
-    """RGB pictures (3, H, W) uint8 decoded from a sequence of encoded ones; see `decode`.
+class ImageBytes(OnDemandImages):
+    """RGB images (3, H, W) uint8 decoded from a sequence of encoded ones.
 
     Args:
-        encoded: by its place each picture's file content, as bytes or as a scalar with `as_py()`, or None.
-        names: how an error calls the pictures.
+        encoded: by its place each image's file content, as bytes or as a scalar with `as_py()`, or None.
+        names, decode_size: see `OnDemandImages`.
     """
 
     def __init__(self, encoded: Any, names: Sequence[str], *, decode_size: int):
+        super().__init__(names, decode_size=decode_size)
         self.encoded = encoded
-        self.names = names
-        self.decode_size = decode_size
-
-    def __len__(self) -> int:
-        return len(self.names)
 
     def __getitem__(self, index: int) -> Tensor:
         content = self._content(index)
@@ -84,7 +170,7 @@ class ImageBytes:
 
     @property
     def identity(self) -> int:
-        """A checksum of all encoded pictures."""
+        """A checksum of all encoded images."""
         checksum = 0
         for index in range(len(self)):
             checksum = zlib.crc32(self._content(index) or b"", checksum)
@@ -92,11 +178,15 @@ class ImageBytes:
 
     def _content(self, index: int) -> bytes | None:
         content = self.encoded[index]
-        return content.as_py() if hasattr(content, "as_py") else content
+        return content.as_py() if hasattr(content, "as_py") else content  # an Arrow scalar
 
 
-class ImageArray:
-    """RGB pictures held in one array `pixels` (N, H, W, 3), uint8."""
+class ImageArray(Images):
+    """RGB images held in one array.
+
+    Args:
+        pixels: (N, H, W, 3) uint8.
+    """
 
     is_decoded = True
 
@@ -107,55 +197,12 @@ class ImageArray:
         return len(self.pixels)
 
     def __getitem__(self, index: int) -> Tensor:
-        return torch.from_numpy(self.pixels[index]).permute(2, 0, 1)
+        return torch.from_numpy(self.pixels[index]).permute(2, 0, 1)  # (3, H, W)
 
 
-def decode(content: bytes, name: str, *, decode_size: int) -> Tensor:
-    """Decode a picture as RGB (3, H, W) uint8, laid out pixel by pixel as torch's fast resize wants it.
-
-    A JPEG is decoded at the smallest of the codec's own scales that still is `decode_size` pixels in both
-    directions, which costs a fraction of the full decode. A camera's rotation is applied; transparent
-    pixels become white; 16 bits become 8; of an animation the first frame is taken.
-
-    Args:
-        content: of the picture's file.
-        name: how an error calls the picture.
-
-    Raises:
-        BrokenImage: when the picture is broken or has more than `MAX_PIXELS`; the text names it.
-    """
+def _size_and_time(path: Path) -> tuple[int, int]:
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            whole = image.size
-            if image.width * image.height > MAX_PIXELS:
-                raise BrokenImage(
-                    f"The image {name} has {image.width} x {image.height} pixels; more than "
-                    f"{MAX_PIXELS:,} are taken for a decompression bomb. Scale it down or remove it.",
-                    "too large",
-                )
-            image.draft("RGB", (decode_size, decode_size))
-            upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
-            if image.format == "JPEG" and image.mode == "RGB" and image.size == whole and upright:
-                with suppress(RuntimeError):  # Pillow decides what is broken, and says it better
-                    return decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8))
-            rgb = _as_rgb(ImageOps.exif_transpose(image))
-            return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
-    except BrokenImage:
-        raise
-    except Image.DecompressionBombError as error:
-        raise BrokenImage(f"The image {name} cannot be read ({error}).", "too large") from None
-    except UnidentifiedImageError:
-        raise BrokenImage(f"The file {name} is no image. Replace it or remove it.") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise BrokenImage(f"The image {name} cannot be read ({error}). Replace it or remove it.") from None
-
-
-def _as_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits, which convert("RGB") would clip at 255
-        high = np.asarray(image).astype(np.int64) >> 8
-        return Image.fromarray(high.clip(0, 255).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        on_white = Image.new("RGBA", image.size, "white")
-        on_white.alpha_composite(image.convert("RGBA"))
-        return on_white.convert("RGB")
-    return image.convert("RGB")
+        found = path.stat()
+    except (OSError, ValueError):
+        return 0, 0
+    return found.st_size, found.st_mtime_ns

@@ -10,8 +10,8 @@ from itertools import combinations
 from typing import Any, NamedTuple
 
 from miniclip.data.cache import CachedImages
-from miniclip.data.dataset import ConcatImages, Images, ImageSubset, Split
-from miniclip.data.images import ImageBytes, ImageFiles
+from miniclip.data.images import ImageBytes, ImageFiles, Images
+from miniclip.data.split import Split
 from miniclip.errors import BrokenImage, UserError, counted
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ class Place(NamedTuple):
     Attributes:
         part: number of the part.
         id: name of the image in it.
-        images: the sequence that reads it, no selection of another.
+        images: the sequence that reads it, no subset of another.
         row: where it lies there.
     """
 
@@ -50,18 +50,22 @@ def check_leaks(*readings: Sequence[Split]) -> None:
     """
     parts = readings[0]
     groups = [group for splits in readings for group in find_leaks(splits)]
+
     for first, second in combinations(range(len(parts)), 2):
         shared = _shared(groups, first, second)
         if not shared:
             continue
+
+        # the same name in both parts is said once
         names = parts[first].name, parts[second].name
         pairs = list(shared.items())[:3]
         examples = ", ".join(one if one == other else f"{other} = {one}" for one, other in pairs)
+
         if len(shared) == len(parts[second]):
             raise UserError(
                 f"The {names[0]} part holds all of the {names[1]} part as well, "
                 f"{counted(len(shared), 'image')} ({examples}). Name another table or folder for one of "
-                "them, or let a seeded share of the training images validate (data.val_fraction)."
+                "them, or let a seeded fraction of the training images validate (data.val_fraction)."
             )
         log.warning(
             "The %s part holds %d of %s of the %s part as well (%s): results on it are too good. Take them "
@@ -100,16 +104,7 @@ def _shared(groups: Iterable[list[Place]], first: int, second: int) -> dict[str,
 def _places(splits: Sequence[Split]) -> Iterator[Place]:
     for part, split in enumerate(splits):
         for row, image_id in enumerate(split.ids):
-            yield Place(part, image_id, *_origin(split.images, row))
-
-
-def _origin(images: Images, index: int) -> tuple[Images, int]:
-    """The sequence that reads an image, below all selections, and where in it."""
-    if isinstance(images, ImageSubset):
-        return _origin(images.images, int(images.chosen[index]))
-    if isinstance(images, ConcatImages):
-        return _origin(*images.place(index))
-    return images, index
+            yield Place(part, image_id, *split.images.origin(row))
 
 
 def _divided(group: list[Place], trait: Any) -> list[list[Place]]:
@@ -138,11 +133,12 @@ def _size(place: Place) -> Hashable | None:
         if path is not None:
             found = os.stat(path)
             return found.st_size if stat.S_ISREG(found.st_mode) and found.st_size else None
+
         if isinstance(place.images, ImageBytes):
             return len(_buffer(place)) or None
         if isinstance(place.images, CachedImages):
             return place.images.digests[place.row] or None
-        if getattr(place.images, "is_decoded", False):
+        if place.images.is_decoded:
             return tuple(place.images[place.row].shape)
     except (OSError, ValueError, BrokenImage):
         pass  # what cannot be read is told by whoever needs it

@@ -1,121 +1,40 @@
-"""Batches: which images, in which order, read by whom."""
+"""Batches of a data set on a device: who reads them, and where they are finished."""
 
-import math
-import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from itertools import count
-from threading import Barrier, Lock
-from typing import Any, NamedTuple, TypeVar
+from threading import Barrier
+from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset
 
+from miniclip.data.batch import Batch, CollatedBatch, collate, positive_pairs
+from miniclip.data.buffer_pool import BufferPool
 from miniclip.data.dataset import ImageTextDataset, Item
-from miniclip.data.transforms import crop_and_resize_batch, cut, normalize
-from miniclip.errors import BrokenImage, UserError
+from miniclip.data.transforms import crop_and_resize_batch, normalize
+from miniclip.errors import UserError
+from miniclip.tokenizers import Tokenizer
 
-T = TypeVar("T")
-
-
-class Batch(NamedTuple):
-    """Images with one caption each.
-
-    Attributes:
-        images: (B, 3, H, W) in channels_last memory; uint8 from a worker, float32 and normalised after.
-        boxes: (B, 5) int64, the parts of the images still to be cut out; None where that is done.
-        captions: B of them.
-        places: (B,) int64, place of each image in its split.
-        problems: why images could not be read for which others stand in.
-    """
-
-    images: Tensor
-    boxes: Tensor | None
-    captions: list[str]
-    places: Tensor
-    problems: list[BrokenImage]
-
-    def positives(self) -> Tensor:
-        """Which captions are right for which images, (B, B) bool: those of one image, and equal ones."""
-        numbers = {caption: number for number, caption in enumerate(self.captions)}
-        texts = torch.tensor([numbers[caption] for caption in self.captions])
-        return (self.places[:, None] == self.places) | (texts[:, None] == texts)
-
-
-class _Items(Dataset[Item]):
-    """A data set's items, neither cut nor normalised: that is done a batch at a time."""
-
-    def __init__(self, dataset: ImageTextDataset):
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, key: int | tuple[int, int]) -> Item:
-        return self.dataset.item(key)
-
-
-class EpochBatches(Sampler[list[tuple[int, int]]]):
-    """The (epoch, index) pairs of all training batches, one epoch after another without a pause or an end.
-
-    The order of an epoch is drawn from (seed, epoch); each image turns up at most once in it. The last
-    incomplete batch is left out: the contrastive loss depends on the batch's size; so are batches that
-    do not fill up the last update of `accumulate_steps`. Iteration can start at any image of any epoch,
-    which is how a run goes on after an interruption, also with batches of another size.
-    """
-
-    def __init__(
-        self,
-        num_images: int,
-        *,
-        batch_size: int,
-        seed: int,
-        accumulate_steps: int = 1,
-    ):
-        self.num_images = num_images
-        self.batch_size = batch_size
-        self.seed = seed
-        self.images_per_update = batch_size * accumulate_steps
-        self.first_epoch = 0
-        self.first_position = 0
-
-    def start_at(self, epoch: int, position: int) -> None:
-        """Choose where the next iteration begins: behind the first `position` images of an epoch."""
-        self.first_epoch = epoch
-        self.first_position = position
-
-    def updates_left(self, position: int = 0) -> int:
-        """Whole updates that an epoch has left behind its first `position` images."""
-        return max(0, self.num_images - position) // self.images_per_update
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        position = self.first_position
-        for epoch in count(self.first_epoch):
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-            order = torch.randperm(self.num_images, generator=generator).tolist()
-            end = position + self.updates_left(position) * self.images_per_update
-            for start in range(position, end, self.batch_size):
-                yield [(epoch, index) for index in order[start : start + self.batch_size]]
-            position = 0
+Input = TypeVar("Input")
 
 
 class Loader:
     """Batches of a data set, on a device, one after another.
 
-    Worker processes read and cut the pictures. Where the pictures are decoded already, workers are
-    threads, which have nothing to hand over: they cut into memory that is used again and again. If the
-    device is a GPU, decoded pictures travel whole and it cuts a batch at once.
+    Worker processes read the images and cut them. Images that are decoded already are read by threads,
+    which have nothing to hand over: they cut into memory that is used again and again. If the device is a
+    GPU, decoded images travel whole and it cuts a whole batch at once. Captions are tokenized where a
+    batch is finished: with workers in a thread, so that a step does not wait for it.
 
     Args:
         dataset: where items come from.
-        order: lists of keys of `dataset`, a list a batch.
+        order: lists of keys of `dataset`, one list per batch.
         device: where the model reads.
         num_workers: how many read; 0 reads in between, when a batch is asked for.
+        tokenizer: of the captions; None where only images are read.
         worker_init: runs first in each worker process, if there is something to run.
     """
 
@@ -126,14 +45,18 @@ class Loader:
         *,
         device: torch.device,
         num_workers: int,
+        tokenizer: Tokenizer | None = None,
         worker_init: Callable[[int], None] | None = None,
     ):
         self.dataset = dataset
         self.order = order
         self.device = device
         self.num_workers = num_workers
-        self._floats, self._pixels = BufferPool(torch.float32), BufferPool(torch.uint8)
+        self.tokenizer = tokenizer
+        self._floats = BufferPool(torch.float32)
+        self._pixels = BufferPool(torch.uint8)
         self._processes: DataLoader[Any] | None = None
+
         if num_workers > 0 and not dataset.is_decoded:
             self._processes = DataLoader(
                 _Items(dataset),
@@ -159,26 +82,68 @@ class Loader:
             raise UserError(str(error).rsplit(f"{type(error).__name__}: ", 1)[-1].strip()) from None
 
     def _read(self, keys: list[Any]) -> Batch:
+        """A batch that no worker process has a part in."""
         items = [self.dataset.item(key) for key in keys]
+        # a GPU crops a whole batch faster than the CPU crops its images
         travel_whole = self.device.type != "cpu" and self.dataset.is_decoded
         size = None if travel_whole else self.dataset.crop.image_size
-        batch = collate(items, image_size=size, lend=self._pixels.lend)
+
+        batch = collate(items, image_size=size, take=self._pixels.take)
         if self.device.type == "cuda":
             batch = batch._replace(images=batch.images.pin_memory())
         return self._finish(batch)
 
-    def _finish(self, batch: Batch) -> Batch:
-        """The batch on the device, cut and normalised."""
-        pixels = batch.images.to(self.device, non_blocking=True)
+    def _finish(self, batch: CollatedBatch) -> Batch:
+        """Complete a batch: cut, normalized, tokenized and on the device."""
+        positives = positive_pairs(batch.image_ids, batch.captions)
+        token_ids, attention_mask = self._tokenized(batch.captions)
+
+        return Batch(
+            images=self._normalized(batch),
+            token_ids=self._on_device(token_ids),
+            attention_mask=self._on_device(attention_mask),
+            positives=self._on_device(positives),
+            num_false_negatives=int(positives.sum()) - len(positives),  # on the host: no GPU is waited for
+            image_ids=batch.image_ids,
+            captions=batch.captions,
+            problems=batch.problems,
+        )
+
+    def _normalized(self, batch: CollatedBatch) -> Tensor:
+        """What the model sees of the images, (B, 3, H, W) float32 on the device."""
+        pixels = self._on_device(batch.images)
         if batch.boxes is not None:
-            boxes = batch.boxes.to(self.device, non_blocking=True)
+            boxes = self._on_device(batch.boxes)
             pixels = crop_and_resize_batch(pixels, boxes, self.dataset.crop.image_size)
-        out = self._floats.lend(pixels.shape) if self.device.type == "cpu" else None
-        return batch._replace(images=normalize(pixels, out), boxes=None)
+        out = self._floats.take(pixels.shape) if self.device.type == "cpu" else None
+        return normalize(pixels, out)
+
+    def _tokenized(self, captions: list[str]) -> tuple[Tensor, Tensor]:
+        """Token ids (B, L) int64 and attention mask (B, L) bool, on the host."""
+        if self.tokenizer is None:
+            nothing = torch.zeros(len(captions), 0, dtype=torch.int64)
+            return nothing, nothing.bool()
+        return self.tokenizer.encode(captions)
+
+    def _on_device(self, part: Tensor) -> Tensor:
+        return part.to(self.device, non_blocking=True)
+
+
+class _Items(Dataset[Item]):
+    """Items of a data set, neither cut nor normalized: that is done for a whole batch."""
+
+    def __init__(self, dataset: ImageTextDataset):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Item:
+        return self.dataset.item(key)
 
 
 def _in_threads(
-    function: Callable[[T], Batch], inputs: Iterable[T], *, num_threads: int
+    function: Callable[[Input], Batch], inputs: Iterable[Input], *, num_threads: int
 ) -> Iterator[Batch]:
     """`map`, a few batches ahead."""
     with _single_core_threads(num_threads) as threads:
@@ -186,8 +151,10 @@ def _in_threads(
         try:
             for value in inputs:
                 ahead.append(threads.submit(function, value))
+                # one batch per thread is made, and one waits
                 if len(ahead) > 2 * num_threads:
                     yield ahead.popleft().result()
+
             while ahead:
                 yield ahead.popleft().result()
         finally:
@@ -196,71 +163,13 @@ def _in_threads(
 
 def _single_core_threads(count: int) -> ThreadPoolExecutor:
     """Threads without helpers of torch's, which wait in a busy loop and take the cores from the others."""
-    own = torch.get_num_threads()
+    num_torch_threads = torch.get_num_threads()
     started = Barrier(count)
     threads = ThreadPoolExecutor(count, "reader", initializer=partial(torch.set_num_threads, 1))
+
+    # a task each that waits for the others, so that all threads start and set their number now
     list(threads.map(lambda _: started.wait(), range(count)))
-    torch.set_num_threads(own)  # the number belongs to a thread, but is also that of threads to come
+
+    # the number belongs to a thread, but is also that of threads to come
+    torch.set_num_threads(num_torch_threads)
     return threads
-
-
-class BufferPool:
-    """Memory for batches, lent out again as soon as no tensor uses it: new memory is slow to write to."""
-
-    def __init__(self, dtype: torch.dtype) -> None:
-        self.dtype = dtype
-        self._lent: list[tuple[np.ndarray, weakref.ref[np.ndarray]]] = []
-        self._lock = Lock()
-
-    def lend(self, shape: Sequence[int]) -> Tensor:
-        """A tensor (B, C, H, W) in channels_last memory, with any content."""
-        size = math.prod(shape) * self.dtype.itemsize
-        with self._lock:
-            self._lent = [(array, user) for array, user in self._lent if array.size == size]
-            place = next((i for i, (_, user) in enumerate(self._lent) if user() is None), None)
-            array = np.empty(size, np.uint8) if place is None else self._lent.pop(place)[0]
-            view = array[:]  # held by torch as long as any tensor, saved for a backward pass say, needs it
-            self._lent.append((array, weakref.ref(view)))
-        batch, channels, height, width = shape
-        flat = torch.from_numpy(view).view(self.dtype)
-        return flat.view(batch, height, width, channels).permute(0, 3, 1, 2)
-
-
-def sequential_batches(num_images: int, batch_size: int) -> list[list[int]]:
-    """All images once, the last batch as small as it is."""
-    return [
-        list(range(start, min(start + batch_size, num_images)))
-        for start in range(0, num_images, batch_size)
-    ]
-
-
-def collate(
-    items: list[Item], *, image_size: int | None, lend: Callable[..., Tensor] | None = None
-) -> Batch:
-    """Stack what the model sees of the pictures; with `image_size` None the whole pictures, padded.
-
-    Args:
-        lend: gives the memory to write into, for a shape; None takes new memory, in a worker process such
-            as the main process shares.
-    """
-    if image_size is None:
-        heights, widths = zip(*(item.picture.shape[1:] for item in items), strict=True)
-        pictures = [_padded(item.picture, max(heights), max(widths)) for item in items]
-    else:
-        pictures = [cut(item.picture, item.box, image_size) for item in items]
-    if lend is None:
-        images = default_collate([picture.permute(1, 2, 0) for picture in pictures]).permute(0, 3, 1, 2)
-    else:
-        images = lend((len(items), *pictures[0].shape))
-        torch.stack([picture.permute(1, 2, 0) for picture in pictures], out=images.permute(0, 2, 3, 1))
-    return Batch(
-        images=images,
-        boxes=torch.tensor([item.box for item in items]) if image_size is None else None,
-        captions=[item.caption for item in items],
-        places=torch.tensor([item.image for item in items]),
-        problems=[item.problem for item in items if item.problem is not None],
-    )
-
-
-def _padded(picture: Tensor, height: int, width: int) -> Tensor:
-    return pad(picture, (0, width - picture.shape[2], 0, height - picture.shape[1]))

@@ -4,7 +4,7 @@ A list of strings grows in every worker that reads it, since reading counts refe
 page that a forked process shares with its parent.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import overload
 
@@ -16,7 +16,7 @@ class StringArray(Sequence[str]):
 
     Args:
         encoded: all strings, one behind the other.
-        starts, ends: (N,) int64, first byte of each and the one after its last.
+        starts, ends: (N,) int64, first byte of each string and the one after its last.
     """
 
     def __init__(self, encoded: bytes, starts: np.ndarray, ends: np.ndarray):
@@ -29,9 +29,9 @@ class StringArray(Sequence[str]):
         """Pack strings; what is packed already stays as it is."""
         if isinstance(strings, StringArray):
             return strings
+        # captions may hold half a character, which plain UTF-8 refuses
         pieces = [text.encode("utf-8", "surrogatepass") for text in strings]
-        ends = np.cumsum(np.fromiter(map(len, pieces), np.int64, len(pieces)), dtype=np.int64)
-        return cls(b"".join(pieces), np.concatenate([[0], ends[:-1]])[: len(ends)], ends)
+        return cls(b"".join(pieces), *_bounds(pieces))
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -46,7 +46,7 @@ class StringArray(Sequence[str]):
         return self.encoded[self.starts[index] : self.ends[index]].decode("utf-8", "surrogatepass")
 
     def select(self, rows: np.ndarray) -> "StringArray":
-        """Those at some places; the bytes are not copied."""
+        """The strings at some places; the bytes are not copied."""
         return StringArray(self.encoded, self.starts[rows], self.ends[rows])
 
 
@@ -54,12 +54,12 @@ class StringListArray(Sequence[StringArray]):
     """Lists of strings: for each image its captions.
 
     Args:
-        texts: all strings.
+        strings: those of all lists, also of lists that were not selected.
         starts, ends: (N,) int64, place of the first string of each list and the one after its last.
     """
 
-    def __init__(self, texts: StringArray, starts: np.ndarray, ends: np.ndarray):
-        self.texts = texts
+    def __init__(self, strings: StringArray, starts: np.ndarray, ends: np.ndarray):
+        self.strings = strings
         self.starts = starts
         self.ends = ends
 
@@ -68,11 +68,8 @@ class StringListArray(Sequence[StringArray]):
         """Pack lists of strings; what is packed already stays as it is."""
         if isinstance(lists, StringListArray):
             return lists
-        own = [list(strings) for strings in lists]
-        ends = np.cumsum(np.fromiter(map(len, own), np.int64, len(own)), dtype=np.int64)
-        return cls(
-            StringArray.of(chain.from_iterable(own)), np.concatenate([[0], ends[:-1]])[: len(ends)], ends
-        )
+        unpacked = [list(strings) for strings in lists]  # once, since they may be generators
+        return cls(StringArray.of(chain.from_iterable(unpacked)), *_bounds(unpacked))
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -83,14 +80,25 @@ class StringListArray(Sequence[StringArray]):
     def __getitem__(self, index: slice) -> "StringListArray": ...
     def __getitem__(self, index: int | slice) -> "StringArray | StringListArray":
         if isinstance(index, slice):
-            return StringListArray(self.texts, self.starts[index], self.ends[index])
-        return self.texts[int(self.starts[index]) : int(self.ends[index])]
+            return StringListArray(self.strings, self.starts[index], self.ends[index])
+        return self.strings[int(self.starts[index]) : int(self.ends[index])]
 
     @property
     def counts(self) -> np.ndarray:
-        """Strings in each list, (N,) int64."""
+        """Number of strings in each list, (N,) int64."""
         return self.ends - self.starts
+
+    def flat(self) -> Iterator[str]:
+        """The strings of all lists, one list behind the other."""
+        return chain.from_iterable(self)
 
     def select(self, rows: np.ndarray) -> "StringListArray":
         """The lists at some places; nothing is copied."""
-        return StringListArray(self.texts, self.starts[rows], self.ends[rows])
+        return StringListArray(self.strings, self.starts[rows], self.ends[rows])
+
+
+def _bounds(parts: Sequence[bytes] | Sequence[list[str]]) -> tuple[np.ndarray, np.ndarray]:
+    """Where each of N parts starts and ends when one stands behind the other, (N,) int64 both."""
+    lengths = np.fromiter(map(len, parts), np.int64, len(parts))
+    ends = np.cumsum(lengths, dtype=np.int64)
+    return ends - lengths, ends

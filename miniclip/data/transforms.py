@@ -1,4 +1,4 @@
-"""From a picture to what a model reads: draw a box, cut it out, normalise a batch at once."""
+"""From an image to what a model reads: draw a box, crop and resize to it, normalize a whole batch."""
 
 import math
 from typing import NamedTuple, Protocol
@@ -7,12 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
+from miniclip.preprocessing import MEAN, STD
 
 
 class Box(NamedTuple):
-    """The part of a picture that is cut out and scaled to a square, in pixels."""
+    """The part of an image that is cropped and resized to a square, in pixels."""
 
     top: int
     left: int
@@ -22,11 +21,12 @@ class Box(NamedTuple):
 
 
 class Crop(Protocol):
-    """Chooses the part of a picture that the model sees, as a square of `image_size` pixels a side."""
+    """Chooses the part of an image that the model sees, as a square of `image_size` pixels a side."""
 
     image_size: int
 
-    def box(self, height: int, width: int, generator: torch.Generator) -> Box: ...
+    def box(self, height: int, width: int, generator: torch.Generator) -> Box:
+        """The part of an image of this size; chance comes from the generator alone."""
 
 
 class RandomResizedCrop:
@@ -36,9 +36,9 @@ class RandomResizedCrop:
 
     Args:
         image_size: side of the result, pixels.
-        crop_scale: share of the picture's area a crop keeps, (least, most). Its width is 3/4 to 4/3 of
+        crop_scale: fraction of the image's area a crop keeps, (least, most). Its width is 3/4 to 4/3 of
             its height.
-        flip: mirror every second picture.
+        flip: mirror every second image.
     """
 
     TRIES = 10
@@ -49,25 +49,33 @@ class RandomResizedCrop:
         self.flip = flip
 
     def box(self, height: int, width: int, generator: torch.Generator) -> Box:
-        """The first of ten boxes that lies within the picture; else the largest centred one."""
+        """Draw ten boxes: the first that lies within the image; else the largest centered one."""
         (flips, *_), *draws = torch.rand(self.TRIES + 1, 4, generator=generator).tolist()
         mirrored = self.flip and flips < 0.5
         least, most = self.crop_scale
+
         for size, shape, down, right in draws:
             area = height * width * (least + size * (most - least))
             ratio = 0.75 ** (1 - 2 * shape)  # 3/4 ... 4/3, even in its logarithm
-            box_height, box_width = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
+            box_height = round(math.sqrt(area / ratio))
+            box_width = round(math.sqrt(area * ratio))
             if 0 < box_height <= height and 0 < box_width <= width:
-                top, left = int(down * (height - box_height + 1)), int(right * (width - box_width + 1))
+                top = int(down * (height - box_height + 1))
+                left = int(right * (width - box_width + 1))
                 return Box(top, left, box_height, box_width, mirrored)
+
         side = min(height, round(width / 0.75)), min(width, round(height / 0.75))
-        return _centred(height, width, *side)._replace(mirrored=mirrored)
+        return _centered(height, width, *side)._replace(mirrored=mirrored)
 
 
 class RandomSquareCrop:
-    """A square of 7/8 of the shorter side, anywhere in the picture, and mirrored half the time if `flip`.
+    """A square of 7/8 of the shorter side, anywhere in the image, and mirrored half the time if `flip`.
 
-    Pictures whose shorter side has `picture_size(image_size)` pixels need no resizing.
+    Images whose shorter side has `source_size(image_size)` pixels need no resizing.
+
+    Args:
+        image_size: side of the result, pixels.
+        flip: mirror every second image.
     """
 
     def __init__(self, image_size: int, *, flip: bool):
@@ -75,20 +83,21 @@ class RandomSquareCrop:
         self.flip = flip
 
     @staticmethod
-    def picture_size(image_size: int) -> int:
-        """The shorter side of pictures of which the square has just `image_size` pixels a side."""
+    def source_size(image_size: int) -> int:
+        """The shorter side of images of which the square has just `image_size` pixels a side."""
         return math.ceil(image_size * 8 / 7)
 
     def box(self, height: int, width: int, generator: torch.Generator) -> Box:
-        """Draws a place and a direction."""
+        """Draw a place and a direction."""
         down, right, flips = torch.rand(3, generator=generator).tolist()
         side = max(1, min(height, width) * 7 // 8)
-        top, left = int(down * (height - side + 1)), int(right * (width - side + 1))
+        top = int(down * (height - side + 1))
+        left = int(right * (width - side + 1))
         return Box(top, left, side, side, self.flip and flips < 0.5)
 
 
 class SquashResize:
-    """All of the picture, squeezed into a square.
+    """All of the image, squashed into a square.
 
     Args:
         image_size: side of the result, pixels.
@@ -98,7 +107,7 @@ class SquashResize:
         self.image_size = image_size
 
     def box(self, height: int, width: int, generator: torch.Generator) -> Box:
-        """Draws nothing."""
+        """The same part every time: nothing is drawn."""
         return Box(0, 0, height, width)
 
 
@@ -113,44 +122,46 @@ class CenterCrop:
         self.image_size = image_size
 
     def box(self, height: int, width: int, generator: torch.Generator) -> Box:
-        """Draws nothing."""
+        """The same part every time: nothing is drawn."""
         side = min(height, width)
-        return _centred(height, width, side, side)
+        return _centered(height, width, side, side)
 
 
-def _centred(height: int, width: int, box_height: int, box_width: int) -> Box:
+def _centered(height: int, width: int, box_height: int, box_width: int) -> Box:
     return Box((height - box_height) // 2, (width - box_width) // 2, box_height, box_width)
 
 
-def cut(picture: Tensor, box: Box, size: int) -> Tensor:
-    """Cut a box out of a picture (3, H, W) and scale it to (3, size, size), both uint8, on the CPU.
+def crop_and_resize(image: Tensor, box: Box, size: int) -> Tensor:
+    """Crop a box out of an image (3, H, W) and resize it to (3, size, size), both uint8, on the CPU.
 
     Bicubic, with the antialiasing of Pillow.
     """
-    part = picture[:, box.top : box.top + box.height, box.left : box.left + box.width]
+    part = image[:, box.top : box.top + box.height, box.left : box.left + box.width]
     if part.shape[1:] != (size, size):
         # as a batch of one, pixel by pixel in memory: torch's fast way for uint8
-        by_pixel = part.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
+        by_pixel = part.permute(1, 2, 0)[None].permute(0, 3, 1, 2)  # (1, 3, height, width)
         part = interpolate(by_pixel, (size, size), mode="bicubic", antialias=True)[0]
     return part.flip(2) if box.mirrored else part
 
 
-def crop_and_resize_batch(pictures: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """`cut` of a whole batch at once, on any device: two matrix products.
+def crop_and_resize_batch(images: Tensor, boxes: Tensor, size: int) -> Tensor:
+    """`crop_and_resize` of a whole batch at once, on any device: two matrix products.
 
     Args:
-        pictures: (B, 3, H, W) uint8.
-        boxes: (B, 5) int64, the fields of each picture's `Box`.
+        images: (B, 3, H, W) uint8.
+        boxes: (B, 5) int64, the fields of each image's `Box`.
 
     Returns:
-        (B, 3, size, size) float32, 0 to 255 in whole numbers; here and there a level from `cut`, whose
-        weights are rounded.
+        (B, 3, size, size) float32, 0 to 255 in whole numbers; here and there a level from
+        `crop_and_resize`, whose weights are rounded.
     """
-    top, left, height, width, mirrored = boxes.T
-    down = _resampling(top, height, pictures.shape[2], size)
-    across = _resampling(left, width, pictures.shape[3], size)
+    top, left, height, width, mirrored = boxes.T  # each (B,)
+    down = _resampling(top, height, images.shape[2], size)  # (B, size, H)
+    across = _resampling(left, width, images.shape[3], size)  # (B, size, W)
     across = torch.where(mirrored.bool()[:, None, None], across.flip(1), across)
-    lines = torch.einsum("btw,bchw->bcht", across, pictures.float()).round_().clamp_(0, 255)
+
+    # rounded in between, as uint8 is after each of the two directions
+    lines = torch.einsum("btw,bchw->bcht", across, images.float()).round_().clamp_(0, 255)
     return torch.einsum("bsh,bcht->bcst", down, lines).round_().clamp_(0, 255)
 
 
@@ -159,13 +170,17 @@ def _resampling(start: Tensor, length: Tensor, total: int, size: int) -> Tensor:
 
     Catmull-Rom (a = -0.5), widened where it shrinks, as Pillow and torch have it.
     """
-    start, length = start[:, None, None].double(), length[:, None, None].double()
+    start, length = start[:, None, None].double(), length[:, None, None].double()  # (B, 1, 1)
     scale = length / size
-    places = torch.arange(total, device=start.device, dtype=torch.float64)
-    centres = start + (torch.arange(size, device=start.device)[:, None] + 0.5) * scale
-    x = ((places + 0.5 - centres) / scale.clamp(min=1)).abs()
-    near, far = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
+    places = torch.arange(total, device=start.device, dtype=torch.float64)  # (total,)
+    centers = start + (torch.arange(size, device=start.device)[:, None] + 0.5) * scale  # (B, size, 1)
+
+    # distance of each old pixel from each new one, in pixels of the coarser of the two
+    x = ((places + 0.5 - centers) / scale.clamp(min=1)).abs()  # (B, size, total)
+    near = (1.5 * x - 2.5) * x * x + 1
+    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
     weights = torch.where(x < 1, near, torch.where(x < 2, far, 0))
+
     weights = torch.where((places >= start) & (places < start + length), weights, 0)
     return (weights / weights.sum(dim=2, keepdim=True)).float()
 
@@ -178,9 +193,12 @@ def normalize(pixels: Tensor, out: Tensor | None = None) -> Tensor:
     """
     if out is None:
         out = torch.empty(pixels.shape, device=pixels.device, memory_format=torch.channels_last)
-    mean, std = (torch.tensor(values, device=pixels.device) for values in (MEAN, STD))
+    mean = torch.tensor(MEAN, device=pixels.device)  # (3,)
+    std = torch.tensor(STD, device=pixels.device)
+
     # over whole rows: three channels alone would be loops of three
-    factor, shift = (1 / (255 * std)).repeat(out.shape[3]), (-mean / std).repeat(out.shape[3])
-    rows = out.copy_(pixels).permute(0, 2, 3, 1).view(len(out), out.shape[2], -1)
+    factor = (1 / (255 * std)).repeat(out.shape[3])  # (3 * W,)
+    shift = (-mean / std).repeat(out.shape[3])
+    rows = out.copy_(pixels).permute(0, 2, 3, 1).view(len(out), out.shape[2], -1)  # (B, H, 3 * W)
     torch.addcmul(shift, rows, factor, out=rows)
     return out

@@ -1,15 +1,19 @@
 """Evaluation of trained models: tasks, and the models under test."""
 
-from miniclip.evaluation.evaluation import TASKS, Evaluation, Result, comparison, flat_numbers
+from miniclip.evaluation.comparison import comparison
+from miniclip.evaluation.evaluation import Evaluation, flat_numbers
 from miniclip.evaluation.models import EmbeddingModel, MiniCLIPModel, OpenClipModel
+from miniclip.evaluation.task import Result, Task, TaskContext, Unsuited
 
 __all__ = [
-    "TASKS",
     "EmbeddingModel",
     "Evaluation",
     "MiniCLIPModel",
     "OpenClipModel",
     "Result",
+    "Task",
+    "TaskContext",
+    "Unsuited",
     "comparison",
     "flat_numbers",
 ]

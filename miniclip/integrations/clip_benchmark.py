@@ -10,16 +10,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from miniclip.config.restore import restore
-from miniclip.data.transforms import CenterCrop, Crop, SquashResize, cut, normalize
 from miniclip.errors import UserError
-from miniclip.files import within
 from miniclip.models import MiniCLIP
+from miniclip.runs import RunFiles
 from miniclip.tokenizers import Tokenizer
 
 PADDING = -1
@@ -56,17 +54,8 @@ def load(
         UserError: when there is no whole checkpoint.
     """
     path = Path(model_name)
-    restored = restore(within(path, f"checkpoints/{pretrained}.pt") if path.is_dir() else path)
-    size = restored.config.image_size
-    crop: Crop = CenterCrop(size) if restored.config.data.eval_crop == "center" else SquashResize(size)
-
-    def transform(picture: Image.Image) -> Tensor:
-        pixels = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
-        height, width = pixels.shape[1:]
-        box = crop.box(height, width, torch.Generator())
-        return normalize(cut(pixels, box, size)[None])[0]
-
-    return Model(restored.model).to(device), transform, _one_tensor(restored.tokenizer)
+    restored = restore(RunFiles(path).checkpoint(pretrained) if path.is_dir() else path)
+    return Model(restored.model).to(device), restored.preprocessing, _one_tensor(restored.tokenizer)
 
 
 def _one_tensor(tokenizer: Tokenizer) -> Callable[[list[str]], Tensor]:

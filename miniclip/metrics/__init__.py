@@ -4,6 +4,14 @@ from miniclip.metrics.attention_cost import Cost, attention_costs
 from miniclip.metrics.features import Features, encode, encode_images, encode_texts
 from miniclip.metrics.health import Health, cosine_counts, health, some_pairs
 from miniclip.metrics.linear_probe import FewShot, LabeledFeatures, Probe, few_shot, linear_probe
+from miniclip.metrics.recall_table import (
+    DIRECTIONS,
+    RECALL_AT,
+    joined_recalls,
+    recall_keys,
+    recall_line,
+    recall_table,
+)
 from miniclip.metrics.retrieval import (
     Interval,
     Ranks,
@@ -26,9 +34,10 @@ from miniclip.metrics.zero_shot import (
 )
 
 __all__ = [
+    "DIRECTIONS",
+    "RECALL_AT",
     "Classification",
     "Cost",
-    "EmbeddingModel",
     "Features",
     "FewShot",
     "Health",
@@ -51,6 +60,7 @@ __all__ = [
     "few_shot",
     "fold_metrics",
     "health",
+    "joined_recalls",
     "landscape",
     "linear_probe",
     "m_sharpness",
@@ -58,6 +68,9 @@ __all__ = [
     "protocol_name",
     "read_class_names",
     "read_templates",
+    "recall_keys",
+    "recall_line",
+    "recall_table",
     "retrieval_metrics",
     "retrieval_ranks",
     "some_pairs",

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from miniclip.metrics.retrieval import caption_owners
 from miniclip.models.clip import MiniCLIP
-from miniclip.tokenizers.tokenizer import Tokenizer
+from miniclip.tokenizers import Tokenizer
 
 Autocast = Callable[[], AbstractContextManager]
 

@@ -1,4 +1,4 @@
-"""What frozen image features know of the classes: logistic regression on all or on a few images a class."""
+"""Linear probe and few-shot: logistic regression on frozen image features of all or of a few images."""
 
 import importlib.util
 import math
@@ -13,13 +13,13 @@ from miniclip.errors import UserError
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
 
-STRENGTHS = (1.0, 10.0, 100.0, 1000.0)
-"""Values of scikit-learn's C that are tried; features of length 1 need large ones."""
+C_VALUES = (1.0, 10.0, 100.0, 1000.0)
+"""Inverse regularization, scikit-learn's C, that is tried; features of length 1 need large values."""
 
 SHOTS = (1, 2, 4, 8, 16)
 NEEDS_SKLEARN = 'linear_probe and few_shot need scikit-learn: pip install -e ".[evaluation]"'
 
-VALIDATION_SHARE = 0.2
+VALIDATION_FRACTION = 0.2
 MAX_ITERATIONS = 300
 
 
@@ -34,14 +34,14 @@ class LabeledFeatures(NamedTuple):
 
 
 class Probe(NamedTuple):
-    """Accuracy in percent on the evaluation images, and the C that a validation part chose."""
+    """Accuracy in percent on the evaluation images, and the C that held-out training images chose."""
 
     accuracy: float
-    strength: float
+    C: float
 
 
 class FewShot(NamedTuple):
-    """Accuracies in percent with so many images a class, one for each seed."""
+    """Accuracies in percent with so many images per class, one for each seed."""
 
     shots: int
     accuracies: list[float]
@@ -51,7 +51,7 @@ class FewShot(NamedTuple):
         return float(np.mean(self.accuracies))
 
     @property
-    def deviation(self) -> float:
+    def std(self) -> float:
         """Standard deviation over the seeds."""
         return float(np.std(self.accuracies, ddof=1)) if len(self.accuracies) > 1 else float("nan")
 
@@ -63,8 +63,8 @@ def linear_probe(train: LabeledFeatures, val: LabeledFeatures, *, seed: int = 0)
         UserError: when scikit-learn is missing, features are not finite, or all images are of one class.
     """
     _check(train, val)
-    strength = _best_strength(*_hold_out(train, seed))
-    return Probe(100 * float(_fit(train, strength).score(*val)), strength)
+    C = _best_C(*_hold_out(train, seed))
+    return Probe(_accuracy(train, val, C=C), C)
 
 
 def few_shot(
@@ -74,9 +74,9 @@ def few_shot(
     shots: Sequence[int] = SHOTS,
     seeds: Sequence[int] = range(5),
 ) -> list[FewShot]:
-    """Fit on a few images a class, drawn anew for each seed; classes with fewer give all they have.
+    """Fit on a few images per class, drawn anew for each seed; classes with fewer give all they have.
 
-    C is chosen, for each number of shots, on as many other images a class under the first seed; where no
+    C is chosen, for each number of shots, on as many other images per class under the first seed; where no
     class has others, on a fifth of each.
 
     Raises:
@@ -85,13 +85,12 @@ def few_shot(
     _check(train, val)
     results = []
     for count in shots:
-        strength, accuracies = 0.0, []
-        for seed in seeds:
-            drawn, others = _draw(train.labels, count, seed)
-            if not strength:
-                parts = (train.at(drawn), train.at(others)) if len(others) else _hold_out(train, seed)
-                strength = _best_strength(*parts)
-            accuracies.append(100 * float(_fit(train.at(drawn), strength).score(*val)))
+        draws = [_draw(train.labels, count, seed) for seed in seeds]
+        drawn, others = draws[0]
+        parts = (train.at(drawn), train.at(others)) if len(others) else _hold_out(train, seeds[0])
+
+        C = _best_C(*parts)
+        accuracies = [_accuracy(train.at(drawn), val, C=C) for drawn, _ in draws]
         results.append(FewShot(count, accuracies))
     return results
 
@@ -101,9 +100,9 @@ def _draw(labels: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.nda
     order = np.random.default_rng(seed).permutation(len(labels))
     drawn, others = [], []
     for label in np.unique(labels):
-        own = order[labels[order] == label]
-        drawn.append(own[:count])
-        others.append(own[count : 2 * count])
+        rows = order[labels[order] == label]
+        drawn.append(rows[:count])
+        others.append(rows[count : 2 * count])
     return np.concatenate(drawn), np.concatenate(others)
 
 
@@ -112,29 +111,35 @@ def _hold_out(train: LabeledFeatures, seed: int) -> tuple[LabeledFeatures, Label
     order = np.random.default_rng(seed).permutation(len(train.labels))
     kept, held_out = [], []
     for label in np.unique(train.labels):
-        own = order[train.labels[order] == label]
-        count = min(len(own) - 1, math.ceil(VALIDATION_SHARE * len(own)))
-        held_out.append(own[:count])
-        kept.append(own[count:])
+        rows = order[train.labels[order] == label]
+        # each class keeps an image
+        count = min(len(rows) - 1, math.ceil(VALIDATION_FRACTION * len(rows)))
+        held_out.append(rows[:count])
+        kept.append(rows[count:])
     return train.at(np.concatenate(kept)), train.at(np.concatenate(held_out))
 
 
-def _best_strength(train: LabeledFeatures, val: LabeledFeatures) -> float:
-    """The C that knows most of `val`; the middle one where that is empty."""
+def _best_C(train: LabeledFeatures, val: LabeledFeatures) -> float:
+    """The C that is most accurate on `val`; the middle one where that is empty."""
     if not len(val.labels):
-        return STRENGTHS[len(STRENGTHS) // 2]
-    scores = [_fit(train, strength).score(*val) for strength in STRENGTHS]
-    return STRENGTHS[int(np.argmax(scores))]
+        return C_VALUES[len(C_VALUES) // 2]
+    accuracies = [_accuracy(train, val, C=C) for C in C_VALUES]
+    return C_VALUES[int(np.argmax(accuracies))]
 
 
-def _fit(train: LabeledFeatures, strength: float) -> "LogisticRegression":
+def _accuracy(train: LabeledFeatures, val: LabeledFeatures, *, C: float) -> float:
+    """Accuracy in percent on `val` of a fit on `train`."""
+    return 100 * float(_fit(train, C=C).score(*val))
+
+
+def _fit(train: LabeledFeatures, *, C: float) -> "LogisticRegression":
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the accuracy hardly moves any more
-        warnings.filterwarnings("ignore", "The number of unique classes")  # one image a class is meant
-        return LogisticRegression(C=strength, max_iter=MAX_ITERATIONS).fit(*train)
+        warnings.filterwarnings("ignore", "The number of unique classes")  # one image per class is meant
+        return LogisticRegression(C=C, max_iter=MAX_ITERATIONS).fit(*train)
 
 
 def can_probe() -> bool:

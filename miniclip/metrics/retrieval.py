@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from miniclip.errors import counted
-
-RECALL_AT = (1, 5, 10)
+from miniclip.metrics.recall_table import DIRECTIONS, RECALL_AT, recall_keys
 
 IMAGES_AT_ONCE = 1024
 CAPTIONS_AT_ONCE = 16384
@@ -61,12 +60,12 @@ def retrieval_metrics(
 def metrics_of_ranks(ranks: Ranks) -> dict[str, float]:
     """See `retrieval_metrics`."""
     metrics = {}
-    for direction, own in zip(("i2t", "t2i"), ranks, strict=True):
+    for direction, misses in zip(DIRECTIONS, ranks, strict=True):
         for k in RECALL_AT:
-            metrics[f"{direction}_r{k}"] = 100 * (own < k).double().mean().item()
+            metrics[f"{direction}_r{k}"] = 100 * (misses < k).double().mean().item()
         # torch's quantile stops at 16 M values
-        metrics[f"{direction}_median_rank"] = float(np.median(own.cpu().numpy())) + 1
-    metrics["rsum"] = sum(metrics[f"{direction}_r{k}"] for direction in ("i2t", "t2i") for k in RECALL_AT)
+        metrics[f"{direction}_median_rank"] = float(np.median(misses.cpu().numpy())) + 1
+    metrics["rsum"] = sum(metrics[key] for key in recall_keys())
     return metrics
 
 
@@ -132,7 +131,7 @@ def bootstrap(
         counts = np.bincount(generator.integers(num_images, size=num_images), minlength=num_images)
         samples[draw, :-1] = 100 * (counts @ hit_table) / (counts @ size_table)
     samples[:, -1] = samples[:, :-1].sum(axis=1)
-    names = [*(f"{way}_r{k}" for way in ("i2t", "t2i") for k in RECALL_AT), "rsum"]
+    names = [*recall_keys(), "rsum"]
     low, high = np.quantile(samples, (0.025, 0.975), axis=0)
     return {name: Interval(float(a), float(b)) for name, a, b in zip(names, low, high, strict=True)}
 

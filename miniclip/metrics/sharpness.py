@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from miniclip.models import Inputs, MiniCLIP
+from miniclip.data.batch import Batch
+from miniclip.models import MiniCLIP
 from miniclip.optim import Randomness, frozen_statistics, parameter_groups
 
 DROPOUT_SEED = 0
@@ -25,14 +26,14 @@ class Landscape(NamedTuple):
     Attributes:
         distances: Euclidean distances from w along the gradient, negative ones downhill.
         gradient: loss at these.
-        shares: steps along a random direction whose filters are as long as those of w (Li et al. 2018,
+        fractions: steps along a random direction whose filters are as long as those of w (Li et al. 2018,
             arXiv 1712.09913, section 4); 1 is as far as the weights are long.
         random: loss at these.
     """
 
     distances: list[float]
     gradient: list[float]
-    shares: list[float]
+    fractions: list[float]
     random: list[float]
 
 
@@ -45,7 +46,7 @@ class LossSurface:
         batches: each with its own negatives.
     """
 
-    def __init__(self, model: MiniCLIP, loss: Callable[..., Tensor], batches: Sequence[Inputs]):
+    def __init__(self, model: MiniCLIP, loss: Callable[..., Tensor], batches: Sequence[Batch]):
         self.model = model
         self.loss = loss
         self.batches = batches
@@ -54,7 +55,7 @@ class LossSurface:
             p for group in groups if group.get("perturb", True) for p in group["params"]
         ]
 
-    def batch_loss(self, batch: Inputs) -> Tensor:
+    def batch_loss(self, batch: Batch) -> Tensor:
         """Loss of one batch, (), with the same dropout in every call."""
         training = self.model.training
         randomness = Randomness(self.model.parameters())
@@ -73,7 +74,7 @@ class LossSurface:
         """Loss at the weights as they are."""
         return torch.stack([self.batch_loss(batch) for batch in self.batches]).mean().item()
 
-    def gradient(self, batch: Inputs) -> list[Tensor]:
+    def gradient(self, batch: Batch) -> list[Tensor]:
         """Gradient of one batch's loss."""
         return list(torch.autograd.grad(self.batch_loss(batch), self.params, materialize_grads=True))
 
@@ -137,9 +138,9 @@ def top_eigenvalue(
 
 
 def landscape(
-    surface: LossSurface, *, radius: float, share: float = 0.5, points: int = 21, seed: int = 0
+    surface: LossSurface, *, radius: float, fraction: float = 0.5, points: int = 21, seed: int = 0
 ) -> Landscape:
-    """The loss on two lines through w, from -radius to radius and from -share to share."""
+    """The loss on two lines through w, from -radius to radius and from -fraction to fraction."""
     gradients = [surface.gradient(batch) for batch in surface.batches]
     uphill = _unit([torch.stack(parts).mean(dim=0) for parts in zip(*gradients, strict=True)])
     random = _random_like(surface.params, seed)
@@ -149,8 +150,14 @@ def landscape(
     def losses(line: list[Tensor], steps: list[float]) -> list[float]:
         return [surface.moved(torch._foreach_mul(line, step), surface.mean_loss) for step in steps]
 
-    distances, shares = (torch.linspace(-most, most, points).tolist() for most in (radius, share))
-    return Landscape(distances, losses(uphill, distances), shares, losses(random, shares))
+    distances = torch.linspace(-radius, radius, points).tolist()
+    fractions = torch.linspace(-fraction, fraction, points).tolist()
+    return Landscape(
+        distances=distances,
+        gradient=losses(uphill, distances),
+        fractions=fractions,
+        random=losses(random, fractions),
+    )
 
 
 def _match_filters(direction: Tensor, p: Tensor) -> None:

@@ -108,12 +108,12 @@ def check_class_names(names: Sequence[str]) -> None:
 
 
 def class_embeddings(
-    encode_texts: Callable[[list[str]], Tensor], class_names: Sequence[str], templates: Sequence[str]
+    encode_text: Callable[[list[str]], Tensor], class_names: Sequence[str], templates: Sequence[str]
 ) -> Tensor:
     """For each class the mean of its sentences' features, made of length 1 again, (C, D).
 
     Args:
-        encode_texts: `list of B captions -> (B, D)`, of length 1.
+        encode_text: `list of B captions -> (B, D)`, of length 1.
         class_names: a name each; no two alike.
         templates: sentences with {} in place of the name.
 
@@ -121,7 +121,7 @@ def class_embeddings(
         UserError: see `check_class_names`.
     """
     check_class_names(class_names)
-    features = encode_texts([t.replace("{}", name) for name in class_names for t in templates])
+    features = encode_text([t.replace("{}", name) for name in class_names for t in templates])
     return F.normalize(features.view(len(class_names), len(templates), -1).mean(dim=1), dim=1)
 
 

@@ -14,7 +14,6 @@ from miniclip.models.efficient_attention import (
     ReformerAttention,
 )
 from miniclip.models.image_encoder import TimmEncoder, TorchvisionEncoder
-from miniclip.models.inputs import Inputs, inputs_of
 from miniclip.models.projection import LinearProjection, NoProjection, ProjectionMLP, SeparateProjection
 from miniclip.models.temperature import (
     DynamicTemperature,
@@ -33,7 +32,6 @@ __all__ = [
     "FullAttention",
     "FusedLinformerAttention",
     "HFTextModel",
-    "Inputs",
     "LearnedTemperature",
     "LinearProjection",
     "LinformerAttention",
@@ -48,6 +46,5 @@ __all__ = [
     "TextEncoder",
     "TimmEncoder",
     "TorchvisionEncoder",
-    "inputs_of",
     "linformer_attention",
 ]

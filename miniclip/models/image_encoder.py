@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 from urllib.error import URLError
 
 import torch
@@ -11,9 +11,9 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.vision_transformer import interpolate_embeddings
 
-from miniclip.data.transforms import MEAN, STD
 from miniclip.errors import SettingError, UserError
 from miniclip.models.small_map_conv import SmallMapConv2d
+from miniclip.preprocessing import MEAN, STD, Preprocessing
 
 Trainable = Literal["all", "last_stage", "none"]
 
@@ -36,21 +36,6 @@ HALF = (0.5, 0.5, 0.5)
 
 OLD_DENSENET_KEY = re.compile(r"^(.*denselayer\d+\.(?:norm|conv))\.([12]\..+)$")
 """Published DenseNet weights write `norm.1`, where the module of today has `norm1`."""
-
-
-class Preprocessing(NamedTuple):
-    """How the images looked that an image tower's weights were trained with.
-
-    Attributes:
-        mean, std: per channel, of pixels between 0 and 1.
-        interpolation: of the resize, such as "bicubic"; None where the weights are random.
-        crop_fraction: side of the center crop over that of the resized image; None likewise.
-    """
-
-    mean: tuple[float, ...] = MEAN
-    std: tuple[float, ...] = STD
-    interpolation: str | None = None
-    crop_fraction: float | None = None
 
 
 IMAGENET = Preprocessing()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from miniclip.figures.figures import GREY, SERIES, new_figure, save, tidy
+from miniclip.figures import GRAY, SERIES, new_figure, save, tidy
 from miniclip.report.runs import Group, as_text
 from miniclip.report.statistics import spread
 
@@ -30,7 +30,7 @@ def draw_groups(groups: Sequence[Group], path: Path) -> Path:
     axis: Axes = axes[0, 0]
     for row, group in enumerate(groups):
         values = group.values("rsum")
-        axis.plot(values, [row] * len(values), "o", color=GREY, markersize=4, alpha=0.8)
+        axis.plot(values, [row] * len(values), "o", color=GRAY, markersize=4, alpha=0.8)
         found = spread(values)
         axis.plot(found.mean, row, "D", color=_colour(row), markersize=6)
         if found.num_seeds > 1:
@@ -82,7 +82,7 @@ def draw_axis(groups: Sequence[Group], setting: str, path: Path) -> Path | None:
     for group in groups:
         if setting in group.settings and group not in numbers:
             name = f"{setting.rsplit('.', 1)[-1]}={as_text(group.settings[setting])}"
-            axis.axhline(spread(group.values("rsum")).mean, color=GREY, ls="--", lw=1.2, label=name)
+            axis.axhline(spread(group.values("rsum")).mean, color=GRAY, ls="--", lw=1.2, label=name)
     positive = [value for value in values if value > 0]
     if positive and max(positive) / min(positive) >= 10:
         if min(values) > 0:
@@ -127,7 +127,7 @@ def draw_progress(groups: Sequence[Group], path: Path) -> Path:
 
 
 def _colour(place: int) -> str:
-    return SERIES[place] if place < MOST_NAMED else GREY
+    return SERIES[place] if place < MOST_NAMED else GRAY
 
 
 def _is_number(value: object) -> bool:

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from miniclip.errors import UserError, as_override, counted
-from miniclip.files import within
+from miniclip.files import write_text
 from miniclip.report.charts import draw_axis, draw_groups, draw_progress
 from miniclip.report.runs import Collection, Group, as_text, check_comparable, group_runs
 from miniclip.report.statistics import Comparison, compare, spread
-from miniclip.runs import write_text
 
 METRICS = (
     ("i2t_r1", "i2t R@1"),
@@ -158,9 +157,8 @@ def _sections(
         sections.append(
             Section("As overrides", ["A line for each group, in the same order."], [], [], _typed(groups))
         )
-    gallery = within(best.path, "figures/retrieval.png")
-    if gallery.is_file():
-        sections.append(Section("The best run's retrieval", [], [], [gallery]))
+    if best.retrieval_figure is not None:
+        sections.append(Section("The best run's retrieval", [], [], [best.retrieval_figure]))
     if collection.failures:
         table = [["run", "status", "reason"]]
         table += [[failure.path.name, failure.status, failure.reason] for failure in collection.failures]

@@ -9,25 +9,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import yaml
 
 from miniclip.errors import UserError, counted
-from miniclip.files import within
+from miniclip.files import flatten
 from miniclip.metrics import Ranks
-from miniclip.runs import read_state
+from miniclip.runs import RunFiles, find_runs, read_state
+from miniclip.runs.job_key import changes_nothing, read_job_key
 
-NO_DIFFERENCE = (
-    "seed",
-    "data.seed",
-    "name",
-    "data.root",
-    "data.cache_dir",
-    "data.eval_split",
-)
-NOR_GROUPS = ("arm", "logger", "eval", "hydra")
-NOR_SETTINGS = ("device", "resume", "num_workers", "checkpoint_every_epochs", "_partial_")
-"""What may differ between runs that are compared without being named."""
+SEEDS = ("seed", "data.seed")
 
+OF_SAME_DATA = ("data.root", "data.eval_split")
+"""Settings that do not tell groups apart: `check_comparable` looks at the data themselves."""
 
 UNREADABLE = (
     OSError,
@@ -35,7 +27,6 @@ UNREADABLE = (
     LookupError,
     TypeError,
     AttributeError,
-    yaml.YAMLError,
     zipfile.BadZipFile,
 )
 """What a run's damaged or foreign files raise."""
@@ -52,6 +43,7 @@ class Run:
         ranks: where each image and caption of the part that is reported stood, if the run kept it, and
             the image of each caption.
         test: the record of the test part, measured once with the best checkpoint; None without such a part.
+        retrieval_figure: what its best checkpoint retrieves; None if it drew none.
     """
 
     path: Path
@@ -61,6 +53,7 @@ class Run:
     fingerprint: str
     ranks: tuple[Ranks, np.ndarray] | None
     test: dict[str, Any] | None = None
+    retrieval_figure: Path | None = None
 
     @property
     def seed(self) -> int:
@@ -136,7 +129,7 @@ def read_collection(paths: Iterable[Path]) -> Collection:
     for path in paths:
         if not path.exists():
             raise UserError(f"{path} does not exist.")
-        folders = sorted({status.parent for status in path.rglob("status.json")})
+        folders = find_runs(path)
         if not folders:
             raise UserError(f"{path} is no run and holds none (no status.json).")
         for folder in map(Path.resolve, folders):
@@ -208,55 +201,46 @@ def varied_settings(runs: Sequence[Run]) -> list[str]:
     return [
         key
         for key in keys
-        if key not in NO_DIFFERENCE
-        and key.split(".")[0] not in NOR_GROUPS
-        and key.rsplit(".", 1)[-1] not in NOR_SETTINGS
+        if key not in SEEDS + OF_SAME_DATA
+        and not changes_nothing(key)
+        and not key.endswith("_partial_")
         and len({json.dumps(run.settings.get(key, ...), default=str) for run in runs}) > 1
     ]
 
 
 def _read_run(folder: Path) -> Run:
-    config = yaml.safe_load(within(folder, "config.yaml").read_text(encoding="utf-8"))
-    with open(within(folder, "metrics.jsonl"), encoding="utf-8") as file:
-        records = [json.loads(line) for line in file]
-    data = _json(within(folder, "environment.json")).get("data", {})
-    fingerprint = " ".join(split["fingerprint"] for name, split in data.items() if name != "train")
-    summary = _json(within(folder, "summary.json"))
+    files = RunFiles(folder)
+    summary = files.read_summary()
     test = summary.get("test")
-    ranks = None
-    within(folder, "figures/retrieval.png")  # which the report embeds
-    kept_ranks = within(folder, "ranks.npz" if test is None else "ranks_test.npz")
-    if kept_ranks.is_file():
-        with np.load(kept_ranks) as arrays:
-            ranks = (
-                Ranks(*(torch.from_numpy(arrays[name]) for name in Ranks._fields)),
-                arrays["image_of_caption"],
-            )
+    data = files.read_data()
+    figure = files.retrieval_figure
+
     return Run(
         path=folder,
-        settings=dict(_flat(config)),
+        settings=flatten(files.read_config()),
         best=summary["best"],
-        validations=[record for record in records if "val/rsum" in record],
-        fingerprint=fingerprint,
-        ranks=ranks,
+        validations=[record for record in files.read_metrics() if "val/rsum" in record],
+        fingerprint=" ".join(part["fingerprint"] for name, part in data.items() if name != "train"),
+        ranks=_ranks(files.read_ranks(of_test=test is not None)),
         test=test,
+        retrieval_figure=figure if figure.is_file() else None,
     )
+
+
+def _ranks(arrays: dict[str, np.ndarray] | None) -> tuple[Ranks, np.ndarray] | None:
+    if arrays is None:
+        return None
+    ranks = Ranks(*(torch.from_numpy(arrays[name]) for name in Ranks._fields))
+    return ranks, arrays["image_of_caption"]
 
 
 def _job(folder: Path) -> tuple[Path, str]:
     """The sweep and the key of a job; of a single run itself."""
     try:
-        return folder.parent, _json(within(folder, "job.json"))["key"]
+        key = read_job_key(folder)
     except UNREADABLE:
-        return folder, ""
-
-
-def _flat(node: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+        key = None
+    return (folder, "") if key is None else (folder.parent, key)
 
 
 def _name(settings: dict[str, Any], every: Sequence[dict[str, Any]]) -> str:
@@ -284,7 +268,3 @@ def _order(value: Any) -> tuple[int, float, str]:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return (0, float(value), "")
     return (1, 0.0, str(value))
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))

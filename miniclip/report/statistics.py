@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from miniclip.metrics.retrieval import RECALL_AT
+from miniclip.metrics import RECALL_AT
 from miniclip.report.runs import Group
 
 DRAWS = 2000

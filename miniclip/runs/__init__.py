@@ -1,16 +1,17 @@
 """What a run leaves behind: its directory and its loggers."""
 
 from miniclip.runs.loggers import JsonlLogger, RunFacts, TensorboardLogger, WandbLogger
-from miniclip.runs.run_directory import RunDirectory, State, read_state, save_arrays, write_text
+from miniclip.runs.run_directory import RunDirectory
+from miniclip.runs.run_files import RunFiles, State, find_runs, read_state
 
 __all__ = [
     "JsonlLogger",
     "RunDirectory",
     "RunFacts",
+    "RunFiles",
     "State",
     "TensorboardLogger",
     "WandbLogger",
+    "find_runs",
     "read_state",
-    "save_arrays",
-    "write_text",
 ]

@@ -23,7 +23,8 @@ import numpy as np
 from PIL import Image
 
 from miniclip.errors import SettingError, UserError
-from miniclip.runs.run_directory import WANDB_ID
+from miniclip.files import write_text
+from miniclip.runs.run_files import RunFiles
 
 log = logging.getLogger(__name__)
 
@@ -268,9 +269,9 @@ class WandbLogger(View):
         import wandb
 
         _end_telemetry()
-        kept_id = self.folder / WANDB_ID
+        kept_id = RunFiles(self.folder).wandb_id
         if not kept_id.exists():
-            kept_id.write_text(_assigned_id() or secrets.token_hex(4), encoding="utf-8")
+            write_text(kept_id, _assigned_id() or secrets.token_hex(4))
         self.run = wandb.init(
             project=self.project,
             entity=self.entity,
@@ -354,7 +355,7 @@ class WandbLogger(View):
         if rows:
             header: list[str | int] = ["measured on", "direction", "R@1", "R@5", "R@10", "median rank"]
             self.run.log({"retrieval": wandb.Table(columns=header, data=rows)})
-        checkpoint = self.metrics.parent / "checkpoints" / "best.pt"
+        checkpoint = RunFiles(self.folder).best_checkpoint
         if self.log_model and checkpoint.is_file():
             artifact = wandb.Artifact(f"checkpoint-{self.run.id}", type="model")
             artifact.add_file(str(checkpoint))
@@ -386,7 +387,7 @@ class TensorboardLogger(View):
     def _open(self, run: RunFacts) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(self.metrics.parent / "tensorboard"))
+        self.writer = SummaryWriter(str(RunFiles(self.metrics.parent).tensorboard))
         self.writer.add_text("config", f"```\n{json.dumps(run.config, indent=2)}\n```")
 
     def _show(self, record: dict[str, Any]) -> None:

@@ -6,9 +6,7 @@ written anew after every job.
 """
 
 import csv
-import hashlib
 import io
-import json
 import platform
 import shlex
 from collections.abc import Iterator, Sequence
@@ -18,14 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from miniclip.errors import UserError, counted
-from miniclip.runs import State, read_state, write_text
-from miniclip.runs.locks import locked
-
-IGNORED_ROOT_KEYS = ("name", "logger", "eval", "arm")
-"""Root keys that change nothing of what is trained."""
-
-IGNORED_KEYS = ("device", "resume", "num_workers", "cache_dir", "checkpoint_every_epochs")
-"""Nor do these settings, wherever they are. A cache does: it shrinks images before they are cropped."""
+from miniclip.files import locked, read_json, write_json, write_text
+from miniclip.runs import RunFiles, State, read_state
+from miniclip.runs.job_key import read_job_key
+from miniclip.runs.run_directory import JOB_FORMAT
+from miniclip.runs.run_files import find_jobs
 
 COLUMNS = (
     "job",
@@ -43,28 +38,6 @@ COLUMNS = (
 )
 
 
-def job_key(config: dict[str, Any]) -> str:
-    """A hash of what a job computes: its resolved config without names and places.
-
-    Of an absolute path only the last part counts, so that data may move.
-    """
-    parts = {key: value for key, value in config.items() if key not in IGNORED_ROOT_KEYS}
-    return hashlib.sha256(json.dumps(_without_places(parts), sort_keys=True).encode()).hexdigest()[:16]
-
-
-def search_key(overrides: Sequence[str]) -> str:
-    """A hash of what a search is over: the overrides it was launched with."""
-    return hashlib.sha256("\n".join(sorted(overrides)).encode()).hexdigest()[:16]
-
-
-def _without_places(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_places(own) for key, own in value.items() if key not in IGNORED_KEYS}
-    if isinstance(value, list):
-        return [_without_places(own) for own in value]
-    return Path(value).name if isinstance(value, str) and value.startswith(("/", "~")) else value
-
-
 @dataclass(frozen=True)
 class Job:
     """One run directory of a sweep, as it is on disk."""
@@ -77,8 +50,10 @@ class Job:
 
     @classmethod
     def read(cls, path: Path) -> "Job":
-        job = _json(path / "job.json")
-        return cls(path, job["key"], job["overrides"], read_state(path), _json(path / "summary.json"))
+        run = RunFiles(path)
+        job = run.read_job()
+        key = read_job_key(path) or path.name
+        return cls(path, key, job["overrides"], read_state(path), run.read_summary())
 
     @property
     def is_completed(self) -> bool:
@@ -87,7 +62,7 @@ class Job:
     @property
     def checkpoint(self) -> Path | None:
         """Where an interrupted job goes on."""
-        path = self.path / "checkpoints" / "last.pt"
+        path = RunFiles(self.path).last_checkpoint
         return path if self.state.is_resumable and path.is_file() else None
 
     def rank(self) -> tuple[bool, bool, bool]:
@@ -126,11 +101,11 @@ class Sweep:
         Of several tries of one job, in folders of several numbers, a completed one counts, else one that is
         running, else one that can go on, else any.
         """
-        folders = sorted((path.parent for path in self.path.glob("*/job.json")), key=_number)
+        folders = sorted(find_jobs(self.path), key=_number)
         tries: dict[str, list[Job]] = {}
         for job in map(Job.read, folders):
             tries.setdefault(job.key, []).append(job)
-        counting = [min(own, key=Job.rank) for own in tries.values()]
+        counting = [min(jobs, key=Job.rank) for jobs in tries.values()]
         return sorted(counting, key=lambda job: _number(job.path))
 
     def job(self, key: str) -> Job | None:
@@ -139,7 +114,7 @@ class Sweep:
 
     def is_of_another_job(self, folder: Path, key: str) -> bool:
         """Whether a run directory holds a job of another key."""
-        return _json(folder / "job.json").get("key", key) != key
+        return read_job_key(folder) not in (None, key)
 
     def claim(self, keys: Sequence[str]) -> None:
         """Begin, or go on with, a sweep of these jobs in this folder.
@@ -147,15 +122,21 @@ class Sweep:
         Raises:
             UserError: when the folder holds a sweep without any of them.
         """
-        plan = self.path / "sweep.json"
-        known = _json(plan).get("keys", [])
+        plan_file = self.path / "sweep.json"
+        plan = read_json(plan_file)
+        known = plan.get("keys", [])
+        if plan.get("format", 1) < JOB_FORMAT:  # its jobs have other keys today
+            known = [*known, *(job.key for job in self.jobs())]
+
         if known and not set(known) & set(keys):
+            num_jobs = counted(len(plan["keys"]), "job")
             raise UserError(
-                f"{self.path} holds another sweep, of {counted(len(known), 'job')} and none of these "
-                f"{len(keys)}. Give this one a folder of its own: hydra.sweep.dir=..."
+                f"{self.path} holds another sweep, of {num_jobs} and none of these {len(keys)}. Give "
+                "this one a folder of its own: hydra.sweep.dir=..."
             )
         self.path.mkdir(parents=True, exist_ok=True)
-        write_text(plan, json.dumps({"keys": list(dict.fromkeys([*known, *keys]))}, indent=2) + "\n")
+        all_keys = list(dict.fromkeys([*known, *keys]))
+        write_json(plan_file, {"format": JOB_FORMAT, "keys": all_keys})
 
     @contextmanager
     def own_device(self, num_gpus: int) -> Iterator[str]:
@@ -185,7 +166,7 @@ class Sweep:
     def failures(self) -> list[str]:
         """A line for each job that is not completed: what it was, why it ended, and where its log lies."""
         return [
-            f"{job.path.name}: {job.state}; see {job.path / 'train.log'}"
+            f"{job.path.name}: {job.state}; see {RunFiles(job.path).log}"
             for job in self.jobs()
             if not job.is_completed
         ]
@@ -203,10 +184,3 @@ def markdown_table(columns: Sequence[str], rows: Sequence[dict[str, str]]) -> li
 def _number(folder: Path) -> tuple[int, str]:
     number = folder.name.partition("_")[0]
     return (int(number) if number.isdigit() else 0, folder.name)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from miniclip.errors import UserError, as_override
+from miniclip.files import flatten, without_place
 from miniclip.runs import RunDirectory
-from miniclip.training.checkpoint import flatten
 
 log = logging.getLogger(__name__)
 
@@ -165,14 +165,10 @@ def _compared(config: dict[str, Any]) -> dict[str, Any]:
     """Settings by their full names, of the roots that say what is trained."""
     roots = {key: value for key, value in config.items() if key in COMPARED}
     return {
-        name: _without_place(value)
+        name: without_place(value)
         for name, value in flatten(roots).items()
         if not name.startswith("encoder.text.config.")  # added to a checkpoint with a Hugging Face model
     }
-
-
-def _without_place(value: Any) -> Any:
-    return Path(value).name if isinstance(value, str) and value.startswith(("/", "~")) else value
 
 
 def _is_below(setting: str, places: tuple[str, ...]) -> bool:

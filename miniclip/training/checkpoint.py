@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from miniclip.errors import UserError, counted
-from miniclip.files import replacing
+from miniclip.files import flatten, partial_path, replace, replacing
 from miniclip.renamed import renamed_config
 from miniclip.training.contents import check_contents, check_progress
 
@@ -31,13 +31,13 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
 
 def copy_checkpoint(source: Path, target: Path) -> None:
     """Give a written checkpoint a second name; as a hard link where the file system has them."""
-    partial = target.with_name(f".{target.name}.partial")
+    partial = partial_path(target)
     partial.unlink(missing_ok=True)
     try:
         os.link(source, partial)
     except OSError:
         shutil.copyfile(source, partial)
-    os.replace(partial, target)
+    replace(partial, target)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -150,14 +150,3 @@ def check_architecture(model: nn.Module, checkpoint: dict[str, Any], config: dic
             f"shapes, the first is {wrong[0]}. It was made with "
             f"{', '.join(settings) or 'other training captions'}."
         )
-
-
-def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} as {"a.b": 1}."""
-    flat = {}
-    for key, value in config.items():
-        if isinstance(value, dict):
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

@@ -165,7 +165,7 @@ class Checkpointer:
 
         at_end_of_epoch = progress.position == 0 and progress.epoch > 0
         if at_end_of_epoch and progress.epoch % self.every_epochs == 0:
-            copy_checkpoint(last, last.with_name(f"epoch_{progress.epoch:04d}.pt"))
+            copy_checkpoint(last, self.run.checkpoint(f"epoch_{progress.epoch:04d}"))
 
     def resume(self, path: Path, *, must_be_same: bool) -> None:
         """Go on where a checkpoint stands.
@@ -223,7 +223,7 @@ class Checkpointer:
         if progress.best is None:
             return
 
-        for candidate in (within(path.parent, "best.pt"), path):
+        for candidate in (within(path.parent, self.run.best_checkpoint.name), path):
             if candidate.is_file() and is_checkpoint_of(candidate, progress.best):
                 if candidate != self.run.best_checkpoint:
                     copy_checkpoint(candidate, self.run.best_checkpoint)

@@ -6,8 +6,9 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from miniclip.data.batch import Batch
 from miniclip.distributed import World
-from miniclip.models import CLIPOutput, Inputs, MiniCLIP
+from miniclip.models import CLIPOutput, MiniCLIP
 from miniclip.training.precision import Precision
 
 
@@ -33,7 +34,7 @@ class ForwardBackward(Protocol):
         first_pass: the result of the step's first pass; None where this is the first.
     """
 
-    def __call__(self, batches: Sequence[Inputs], first_pass: PassResult | None) -> PassResult: ...
+    def __call__(self, batches: Sequence[Batch], first_pass: PassResult | None) -> PassResult: ...
 
 
 class Accumulation:
@@ -59,7 +60,7 @@ class Accumulation:
         self.precision = precision
         self.world = world or World()
 
-    def __call__(self, batches: Sequence[Inputs], first_pass: PassResult | None) -> PassResult:
+    def __call__(self, batches: Sequence[Batch], first_pass: PassResult | None) -> PassResult:
         losses: list[Tensor] = []
         scales: list[Tensor] = []
         similarities: list[Tensor] = []
@@ -87,7 +88,7 @@ class Accumulation:
             return None
         return first_pass.similarities[number]
 
-    def _forward(self, batch: Inputs, similarity: Tensor | None) -> CLIPOutput:
+    def _forward(self, batch: Batch, similarity: Tensor | None) -> CLIPOutput:
         with self.precision.autocast():
             return self.model(
                 images=batch.images,
@@ -96,7 +97,7 @@ class Accumulation:
                 similarity=similarity,
             )
 
-    def _loss_of(self, output: CLIPOutput, batch: Inputs) -> Tensor:
+    def _loss_of(self, output: CLIPOutput, batch: Batch) -> Tensor:
         """The loss of one batch, (); of all processes' rows, so that no loss has to know of processes."""
         return self.loss(
             image_features=self.world.gather(output.image_features),

@@ -2,7 +2,7 @@
 
 import math
 
-from miniclip.data.loader import EpochBatches
+from miniclip.data.sampler import EpochBatches
 from miniclip.errors import SettingError, counted
 from miniclip.optim import PassOptimizer
 from miniclip.training.budget import Budget

@@ -6,11 +6,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from miniclip.errors import SettingError, UserError
-from miniclip.files import within
-from miniclip.runs import RunDirectory, read_state
+from miniclip.runs import RunDirectory, RunFiles, read_state
 from miniclip.training.changed_settings import changed_settings
 from miniclip.training.checkpoint import load_checkpoint
 from miniclip.training.progress import Progress
@@ -44,7 +41,7 @@ def go_on(resume: str | None, run: RunDirectory, config: dict[str, Any]) -> Path
     """
     checkpoint = find_checkpoint(resume, run, config)
     if checkpoint is None or not checkpoint.resolve().is_relative_to(run.path.resolve()):
-        run.forget()
+        run.clear()
     if checkpoint is not None:
         run.go_on_from(checkpoint.parent.parent)
     return checkpoint
@@ -64,9 +61,10 @@ def find_checkpoint(resume: str | None, run: RunDirectory, config: dict[str, Any
         return _interrupted_run(run, config)
 
     path = Path(resume).expanduser()
-    checkpoint = within(path, "checkpoints/last.pt") if path.is_dir() else path
-    if checkpoint.is_file() and _run_of(checkpoint) is not None:
-        run.claim(checkpoint.parent.parent)
+    checkpoint = RunFiles(path).last_checkpoint if path.is_dir() else path
+    former = RunFiles.of_checkpoint(checkpoint)
+    if checkpoint.is_file() and former is not None and former.status.is_file():
+        run.claim(former.path)
     return checkpoint
 
 
@@ -77,7 +75,7 @@ def _interrupted_run(run: RunDirectory, config: dict[str, Any]) -> Path | None:
 
     num_others = 0
     for sibling in sorted(run.path.parent.iterdir(), reverse=True):
-        checkpoint = sibling / "checkpoints" / "last.pt"
+        checkpoint = RunFiles(sibling).last_checkpoint
         if sibling == run.path or not checkpoint.is_file() or not read_state(sibling).is_resumable:
             continue
         if not _is_of_the_same_settings(sibling, config):
@@ -97,7 +95,7 @@ def carry_on_metrics(source: Path, run: RunDirectory, progress: Progress) -> Non
 
     What follows training is measured again; so is the validation of the last step, if it was interrupted.
     """
-    metrics = within(source, "metrics.jsonl")
+    metrics = RunFiles(source).metrics
     if not metrics.is_file():
         run.metrics.unlink(missing_ok=True)
         return
@@ -118,7 +116,7 @@ def carry_on_metrics(source: Path, run: RunDirectory, progress: Progress) -> Non
 
 def carry_on_skipped(source: Path, run: RunDirectory, progress: Progress) -> None:
     """Give the run what is known of skipped steps, up to the checkpoint's, of the run it goes on from."""
-    skipped = within(source, run.skipped_batches.name)
+    skipped = RunFiles(source).skipped_batches
     lines = skipped.read_text(encoding="utf-8").splitlines(keepends=True) if skipped.is_file() else []
     kept = [line for line in lines if _record(line).get("step", math.inf) <= progress.step]
     if kept:
@@ -147,18 +145,9 @@ def is_checkpoint_of(path: Path, best: dict[str, Any]) -> bool:
 
 def _is_of_the_same_settings(folder: Path, config: dict[str, Any]) -> bool:
     try:
-        theirs = yaml.safe_load(within(folder, "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return False
-    if not isinstance(theirs, dict):
+        theirs = RunFiles(folder).read_config()
+    except (OSError, ValueError):
         return False
     # another budget is another schedule, which only who names the run can want
     their_budget, our_budget = (each.get("trainer", {}).get("budget") for each in (theirs, config))
     return their_budget == our_budget and not changed_settings(theirs, config)
-
-
-def _run_of(checkpoint: Path) -> Path | None:
-    """The run directory that a checkpoint lies in, if it does."""
-    folder = checkpoint.parent.parent
-    is_run = checkpoint.parent.name == "checkpoints" and (folder / "status.json").is_file()
-    return folder if is_run else None

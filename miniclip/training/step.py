@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from miniclip.data.batch import Batch
 from miniclip.distributed import World
-from miniclip.models import Inputs, MiniCLIP
+from miniclip.models import MiniCLIP
 from miniclip.optim import PassOptimizer
 from miniclip.training.forward_backward import Accumulation, PassResult
 from miniclip.training.guards import BufferGuard, spoil_unless
@@ -65,7 +66,7 @@ class TrainingStep:
         self.forward_backward = Accumulation(model, loss, precision, world=self.world)
         self.buffers = BufferGuard(model)
 
-    def __call__(self, batches: Sequence[Inputs]) -> StepResult:
+    def __call__(self, batches: Sequence[Batch]) -> StepResult:
         passes: list[PassResult] = []
 
         def run_pass(pass_number: int) -> Tensor:

@@ -5,11 +5,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from miniclip.data.loader import EpochBatches, Loader
+from miniclip.data.loader import Loader
+from miniclip.data.sampler import EpochBatches
 from miniclip.distributed import World
 from miniclip.errors import SettingError, as_override
 from miniclip.metrics import Features
-from miniclip.models import inputs_of
 from miniclip.optim import set_learning_rate
 from miniclip.runs import JsonlLogger, RunDirectory
 from miniclip.training.budget import Budget
@@ -149,6 +149,7 @@ class _Loop:
         self.loader = Loader(
             setup.train_set,
             self.batches,
+            tokenizer=setup.tokenizer,
             device=trainer.device,
             num_workers=trainer.num_workers,
             worker_init=ignore_in_worker,
@@ -212,7 +213,7 @@ class _Loop:
 
         self.broken_images.log_sum()
         summary = summary_of(self.setup, progress, seconds=self.clock.seconds, device=trainer.device)
-        self.run.write_json("summary.json", summary)
+        self.run.write_summary(summary)
         self.checkpointer.load_best()
         return FitResult(summary, self.validation.encode())
 
@@ -265,7 +266,7 @@ class _Loop:
         self.broken_images.count(problem for batch in batches for problem in batch.problems)
 
         set_learning_rate(setup.optimizer, setup.schedule.factor(*self.plan.done_of_total))
-        result = self.step([inputs_of(batch, setup.tokenizer) for batch in batches])
+        result = self.step(batches)
 
         progress.forward_passes = self.plan.passes_at(progress.step + 1)
         progress.step += 1
@@ -275,10 +276,8 @@ class _Loop:
         self.recorder.add(
             result,
             lr=setup.optimizer.param_groups[0]["lr"],
-            image_ids=[batch.places for batch in batches],
-            num_false_negatives=sum(
-                int(batch.positives().sum()) - len(batch.captions) for batch in batches
-            ),
+            image_ids=[batch.image_ids for batch in batches],
+            num_false_negatives=sum(batch.num_false_negatives for batch in batches),
         )
 
     def _validate_and_save(self) -> None:

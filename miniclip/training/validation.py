@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from miniclip.data.dataset import ImageTextDataset
-from miniclip.data.loader import Loader, sequential_batches
+from miniclip.data.loader import Loader
+from miniclip.data.sampler import sequential_batches
 from miniclip.errors import counted
 from miniclip.metrics import Features, encode, health, protocol_name, retrieval_metrics
 from miniclip.metrics.health import Health

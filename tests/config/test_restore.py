@@ -19,9 +19,10 @@ from PIL import Image
 from miniclip import cli, provenance
 from miniclip.config.restore import PARTS, restore
 from miniclip.errors import UserError
-from miniclip.figures.figures import new_figure, save
+from miniclip.figures import new_figure, save
+from miniclip.files import write_text
 from miniclip.integrations.clip_benchmark import load
-from miniclip.runs import RunDirectory, write_text
+from miniclip.runs import RunDirectory
 from miniclip.signature import fits, signature_of
 from miniclip.training.checkpoint import load_checkpoint
 from tests.conftest import ROOT, TINY, fit
@@ -171,13 +172,13 @@ ATTACKS: dict[str, Attack] = {
     "small letters": target("miniclip.models.projectionmlp"),
     "an attribute": target("miniclip.models.ProjectionMLP.load_state_dict"),
     "a constructor": target("miniclip.data.Folder.__init__", "data"),
-    "a module's import": target("miniclip.tokenizers.tokenizer.os.mkdir"),
+    "a module's import": target("miniclip.tokenizers.huggingface.os.mkdir"),
     "torch through a module": target("miniclip.models.clip.torch.load"),
     "another way to a class": target("miniclip.models.projection.ProjectionMLP"),
     "a relative way": target("miniclip.models..ProjectionMLP"),
     "a class in the wrong place": target("miniclip.data.Folder"),
     "a tokenizer": fixed("temperature", {"_target_": "miniclip.tokenizers.HFTokenizer", "name": "/etc"}),
-    "a function": target("miniclip.models.inputs_of", "loss"),
+    "a function": target("miniclip.models.linformer_attention", "loss"),
     "a tower as the data": target("miniclip.models.TorchvisionEncoder", "data"),
     "an attention as a projection": target("miniclip.models.FullAttention"),
     "a name in a list": fixed("projection/_target_", ["miniclip.models.ProjectionMLP"]),

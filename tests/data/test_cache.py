@@ -15,7 +15,7 @@ from PIL import Image
 from miniclip.data import CSVTable
 from miniclip.data.cache import CachedImages, cache_in_memory, cache_on_disk
 from miniclip.data.images import ImageFiles
-from miniclip.data.transforms import cut
+from miniclip.data.transforms import crop_and_resize
 from miniclip.errors import UserError
 
 
@@ -87,7 +87,9 @@ def test_a_model_sees_the_same_with_and_without(
     for uncached, with_cache in zip(plain, fast, strict=True):
         for index in range(len(uncached)):
             expected, actual = uncached.item((3, index)), with_cache.item((3, index))
-            seen, cached_seen = (cut(item.picture, item.box, 48).float() for item in (expected, actual))
+            seen, cached_seen = (
+                crop_and_resize(item.image, item.box, 48).float() for item in (expected, actual)
+            )
             assert (seen - cached_seen).abs().mean() < 4
             assert expected.caption == actual.caption
 

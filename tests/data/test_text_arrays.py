@@ -27,12 +27,14 @@ def test_texts_are_what_they_were_made_of() -> None:
 def test_lists_of_texts_are_what_they_were_made_of() -> None:
     lists = [["a", "b"], [], ["c"], HARD]
     packed = StringListArray.of(lists)
-    assert [list(own) for own in packed] == lists
+    assert [list(strings) for strings in packed] == lists
     assert packed.counts.tolist() == [2, 0, 1, 6]
-    assert [list(own) for own in packed.select(np.array([3, 0]))] == [HARD, ["a", "b"]]
-    assert [list(own) for own in packed[1:3]] == [[], ["c"]]
+    assert list(packed.flat()) == ["a", "b", "c", *HARD]
+    assert list(packed.select(np.array([2, 0])).flat()) == ["c", "a", "b"]
+    assert [list(strings) for strings in packed.select(np.array([3, 0]))] == [HARD, ["a", "b"]]
+    assert [list(strings) for strings in packed[1:3]] == [[], ["c"]]
     again = pickle.loads(pickle.dumps(packed))
-    assert [list(own) for own in again] == lists
+    assert [list(strings) for strings in again] == lists
 
 
 READ = """

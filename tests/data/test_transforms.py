@@ -7,17 +7,16 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from miniclip.data.transforms import (
-    MEAN,
-    STD,
     Box,
     CenterCrop,
     RandomResizedCrop,
     RandomSquareCrop,
     SquashResize,
+    crop_and_resize,
     crop_and_resize_batch,
-    cut,
     normalize,
 )
+from miniclip.preprocessing import MEAN, STD
 
 
 def boxes(crop: RandomResizedCrop, height: int, width: int, count: int) -> Tensor:
@@ -68,7 +67,7 @@ def test_half_of_the_pictures_are_mirrored_if_asked() -> None:
 def test_a_shifted_crop_needs_no_resizing_where_the_picture_has_the_right_size() -> None:
     generator = torch.Generator().manual_seed(0)
     for size in (16, 24, 31, 48, 64, 100, 224):
-        side = RandomSquareCrop.picture_size(size)
+        side = RandomSquareCrop.source_size(size)
         drawn = torch.tensor(
             [RandomSquareCrop(size, flip=True).box(side, side + 9, generator) for _ in range(300)]
         )
@@ -79,14 +78,14 @@ def test_a_shifted_crop_needs_no_resizing_where_the_picture_has_the_right_size()
         assert 100 < int(mirrored.sum()) < 200
     (picture,) = pictures(1, 60, 90)
     box = Box(3, 5, 24, 24, mirrored=True)
-    assert torch.equal(cut(picture, box, 24), picture[:, 3:27, 5:29].flip(2))
+    assert torch.equal(crop_and_resize(picture, box, 24), picture[:, 3:27, 5:29].flip(2))
 
 
 def test_evaluation_may_take_the_whole_picture() -> None:
     picture = pictures(1, 40, 60)[0]
     box = SquashResize(32).box(40, 60, torch.Generator())
     expected = F.resize(picture, [32, 32], v2.InterpolationMode.BICUBIC, antialias=True)
-    assert torch.equal(cut(picture, box, 32), expected)
+    assert torch.equal(crop_and_resize(picture, box, 32), expected)
 
 
 def test_evaluation_takes_the_centre() -> None:
@@ -105,7 +104,7 @@ def test_cutting_is_torchvisions(size: int, by_pixel: bool) -> None:
         expected = F.resized_crop(picture, *box[:4], [size, size], v2.InterpolationMode.BICUBIC)
         if box.mirrored:
             expected = F.horizontal_flip(expected)
-        assert (cut(picture, box, size).int() - expected.int()).abs().max() <= 1
+        assert (crop_and_resize(picture, box, size).int() - expected.int()).abs().max() <= 1
 
 
 @pytest.mark.parametrize("size", [24, 100])
@@ -114,7 +113,10 @@ def test_a_whole_batch_is_cut_as_one_by_one(size: int) -> None:
     drawn = boxes(RandomResizedCrop(size, crop_scale=(0.1, 1.0), flip=True), 80, 110, 6)
     assert 0 < drawn[:, 4].sum() < 6
     one_by_one = torch.stack(
-        [cut(picture, Box(*box), size) for picture, box in zip(batch, drawn.tolist(), strict=True)]
+        [
+            crop_and_resize(picture, Box(*box), size)
+            for picture, box in zip(batch, drawn.tolist(), strict=True)
+        ]
     )
     levels = (crop_and_resize_batch(batch, drawn, size) - one_by_one).abs()
     assert levels.max() <= 2 and levels.mean() < 0.1

@@ -14,22 +14,20 @@ Everything is done by the command line, in this process, and read from the files
 import csv
 import importlib.metadata
 import json
-import logging
 import os
 import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
-from hydra.core.global_hydra import GlobalHydra
 
 from miniclip import cli
+from tests.in_process import undone
 
 GOLDEN = Path(__file__).resolve().parent
 ROOT = GOLDEN.parent.parent
@@ -109,26 +107,9 @@ def miniclip(*words: object) -> None:
     """Run the command `miniclip WORDS` in this process, on one thread, and leave no trace in it."""
     argv = ["miniclip", *map(str, words)]
     environment = {"MPLBACKEND": "agg"}
-    with mock.patch.object(sys, "argv", argv), mock.patch.dict(os.environ, environment), _undone():
+    with mock.patch.object(sys, "argv", argv), mock.patch.dict(os.environ, environment), undone():
         torch.set_num_threads(1)
         cli.main()
-
-
-@contextmanager
-def _undone() -> Iterator[None]:
-    """Undo what Hydra and the command line set in a process that they take for their own."""
-    root = logging.getLogger()
-    handlers, level, raises = root.handlers[:], root.level, logging.raiseExceptions
-    num_threads = torch.get_num_threads()
-
-    try:
-        yield
-    finally:
-        root.handlers[:] = handlers
-        root.setLevel(level)
-        logging.raiseExceptions = raises
-        torch.set_num_threads(num_threads)
-        GlobalHydra.instance().clear()
 
 
 def train(name: str, folder: Path) -> dict[str, dict[str, list[float]]]:

@@ -5,8 +5,8 @@ import pytest
 
 from miniclip.errors import UserError
 from miniclip.metrics.linear_probe import (
+    C_VALUES,
     MAX_ITERATIONS,
-    STRENGTHS,
     LabeledFeatures,
     few_shot,
     linear_probe,
@@ -29,22 +29,22 @@ def some_classes(count: int, *, seed: int) -> LabeledFeatures:
 def test_a_probe_is_scikit_learns_logistic_regression() -> None:
     train, val = some_classes(400, seed=1), some_classes(300, seed=2)
     probe = linear_probe(train, val)
-    direct = linear_model.LogisticRegression(C=probe.strength, max_iter=MAX_ITERATIONS).fit(*train)
+    direct = linear_model.LogisticRegression(C=probe.C, max_iter=MAX_ITERATIONS).fit(*train)
     assert probe.accuracy == pytest.approx(100 * direct.score(*val))
-    assert 40 < probe.accuracy < 100 and probe.strength in STRENGTHS
+    assert 40 < probe.accuracy < 100 and probe.C in C_VALUES
 
 
-def test_strength_is_chosen_on_training_images_only() -> None:
+def test_c_is_chosen_on_training_images_only() -> None:
     train, val = some_classes(400, seed=1), some_classes(300, seed=2)
     shuffled = LabeledFeatures(val.features, np.random.default_rng(0).permutation(val.labels))
-    assert linear_probe(train, val).strength == linear_probe(train, shuffled).strength
+    assert linear_probe(train, val).C == linear_probe(train, shuffled).C
 
 
 def test_more_shots_know_more() -> None:
     results = few_shot(some_classes(600, seed=1), some_classes(300, seed=2), shots=(1, 16), seeds=range(4))
     one, sixteen = results
     assert len(one.accuracies) == 4 and len(set(one.accuracies)) > 1
-    assert sixteen.mean > one.mean + 5 and one.deviation > 0
+    assert sixteen.mean > one.mean + 5 and one.std > 0
     assert one.mean == pytest.approx(np.mean(one.accuracies))
 
 
@@ -53,7 +53,7 @@ def test_a_few_images_are_enough() -> None:
     few = LabeledFeatures(np.eye(4, dtype="float32"), np.array([0, 0, 0, 1]))
     assert linear_probe(few, few).accuracy >= 75  # the larger class at least
     (sixteen,) = few_shot(few, few, shots=(16,), seeds=range(2))
-    assert sixteen.deviation == 0 and sixteen.mean >= 75
+    assert sixteen.std == 0 and sixteen.mean >= 75
     one_each = LabeledFeatures(np.eye(2, dtype="float32"), np.array([0, 1]))
     assert linear_probe(one_each, one_each).accuracy == 100
 

@@ -1,7 +1,5 @@
 """Sharpness measures against surfaces whose curvature is known."""
 
-import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +10,12 @@ from torch import Tensor, nn
 from miniclip.config import build
 from miniclip.config.compose import compose
 from miniclip.config.restore import restore
+from miniclip.data.batch import Batch
 from miniclip.errors import UserError
 from miniclip.losses import ClipLoss
 from miniclip.metrics import LossSurface, landscape, m_sharpness, top_eigenvalue
-from miniclip.models import Inputs
-from tests.conftest import TINY, fit, miniclip_command
+from miniclip.runs import RunDirectory
+from tests.conftest import TINY
 
 CURVATURE = torch.tensor([1.0, 4.0, 9.0])
 
@@ -50,7 +49,7 @@ def test_the_top_eigenvalue_of_a_known_hessian() -> None:
 def test_the_landscape_of_a_bowl() -> None:
     slices = landscape(Quadratic(torch.zeros(3) + 1e-3), radius=1.0, points=5)
     assert slices.distances == pytest.approx([-1, -0.5, 0, 0.5, 1])
-    assert slices.shares == pytest.approx([-0.5, -0.25, 0, 0.25, 0.5])
+    assert slices.fractions == pytest.approx([-0.5, -0.25, 0, 0.25, 0.5])
     assert slices.gradient[0] == pytest.approx(slices.gradient[4], abs=0.1)
     assert min(slices.gradient) == slices.gradient[2]
 
@@ -66,7 +65,7 @@ def test_hessian_products_of_the_model_are_differences_of_gradients() -> None:
                 smooth = nn.Softplus(beta=3) if isinstance(child, nn.ReLU) else nn.AvgPool2d(3, 2, 1)
                 setattr(module, name, smooth)
     token_ids = torch.randint(300, (8, 6))
-    inputs = Inputs(torch.randn(8, 3, 32, 32).double(), token_ids, torch.ones_like(token_ids).bool())
+    inputs = Batch(torch.randn(8, 3, 32, 32).double(), token_ids, torch.ones_like(token_ids).bool())
 
     def loss(image_features: Tensor, text_features: Tensor, *rest: Tensor | None) -> Tensor:
         return -(image_features * text_features).sum()
@@ -92,46 +91,16 @@ def test_hessian_products_of_the_model_are_differences_of_gradients() -> None:
         assert torch.equal(value, before[name]), name
 
 
-def test_a_run_is_measured_without_further_settings(tmp_path: Path) -> None:
-    run = fit(tmp_path / "run", *TINY)
-    done = miniclip_command(
-        tmp_path, "evaluate", run.path, "sharpness", "eval.radii=[0.001,0.002]", "eval.batch_size=8"
-    )
-    assert done.returncode == 0, done.stderr
-    result = json.loads((run.path / "evaluation" / "sharpness.json").read_text())
-    # how much is not asked: residual blocks that start at zero lie on the kink of their ReLU
-    assert all(rise > 0 for rise in result["m_sharpness"].values()) and len(result["m_sharpness"]) == 2
-    assert math.isfinite(result["top_eigenvalue"])
-    assert result["protocol"].startswith("train: 2 x 8 images")
-    assert (run.path / "evaluation" / "sharpness.png").stat().st_size > 10_000
-    assert "top Hessian eigenvalue" in done.stdout
-
-
-def test_what_cannot_be_measured_says_why(tmp_path: Path) -> None:
-    run = fit(tmp_path / "run", *TINY, "trainer.budget.steps=1")
-    for arguments, reason in (
-        ((tmp_path / "nowhere", "sharpness"), "is no run, no checkpoint"),
-        ((run.path, "sharpness", "eval.batch_size=64"), "must fit into the 40 training images"),
-        ((run.path, "sharpness", "data.rot=x"), "has no setting data.rot"),
-        ((run.path, "sharpness", "--device", "cuda:9"), "cuda"),
-    ):
-        done = miniclip_command(tmp_path, "evaluate", *arguments)
-        assert done.returncode == 1 and reason in done.stderr, done.stderr
-        assert "Traceback" not in done.stderr
-
-
-def test_a_checkpoint_cannot_call_what_it_likes(tmp_path: Path) -> None:
-    run = fit(tmp_path / "run", *TINY, "trainer.budget.steps=1")
-    checkpoint = torch.load(run.best_checkpoint, weights_only=True)
+def test_a_checkpoint_cannot_call_what_it_likes(class_run: RunDirectory, tmp_path: Path) -> None:
+    checkpoint = torch.load(class_run.best_checkpoint, weights_only=True)
     checkpoint["config"]["projection"] = {"_target_": "os.system", "command": "touch /tmp/pwned"}
     torch.save(checkpoint, tmp_path / "bad.pt")
     with pytest.raises(UserError, match=r"os\.system"):
         restore(tmp_path / "bad.pt")
 
 
-def test_a_setting_of_the_run_can_be_changed_also_one_that_was_null(tmp_path: Path) -> None:
-    run = fit(tmp_path / "run", *TINY, "trainer.budget.steps=1")
-    restored = restore(run.path, "data.limit=20", "trainer.budget.steps=null", "trainer.resume=auto")
+def test_a_setting_of_the_run_can_be_changed_also_one_that_was_null(class_run: RunDirectory) -> None:
+    restored = restore(class_run.path, "data.limit=20", "trainer.budget.steps=null", "trainer.resume=auto")
     assert len(restored.datasets()[0]) == 20 and restored.config.trainer.resume == "auto"
 
 
@@ -141,7 +110,7 @@ def test_the_surface_is_that_of_the_loss_with_several_positives() -> None:
     model = build.make_model(cfg, vocab_size=300)
     token_ids = torch.randint(300, (8, 6))
     everything = torch.ones(8, 8, dtype=torch.bool)
-    inputs = Inputs(torch.randn(8, 3, 32, 32), token_ids, torch.ones_like(token_ids).bool(), everything)
+    inputs = Batch(torch.randn(8, 3, 32, 32), token_ids, torch.ones_like(token_ids).bool(), everything)
     several, plain = (
         LossSurface(model, ClipLoss(multi_positive=flag), [inputs]).mean_loss() for flag in (True, False)
     )
@@ -153,7 +122,7 @@ def test_a_model_with_dropout_is_as_sharp_as_its_loss_and_no_generator_moves() -
     torch.manual_seed(0)
     model = build.make_model(cfg, vocab_size=300)
     token_ids = torch.randint(300, (8, 6))
-    inputs = Inputs(torch.randn(8, 3, 32, 32), token_ids, torch.ones_like(token_ids).bool())
+    inputs = Batch(torch.randn(8, 3, 32, 32), token_ids, torch.ones_like(token_ids).bool())
     surface = LossSurface(model, ClipLoss(), [inputs])
     before = torch.get_rng_state()
     assert abs(m_sharpness(surface, rho=1e-7)) < 1e-4

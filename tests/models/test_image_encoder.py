@@ -8,11 +8,12 @@ import torch
 import torchvision
 from torch import nn
 
-from miniclip.data.transforms import MEAN, STD, normalize
+from miniclip.data.transforms import normalize
 from miniclip.errors import SettingError, UserError
 from miniclip.models import TimmEncoder, TorchvisionEncoder
 from miniclip.models.image_encoder import HALF, ImageEncoder, _last_stage, preprocessing_of
 from miniclip.optim import parameter_groups, scale_learning_rates, set_learning_rate
+from miniclip.preprocessing import MEAN, STD
 
 SETTINGS: dict[str, Any] = {
     "image_size": 64,

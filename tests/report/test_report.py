@@ -173,7 +173,7 @@ def test_a_run_whose_process_is_gone_was_killed(sweep: Path, tmp_path: Path) -> 
     state = json.loads((run / "status.json").read_text())
     (run / "summary.json").unlink()
     (run / "status.json").write_text(json.dumps({**state, "status": "running"}))
-    for holding, status in ((nullcontext(), "killed"), (RunDirectory(run).held(), "running")):
+    for holding, status in ((nullcontext(), "killed"), (RunDirectory(run).lock(), "running")):
         with holding:
             (failure,) = read_collection([tmp_path]).failures
             assert (failure.path, failure.status) == (run, status)
@@ -194,7 +194,7 @@ def test_what_only_helps_a_study_or_a_launcher_makes_no_group(tmp_path: Path) ->
     for rho in (0.0, 0.05, 0.1):
         for seed in (0, 1):
             run = run_of(rho, seed, 300 + 100 * rho)
-            own = {"arm.rho": rho, "trainer.device": f"cuda:{seed}"}
+            own = {"_arm.rho": rho, "trainer.device": f"cuda:{seed}"}
             runs.append(replace(run, settings={**run.settings, **own}))
     groups, varied = group_runs(runs)
     assert varied == ["optimizer.rho"] and [len(group.runs) for group in groups] == [2] * 3

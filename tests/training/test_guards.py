@@ -172,7 +172,7 @@ def test_the_images_of_a_skipped_step_are_named(
         batch = original(self, keys)
         if self.dataset.split.name == "train":
             bad_ids.add(self.dataset.split.ids[culprit])
-            batch.images[batch.places == culprit] = math.nan
+            batch.images[batch.image_ids == culprit] = math.nan
         return batch
 
     monkeypatch.setattr(Loader, "_read", reading)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from miniclip.data.loader import EpochBatches
+from miniclip.data.sampler import EpochBatches
 from miniclip.errors import SettingError
 from miniclip.optim import SAM, PassOptimizer
 from miniclip.training import Budget

@@ -357,7 +357,7 @@ def test_auto_leaves_runs_of_other_settings_alone(
     assert found("b", optimizer__rho=0.2, trainer__num_workers=1) == checkpoint
 
     # it is b's now, as long as b trains or has trained
-    with RunDirectory(tmp_path / "b").held():
+    with RunDirectory(tmp_path / "b").lock():
         assert found("c", optimizer__rho=0.2) is None
     assert found("c", optimizer__rho=0.2) == checkpoint
     RunDirectory(tmp_path / "c").last_checkpoint.touch()

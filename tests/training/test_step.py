@@ -8,7 +8,7 @@ from torch import Tensor
 
 from miniclip.config import build
 from miniclip.config.compose import compose
-from miniclip.models import Inputs
+from miniclip.data.batch import Batch
 from miniclip.training import StepResult, TrainingStep
 from tests.conftest import TINY
 
@@ -24,11 +24,11 @@ def step(*overrides: str) -> TrainingStep:
     return TrainingStep(model, build.make(cfg, "loss"), optimizer, precision, grad_clip_norm=None)
 
 
-def batch(seed: int = 0) -> Inputs:
+def batch(seed: int = 0) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     token_ids = torch.randint(300, (8, 6), generator=generator)
     images = torch.randn(8, 3, 32, 32, generator=generator)
-    return Inputs(images, token_ids, torch.ones_like(token_ids, dtype=torch.bool))
+    return Batch(images, token_ids, torch.ones_like(token_ids, dtype=torch.bool))
 
 
 def weights(update: TrainingStep) -> Tensor:

@@ -1,14 +1,13 @@
 """Captions grouped by image, and the images they name."""
 
 import logging
-import random
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from miniclip.data.dataset import Split
 from miniclip.data.images import ImageFiles
 from miniclip.data.sources.image_names import find_images
+from miniclip.data.split import Split, seeded_rows
 from miniclip.errors import UserError, counted
 
 log = logging.getLogger(__name__)
@@ -45,6 +44,7 @@ def split_of_files(
     name: str, captions: Captions, root: Path, *, decode_size: int, skips_missing: bool
 ) -> Split:
     """A split whose images are files below `root`; see `by_file`."""
+    # two ways to write one name cannot part an image from itself
     captions = by_file(captions, root, skips_missing=skips_missing)
     return split_of_found_files(name, captions, root, decode_size=decode_size)
 
@@ -70,15 +70,7 @@ def by_file(captions: Captions, root: Path, *, skips_missing: bool) -> Captions:
 
 
 def seeded_split(captions: Captions, *, val_fraction: float, seed: int) -> tuple[Captions, Captions]:
-    """Training and validation captions, shared out by image."""
+    """Training and validation captions, divided by image."""
     items = list(captions.items())
-    train, val = seeded_rows(len(items), val_fraction=val_fraction, seed=seed)
-    return {items[row][0]: items[row][1] for row in train}, {items[row][0]: items[row][1] for row in val}
-
-
-def seeded_rows(count: int, *, val_fraction: float, seed: int) -> tuple[list[int], list[int]]:
-    """Rows of training and of validation images, each in order."""
-    rows = list(range(count))
-    random.Random(seed).shuffle(rows)
-    num_val = round(count * val_fraction)
-    return sorted(rows[num_val:]), sorted(rows[:num_val])
+    train, val = seeded_rows(len(items), fraction=val_fraction, seed=seed)
+    return dict(items[row] for row in train), dict(items[row] for row in val)

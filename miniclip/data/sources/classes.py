@@ -12,10 +12,10 @@ import torchvision.datasets as sets
 from PIL import UnidentifiedImageError
 from torch import Tensor
 
-from miniclip.data.dataset import FolderSource, Images, Split
-from miniclip.data.images import ImageFiles
-from miniclip.data.sources.captions import seeded_rows
+from miniclip.data.images import ImageFiles, Images
+from miniclip.data.sources.base import FolderSource
 from miniclip.data.sources.walk import examples, find_images, is_visible
+from miniclip.data.split import SEEDED_VAL, Split
 from miniclip.errors import BrokenImage, SettingError, counted
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ class ImageClasses(FolderSource):
 
     An image's only caption is the name of its class, with spaces for underscores. ImageFolder takes a
     folder for each class, below `train` and `val` (or `valid`, `validation`) and `test`. Of a set with a
-    training and a test part only, as all the others are, a seeded share of the training part validates.
+    training and a test part only, as all the others are, a seeded fraction of the training part validates.
 
     Args:
         dataset: torchvision's name of it.
@@ -58,8 +58,8 @@ class ImageClasses(FolderSource):
         train_split = self._split("train", parts["train"])
         if val is not None:
             return (train_split, self._split(val, parts[val]), *test)
-        rows = seeded_rows(len(train_split), val_fraction=self.val_fraction, seed=self.split_seed)
-        return (train_split.select("train", rows[0]), train_split.select("seeded val", rows[1]), *test)
+        seeded = train_split.set_apart(SEEDED_VAL, fraction=self.val_fraction, seed=self.split_seed)
+        return (*seeded, *test)
 
     def _published(self) -> dict[str, Any]:
         """The parts as torchvision gives them; those of ImageFolder in the order of preference."""
@@ -76,16 +76,18 @@ class ImageClasses(FolderSource):
         names = {"train": "trainval"} if self.dataset == "OxfordIIITPet" else {}
         return getattr(sets, self.dataset)(str(self.root), split=names.get(part, part))
 
-    def _split(self, name: str, pictures: Any) -> Split:
-        numbers: Sequence[int] = pictures.targets if hasattr(pictures, "targets") else pictures._labels
-        labels = [pictures.classes[number].replace("_", " ") for number in numbers]
+    def _split(self, name: str, part: Any) -> Split:
+        # torchvision has no one name for the classes of images
+        numbers: Sequence[int] = part.targets if hasattr(part, "targets") else part._labels
+        labels = [part.classes[number].replace("_", " ") for number in numbers]
+
         images: Images
-        if isinstance(pictures, ClassFolders):
-            ids = pictures.names
-            images = ImageFiles(pictures.folder, ids, decode_size=self.decode_size)
+        if isinstance(part, ClassFolders):
+            ids = part.names
+            images = ImageFiles(part.folder, ids, decode_size=self.decode_size)
         else:
             ids = [f"{self.dataset} {name} {row}" for row in range(len(labels))]
-            images = TorchvisionImages(pictures, ids)
+            images = TorchvisionImages(part, ids)
         return Split(name, ids, images, ([label] for label in labels), labels)
 
 
@@ -127,6 +129,7 @@ class ClassFolders:
             log.warning(
                 "%s: %s in no class's folder left out.", self.folder, counted(num_classless, "image")
             )
+
         folders = sorted(path.name for path in self.folder.iterdir() if path.is_dir())
         empty = [name for name in folders if is_visible(name) and name not in self.classes]
         if empty:
@@ -138,11 +141,16 @@ class ClassFolders:
             )
 
 
-class TorchvisionImages:
-    """The pictures (3, H, W) uint8 of a data set of torchvision."""
+class TorchvisionImages(Images):
+    """The images (3, H, W) uint8 of a data set of torchvision.
 
-    def __init__(self, pictures: Any, ids: Sequence[str]):
-        self.pictures = pictures
+    Args:
+        dataset: its items are pairs of an image of Pillow and something else.
+        ids: how an error calls the images.
+    """
+
+    def __init__(self, dataset: Any, ids: Sequence[str]):
+        self.dataset = dataset
         self.ids = ids
 
     def __len__(self) -> int:
@@ -150,14 +158,14 @@ class TorchvisionImages:
 
     def __getitem__(self, index: int) -> Tensor:
         try:
-            picture = self.pictures[index][0].convert("RGB")
+            image = self.dataset[index][0].convert("RGB")
         except FileNotFoundError as error:
             raise BrokenImage(f"The image {error.filename} is missing.", "missing") from None
         except (OSError, UnidentifiedImageError) as error:
             raise BrokenImage(f"The image {self.ids[index]} cannot be read ({error}).") from None
-        return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1)  # (3, H, W)
 
     @property
     def identity(self) -> tuple[str, str]:
         """Which set it is, and where."""
-        return type(self.pictures).__name__, str(self.pictures.root)
+        return type(self.dataset).__name__, str(self.dataset.root)

@@ -1,14 +1,9 @@
-"""Columns of tables: which one holds what, and the captions in a cell."""
+"""Columns of tables: which one holds what."""
 
-import ast
-import json
 import logging
-import math
 import re
 from collections.abc import Sequence
-from typing import Any
-
-import numpy as np
+from typing import NamedTuple
 
 from miniclip.errors import UserError
 
@@ -26,10 +21,80 @@ CAPTION_COLUMNS = (
     "sentence",
 )
 
-LITERAL = r"""[uU]?'(?:[^'\\]|\\.)*'|[uU]?"(?:[^"\\]|\\.)*"|None|null|nan"""
-SEPARATED = re.compile(rf"(?:{LITERAL})(?:(?:\s*,\s*|\s+)(?:{LITERAL}))*(?:\s*,)?", re.DOTALL)
-LISTED = re.compile(r"""[\[(]\s*(?:[uU]?['"]|\]$)""")
-"""How a text begins that is taken for a list of texts: a bracket and a quote."""
+CaptionColumn = str | Sequence[str] | None
+"""What `data.caption_column` may be: a name, several, or null to find them."""
+
+
+class ColumnNames(NamedTuple):
+    """What the user calls the columns.
+
+    Attributes:
+        image, caption: None finds them among the usual names.
+        label: of the column with each image's class; None for none.
+        split: of the column with the name of each row's part; None for none.
+    """
+
+    image: str | None = None
+    caption: CaptionColumn = None
+    label: str | None = None
+    split: str | None = None
+
+
+class Columns(NamedTuple):
+    """The columns of a table, as it spells them.
+
+    Attributes:
+        image: the images.
+        captions: one or several.
+        field: of the objects in the captions' column; None where they are no objects.
+        label: names of classes.
+        split: names of parts.
+    """
+
+    image: str
+    captions: Sequence[str]
+    field: str | None
+    label: str | None
+    split: str | None
+
+    def every(self) -> list[str]:
+        """All of them, each once."""
+        optional = [name for name in (self.label, self.split) if name is not None]
+        return list(dict.fromkeys([self.image, *self.captions, *optional]))
+
+
+def find_columns(
+    names: Sequence[str], given: ColumnNames, *, source: object, has_objects: bool = False
+) -> Columns:
+    """The columns that the user names, or the usual ones.
+
+    Args:
+        names: the columns of the table.
+        source: how an error calls the table.
+        has_objects: captions may be objects, of which `caption.en` names the field en.
+
+    Raises:
+        UserError: see `find_column`.
+    """
+    wanted = IMAGE_COLUMNS if given.image is None else [given.image]
+    image = find_column(names, wanted, source=source, setting="image_column")
+
+    caption, field = given.caption, None
+    if has_objects:
+        caption, field = _column_and_field(names, given.caption)
+    captions = find_caption_columns(names, caption, source=source)
+
+    label = given.label
+    if label is not None:
+        label = find_column(names, [label], source=source, setting="class_column")
+
+    # few tables have the column that is looked for unless another is named
+    split = given.split
+    if split == "split" and split not in [_key(name) for name in names]:
+        split = None
+    if split is not None:
+        split = find_column(names, [split], source=source, setting="split_column")
+    return Columns(image, captions, field, label, split)
 
 
 def find_column(names: Sequence[str], wanted: Sequence[str], *, source: object, setting: str) -> str:
@@ -64,9 +129,7 @@ def find_column(names: Sequence[str], wanted: Sequence[str], *, source: object, 
     )
 
 
-def find_caption_columns(
-    names: Sequence[str], given: str | Sequence[str] | None, *, source: object
-) -> list[str]:
+def find_caption_columns(names: Sequence[str], given: CaptionColumn, *, source: object) -> list[str]:
     """The columns that `data.caption_column` names; null finds a usual one, or `caption_0`, `caption_1`.
 
     Raises:
@@ -84,107 +147,17 @@ def find_caption_columns(
     return numbered
 
 
-def captions_of_cell(value: Any, where: object) -> list[str]:
-    """The captions in a cell of any table, stripped; "" stands for each one that is missing.
+def _column_and_field(names: Sequence[str], given: CaptionColumn) -> tuple[CaptionColumn, str | None]:
+    """A caption column that the user gave, and its field: `caption.en` is the field en of caption.
 
-    A text is one caption, or several where it is itself a list of texts as Python, NumPy or JSON write it.
-    A list, tuple or array holds several. An integer is taken as its digits. None, NaN and an empty list are
-    a missing caption.
-
-    Args:
-        value: the content of the cell.
-        where: how an error calls the cell; made into text only then.
-
-    Raises:
-        UserError: when the cell holds something else (a float, a bool, an object, bytes, a list of lists),
-            a text that begins and ends like a list and is none, or half a character.
+    A column whose own name has the dot is preferred.
     """
-    if isinstance(value, str):
-        return captions_of_text(value.strip(), where)
-    if isinstance(value, np.ndarray | np.generic):
-        value = value.tolist()
-    if isinstance(value, list | tuple):
-        return [_caption(item, where) for item in value] or [""]
-    return [_caption(value, where)]
-
-
-def captions_of_text(text: str, where: object) -> list[str]:
-    """The captions in a stripped text; see `captions_of_cell`."""
-    if text.startswith(("[", "(")) and LISTED.match(text):
-        listed = _listed(text)
-        if listed is not None:
-            return [_caption(item, where) for item in listed] or [""]
-        if text.startswith("[") and text.endswith("]"):
-            raise UserError(
-                f"{where}: {shortened(text)} begins and ends like a list of captions and is none. Write "
-                'it as JSON does: ["a dog", "a brown dog"].'
-            )
-    return [checked_text(text, where)]
-
-
-def checked_text(text: str, where: object) -> str:
-    """The text, when every character is whole.
-
-    Raises:
-        UserError: when it holds a lone surrogate, which no file can be written with.
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        half = text[error.start]
-        raise UserError(
-            f"{where}: {shortened(text)} holds half a character (a lone surrogate, \\u{ord(half):04x}). "
-            "Correct or remove it."
-        ) from None
-    return text
-
-
-def shortened(value: object) -> str:
-    """How an error shows a value: on one line, of 60 characters at most."""
-    shown = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
-    return shown if len(shown) <= 60 else f"{shown[:57]}..."
-
-
-def _caption(value: Any, where: object) -> str:
-    if isinstance(value, str):
-        return checked_text(value.strip(), where)
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    kind = "an object" if isinstance(value, dict) else f"a {type(value).__name__}"
-    raise UserError(
-        f"{where}: a caption is {kind}, {shortened(value)}; a text or a list of texts is needed. Write "
-        "it as text, or name another column with data.caption_column=..."
-    )
-
-
-def _listed(text: str) -> list[Any] | None:
-    """The items of a list of texts that stands in one text, None when it is no such list.
-
-    `ast.literal_eval` of the whole would join NumPy's 'a' 'b', which has no commas, into one text.
-    """
-    try:
-        items = json.loads(text)
-        return items if isinstance(items, list) else None
-    except ValueError:
-        pass
-
-    inner = text[1:-1].strip()
-    closes = text[-1] == {"[": "]", "(": ")"}[text[0]]
-    # ("Hello") is a text in brackets; a tuple has a comma.
-    if not closes or not SEPARATED.fullmatch(inner) or (text[0] == "(" and "," not in inner):
-        return None
-    literals = re.findall(LITERAL, inner, re.DOTALL)
-    try:
-        return [None if item in ("None", "null", "nan") else _literal(item) for item in literals]
-    except (SyntaxError, ValueError):
-        return None
-
-
-def _literal(item: str) -> str:
-    # A text in quotes may span lines here, which Python's own literals may not.
-    return str(ast.literal_eval(item.replace("\r", "\\r").replace("\n", "\\n")))
+    if not isinstance(given, str) or "." not in given:
+        return given, None
+    if given.casefold() in [name.casefold() for name in names]:
+        return given, None
+    column, _, field = given.partition(".")
+    return column, field
 
 
 def _numbered(names: Sequence[str]) -> list[str]:

@@ -5,11 +5,12 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from miniclip.data.dataset import FolderSource, Split
 from miniclip.data.images import ImageFiles
+from miniclip.data.sources.base import FolderSource
 from miniclip.data.sources.captions import Captions, seeded_split
 from miniclip.data.sources.text_files import read_text
 from miniclip.data.sources.walk import examples, images_of, visible_files
+from miniclip.data.split import Split
 from miniclip.errors import SettingError, UserError, counted
 
 log = logging.getLogger(__name__)

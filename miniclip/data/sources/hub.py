@@ -4,19 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from miniclip.data.dataset import DataSource, Split, check_val_fraction
-from miniclip.data.sources.parquet import find_columns, image_cells
-from miniclip.data.sources.rows import (
-    PARTS,
-    EncodedImages,
-    Rows,
-    captions_of_rows,
-    check_missing,
-    find_files,
-    names_training_rows,
-    splits_of_rows,
-    whole_splits,
-)
+from miniclip.data.sources.base import DataSource, check_val_fraction
+from miniclip.data.sources.caption_cells import captions_of_rows
+from miniclip.data.sources.columns import ColumnNames, find_columns
+from miniclip.data.sources.image_cells import EncodedImages, check_missing, find_files, image_cells
+from miniclip.data.sources.rows import PARTS, Rows, names_training_rows, splits_of_rows, whole_splits
+from miniclip.data.split import Split
 from miniclip.errors import HOW_TO_LOG_IN, SettingError, UserError, without_secrets
 
 if TYPE_CHECKING:
@@ -73,10 +66,7 @@ class Hub(DataSource):
         self.hub = hub
         self.config = config
         self.parts = {"train": train_split, "val": val_split}
-        self.image_column = image_column
-        self.caption_column = caption_column
-        self.class_column = class_column
-        self.split_column = split_column
+        self.columns = ColumnNames(image_column, caption_column, class_column, split_column)
         self.merge_equal_images = merge_equal_images
         self.val_fraction = val_fraction
         self.split_seed = split_seed
@@ -89,7 +79,7 @@ class Hub(DataSource):
         names = self._part_names(list(loaded))
         parts = {part: self._rows(loaded[name]) for part, name in names.items()}
 
-        # A set whose only part is called test may still hold its whole split in a column.
+        # a set whose only part is called test may still hold its whole split in a column.
         whole = next(iter(parts.values())) if len(parts) == 1 and len(loaded) == 1 else None
         if "train" not in parts and whole is not None and names_training_rows(whole):
             parts = {"train": whole}
@@ -145,7 +135,7 @@ class Hub(DataSource):
     def _rows(self, rows: "datasets.Dataset") -> Rows:
         import datasets
 
-        columns = find_columns(self, rows.column_names, source=self.hub)
+        columns = find_columns(rows.column_names, self.columns, source=self.hub, has_objects=True)
         images = rows.select_columns(columns.image)
         if isinstance(rows.features[columns.image], datasets.Image):
             images = images.cast_column(columns.image, datasets.Image(decode=False))

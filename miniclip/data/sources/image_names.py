@@ -32,10 +32,13 @@ def find_images(root: Path, names: Iterable[str], *, skips_missing: bool) -> dic
     found: dict[str, str] = {}
     differing: list[str] = []
     missing: list[str] = []
+
     for name in names:
         if tree.holds(name):
             found[name] = _without_dots(name)
             continue
+
+        # of several candidates none can be meant
         candidates = tree.files_like(name)
         found[name] = candidates[0] if len(candidates) == 1 else name
         (differing if len(candidates) == 1 else missing).append(name)
@@ -87,6 +90,7 @@ class _Tree:
             raise self._outside(name)
         *folders, file = _without_dots(slashed).split("/")
 
+        # folders may differ in case, too, so that several paths are followed at once
         paths = [""]
         for folder in folders:
             paths = [
@@ -129,7 +133,7 @@ class _Listing:
     def __init__(self, path: str):
         self.files: dict[str, bool] = {}
         self.folders: list[str] = []
-        self._alike: dict[str, list[str]] | None = None
+        self._alike: dict[str, list[str]] | None = None  # made when a name is first looked for
         if not os.path.isdir(path):
             return
         with os.scandir(path) as entries:

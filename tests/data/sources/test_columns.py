@@ -1,16 +1,17 @@
-"""Columns: which one is meant, and what a cell's captions are."""
+"""Columns: which one is meant."""
 
 import logging
 from typing import Any
 
-import numpy as np
 import pytest
 
 from miniclip.data.sources.columns import (
     CAPTION_COLUMNS,
-    captions_of_cell,
+    ColumnNames,
+    Columns,
     find_caption_columns,
     find_column,
+    find_columns,
 )
 from miniclip.errors import UserError
 
@@ -54,52 +55,20 @@ def test_caption_columns_can_be_given(given: Any, found: list[str]) -> None:
     assert find_caption_columns(["image", "caption", "caption_1"], given, source="t") == found
 
 
-@pytest.mark.parametrize(
-    ("cell", "captions"),
-    [
-        (" a dog ", ["a dog"]),
-        (5, ["5"]),
-        (np.int64(1984), ["1984"]),
-        (["a", "b"], ["a", "b"]),
-        (("a", 2), ["a", "2"]),
-        (np.array(["a", "b"]), ["a", "b"]),
-        (["a", None, " "], ["a", "", ""]),
-        (None, [""]),
-        (float("nan"), [""]),
-        ([], [""]),
-        ("[]", [""]),
-        ('["a \\ud83d\\ude00", "b"]', ["a \U0001f600", "b"]),
-        ("['a, b', \"it's\"]", ["a, b", "it's"]),
-        ("['a red ball' 'a ball\\nin red']", ["a red ball", "a ball\nin red"]),
-        ("['a'\n \"b's\"]", ["a", "b's"]),
-        ("[u'a', None]", ["a", ""]),
-        ("('a', 'b')", ["a", "b"]),
-        ("[music] a man sings [loud]", ["[music] a man sings [loud]"]),
-        ("[2019]", ["[2019]"]),
-        ('("Hello") on a sign', ['("Hello") on a sign']),
-        ('("Hello")', ['("Hello")']),
-        ("(a dog)", ["(a dog)"]),
-    ],
-)
-def test_captions_of_a_cell(cell: Any, captions: list[str]) -> None:
-    assert captions_of_cell(cell, "t, row 1") == captions
+def test_all_columns_of_a_table_are_found_together() -> None:
+    names = ["ID", "Image", "Title", "kind", "Split"]
+    found = find_columns(names, ColumnNames(label="Kind", split="split"), source="t")
+    assert found == Columns("Image", ["Title"], None, "kind", "Split")
+    assert found.every() == ["Image", "Title", "kind", "Split"]
+    without = find_columns(names[:4], ColumnNames(split="split"), source="t")
+    assert without.label is None and without.split is None
 
 
-@pytest.mark.parametrize(
-    "cell",
-    [
-        0.5,
-        True,
-        {"en": "a"},
-        [["a"]],
-        b"a",
-        ["a", {}],
-        np.array([0.5]),
-        "['a', 'b'c]",
-        "a \ud800",
-        ["\udc00"],
-    ],
-)
-def test_a_cell_without_text_is_named(cell: Any) -> None:
-    with pytest.raises(UserError, match=r"^t, row 1: "):
-        captions_of_cell(cell, "t, row 1")
+def test_a_field_is_named_behind_a_dot_where_captions_may_be_objects() -> None:
+    given = ColumnNames(caption="caption.en")
+    found = find_columns(["image", "caption"], given, source="t", has_objects=True)
+    assert (found.captions, found.field) == (["caption"], "en")
+    with pytest.raises(UserError, match=r"t has no column caption\.en"):
+        find_columns(["image", "caption"], given, source="t")
+    found = find_columns(["image", "Caption.en"], given, source="t", has_objects=True)
+    assert (found.captions, found.field) == (["Caption.en"], None)

@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from miniclip.config.build import make
+from miniclip.config.compose import compose
 from miniclip.data import OpenMoji
 from miniclip.data.sources import openmoji as module
 from miniclip.errors import SettingError
+from tests.data.sources.conftest import part_ids
 
 
 def source(cache_dir: Path, **changes: Any) -> OpenMoji:
@@ -162,3 +165,13 @@ def test_a_place_that_cannot_be_written_is_told_and_ends_nothing(
     (tmp_path / "file").write_text("")
     assert source(tmp_path / "file" / "cache")._drawings()[0] == drawings[0]
     assert "cannot be kept" in caplog.text and "data.cache_dir=FOLDER" in caplog.text
+
+
+def test_drawings_that_look_alike_are_of_one_part() -> None:
+    plain = make(compose(), "data")
+    tested = make(compose("data.seeded_test_fraction=0.05"), "data")
+    assert isinstance(tested, OpenMoji)
+    before, after = part_ids(plain), part_ids(tested)
+    assert after["val"] == before["val"] and len(after["seeded test"]) > 100
+    assert sorted(after["train"] + after["seeded test"]) == sorted(before["train"])
+    tested.training_sets()  # finds no leak, and so does not warn

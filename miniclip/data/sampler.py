@@ -1,0 +1,74 @@
+"""Which images make up each batch, and in which order the batches come."""
+
+from collections.abc import Iterator
+from itertools import count
+
+import torch
+from torch.utils.data import Sampler
+
+EPOCH_SEEDS = 1_000_003
+"""Seeds of epochs lie so far apart for neighboring seeds of runs; a prime."""
+
+
+class EpochBatches(Sampler[list[tuple[int, int]]]):
+    """The (epoch, index) pairs of all training batches, one epoch after another without a pause or an end.
+
+    The order of an epoch is drawn from (seed, epoch); each image turns up at most once in it. The last
+    incomplete batch is left out: the contrastive loss depends on the batch's size; so are batches that
+    do not fill up the last step of `accumulate_steps`. Iteration can start at any image of any epoch,
+    which is how a run goes on after an interruption, also with batches of another size.
+
+    Args:
+        num_images: of one epoch.
+        batch_size: images per batch.
+        seed: of the order.
+        accumulate_steps: batches per optimizer step.
+    """
+
+    def __init__(
+        self,
+        num_images: int,
+        *,
+        batch_size: int,
+        seed: int,
+        accumulate_steps: int = 1,
+    ):
+        self.num_images = num_images
+        self.batch_size = batch_size
+        self.seed = seed
+        self.images_per_update = batch_size * accumulate_steps
+        self.first_epoch = 0
+        self.first_position = 0
+
+    def start_at(self, epoch: int, position: int) -> None:
+        """Choose where the next iteration begins: behind the first `position` images of an epoch."""
+        self.first_epoch = epoch
+        self.first_position = position
+
+    def updates_left(self, position: int = 0) -> int:
+        """Whole optimizer steps that an epoch has left behind its first `position` images."""
+        return max(0, self.num_images - position) // self.images_per_update
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        position = self.first_position
+        for epoch in count(self.first_epoch):
+            order = self._order(epoch)
+            # what does not fill up an optimizer step is left out
+            end = position + self.updates_left(position) * self.images_per_update
+            for start in range(position, end, self.batch_size):
+                yield [(epoch, index) for index in order[start : start + self.batch_size]]
+
+            position = 0  # only the first epoch is begun in its middle
+
+    def _order(self, epoch: int) -> list[int]:
+        """All images of an epoch, shuffled."""
+        generator = torch.Generator().manual_seed(self.seed * EPOCH_SEEDS + epoch)
+        return torch.randperm(self.num_images, generator=generator).tolist()
+
+
+def sequential_batches(num_images: int, batch_size: int) -> list[list[int]]:
+    """All images once, in order; the last batch is as small as it is."""
+    return [
+        list(range(start, min(start + batch_size, num_images)))
+        for start in range(0, num_images, batch_size)
+    ]

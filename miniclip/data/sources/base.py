@@ -1,0 +1,274 @@
+"""What all data sources have in common: from the parts of a data set to what a run reads."""
+
+import logging
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import platformdirs
+
+from miniclip.data.cache import PixelCache
+from miniclip.data.dataset import CaptionChoice, ImageTextDataset, TrainingSets, without_broken
+from miniclip.data.leaks import check_leaks
+from miniclip.data.split import SEEDED_TEST, Parts, Split, concatenated
+from miniclip.data.transforms import CenterCrop, Crop, RandomResizedCrop, RandomSquareCrop, SquashResize
+from miniclip.errors import SettingError, UserError
+
+log = logging.getLogger(__name__)
+
+MIN_IMAGE_SIZE = 16
+
+
+class DataSource(ABC):
+    """Where images and captions come from. A subclass only says how to read its splits.
+
+    Args:
+        image_size: side of the square images the model sees, pixels.
+        crop: what of an image trains: "resized", a part of random size, proportions and place; or
+            "shifted", a square of 7/8 of the shorter side at a random place, which a cache has at hand
+            without resizing.
+        crop_scale: fraction of the image's area that a resized crop keeps, (least, most).
+        eval_crop: what of an image evaluation sees: "squash", squeezed into the square, or its "center"
+            alone. Titles tell of what lies at the edges, too.
+        flip: mirror every second training image; wrong where left and right have meaning.
+        captions: which captions of an image train: the "first", a "random" one each epoch, or "all", where
+            an epoch holds every caption once. Evaluation always takes all of them.
+        on_broken_image: "raise" stops at an image that cannot be read; "skip" lets another stand in for it
+            in training and leaves it out of validation.
+        max_broken_fraction: fraction of the images that may be broken before "skip" stops too.
+        cache: "none" decodes an image each time it is read; "memory" and "disk" decode all of them once, in
+            parallel, and keep their pixels at the size that crops need.
+        cache_dir: where "disk" keeps them; null is the user's cache folder.
+        limit: keep only the first images of each split; null keeps all.
+        seed: seed of crops and caption choice.
+        seeded_test_fraction: fraction of the training images that is set apart as a test part, "seeded
+            test", where nobody published one; 0 sets none apart.
+        eval_split: which part `miniclip evaluate` measures, "val" or "test". Training chooses its best
+            checkpoint on the validation part in any case. None is what configs before this setting meant:
+            a published test part stands in for validation where there is no other.
+        use: "parts", or "all": `miniclip evaluate` measures every image, whatever its part. Nothing can be
+            trained then.
+    """
+
+    places: ClassVar[tuple[str, ...]] = ("cache_dir",)
+    """Settings that name a file, a folder or a set of the hub; of a stranger's config none is opened."""
+
+    split_seed: int = 0
+    """Seed of parts that nobody published; most sources have a setting of this name."""
+
+    def __init__(
+        self,
+        *,
+        image_size: int,
+        crop_scale: Sequence[float],
+        flip: bool,
+        limit: int | None,
+        seed: int,
+        crop: Literal["resized", "shifted"] = "resized",
+        eval_crop: Literal["squash", "center"] = "squash",
+        captions: CaptionChoice = "random",
+        on_broken_image: Literal["raise", "skip"] = "raise",
+        max_broken_fraction: float = 0.01,
+        cache: Literal["none", "memory", "disk"] = "none",
+        cache_dir: str | None = None,
+        seeded_test_fraction: float = 0.0,
+        eval_split: Literal["val", "test"] | None = None,
+        use: Literal["parts", "all"] = "parts",
+    ):
+        # choices are held against their Literal types before a source is made
+        if image_size < MIN_IMAGE_SIZE:
+            raise SettingError("image_size", image_size, f"must be at least {MIN_IMAGE_SIZE} pixels")
+        if len(crop_scale) != 2 or not 0 < crop_scale[0] <= crop_scale[1] <= 1:
+            allowed = "must be two fractions with 0 < least <= most <= 1"
+            raise SettingError("crop_scale", list(crop_scale), allowed)
+        if limit is not None and limit < 1:
+            raise SettingError("limit", limit, "must be at least 1, or null for all images")
+        if not 0 <= max_broken_fraction <= 1:
+            raise SettingError("max_broken_fraction", max_broken_fraction, "must lie between 0 and 1")
+        if not 0 <= seeded_test_fraction < 1:
+            allowed = "must be at least 0 and below 1"
+            raise SettingError("seeded_test_fraction", seeded_test_fraction, allowed)
+
+        self.image_size = image_size
+        self.crop_scale = (crop_scale[0], crop_scale[1])
+        self.flip = flip
+        self.limit = limit
+        self.seed = seed
+        self.crop = crop
+        self.eval_crop = eval_crop
+        self.captions = captions
+        self.skips_broken = on_broken_image == "skip"
+        self.max_broken_fraction = max_broken_fraction
+        self.cache_dir = platformdirs.user_cache_path("miniclip") if cache_dir is None else Path(cache_dir)
+        self.pixel_cache = PixelCache(cache, self.cache_dir, skips_broken=self.skips_broken)
+        self.seeded_test_fraction = seeded_test_fraction
+        self.eval_split = eval_split
+        self.use = use
+
+    @property
+    def decode_size(self) -> int:
+        """Shortest side an image may be decoded at: its smallest crop still has `image_size` pixels."""
+        if self.crop == "shifted":
+            return RandomSquareCrop.source_size(self.image_size)
+        return math.ceil(self.image_size / math.sqrt(self.crop_scale[0]))
+
+    @abstractmethod
+    def splits(self) -> tuple[Split, ...]:
+        """Read the training split, the validation split and, where one is published, the test split."""
+
+    def read_parts(self) -> Parts:
+        """The splits by name, with the seeded test part that was asked for.
+
+        Raises:
+            SettingError: when a seeded test part is asked for beside a published one.
+        """
+        parts = Parts(*self.splits())
+        fraction = self.seeded_test_fraction
+        if fraction == 0 or (parts.test is not None and parts.test.name == SEEDED_TEST):
+            return parts
+        if parts.test is not None:
+            allowed = f"must be 0: the data set has a part {parts.test.name}, which is measured at the end"
+            raise SettingError("seeded_test_fraction", fraction, allowed)
+
+        train, test = parts.train.set_apart(SEEDED_TEST, fraction=fraction, seed=self.split_seed)
+        return Parts(train, parts.val, test)
+
+    def everything(self) -> Split:
+        """All images of all parts as one split, "all".
+
+        Raises:
+            UserError: when there are none.
+        """
+        splits = [split for split in self.splits() if len(split)]
+        if not splits:
+            raise UserError("The data set holds no images. Check the data.* settings.")
+        return concatenated("all", splits)
+
+    def training_sets(self) -> TrainingSets:
+        """What a run needs; images that lie in two of the parts are warned of.
+
+        Raises:
+            UserError: when a part holds no image, or only images that another part holds, too.
+        """
+        if self.use == "all":
+            raise SettingError("use", self.use, "is for miniclip evaluate; to train, leave data.use=parts")
+        parts = self.read_parts()
+        if self.eval_split == "test":
+            _test_of(parts)
+            log.info(
+                "data.eval_split=test: the best checkpoint is chosen on the %s part all the same; the test "
+                "part is measured once, at the end.",
+                parts.val.name,
+            )
+
+        train, *measured = [self._limited(split) for split in parts.present()]
+        sets = TrainingSets(self._for_training(train), *map(self._for_evaluation, measured))
+
+        # files that differ may be one image when they are decoded, as a cache has them
+        as_read = [each.split.with_images(each.images) for each in sets if each is not None]
+        check_leaks([train, *measured], as_read)
+        return sets
+
+    def datasets(self) -> tuple[ImageTextDataset, ImageTextDataset]:
+        """The training data set, and the one that evaluation measures; see `eval_split` and `use`.
+
+        Raises:
+            UserError: when a split holds no image.
+        """
+        if self.use == "all":
+            everything = self._limited(self.everything())
+            nothing = everything.select("train", [])  # what is measured must not train
+            return self._for_training(nothing), self._for_evaluation(everything)
+
+        parts = self.read_parts()
+        measured = _test_of(parts) if self.eval_split == "test" else parts.val
+        train, measured = self._limited(parts.train), self._limited(measured)
+        return self._for_training(train), self._for_evaluation(measured)
+
+    def _for_training(self, split: Split) -> ImageTextDataset:
+        crop: Crop = RandomSquareCrop(self.image_size, flip=self.flip)
+        if self.crop == "resized":
+            crop = RandomResizedCrop(self.image_size, crop_scale=self.crop_scale, flip=self.flip)
+
+        return ImageTextDataset(
+            split,
+            crop,
+            seed=self.seed,
+            captions=self.captions,
+            max_broken_fraction=self.max_broken_fraction if self.skips_broken else None,
+            images=self.pixel_cache.keep(split, size=self.decode_size),
+        )
+
+    def _for_evaluation(self, split: Split) -> ImageTextDataset:
+        crop: Crop = CenterCrop(self.image_size)
+        if self.eval_crop == "squash":
+            crop = SquashResize(self.image_size)
+
+        # crops of evaluation draw nothing, so that what they see is all a cache need keep
+        dataset = ImageTextDataset.for_evaluation(split, crop)
+        dataset.images = self.pixel_cache.keep(dataset.split, size=crop.image_size, crop=crop)
+        if not self.skips_broken:
+            return dataset
+        return without_broken(dataset, max_broken_fraction=self.max_broken_fraction)
+
+    def _limited(self, split: Split) -> Split:
+        if len(split) == 0:
+            raise UserError(f"The {split.name} split holds no images. Check the data.* settings.")
+        keep = len(split) if self.limit is None else min(self.limit, len(split))
+        return split.select(split.name, range(keep))
+
+
+class FolderSource(DataSource):
+    """A source that is one folder. Where nobody published a split, a seeded fraction validates.
+
+    Args:
+        root: the folder.
+        val_fraction: fraction of the images that validate where there is no split; the split is then named
+            "seeded val" in every result.
+        split_seed: seed of that choice; apart from `seed`, so that runs of several seeds compare.
+        source_settings: see `DataSource`.
+
+    Raises:
+        SettingError: when `root` is no folder.
+    """
+
+    places = (*DataSource.places, "root")
+
+    def __init__(self, *, root: str, val_fraction: float, split_seed: int, **source_settings: Any):
+        super().__init__(**source_settings)
+        check_val_fraction(val_fraction)
+        self.root = existing_path("root", root, kind="folder")
+        self.val_fraction = val_fraction
+        self.split_seed = split_seed
+
+
+def check_val_fraction(value: float) -> None:
+    """Hold a fraction of images that validate against its range.
+
+    Raises:
+        SettingError: when it is no fraction.
+    """
+    if not 0 < value < 1:
+        raise SettingError("val_fraction", value, "must lie between 0 and 1")
+
+
+def existing_path(setting: str, value: str, *, kind: Literal["file", "folder"] = "file") -> Path:
+    """`value` as a path that exists and is of the kind.
+
+    Raises:
+        SettingError: when it is missing or of another kind.
+    """
+    path = Path(value).expanduser()
+    if not (path.is_file() if kind == "file" else path.is_dir()):
+        problem = f"is not a {kind}" if path.exists() else "does not exist"
+        raise SettingError(setting, value, f"{problem}; give the path of a {kind}")
+    return path
+
+
+def _test_of(parts: Parts) -> Split:
+    if parts.test is None:
+        allowed = "is no part of this data set; data.seeded_test_fraction=0.1 sets one apart in training"
+        raise SettingError("eval_split", "test", allowed)
+    return parts.test

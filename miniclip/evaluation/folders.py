@@ -1,0 +1,43 @@
+"""Folder of an evaluation: where the results of a checkpoint on some data belong."""
+
+from pathlib import Path
+
+from miniclip.data.split import SEEDED_TEST
+from miniclip.errors import UserError
+from miniclip.files import read_json, within
+from miniclip.runs import RunFiles
+
+
+def evaluation_folder(checkpoint: Path, fingerprint: str) -> Path:
+    """RUN/evaluation for the best checkpoint on the run's validation part; all else has a folder below.
+
+    A checkpoint that lies in no run has its folder beside it.
+
+    Args:
+        fingerprint: of the split that is measured on.
+    """
+    run = RunFiles.of_checkpoint(checkpoint)
+    if run is None or not run.environment.is_file():
+        return within(checkpoint.parent, f"{checkpoint.stem}_evaluation/{fingerprint}")
+
+    names = _names_of_splits(run)
+    name = names.get(fingerprint)
+    parts = [run.evaluation.name]
+    if checkpoint != run.best_checkpoint:
+        parts.append(checkpoint.stem)
+    if name is None:
+        parts.append(fingerprint)
+    elif name in ("test", SEEDED_TEST) and len(names) > 2:
+        parts.append("test")
+    return within(run.path, "/".join(parts))
+
+
+def _names_of_splits(run: RunFiles) -> dict[str, str]:
+    """Names of the splits that a run was trained and measured on, by their fingerprints."""
+    try:
+        splits = read_json(run.environment)["data"]
+        return {split["fingerprint"]: name for name, split in splits.items()}
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{run.environment} is damaged ({error!r}); evaluate the checkpoint in another folder."
+        ) from None

@@ -1,0 +1,80 @@
+"""Zero-shot classification by the names of the classes."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from miniclip.evaluation.task import Result, Task, TaskContext, need_classes
+from miniclip.figures import draw_confusion
+from miniclip.metrics import (
+    Classification,
+    Features,
+    check_class_names,
+    class_embeddings,
+    classify,
+    read_class_names,
+    read_templates,
+)
+
+MEASURES = ("top1", "top5", "mean_per_class")
+
+
+class ZeroShot(Task):
+    """Give each image the class whose name, in sentences, lies nearest.
+
+    Args:
+        templates: sentences for class names: "none", "simple", "clip", or a text file with {} in each line.
+        class_names: a text file with a name for each class, in the order of the sorted labels; null takes
+            the data set's own.
+
+    Raises:
+        SettingError: when there are no such templates.
+    """
+
+    def __init__(self, *, templates: str, class_names: str | None):
+        self.templates = templates
+        self.sentences = read_templates(templates)
+        self.class_names = class_names
+
+    def check(self, context: TaskContext) -> None:
+        need_classes("zero_shot", context)
+        check_class_names(self._names(context.classes))
+
+    def run(self, context: TaskContext) -> Result:
+        found = self._classify(context, context.image_features)
+        names = self._names(context.classes)
+        protocol = f"zero-shot, {context.protocol}"
+        draw_confusion(found.confusion, names, context.folder / "zero_shot.png", protocol=protocol)
+
+        numbers = {
+            "classes": len(names),
+            "templates": self.templates,
+            **{key: getattr(found, key) for key in (*MEASURES, "chance")},
+        }
+        line = (
+            f"{len(names)} classes, templates {self.templates}: top-1 {found.top1:.1f}, "
+            f"top-5 {found.top5:.1f}, mean per class {found.mean_per_class:.1f}; chance {found.chance:.1f}"
+        )
+        return Result(numbers, [line])
+
+    def at_each_validation(self, context: TaskContext, features: Features) -> dict[str, float]:
+        # training says itself that features are not finite, and goes on
+        if not (features.images.isfinite().all() and features.texts.isfinite().all()):
+            return {f"val/zero_shot_{key}": math.nan for key in MEASURES}
+        found = self._classify(context, features.images)
+        return {f"val/zero_shot_{key}": getattr(found, key) for key in MEASURES}
+
+    def _names(self, classes: Sequence[str]) -> Sequence[str]:
+        """What templates call the classes, given sorted: the file's names, or the data set's."""
+        if self.class_names is not None:
+            return read_class_names(self.class_names, classes)
+        return [name.replace("_", " ") for name in classes]
+
+    def _classify(self, context: TaskContext, image_features: Tensor) -> Classification:
+        """The class of each validation image by its features (N, D)."""
+        names = self._names(context.classes)
+        embeddings = class_embeddings(context.model.encode_text, names, self.sentences)  # (C, D)
+        labels = torch.from_numpy(context.labels(context.val)).to(embeddings.device)  # (N,)
+        return classify(image_features, embeddings, labels)

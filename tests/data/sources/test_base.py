@@ -1,0 +1,87 @@
+"""What all sources do alike: seeded parts, caption choice, images that cannot be read."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from miniclip import data
+from miniclip.data import Folder
+from miniclip.errors import SettingError, UserError
+from tests.data.sources.conftest import COMMON, MEASURED, SEEDED, five_captions, part_ids, put_images
+
+
+@pytest.mark.parametrize("cache", ["none", "memory", "disk"])
+def test_missing_images_are_replaced_and_counted_if_asked(
+    tmp_path: Path, picture_folder: Path, cache: Any
+) -> None:
+    rows = "".join(f"{i}.jpg,number {i}\n" for i in [*range(12), 77])
+    (tmp_path / "table.csv").write_text(f"image,caption\n{rows}")
+    tables = {f"{side}_csv": str(tmp_path / "table.csv") for side in ("train", "val")}
+    roots = {f"{side}_root": str(picture_folder) for side in ("train", "val")}
+    columns = {"image_column": None, "caption_column": None, "separator": None}
+    settings: dict[str, Any] = {**tables, **roots, **columns, **COMMON}
+    with pytest.raises(UserError, match=r"77\.jpg"):
+        data.CSVTable(**settings).datasets()
+    skip = {"on_broken_image": "skip", "max_broken_fraction": 0.1, "cache_dir": str(tmp_path / "cache")}
+    train, val = data.CSVTable(**settings, **skip, cache=cache).datasets()
+    item = train.item((0, 12))
+    assert item.problem is not None and item.problem.reason == "missing" and item.index == 0
+    assert len(train) == 13 and len(val) == 12
+
+
+def test_every_caption_is_an_item_with_captions_all(root: Path, picture_folder: Path) -> None:
+    put_images(picture_folder, root / "Images")
+    lines = [
+        f"{i}.jpg#{k}\t{text}\n" for i in range(12) for k, text in enumerate(five_captions(i)[: 1 + i % 3])
+    ]
+    (root / "Flickr8k.token.txt").write_text("".join(lines))
+    train, val = data.Flickr8k(root=str(root), captions="all", **SEEDED).datasets()
+    expected = [text for own in train.split.captions for text in own]
+    assert [train[i][1] for i in range(len(train))] == expected
+    assert len(val) == 3 and val[0][1] == val.split.captions[0][0]
+    first, _ = data.Flickr8k(root=str(root), captions="first", **SEEDED).datasets()
+    assert [first[epoch, 0][1] for epoch in range(5)] == [first.split.captions[0][0]] * 5
+    random, _ = data.Flickr8k(root=str(root), captions="random", **SEEDED).datasets()
+    place = max(range(9), key=lambda i: len(random.split.captions[i]))
+    assert len({random[epoch, place][1] for epoch in range(20)}) == 3
+
+
+def test_broken_images_are_replaced_in_training_and_left_out_of_validation(
+    root: Path, picture_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    put_images(picture_folder, root / "Images")
+    (root / "Flickr8k.token.txt").write_text("".join(f"{i}.jpg#0\tpicture {i}\n" for i in range(12)))
+    settings = {"on_broken_image": "skip", "max_broken_fraction": 0.4, **SEEDED}
+    train, val = data.Flickr8k(root=str(root), **settings).datasets()
+    for split in (train.split, val.split):
+        (root / "Images" / split.ids[1]).write_bytes(b"<html>not found</html>")
+    train, val = data.Flickr8k(root=str(root), **settings).datasets()
+    item = train.item((0, 1))
+    assert item.problem is not None and train.split.ids[1] in str(item.problem)
+    assert item.caption == train.split.captions[2][0] and item.index == 2
+    assert len(val) == 2 and "Left out of the seeded val split" in caplog.text
+    with pytest.raises(UserError, match=r"max_broken_fraction=0\.1"):
+        data.Flickr8k(root=str(root), **settings | {"max_broken_fraction": 0.1}).datasets()
+
+
+def test_a_seeded_test_part_leaves_the_validation_part_as_it_is(picture_folder: Path) -> None:
+    for i in range(12):
+        (picture_folder / f"{i}.txt").write_text(f"number {i}")
+    plain = part_ids(Folder(root=str(picture_folder), **MEASURED))
+    found = part_ids(Folder(root=str(picture_folder), seeded_test_fraction=0.34, **MEASURED))
+    assert found["seeded val"] == plain["seeded val"]
+    assert len(found["seeded test"]) == 3
+    assert sorted(found["train"] + found["seeded test"]) == sorted(plain["train"])
+    for fraction in (-0.1, 1.0):
+        with pytest.raises(SettingError, match="seeded_test_fraction"):
+            Folder(root=str(picture_folder), seeded_test_fraction=fraction, **MEASURED)
+
+
+def test_eval_split_names_a_part_there_is(picture_folder: Path) -> None:
+    for i in range(12):
+        (picture_folder / f"{i}.txt").write_text(f"number {i}")
+    source = Folder(root=str(picture_folder), **{**MEASURED, "eval_split": "test"})
+    for read in (source.datasets, source.training_sets):
+        with pytest.raises(SettingError, match=r"eval_split=test.*seeded_test_fraction"):
+            read()

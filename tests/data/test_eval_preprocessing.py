@@ -1,0 +1,101 @@
+"""The preprocessing of evaluation: crops by hand, its state, and that a checkpoint's own is used."""
+
+import re
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from miniclip.config.restore import restore
+from miniclip.data.eval_preprocessing import EvalPreprocessing
+from miniclip.errors import SettingError, UserError
+from miniclip.integrations.clip_benchmark import load
+from miniclip.preprocessing import MEAN, STD, Preprocessing
+from miniclip.runs import RunDirectory
+
+STATE: dict[str, Any] = {
+    "image_size": 4,
+    "eval_crop": "center",
+    "mean": [0.5, 0.5, 0.5],
+    "std": [0.5, 0.5, 0.5],
+    "interpolation": "bicubic",
+    "crop_fraction": 0.875,
+}
+
+
+def test_a_center_crop_without_a_resize_is_a_slice_normalized() -> None:
+    image = torch.randint(256, (3, 4, 10), dtype=torch.uint8)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    expected = (image[:, :, 3:7] / 255 - mean) / std
+    torch.testing.assert_close(EvalPreprocessing(4, crop="center")(image), expected)
+
+
+def test_squash_keeps_what_lies_at_the_edges() -> None:
+    image = torch.zeros(3, 8, 32, dtype=torch.uint8)
+    image[:, :, :4] = 255
+    squashed, centered = (EvalPreprocessing(8, crop=crop)(image) for crop in ("squash", "center"))
+    assert squashed.shape == centered.shape == (3, 8, 8)
+    assert (squashed[:, :, 0] > 0).all() and (squashed[:, :, 3:] < 0).all()
+    assert (centered < 0).all()
+
+
+@pytest.mark.parametrize("crop", ["squash", "center"])
+def test_an_image_of_pillow_and_its_pixels_are_one(crop: str) -> None:
+    pixels = torch.randint(256, (3, 20, 30), dtype=torch.uint8)
+    image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    preprocess = EvalPreprocessing(16, crop=crop)
+    assert torch.equal(preprocess(image), preprocess(pixels))
+
+
+def test_a_state_makes_the_same_again() -> None:
+    preprocessing = EvalPreprocessing.from_state(STATE)
+    assert preprocessing.state() == STATE
+    assert preprocessing.trained_with == Preprocessing((0.5,) * 3, (0.5,) * 3, "bicubic", 0.875)
+
+
+@pytest.mark.parametrize(("former", "now"), [("whole", "squash"), ("centre", "center")])
+def test_former_names_of_crops_are_read(former: str, now: str) -> None:
+    assert EvalPreprocessing.from_state({**STATE, "eval_crop": former}).state()["eval_crop"] == now
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("eval_crop", "left"), ("eval_crop", None), ("image_size", "4"), ("image_size", 0)]
+)
+def test_anything_else_is_refused(key: str, value: Any) -> None:
+    with pytest.raises(UserError, match=re.escape(repr(value))):
+        EvalPreprocessing.from_state({**STATE, key: value})
+
+
+def test_a_crop_that_is_none_is_refused() -> None:
+    with pytest.raises(SettingError, match="eval_crop=left: must be squash or center"):
+        EvalPreprocessing(4, crop="left")
+
+
+def test_a_checkpoints_own_preprocessing_is_what_evaluation_does(
+    class_run: RunDirectory, tmp_path: Any
+) -> None:
+    checkpoint = torch.load(class_run.best_checkpoint, weights_only=True)
+    assert checkpoint["preprocessing"]["eval_crop"] == "squash"
+    checkpoint["preprocessing"] |= {"eval_crop": "center", "image_size": 24}
+    torch.save(checkpoint, tmp_path / "other.pt")
+
+    restored = restore(tmp_path / "other.pt")
+    _, transform, _ = load(str(tmp_path / "other.pt"), "best", "", "cpu")
+    _, val = restored.datasets()
+    assert val[0][0].shape == (3, 24, 24)
+    assert torch.equal(restored.preprocessing(val.split.images[0]), val[0][0])
+    assert torch.equal(transform(Image.fromarray(val.split.images[0].permute(1, 2, 0).numpy())), val[0][0])
+
+    changed = restore(tmp_path / "other.pt", "data.eval_crop=squash")
+    assert changed.preprocessing.crop_name == changed.config.data.eval_crop == "squash"
+    elsewhere = restore(tmp_path / "other.pt", "data=openmoji", "data.limit=20")
+    assert elsewhere.config.data.eval_crop == "center" and elsewhere.config.data.image_size == 24
+
+
+def test_a_checkpoint_with_an_unknown_crop_is_refused(class_run: RunDirectory, tmp_path: Any) -> None:
+    checkpoint = torch.load(class_run.best_checkpoint, weights_only=True)
+    checkpoint["preprocessing"]["eval_crop"] = "left"
+    torch.save(checkpoint, tmp_path / "other.pt")
+    with pytest.raises(UserError, match=r"other\.pt cannot be restored: the preprocessing 'left'"):
+        restore(tmp_path / "other.pt")

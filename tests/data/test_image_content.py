@@ -1,0 +1,168 @@
+"""A zoo of bad images, each of which is named; odd but good ones are decoded."""
+
+import io
+import os
+import random
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from miniclip.data.image_content import decode
+from miniclip.data.images import ImageFiles
+from miniclip.errors import BrokenImage, UserError
+from tests.data.conftest import RED, encoded
+
+
+def noise() -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def png_bomb() -> bytes:
+    """A few bytes that claim 50,000 x 50,000 pixels."""
+    small = bytearray(encoded(kind="PNG"))
+    small[16:24] = struct.pack(">II", 50_000, 50_000)
+    return bytes(small)
+
+
+BAD_IMAGES: dict[str, Callable[[], bytes]] = {
+    "nothing": lambda: b"",
+    "one byte": lambda: b"\xff",
+    "a page": lambda: b"<!DOCTYPE html><html>404 not found</html>",
+    "text": lambda: b"a dog runs over the grass",
+    "zeros": lambda: bytes(1000),
+    "jpeg, 3 bytes": lambda: encoded(noise())[:3],
+    "jpeg, header only": lambda: encoded(noise())[:200],
+    "jpeg, a quarter": lambda: encoded(noise())[: len(encoded(noise())) // 4],
+    "jpeg, half": lambda: encoded(noise())[: len(encoded(noise())) // 2],
+    "jpeg, without its last tenth": lambda: encoded(noise())[: len(encoded(noise())) * 9 // 10],
+    "png, half": lambda: encoded(noise(), "PNG")[: len(encoded(noise(), "PNG")) // 2],
+    "png, wrong checksum": lambda: encoded(kind="PNG")[:45] + b"\0\0\0\0" + encoded(kind="PNG")[49:],
+    "webp, half": lambda: encoded(noise(), "WEBP")[:300],
+    "gif, half": lambda: encoded(noise(), "GIF")[:400],
+    "tiff, half": lambda: encoded(noise(), "TIFF")[:500],
+    "bmp, half": lambda: encoded(noise(), "BMP")[:500],
+    "a bomb": png_bomb,
+    "svg": lambda: b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>',
+    "zip": lambda: b"PK\x03\x04" + bytes(100),
+}
+
+
+@pytest.mark.parametrize("name", BAD_IMAGES)
+def test_a_bad_image_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "bad.jpg").write_bytes(BAD_IMAGES[name]())
+    with pytest.raises(UserError, match=r"bad\.jpg") as caught:
+        ImageFiles(tmp_path, ["bad.jpg"], decode_size=32)[0]
+    assert "\n" not in str(caught.value)
+
+
+def animated() -> bytes:
+    frames = [RED, Image.new("RGB", (40, 30), (0, 0, 255))]
+    return encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+
+
+def rotated() -> bytes:
+    """Taken with the camera on its side: upright it is red above blue."""
+    image = Image.new("RGB", (30, 40), (0, 0, 255))
+    image.paste((255, 0, 0), (0, 0, 30, 20))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return encoded(image.rotate(90, expand=True), exif=exif, quality=100, subsampling=0)
+
+
+def transparent(mode: str) -> bytes:
+    image = Image.new("RGBA", (40, 30), (255, 0, 0, 255))
+    image.paste((0, 0, 0, 0), (20, 0, 40, 30))
+    return encoded(image.convert(mode) if mode != "P" else image.quantize(4), "PNG")
+
+
+def sixteen_bits() -> bytes:
+    ramp = np.linspace(0, 65535, 40).astype(np.uint16)
+    return encoded(Image.fromarray(np.tile(ramp, (30, 1))), "PNG")
+
+
+def first_pixel(pixels: torch.Tensor) -> list[int]:
+    return pixels[:, 2, 2].tolist()
+
+
+def test_animations_give_their_first_frame(tmp_path: Path) -> None:
+    (tmp_path / "a.gif").write_bytes(animated())
+    assert first_pixel(ImageFiles(tmp_path, ["a.gif"], decode_size=16)[0]) == [255, 0, 0]
+
+
+def test_a_rotated_photograph_stands_upright(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(rotated())
+    pixels = ImageFiles(tmp_path, ["a.jpg"], decode_size=64)[0]
+    assert pixels.shape == (3, 40, 30)
+    assert pixels[0, 3, 3] > 200 and pixels[2, 36, 3] > 200
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_pixels_become_white(tmp_path: Path, mode: str) -> None:
+    (tmp_path / "a.png").write_bytes(transparent(mode))
+    pixels = ImageFiles(tmp_path, ["a.png"], decode_size=16)[0]
+    assert pixels[:, 5, 35].tolist() == [255, 255, 255]
+    assert first_pixel(pixels) == ([255, 0, 0] if mode != "LA" else [76, 76, 76])
+
+
+def test_sixteen_bits_become_eight(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(sixteen_bits())
+    row = ImageFiles(tmp_path, ["a.png"], decode_size=16)[0][0, 0].tolist()
+    assert row[0] == 0 and row[-1] == 255 and 100 < row[20] < 150
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "CMYK", "YCbCr", "HSV", "LAB"])
+def test_other_colours_become_rgb(tmp_path: Path, mode: str) -> None:
+    kind = {"CMYK": "JPEG", "YCbCr": "JPEG", "HSV": "TIFF", "LAB": "TIFF"}.get(mode, "PNG")
+    if mode == "HSV":
+        pytest.skip("no file format of Pillow holds HSV")
+    image = Image.new("LAB", (40, 30), (128, 128, 128)) if mode == "LAB" else RED.convert(mode)
+    (tmp_path / "a").write_bytes(encoded(image, kind))
+    pixels = ImageFiles(tmp_path, ["a"], decode_size=16)[0]
+    assert pixels.shape == (3, 30, 40) and pixels.dtype is torch.uint8
+    if mode in ("CMYK", "YCbCr"):
+        red, green, blue = first_pixel(pixels)
+        assert red > 220 and green < 40 and blue < 40
+
+
+def test_a_jpeg_is_what_pillow_makes_of_it_whole_or_damaged() -> None:
+    """The fast decoder takes and refuses the same files, and gives the same pixels."""
+    noise = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
+    photograph = Image.fromarray(noise).resize((120, 90), Image.Resampling.BICUBIC)
+    outcomes = {True: 0, False: 0}
+    draw = random.Random(0)
+    for settings in ({}, {"subsampling": 0}, {"progressive": True}, {"quality": 20}):
+        file = io.BytesIO()
+        photograph.save(file, "JPEG", **settings)
+        whole = file.getvalue()
+        for number in range(60):
+            content = bytearray(whole if number % 2 else whole[: draw.randrange(1, len(whole))])
+            for _ in range(number % 4):
+                content[draw.randrange(len(content))] = draw.randrange(256)
+            try:
+                with Image.open(io.BytesIO(content)) as image:
+                    expected = np.array(image.convert("RGB"))
+            except (OSError, SyntaxError, ValueError):
+                outcomes[False] += 1
+                with pytest.raises(BrokenImage):
+                    decode(bytes(content), "it", decode_size=1000)
+                continue
+            outcomes[True] += 1
+            actual = decode(bytes(content), "it", decode_size=1000)
+            assert np.array_equal(actual.permute(1, 2, 0).numpy(), expected), number
+    assert min(outcomes.values()) > 50
+
+
+def test_a_pipe_named_like_an_image_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(BrokenImage, match=r"pipe\.jpg is no regular file"):
+        ImageFiles(tmp_path, ["pipe.jpg"], decode_size=16)[0]
+
+
+def test_the_zoo_is_large_enough() -> None:
+    assert len(BAD_IMAGES) >= 19

@@ -1,0 +1,49 @@
+"""The zero-shot task."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from miniclip.errors import SettingError, UserError
+from miniclip.evaluation import TaskContext
+from miniclip.evaluation.tasks import ZeroShot
+from miniclip.metrics import Features
+from tests.evaluation.conftest import evaluation_of
+
+
+def test_images_are_classified_by_the_names_of_their_classes(context: TaskContext) -> None:
+    task = ZeroShot(templates="simple", class_names=None)
+    task.check(context)
+    found = task.run(context)
+    assert found.numbers["classes"] == 3 and found.numbers["templates"] == "simple"
+    assert found.numbers["chance"] == pytest.approx(100 / 3)
+    assert found.numbers["top5"] == 100  # of three classes
+    assert (context.folder / "zero_shot.png").is_file()
+
+
+def test_names_come_from_a_file_of_as_many_that_differ(context: TaskContext, tmp_path: Path) -> None:
+    for lines, reason in (
+        ("square\nsquare\ncircle\n", "these repeat: square"),
+        ("square\n", r"eval\.tasks\.zero_shot\.class_names=.* has 1 line for 3 classes"),
+    ):
+        (tmp_path / "names.txt").write_text(lines)
+        names = f"eval.tasks.zero_shot.class_names={tmp_path / 'names.txt'}"
+        asked = evaluation_of("eval=zero_shot", names)
+        with pytest.raises(UserError, match=reason):
+            asked.check(context)
+
+
+def test_unknown_templates_are_refused_at_once() -> None:
+    with pytest.raises(SettingError, match=r"templates=nowhere: must be one of none, simple, clip"):
+        ZeroShot(templates="nowhere", class_names=None)
+
+
+def test_it_is_cheap_enough_for_every_validation(context: TaskContext) -> None:
+    task = ZeroShot(templates="simple", class_names=None)
+    at_validation = task.at_each_validation(context, context.features)
+    assert at_validation["val/zero_shot_top1"] == task.run(context).numbers["top1"]
+
+    broken = Features(torch.full((2, 4), torch.nan), torch.ones(2, 4), torch.arange(2))
+    assert all(math.isnan(value) for value in task.at_each_validation(context, broken).values())

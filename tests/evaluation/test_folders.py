@@ -1,0 +1,100 @@
+"""Folders of results: by checkpoint and data, the same numbers wherever a checkpoint lies."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from miniclip.errors import UserError
+from miniclip.evaluation.folders import evaluation_folder
+from miniclip.runs import RunDirectory
+from tests.conftest import TINY, Answer, class_settings, fit, interrupt_before_validation
+
+
+def run_with(folder: Path, **splits: str) -> Path:
+    """The checkpoints folder of a run that knows the fingerprints of its splits."""
+    folder.mkdir()
+    facts = {name.replace("_", " "): {"fingerprint": print_} for name, print_ in splits.items()}
+    (folder / "environment.json").write_text(json.dumps({"data": facts}))
+    return folder / "checkpoints"
+
+
+def test_a_folder_says_which_checkpoint_and_which_data(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    checkpoints = run_with(run, train="t", val="v", test="e")
+    assert evaluation_folder(checkpoints / "best.pt", "v") == run / "evaluation"
+    assert evaluation_folder(checkpoints / "best.pt", "e") == run / "evaluation" / "test"
+    assert evaluation_folder(checkpoints / "best.pt", "other") == run / "evaluation" / "other"
+    assert evaluation_folder(checkpoints / "last.pt", "v") == run / "evaluation" / "last"
+    lone = tmp_path / "lone" / "model.pt"
+    assert evaluation_folder(lone, "v") == tmp_path / "lone" / "model_evaluation" / "v"
+
+
+def test_a_run_that_was_validated_on_a_test_part_has_no_folder_for_it(tmp_path: Path) -> None:
+    checkpoints = run_with(tmp_path / "run", train="t", test="e")
+    assert evaluation_folder(checkpoints / "best.pt", "e") == tmp_path / "run" / "evaluation"
+
+
+def test_a_damaged_environment_is_one_clear_line(tmp_path: Path) -> None:
+    checkpoints = run_with(tmp_path / "run")
+    (tmp_path / "run" / "environment.json").write_text("[]")
+    with pytest.raises(UserError, match=r"environment\.json is damaged"):
+        evaluation_folder(checkpoints / "best.pt", "v")
+
+
+def test_a_moved_a_lone_and_a_resumed_checkpoint_give_the_same_numbers(
+    class_run: RunDirectory,
+    class_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    miniclip: Callable[..., Answer],
+) -> None:
+    first = shutil.copytree(class_run.path, tmp_path / "first")
+    moved = shutil.copytree(class_run.path, tmp_path / "moved")
+    lone = tmp_path / "lone" / "model.pt"
+    lone.parent.mkdir()
+    shutil.copy(class_run.best_checkpoint, lone)
+    settings = class_settings(class_folder)
+    with monkeypatch.context() as patch:
+        interrupt_before_validation(patch, epoch=2)
+        with pytest.raises(KeyboardInterrupt):
+            fit(tmp_path / "resumed", *settings)
+    resumed = fit(tmp_path / "resumed", *settings, "trainer.resume=auto").path
+
+    done = miniclip("evaluate", first, moved, lone, resumed, "retrieval", "linear_probe")
+    assert done.returncode == 0, done.stderr
+    for task in ("retrieval", "linear_probe"):
+        files = (run / "evaluation" / f"{task}.json" for run in (first, moved, resumed))
+        expected, *others = (json.loads(file.read_text()) for file in files)
+        for numbers in others:
+            assert {**numbers, "checkpoint": ""} == {**expected, "checkpoint": ""}
+    rows = [line.split()[1:] for line in done.stdout.splitlines()[-4:]]
+    assert rows == [rows[0]] * 4
+
+
+def test_another_data_set_and_a_table_of_several_models(
+    class_run: RunDirectory, class_folder: Path, tmp_path: Path, miniclip: Callable[..., Answer]
+) -> None:
+    settings = [setting for setting in TINY if "num_layers" not in setting]
+    bag = fit(tmp_path / "bag", *settings, "encoder/text=bag", "trainer.budget.steps=1")
+    run = shutil.copytree(class_run.path, tmp_path / "run")
+    checkpoint = run / "checkpoints" / "last.pt"
+    other = ["data=imagefolder", f"data.root={class_folder}", "data.val_fraction=0.2"]
+    done = miniclip("evaluate", bag.path, checkpoint, "retrieval", *other)
+    assert done.returncode == 0, done.stderr
+    table = done.stdout.splitlines()[-4:]
+    assert [line.split()[0] for line in table] == ["image", "chance", str(bag.path), str(checkpoint)]
+    (file,) = (bag.path / "evaluation").glob("*/retrieval.json")  # on data that is not its own
+    assert json.loads(file.read_text())["protocol"].startswith("seeded val: 12 images")
+    assert len(list((run / "evaluation" / "last").glob("*/retrieval.json"))) == 1
+
+
+def test_a_job_of_a_sweep_is_a_run_like_any_other(
+    class_run: RunDirectory, tmp_path: Path, miniclip: Callable[..., Answer]
+) -> None:
+    job = shutil.copytree(class_run.path, tmp_path / "0_rho=0.05,seed=1")
+    done = miniclip("evaluate", job.name, "retrieval")
+    assert done.returncode == 0, done.stderr
+    assert (job / "evaluation" / "retrieval.json").is_file()

@@ -1,0 +1,65 @@
+"""Models under test: raw strings and images in, features out."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from miniclip.config.restore import restore
+from miniclip.runs import RunDirectory
+from tests.conftest import Answer
+from tests.evaluation.conftest import Measured
+
+
+def test_open_clip_is_measured_by_the_same_protocol(
+    class_run: RunDirectory, tmp_path: Path, miniclip: Callable[..., Answer]
+) -> None:
+    open_clip = pytest.importorskip("open_clip", reason="needs the extra bench")
+    model = open_clip.create_model("RN50")
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    run = shutil.copytree(class_run.path, tmp_path / "run")
+    done = miniclip("evaluate", run, f"open_clip:RN50:{tmp_path / 'weights.pt'}", "retrieval", "zero_shot")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("open_clip RN50")
+    folder = tmp_path / "outputs" / "open_clip" / "RN50" / "weights" / "evaluation"
+    theirs = json.loads((folder / "retrieval.json").read_text())
+    ours = json.loads((run / "evaluation" / "retrieval.json").read_text())
+    assert theirs["protocol"] == ours["protocol"]
+
+
+def test_another_data_set_is_seen_as_the_run_saw_its_own(class_run: RunDirectory, tmp_path: Path) -> None:
+    checkpoint = torch.load(class_run.best_checkpoint, weights_only=True)
+    checkpoint["preprocessing"]["eval_crop"] = "center"
+    torch.save(checkpoint, tmp_path / "centre.pt")
+    assert restore(tmp_path / "centre.pt", "data=openmoji").config.data.eval_crop == "center"
+    asked = restore(tmp_path / "centre.pt", "data=openmoji", "data.eval_crop=squash")
+    assert asked.config.data.eval_crop == "squash"
+
+
+def test_raw_texts_go_in_and_features_come_out(measured: Measured) -> None:
+    texts = ["a blue square", "red", "green square and more than that"]  # of several lengths
+    features = measured.model.encode_text(texts)
+    assert features.shape == (3, 32) and features.dtype == torch.float32
+    torch.testing.assert_close(features.norm(dim=1), torch.ones(3))
+    token_ids, attention_mask = measured.restored.tokenizer.encode(texts)
+    with torch.no_grad():
+        direct = measured.restored.model.encode_text(token_ids, attention_mask)
+    torch.testing.assert_close(features, direct)
+    torch.testing.assert_close(measured.model.encode_text(texts[::-1]), features.flip(0))
+
+
+def test_images_one_by_one_are_those_of_the_data_set(measured: Measured) -> None:
+    images = [measured.val.split.images[row] for row in range(5)]
+    batch = torch.stack([measured.model.preprocess(image) for image in images])
+    features = measured.model.encode_image(batch)
+    torch.testing.assert_close(features, measured.model.encode_dataset(measured.val)[:5])
+
+
+def test_the_scale_is_that_of_the_checkpoints_temperature(measured: Measured) -> None:
+    model = measured.restored.model
+    features = measured.model.encode_text(["red", "blue"])
+    assert measured.model.logit_scale == float(model.logit_scale(features, features).detach())
+    assert not model.training
