@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from benchmarks.timing import alternate, conditions
-from miniclip.config import instantiate as build
+from miniclip.config import instantiate
 from miniclip.config.compose import compose
 from miniclip.data.batch import Batch
 from miniclip.losses import ClipLoss
@@ -435,7 +435,7 @@ def step_costs(rounds: int = 12) -> dict[str, float]:
     for name in ("AdamW", OURS.name, THEIRS.name):
         cfg = compose("precision=fp32")
         torch.manual_seed(0)
-        model = build.make_model(cfg, vocab_size=4096).to(memory_format=torch.channels_last)
+        model = instantiate.make_model(cfg, vocab_size=4096).to(memory_format=torch.channels_last)
         closure = partial(_model_closure, model, batch)
         settings: dict[str, Any] = {"lr": 5e-4, "fused": True}
         if name == "AdamW":

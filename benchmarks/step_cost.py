@@ -9,7 +9,7 @@ from functools import partial
 import torch
 
 from benchmarks.timing import alternate, conditions
-from miniclip.config import instantiate as build
+from miniclip.config import instantiate
 from miniclip.config.compose import compose
 from miniclip.data.batch import Batch
 from miniclip.training import Trainer, TrainingStep
@@ -24,14 +24,14 @@ def step(*overrides: str) -> TrainingStep:
     """The step of `python run.py OVERRIDES`."""
     cfg = compose(*overrides)
     torch.manual_seed(0)
-    trainer: Trainer = build.make(cfg, "trainer")
-    model = build.make_model(cfg, vocab_size=4096).to(trainer.device)
+    trainer: Trainer = instantiate.make(cfg, "trainer")
+    model = instantiate.make_model(cfg, vocab_size=4096).to(trainer.device)
     model.to(memory_format=torch.channels_last)
     return TrainingStep(
         model,
-        build.make(cfg, "loss"),
-        build.make_optimizer(cfg, model),
-        build.make_precision(cfg, trainer),
+        instantiate.make(cfg, "loss"),
+        instantiate.make_optimizer(cfg, model),
+        instantiate.make_precision(cfg, trainer),
         grad_clip_norm=trainer.grad_clip_norm,
     )
 

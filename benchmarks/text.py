@@ -17,7 +17,7 @@ from linformer import Linformer
 from torch import Tensor, nn
 
 from benchmarks.timing import alternate, conditions
-from miniclip.config import instantiate as build
+from miniclip.config import instantiate
 from miniclip.config.compose import compose
 from miniclip.data.sources.captions import group_by_image
 from miniclip.data.sources.delimited import read_table
@@ -48,9 +48,9 @@ def main() -> None:
     captions = list(itertools.chain.from_iterable(by_image.values()))
 
     cfg = compose(f"context_length={PADDED_LENGTH}", f"encoder.text.attention.k={K}")
-    tokenizer = build.make(cfg, "tokenizer")
+    tokenizer = instantiate.make(cfg, "tokenizer")
     tokenizer.fit(captions)
-    tower = build.make_model(cfg, vocab_size=tokenizer.vocab_size).text_encoder
+    tower = instantiate.make_model(cfg, vocab_size=tokenizer.vocab_size).text_encoder
     rival = Rival(tokenizer.vocab_size, cfg.embed_dim)
     batches = [
         tokenizer.encode(captions[start : start + BATCH_SIZE]) for start in range(0, 1024, BATCH_SIZE)

@@ -10,7 +10,7 @@ import pytest
 from miniclip.errors import UserError
 from miniclip.evaluation.folders import evaluation_folder
 from miniclip.runs import RunDirectory
-from tests.conftest import TINY, Answer, class_settings, fit, interrupt_before_validation
+from tests.conftest import TINY, Answer, class_settings, fit, interrupt_at_step
 
 
 def run_with(folder: Path, **splits: str) -> Path:
@@ -58,7 +58,7 @@ def test_a_moved_a_lone_and_a_resumed_checkpoint_give_the_same_numbers(
     shutil.copy(class_run.best_checkpoint, lone)
     settings = class_settings(class_folder)
     with monkeypatch.context() as patch:
-        interrupt_before_validation(patch, epoch=2)
+        interrupt_at_step(patch, step=6)
         with pytest.raises(KeyboardInterrupt):
             fit(tmp_path / "resumed", *settings)
     resumed = fit(tmp_path / "resumed", *settings, "trainer.resume=auto").path

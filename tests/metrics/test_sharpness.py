@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from miniclip.config import instantiate as build
 from miniclip.config.compose import compose
 from miniclip.config.restore import restore
 from miniclip.data.batch import Batch
@@ -57,7 +56,7 @@ def test_the_landscape_of_a_bowl() -> None:
 def test_hessian_products_of_the_model_are_differences_of_gradients() -> None:
     cfg = compose(*TINY)
     torch.manual_seed(0)
-    model = build.make_model(cfg, vocab_size=300).double()
+    model = instantiate.make_model(cfg, vocab_size=300).double()
     model.temperature.float()
     for module in list(model.modules()):  # without kinks, which differences step over
         for name, child in module.named_children():
@@ -107,7 +106,7 @@ def test_a_setting_of_the_run_can_be_changed_also_one_that_was_null(class_run: R
 def test_the_surface_is_that_of_the_loss_with_several_positives() -> None:
     cfg = compose(*TINY)
     torch.manual_seed(0)
-    model = build.make_model(cfg, vocab_size=300)
+    model = instantiate.make_model(cfg, vocab_size=300)
     token_ids = torch.randint(300, (8, 6))
     everything = torch.ones(8, 8, dtype=torch.bool)
     inputs = Batch(torch.randn(8, 3, 32, 32), token_ids, torch.ones_like(token_ids).bool(), everything)
@@ -120,7 +119,7 @@ def test_the_surface_is_that_of_the_loss_with_several_positives() -> None:
 def test_a_model_with_dropout_is_as_sharp_as_its_loss_and_no_generator_moves() -> None:
     cfg = compose(*TINY, "encoder.text.dropout=0.5")
     torch.manual_seed(0)
-    model = build.make_model(cfg, vocab_size=300)
+    model = instantiate.make_model(cfg, vocab_size=300)
     token_ids = torch.randint(300, (8, 6))
     inputs = Batch(torch.randn(8, 3, 32, 32), token_ids, torch.ones_like(token_ids).bool())
     surface = LossSurface(model, ClipLoss(), [inputs])

@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from miniclip.config import instantiate as build
 from miniclip.config.compose import compose
 from miniclip.distributed import World
 from miniclip.losses import ClipLoss
@@ -18,7 +17,7 @@ from tests.training.test_step import batch
 def accumulation(*overrides: str, **settings: Any) -> Accumulation:
     cfg = compose(*TINY, "precision=fp32", *overrides)
     torch.manual_seed(0)
-    model = build.make_model(cfg, vocab_size=300).train()
+    model = instantiate.make_model(cfg, vocab_size=300).train()
     precision = Precision(dtype="float32", device=torch.device("cpu"))
     loss = settings.pop("loss", ClipLoss())
     return Accumulation(model, loss, precision, **settings)

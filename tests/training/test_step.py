@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from miniclip.config import instantiate as build
 from miniclip.config.compose import compose
 from miniclip.data.batch import Batch
 from miniclip.training import StepResult, TrainingStep
@@ -18,10 +17,10 @@ PLAIN = ("precision=fp32", "trainer.grad_clip_norm=null")
 def step(*overrides: str) -> TrainingStep:
     cfg = compose(*TINY, *PLAIN, *overrides)
     torch.manual_seed(0)
-    trainer = build.make(cfg, "trainer")
-    model = build.make_model(cfg, vocab_size=300).train()
-    optimizer, precision = build.make_optimizer(cfg, model), build.make_precision(cfg, trainer)
-    return TrainingStep(model, build.make(cfg, "loss"), optimizer, precision, grad_clip_norm=None)
+    trainer = instantiate.make(cfg, "trainer")
+    model = instantiate.make_model(cfg, vocab_size=300).train()
+    optimizer, precision = instantiate.make_optimizer(cfg, model), instantiate.make_precision(cfg, trainer)
+    return TrainingStep(model, instantiate.make(cfg, "loss"), optimizer, precision, grad_clip_norm=None)
 
 
 def batch(seed: int = 0) -> Batch:
@@ -88,7 +87,7 @@ def test_on_a_device_without_values_nothing_is_asked_for() -> None:
         with torch.device("meta"):
             model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.LayerNorm(8))
             inputs = torch.randn(2, 4)
-        sam: Any = build.make_optimizer(cfg, model)  # type: ignore[arg-type]
+        sam: Any = instantiate.make_optimizer(cfg, model)  # type: ignore[arg-type]
         for _ in range(3):
 
             def closure() -> Tensor:
