@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from miniclip.config import instantiate
 from miniclip.config.compose import compose
 from miniclip.config.restore import restore
 from miniclip.data.batch import Batch

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from miniclip.config import instantiate
 from miniclip.config.compose import compose
 from miniclip.distributed import World
 from miniclip.losses import ClipLoss

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from miniclip.config import instantiate
 from miniclip.config.compose import compose
 from miniclip.data.batch import Batch
 from miniclip.training import StepResult, TrainingStep
