@@ -10,13 +10,19 @@ is measured; data.eval_split=test takes the test part, data.use=all every image.
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from omegaconf import DictConfig
 
 from miniclip.config.compose import compose
 from miniclip.config.hints import groups
 from miniclip.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from miniclip.config.restore import Restored
+    from miniclip.evaluation import TaskContext
 
 EXAMPLES = """\
   miniclip evaluate outputs/miniclip/RUN
@@ -35,67 +41,115 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Measure each model by the tasks, print the results, and compare what several retrieve."""
     from miniclip.config.build import check_part
-    from miniclip.config.instantiate import make, read_data
+    from miniclip.config.instantiate import make
     from miniclip.config.restore import restore
-    from miniclip.evaluation import MiniCLIPModel, OpenClipModel, TaskContext, comparison
-    from miniclip.evaluation.folders import evaluation_folder
+    from miniclip.evaluation import comparison
     from miniclip.training.device import find_device
 
     device = find_device(arguments.device)
-    words = arguments.words
+    words = _sorted_by_kind(arguments.words)
+    cfg = _config_of_tasks(words.tasks, words.of_tasks)
+    check_part(cfg, "eval")
+    evaluation = make(cfg, "eval")
+
+    restored = None
+    retrieved = []
+    for name in sorted(words.models, key=_is_of_open_clip):  # runs come first, for they name the data
+        if _is_of_open_clip(name):
+            context, checkpoint = _context_of_open_clip(name, restored, words.of_data, device), name
+        else:
+            restored = restore(Path(name), *words.of_data)
+            context, checkpoint = _context_of_run(name, restored, device), str(restored.checkpoint)
+
+        results = evaluation.run(context, checkpoint=checkpoint)
+        print(f"{context.model.name}, data {context.val.split.fingerprint()}")
+        _print_results(results)
+        print(f"Everything is in {context.folder}\n")
+        if "retrieval" in results:
+            retrieved.append((context.model.name, results["retrieval"].numbers))
+
+    if len(retrieved) > 1:
+        print("\n".join(comparison(retrieved)))
+
+
+class _Words(NamedTuple):
+    """What was typed, by its kind."""
+
+    models: list[str]
+    tasks: list[str]
+    of_tasks: list[str]
+    of_data: list[str]
+
+
+def _sorted_by_kind(words: Sequence[str]) -> _Words:
+    """Tell models, tasks and settings apart.
+
+    Raises:
+        UserError: when a word is none of them, or no model is named.
+    """
     known_tasks = groups()["eval/tasks"]
     # jobs of sweeps lie in folders such as 0_rho=0.05
     paths = [word for word in words if Path(word).exists()]
     tasks = [word for word in words if word in known_tasks and word not in paths]
     settings = [word for word in words if ("=" in word or word.startswith("~")) and word not in paths]
     models = [word for word in words if word not in tasks and word not in settings]
+
     if not models:
         raise UserError("Which model? Give a run directory, a checkpoint or open_clip:NAME:WEIGHTS.")
     for word in models:
-        if not word.startswith("open_clip:") and word not in paths:
-            told = ", ".join(known_tasks)
-            raise UserError(f"{word} is no run, no checkpoint and none of the tasks {told}.")
-    own = [word for word in settings if word.lstrip("~").startswith(("eval.", "eval/", "eval="))]
-    cfg = _config_of_tasks(tasks, own)
-    check_part(cfg, "eval")
-    evaluation = make(cfg, "eval")
-    of_data = [word for word in settings if word not in own]
-    restored = None
-    found = []
-    for word in sorted(models, key=lambda word: word.startswith("open_clip:")):  # runs name the data
-        loss, seed = None, 0
-        if word.startswith("open_clip:"):
-            checkpoint = word
-            model: Any = OpenClipModel(word.partition(":")[2], device)
-            # photographs are decoded at the size that a model needs
-            size = model.image_size
-            if restored is None:
-                datasets = read_data(compose(*of_data, f"image_size={size}", "data.cache=none"))
-            else:
-                datasets = restored.datasets(image_size=size, cache="none")
-            folder = Path("outputs") / model.name.replace(" ", "/") / "evaluation"
-        else:
-            restored = restore(Path(word), *of_data)
-            checkpoint = str(restored.checkpoint)
-            datasets = restored.datasets()
-            model = MiniCLIPModel(
-                word,
-                restored.model,
-                restored.tokenizer,
-                preprocess=restored.preprocessing,
-                device=device,
-            )
-            folder = evaluation_folder(restored.checkpoint, datasets[1].split.fingerprint())
-            loss, seed = restored.loss(), restored.config.seed
-        context = TaskContext(model, *datasets, folder=folder, loss=loss, seed=seed)
-        results = evaluation.run(context, checkpoint=checkpoint)
-        print(f"{model.name}, data {datasets[1].split.fingerprint()}")
-        _print_results(results)
-        print(f"Everything is in {folder}\n")
-        if "retrieval" in results:
-            found.append((model.name, results["retrieval"].numbers))
-    if len(found) > 1:
-        print("\n".join(comparison(found)))
+        if not _is_of_open_clip(word) and word not in paths:
+            listed = ", ".join(known_tasks)
+            raise UserError(f"{word} is no run, no checkpoint and none of the tasks {listed}.")
+
+    of_tasks = [word for word in settings if word.lstrip("~").startswith(("eval.", "eval/", "eval="))]
+    of_data = [word for word in settings if word not in of_tasks]
+    return _Words(models, tasks, of_tasks, of_data)
+
+
+def _is_of_open_clip(word: str) -> bool:
+    return word.startswith("open_clip:")
+
+
+def _context_of_open_clip(
+    name: str, restored: "Restored | None", of_data: Sequence[str], device: "torch.device"
+) -> "TaskContext":
+    """One of open_clip's models, on the data of the run before it, else on those of the settings."""
+    from miniclip.config.instantiate import read_data
+    from miniclip.evaluation import OpenClipModel, TaskContext
+
+    model = OpenClipModel(name.partition(":")[2], device)
+    # photographs are decoded at the size that a model needs
+    size = model.image_size
+    if restored is None:
+        datasets = read_data(compose(*of_data, f"image_size={size}", "data.cache=none"))
+    else:
+        datasets = restored.datasets(image_size=size, cache="none")
+
+    folder = Path("outputs") / model.name.replace(" ", "/") / "evaluation"
+    return TaskContext(model, *datasets, folder=folder, loss=None, seed=0)
+
+
+def _context_of_run(name: str, restored: "Restored", device: "torch.device") -> "TaskContext":
+    """A run's model on its data, or on those that were asked for."""
+    from miniclip.evaluation import MiniCLIPModel, TaskContext
+    from miniclip.evaluation.folders import evaluation_folder
+
+    train, measured = restored.datasets()
+    model = MiniCLIPModel(
+        name,
+        restored.model,
+        restored.tokenizer,
+        preprocess=restored.preprocessing,
+        device=device,
+    )
+    return TaskContext(
+        model,
+        train,
+        measured,
+        folder=evaluation_folder(restored.checkpoint, measured.split.fingerprint()),
+        loss=restored.loss(),
+        seed=restored.config.seed,
+    )
 
 
 def _config_of_tasks(tasks: Sequence[str], settings: Sequence[str]) -> DictConfig:

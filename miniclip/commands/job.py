@@ -15,11 +15,12 @@ from omegaconf import DictConfig, OmegaConf
 from miniclip.config.build import build
 from miniclip.config.compose import short_overrides
 from miniclip.config.instantiate import make
+from miniclip.data import ImageTextDataset
 from miniclip.data.eval_preprocessing import EvalPreprocessing
 from miniclip.errors import UserError, counted
 from miniclip.evaluation import MiniCLIPModel, Result, TaskContext, flat_numbers
 from miniclip.figures import draw_curves, draw_retrieval
-from miniclip.metrics import recall_table, retrieval_ranks
+from miniclip.metrics import Features, recall_table, retrieval_ranks
 from miniclip.runs import RunDirectory, RunFacts
 from miniclip.runs.environment import git_revision
 from miniclip.runs.job_key import job_key
@@ -110,58 +111,31 @@ def _train(cfg: DictConfig, run: RunDirectory) -> float:
 
 def _train_and_measure(cfg: DictConfig, run: RunDirectory) -> tuple[dict[str, Any], dict[str, Result]]:
     """The summary of the training, and what each task of `eval` found."""
-    trainer, experiment, logger = build(cfg, run)
+    trainer, setup, logger = build(cfg, run)
     evaluation = make(cfg, "eval")
-    subject = MiniCLIPModel(
-        "this run",
-        experiment.model,
-        experiment.tokenizer,
-        preprocess=EvalPreprocessing.from_state(experiment.preprocessing),
-        device=trainer.device,
-    )
-    context = TaskContext(
-        subject,
-        experiment.train_set,
-        experiment.val_set,
-        folder=run.evaluation,
-        loss=experiment.loss,
-        seed=cfg.seed,
-    )
-    experiment = replace(experiment, measures=evaluation.at_each_validation(context))
-    log.info("%s", _headline(experiment, trainer, run))
-    checkpoint = go_on(trainer.resume, run, experiment.config)
-    logger.start(run.metrics, RunFacts(_run_name(cfg), experiment.config, _sweep_name(), _tags()))
+    context = _context(cfg, trainer, setup, run)
+    setup = replace(setup, measures=evaluation.at_each_validation(context))
+    log.info("%s", _headline(setup, trainer, run))
+
+    checkpoint = go_on(trainer.resume, run, setup.config)
+    logger.start(run.metrics, RunFacts(_run_name(cfg), setup.config, _sweep_name(), _tags()))
     summary: dict[str, Any] = {}
     figures: dict[str, Path] = {}
     failed = True
     try:
-        summary, features = trainer.fit(experiment, run, logger, checkpoint=checkpoint)
+        summary, features = trainer.fit(setup, run, logger, checkpoint=checkpoint)
         ranks = retrieval_ranks(*features)
         run.write_ranks(image_of_caption=features.image_of_caption, **ranks._asdict())
-        test_set = experiment.test_set
-        if test_set is not None:
-            context = TaskContext(
-                subject,
-                experiment.train_set,
-                test_set,
-                folder=run.evaluation / "test",
-                loss=experiment.loss,
-                seed=cfg.seed,
-            )
+
+        if setup.test_set is not None:
+            context = _context(cfg, trainer, setup, run, test_set=setup.test_set)
             measures = evaluation.at_each_validation(context)
-            tested = measure_test(experiment, test_set, trainer, best=summary["best"], measures=measures)
+            tested = measure_test(setup, setup.test_set, trainer, best=summary["best"], measures=measures)
             _write_test(tested, summary, run)
             numbers = {key: value for key, value in tested.record.items() if key.startswith("test/")}
             logger.log({"step": summary["steps"], **numbers})
-        figures = {
-            "curves": draw_curves(run.read_metrics(), run.curves_figure),
-            "retrieval": draw_retrieval(
-                features,
-                experiment.val_set.split,
-                run.retrieval_figure,
-                protocol=summary["best"]["protocol"],
-            ),
-        }
+
+        figures = _draw(features, setup, summary, run)
         measured = evaluation.run(context, checkpoint=str(run.best_checkpoint))
         if measured:
             logger.log({"step": summary["steps"], **flat_numbers(measured)})
@@ -169,6 +143,47 @@ def _train_and_measure(cfg: DictConfig, run: RunDirectory) -> tuple[dict[str, An
     finally:
         logger.finish(failed=failed, summary=summary, figures=figures)
     return summary, measured
+
+
+def _context(
+    cfg: DictConfig,
+    trainer: Trainer,
+    setup: TrainingSetup,
+    run: RunDirectory,
+    *,
+    test_set: ImageTextDataset | None = None,
+) -> TaskContext:
+    """The run's model and the data that tasks measure it on: the validation part, or a test part."""
+    model = MiniCLIPModel(
+        "this run",
+        setup.model,
+        setup.tokenizer,
+        preprocess=EvalPreprocessing.from_state(setup.preprocessing),
+        device=trainer.device,
+    )
+    return TaskContext(
+        model,
+        setup.train_set,
+        setup.val_set if test_set is None else test_set,
+        folder=run.evaluation if test_set is None else run.evaluation / "test",
+        loss=setup.loss,
+        seed=cfg.seed,
+    )
+
+
+def _draw(
+    features: Features, setup: TrainingSetup, summary: dict[str, Any], run: RunDirectory
+) -> dict[str, Path]:
+    """Draw the curves of the run, and what its best checkpoint retrieves."""
+    return {
+        "curves": draw_curves(run.read_metrics(), run.curves_figure),
+        "retrieval": draw_retrieval(
+            features,
+            setup.val_set.split,
+            run.retrieval_figure,
+            protocol=summary["best"]["protocol"],
+        ),
+    }
 
 
 def _write_test(tested: HeldOutResult, summary: dict[str, Any], run: RunDirectory) -> None:
