@@ -16,7 +16,7 @@ FIXED = [
     "encoder.image.freeze_batch_norm_stats=true",
 ]
 
-TOO_LARGE = ["trainer.batch_size=1000", "trainer.budget.epochs=1"]
+TOO_LARGE = ["trainer.batch_size=100000", "trainer.budget.epochs=1"]
 """Ends each job before it trains."""
 
 
@@ -47,7 +47,7 @@ def test_jobs_of_a_sweep_differ_in_what_is_swept(tmp_path: Path) -> None:
 
 
 def test_jobs_of_a_study_are_named_by_its_axes(tmp_path: Path) -> None:
-    run_miniclip("experiments=mlp_width", *TOO_LARGE, "seed=0", f"hydra.sweep.dir={tmp_path}")
+    run_miniclip(*TINY, "experiments=mlp_width", *TOO_LARGE, "seed=0", f"hydra.sweep.dir={tmp_path}")
     assert [name.partition(",")[0] for name in names(tmp_path)] == [
         f"expansion={n}" for n in (0, 1, 2, 4, 8)
     ]
