@@ -3,7 +3,7 @@
 import difflib
 import math
 import re
-from collections.abc import Iterator
+import typing
 from typing import Any
 
 import hydra
@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from miniclip.config.hints import SEVERAL, groups, is_named
 from miniclip.errors import SettingError, UserError
+from miniclip.files import flatten
 from miniclip.signature import described, fits, signature_of
 from miniclip.training.changed_settings import TRAINED_PARTS
 
@@ -88,7 +89,7 @@ def check_is_part(cfg: DictConfig, group: str) -> None:
 
 def _check_finite(cfg: DictConfig) -> None:
     """Refuse numbers that are not finite, however they are spelled; no setting means something by one."""
-    for path, value in _leaves(OmegaConf.to_container(cfg, resolve=True)):
+    for path, value in _settings(cfg, resolve=True).items():
         for item in value if isinstance(value, list) else [value]:
             is_infinite = isinstance(item, float) and not math.isfinite(item)
             is_spelled = isinstance(item, str) and NOT_FINITE.fullmatch(item) and path != "name"
@@ -99,7 +100,7 @@ def _check_finite(cfg: DictConfig) -> None:
 
 def _targets(cfg: DictConfig, part: str = "") -> list[str]:
     """Places below a part, or anywhere, that name something to make."""
-    leaves = _leaves(OmegaConf.to_container(cfg, resolve=False))
+    leaves = _settings(cfg, resolve=False).items()
     places = [path.removesuffix("._target_") for path, _ in leaves if path.endswith("._target_")]
     return [place for place in places if not part or place == part or place.startswith(f"{part}.")]
 
@@ -137,8 +138,7 @@ def select(cfg: DictConfig, path: str) -> Any:
 
 def full_name(cfg: DictConfig, part: str, setting: str) -> str:
     """The setting's place below a part; if its value comes from elsewhere, that place."""
-    unresolved = OmegaConf.to_container(cfg, resolve=False)
-    for path, value in _leaves(unresolved):
+    for path, value in _settings(cfg, resolve=False).items():
         if path.startswith(f"{part}.") and path.rsplit(".", 1)[-1] == setting:
             if isinstance(value, str) and value.startswith("${") and value.endswith("}"):
                 return value[2:-1]
@@ -146,12 +146,9 @@ def full_name(cfg: DictConfig, part: str, setting: str) -> str:
     return f"{part}.{setting}"
 
 
-def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+def _settings(cfg: DictConfig, *, resolve: bool) -> dict[str, Any]:
+    """All settings by their full names."""
+    return flatten(typing.cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=resolve)))
 
 
 def _check_type(cfg: DictConfig, path: str, value: Any, hint: Any) -> None:
