@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from miniclip.data.dataset import ImageTextDataset, by_reason
 from miniclip.errors import BrokenImage, UserError, counted
+from miniclip.optim import foreach
 from miniclip.optim.sam import is_on_host
 from miniclip.training.progress import Progress
 
@@ -110,7 +111,7 @@ class BufferGuard:
     def save(self) -> None:
         """Keep a copy of all buffers, in memory that is allocated once."""
         for buffers, saved in self._groups:
-            torch._foreach_copy_(saved, buffers)
+            foreach.copy_(saved, buffers)
 
     def are_finite(self) -> Tensor:
         """Whether all buffers are finite, () bool on the device."""
@@ -123,13 +124,13 @@ class BufferGuard:
         if is_on_host(keep):
             if not keep:
                 for buffers, saved in self._groups:
-                    torch._foreach_copy_(buffers, saved)
+                    foreach.copy_(buffers, saved)
             return
 
         # the same choice without waiting for the device; a product would carry NaN over
         for buffers, saved in self._groups:
             chosen = [torch.where(keep, buffer, copy) for buffer, copy in zip(buffers, saved, strict=True)]
-            torch._foreach_copy_(buffers, chosen)
+            foreach.copy_(buffers, chosen)
 
 
 @torch.no_grad()
@@ -149,5 +150,5 @@ def all_finite(tensors: Iterable[Tensor]) -> Tensor:
         return torch.tensor(True)
 
     # the largest magnitude of each tensor; NaN and infinity survive in it
-    largest = torch._foreach_norm(floating, ord=float("inf"))
+    largest = foreach.norm(floating, ord=float("inf"))
     return torch.stack([value.isfinite() for value in largest]).all()
