@@ -13,17 +13,9 @@ from omegaconf.errors import OmegaConfBaseException
 from miniclip.config.hints import SEVERAL, groups, is_named
 from miniclip.errors import SettingError, UserError
 from miniclip.files import flatten
+from miniclip.pretrained.parts import ROOT_TYPES
 from miniclip.signature import described, fits, signature_of
 from miniclip.training.changed_settings import TRAINED_PARTS
-
-ROOT_TYPES: dict[str, type] = {
-    "name": str,
-    "seed": int,
-    "embed_dim": int,
-    "image_size": int,
-    "context_length": int,
-    "device": str,
-}
 
 PARTS = (*TRAINED_PARTS, "eval", "logger")
 """What every run is made of."""

@@ -63,8 +63,7 @@ def decode(content: bytes, name: str, *, decode_size: int) -> Tensor:
                 with suppress(RuntimeError):  # Pillow decides what is broken, and says it better
                     return decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8))
 
-            rgb = _as_rgb(ImageOps.exif_transpose(image))
-            return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)  # (3, H, W)
+            return pixels_of(image)
     except BrokenImage:
         raise
     except Image.DecompressionBombError as error:
@@ -73,6 +72,12 @@ def decode(content: bytes, name: str, *, decode_size: int) -> Tensor:
         raise BrokenImage(f"The file {name} is no image. Replace it or remove it.") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise BrokenImage(f"The image {name} cannot be read ({error}). Replace it or remove it.") from None
+
+
+def pixels_of(image: Image.Image) -> Tensor:
+    """The pixels of an open image, (3, H, W) uint8: upright, on white, in 8 bits."""
+    rgb = _as_rgb(ImageOps.exif_transpose(image))
+    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
 
 
 def _check_size(image: Image.Image, name: str) -> None:
