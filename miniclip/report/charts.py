@@ -17,8 +17,8 @@ MOST_NAMED = len(SERIES)
 """More groups than this share one grey: colours that can be told apart are few."""
 
 PANELS = (
-    ("val/loss", "validation loss", "step", "updates", 1),
-    ("val/rsum", "rsum", "step", "updates", 1),
+    ("val/loss", "validation loss", "step", "steps", 1),
+    ("val/rsum", "rsum", "step", "steps", 1),
     ("val/rsum", "rsum", "train/forward_passes", "forward passes", 1),
     ("val/rsum", "rsum", "train/seconds", "minutes", 60),
 )
@@ -98,7 +98,7 @@ def draw_axis(groups: Sequence[Group], setting: str, path: Path) -> Path | None:
 
 
 def draw_progress(groups: Sequence[Group], path: Path) -> Path:
-    """Draw loss and rsum against updates, rsum against forward passes and time: SAM pays double."""
+    """Draw loss and rsum against steps, rsum against forward passes and time: SAM pays double."""
     figure, axes = new_figure(2, 2, size=(11, 8))
     for axis, (measure, title, cost, unit, scale) in zip(axes.flat, PANELS, strict=True):
         for place, group in enumerate(groups):

@@ -141,7 +141,7 @@ def _sections(
     drawn = [path for path in axes if path is not None]
     if drawn:
         sections.append(Section("Over each setting", [], [], drawn))
-    costs = "SAM needs two forward passes an update: compare at equal cost, too."
+    costs = "SAM needs two forward passes per step: compare at equal cost, too."
     sections.append(Section("Curves", [costs], [], [draw_progress(groups, place / "curves.svg")]))
     if varied:
         header = ["setting", *(f"group {n}" for n in range(1, len(groups) + 1))]
