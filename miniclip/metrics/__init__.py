@@ -25,17 +25,17 @@ from miniclip.metrics.retrieval import (
 )
 from miniclip.metrics.sharpness import Landscape, LossSurface, landscape, m_sharpness, top_eigenvalue
 from miniclip.metrics.zero_shot import (
+    TEMPLATES,
     Classification,
     check_class_names,
     class_embeddings,
     classify,
-    read_class_names,
-    read_templates,
 )
 
 __all__ = [
     "DIRECTIONS",
     "RECALL_AT",
+    "TEMPLATES",
     "Classification",
     "Cost",
     "Features",
@@ -66,8 +66,6 @@ __all__ = [
     "m_sharpness",
     "metrics_of_ranks",
     "protocol_name",
-    "read_class_names",
-    "read_templates",
     "recall_keys",
     "recall_line",
     "recall_table",
