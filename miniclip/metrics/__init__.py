@@ -11,6 +11,7 @@ from miniclip.metrics.recall_table import (
     recall_keys,
     recall_line,
     recall_table,
+    recall_titles,
 )
 from miniclip.metrics.retrieval import (
     Interval,
@@ -69,6 +70,7 @@ __all__ = [
     "recall_keys",
     "recall_line",
     "recall_table",
+    "recall_titles",
     "retrieval_metrics",
     "retrieval_ranks",
     "some_pairs",

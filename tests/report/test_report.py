@@ -21,8 +21,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from miniclip.errors import UserError
 from miniclip.metrics import Ranks
 from miniclip.report.charts import draw_axis
+from miniclip.report.groups import Group, group_runs
 from miniclip.report.page import write_report
-from miniclip.report.runs import Collection, Group, Run, group_runs, read_collection
+from miniclip.report.runs import Collection, Run, read_collection
 from miniclip.report.statistics import compare, paired_interval, spread
 from miniclip.runs import RunDirectory
 from tests.conftest import TINY, miniclip_command, run_miniclip
