@@ -211,9 +211,9 @@ class Index:
     def _graph_of(self, snapshot: Snapshot) -> Graph:
         """The graph of neighbors: the last one, that of the folder, or a new one."""
         generation = snapshot.facts.generation
-        if self._graph is not None and self._graph[0] == generation:
-            if self._graph[1].suits(snapshot.versions):
-                return self._graph[1]
+        made_for, graph = self._graph or (None, None)
+        if graph is not None and made_for == generation and graph.suits(snapshot.versions):
+            return graph
         graph = graph_of(self.folder, snapshot.facts, snapshot.slots, snapshot.versions)
         self._graph = generation, graph
         return graph

@@ -78,8 +78,7 @@ def update(
         num_threads: of decoding; None is one per processor.
     """
     changes = Changes()
-    # an image is decoded at twice the size that the model sees, which hides the codec's own scaling
-    decode_size = 2 * model.preprocess(Image.new("RGB", (8, 8))).shape[-1]
+    decode_size = decode_size_of(model)
 
     with ThreadPoolExecutor(num_threads or os.cpu_count()) as threads:
         for source in sources:
@@ -214,6 +213,11 @@ class _SourceUpdate:
             return np.empty((0, self.model.embed_dim), np.float32)
         images = stacked([one.pixels for one in decoded])  # (N, 3, S, S)
         return np.asarray(self.model.encode_image(images), np.float32)
+
+
+def decode_size_of(model: EmbeddingModel) -> int:
+    """Shortest side that a JPEG is decoded at: twice what the model sees, which hides its scaling."""
+    return 2 * model.preprocess(Image.new("RGB", (8, 8))).shape[-1]
 
 
 def stacked(arrays: Sequence[Any]) -> Any:
