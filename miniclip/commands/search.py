@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 EXAMPLES = """\
   miniclip search index "a dog in the snow"
   miniclip search index "a dog" "a cat" -k 5 --threshold 0.2 --json
-  miniclip search index --image photo.jpg --text "at night"
+  miniclip search index --image photo.jpg --text "at night" --sheet found.png
 """
 
 
@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-k", type=int, default=10, help="images per query (10)")
     parser.add_argument("--threshold", type=float, help="the lowest score that is shown")
     parser.add_argument("--model", type=Path, help="where the index's model lies now")
+    parser.add_argument("--sheet", type=Path, help="PNG to draw what is found into")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
@@ -56,6 +57,13 @@ def run(arguments: argparse.Namespace) -> None:
 
     asked = [{"text": text, "image": None} for text in arguments.texts]
     asked += [{"text": arguments.text, "image": str(path.absolute())} for path in arguments.image]
+    if arguments.sheet is not None:
+        from miniclip.deploy.index.contact_sheet import draw_sheet
+
+        try:
+            draw_sheet([_title(query) for query in asked], found, arguments.sheet)
+        except OSError as error:
+            raise UserError(f"The sheet {arguments.sheet} cannot be written ({error.strerror}).") from None
     if arguments.json:
         _print_json(asked, found, arguments.index, facts.model_name)
     else:
@@ -119,9 +127,14 @@ def _print_json(asked: list[dict[str, Any]], found: "Found", folder: Path, model
 
 def _print_lines(asked: list[dict[str, Any]], found: "Found") -> None:
     for query, scores, entries in zip(asked, found.scores, found.entries, strict=True):
-        print(" + ".join(part for part in (query["image"], query["text"]) if part))
+        print(_title(query))
         for score, entry in zip(scores, entries, strict=True):
             name = str(entry)
             print(f"  {score:.4f}  {name if name.isprintable() else ascii(name)}")
         if not entries:
             print("  nothing above the threshold")
+
+
+def _title(query: dict[str, Any]) -> str:
+    """How a query is called."""
+    return " + ".join(part for part in (query["image"], query["text"]) if part)
