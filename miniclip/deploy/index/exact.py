@@ -27,7 +27,7 @@ def nearest(
 
     for part in _parts(slots):
         # (Q, D) @ (D, n) -> (Q, n)
-        scores = queries @ np.asarray(vectors[part], np.float32).T
+        scores = queries @ np.asarray(_rows(vectors, part), np.float32).T
         best_scores = np.concatenate([best_scores, scores], axis=1)
         best_slots = np.concatenate([best_slots, np.broadcast_to(part, scores.shape)], axis=1)
         best_scores, best_slots = _highest(best_scores, best_slots, k)
@@ -39,6 +39,14 @@ def nearest(
 def _parts(slots: np.ndarray) -> Iterator[np.ndarray]:
     for start in range(0, len(slots), AT_ONCE):
         yield slots[start : start + AT_ONCE]
+
+
+def _rows(vectors: np.ndarray, slots: np.ndarray) -> np.ndarray:
+    """The vectors in some slots, not copied where these follow one another."""
+    first, last = int(slots[0]), int(slots[-1])
+    if last - first + 1 == len(slots):
+        return vectors[first : last + 1]
+    return vectors[slots]
 
 
 def _highest(scores: np.ndarray, slots: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
