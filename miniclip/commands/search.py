@@ -5,7 +5,6 @@ Each text and each --image is a query. --text adds words to every --image.
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,16 +80,9 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _of_texts(texts: list[str], model: "EmbeddingModel") -> Any:
-    """Vectors (M, D) of texts; warns of those that are longer than the model reads."""
+    """Vectors (M, D) of texts."""
     import numpy as np
 
-    for text, length in zip(texts, model.token_lengths(texts), strict=True):
-        if length > model.context_length:
-            print(
-                f"Warning: {text[:40]!r} has {length} tokens, of which the model reads "
-                f"{model.context_length}.",
-                file=sys.stderr,
-            )
     return np.asarray(model.encode_text(texts), np.float32)
 
 

@@ -16,13 +16,15 @@ class EmbeddingModel(Protocol):
         fingerprint: hexadecimal digest of weights, tokenizer and preprocessing: models that embed alike
             have the same one.
         embed_dim: size D of the joint space.
-        context_length: the most tokens of a text that it reads.
     """
 
     name: str
-    fingerprint: str
-    embed_dim: int
-    context_length: int
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def embed_dim(self) -> int: ...
 
     def preprocess(self, image: Image.Image) -> Any:
         """`image -> (3, S, S)` float32, what `encode_image` takes; called by several threads."""
@@ -31,7 +33,4 @@ class EmbeddingModel(Protocol):
         """`(B, 3, S, S) -> (B, D)` float32, of length 1."""
 
     def encode_text(self, texts: Sequence[str]) -> Any:
-        """`M raw texts -> (M, D)` float32, of length 1."""
-
-    def token_lengths(self, texts: Sequence[str]) -> list[int]:
-        """Number of tokens of each text, nothing cut off."""
+        """`M raw texts -> (M, D)` float32, of length 1; logs a warning where one loses its tail."""

@@ -216,8 +216,8 @@ class _SourceUpdate:
 
 
 def decode_size_of(model: EmbeddingModel) -> int:
-    """Shortest side that a JPEG is decoded at: twice what the model sees, which hides its scaling."""
-    return 2 * model.preprocess(Image.new("RGB", (8, 8))).shape[-1]
+    """Shortest side that a JPEG is decoded at: what the model sees, as in evaluation."""
+    return model.preprocess(Image.new("RGB", (8, 8))).shape[-1]
 
 
 def stacked(arrays: Sequence[Any]) -> Any:

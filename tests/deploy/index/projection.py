@@ -15,8 +15,6 @@ SIDE = 4
 class ProjectionModel:
     """An `EmbeddingModel` whose weights are a random matrix of a seed."""
 
-    context_length = 8
-
     def __init__(self, *, seed: int = 0, embed_dim: int = 24):
         self.name = f"projection {seed}"
         self.embed_dim = embed_dim
@@ -34,9 +32,6 @@ class ProjectionModel:
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:
         letters = [np.bincount(np.frombuffer(text.encode(), np.uint8) % 48, minlength=48) for text in texts]
         return normalized(np.stack(letters) @ self.weights)
-
-    def token_lengths(self, texts: Sequence[str]) -> list[int]:
-        return [len(text.split()) for text in texts]
 
 
 def normalized(features: np.ndarray) -> np.ndarray:
