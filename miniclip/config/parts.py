@@ -53,7 +53,7 @@ PARTS = {
         miniclip.models, "LinearProjection", "NoProjection", "ProjectionMLP", "SeparateProjection"
     ),
     "temperature": _named(miniclip.models, "DynamicTemperature", "FixedTemperature", "LearnedTemperature"),
-    "loss": _named(miniclip.losses, "ClipLoss"),
+    "loss": _named(miniclip.losses, "ClipLoss", "SigLipLoss"),
 }
 """All that a checkpoint's config can make: the names that may stand at each place."""
 

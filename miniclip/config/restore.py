@@ -92,8 +92,8 @@ class Restored(NamedTuple):
         )
 
     def loss(self) -> typing.Callable[..., torch.Tensor]:
-        """The loss of the run."""
-        return _make(_as_plain(self.config), "loss")
+        """The loss of the run, with what it learned."""
+        return self.model.loss
 
 
 def restore(path: Path, *changes: str) -> Restored:
@@ -153,6 +153,7 @@ def _model(config: Config, tokenizer: Tokenizer) -> MiniCLIP:
         text_encoder=_text_encoder(config, vocab_size=tokenizer.vocab_size),
         projection=_make(config, "projection"),
         temperature=_make(config, "temperature"),
+        loss=_make(config, "loss"),
     )
 
 
