@@ -13,6 +13,7 @@ from miniclip.config.schema import check_signatures, check_values
 from miniclip.data import DataSource, Split
 from miniclip.data.eval_preprocessing import EvalPreprocessing
 from miniclip.errors import counted
+from miniclip.losses import Loss
 from miniclip.models import HFTextModel, MiniCLIP
 from miniclip.models.image_encoder import preprocessing_of
 from miniclip.preprocessing import MEAN, STD, Preprocessing
@@ -55,7 +56,7 @@ def build(cfg: DictConfig, run: RunDirectory) -> tuple[Trainer, TrainingSetup, J
         train_set=train_set,
         val_set=val_set,
         test_set=test_set,
-        loss=make(cfg, "loss"),
+        loss=typing.cast(Loss, model.loss),
         optimizer=make_optimizer(cfg, model),
         schedule=make(cfg, "schedule"),
         precision=make_precision(cfg, trainer),
@@ -129,7 +130,7 @@ def check(cfg: DictConfig) -> None:
         sample = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.LayerNorm(1))
     make_optimizer(cfg, sample)
 
-    for part in ("data", "tokenizer", "loss", "schedule", "logger", "eval"):
+    for part in ("data", "tokenizer", "schedule", "logger", "eval"):
         make(cfg, part)
 
 

@@ -37,12 +37,13 @@ def read_data(cfg: DictConfig) -> tuple[ImageTextDataset, ImageTextDataset]:
 
 
 def make_model(cfg: DictConfig, *, vocab_size: int) -> MiniCLIP:
-    """Towers, projection and temperature."""
+    """Towers, projection, temperature and loss."""
     return MiniCLIP(
         image_encoder=make(cfg, "encoder.image"),
         text_encoder=_call(cfg, "encoder.text", vocab_size=vocab_size),
         projection=make(cfg, "projection"),
         temperature=make(cfg, "temperature"),
+        loss=make(cfg, "loss"),
     )
 
 

@@ -93,8 +93,8 @@ class Restored(NamedTuple):
         return ModelBundle(name, _as_plain(self.config), self.model, self.tokenizer, self.preprocessing)
 
     def loss(self) -> typing.Callable[..., torch.Tensor]:
-        """The loss of the run."""
-        return make(_as_plain(self.config), "loss")
+        """The loss of the run, with what it learned."""
+        return self.model.loss
 
 
 def restore(path: Path, *changes: str) -> Restored:

@@ -42,7 +42,7 @@ class LossSurface:
 
     Args:
         model: left as it was after each call.
-        loss: `(image_features, text_features, logit_scale, positives) -> ()`.
+        loss: called by name with `CLIPOutput.loss_inputs` and `positives` -> ().
         batches: each with its own negatives.
     """
 
@@ -64,7 +64,7 @@ class LossSurface:
         try:
             with frozen_statistics(self.model), sdpa_kernel(SDPBackend.MATH):  # which differentiates twice
                 output = self.model(*batch[:3])
-                return self.loss(*output[:3], batch.positives)
+                return self.loss(**output.loss_inputs(), positives=batch.positives)
         finally:
             self.model.train(training)
             randomness.restore()

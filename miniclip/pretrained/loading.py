@@ -157,6 +157,7 @@ def _model(config: Config, tokenizer: Tokenizer) -> MiniCLIP:
         text_encoder=_text_encoder(config, vocab_size=tokenizer.vocab_size),
         projection=make(config, "projection"),
         temperature=make(config, "temperature"),
+        loss=make(config, "loss"),
     )
 
 

@@ -42,7 +42,7 @@ class Accumulation:
 
     Args:
         model: a `MiniCLIP`.
-        loss: `(image_features, text_features, logit_scale, positives) -> ()`, called by name.
+        loss: called by name with `CLIPOutput.loss_inputs` and `positives` -> ().
         precision: owner of autocast and scaler.
         world: gathers the features that the loss compares.
     """
@@ -99,9 +99,4 @@ class Accumulation:
 
     def _loss_of(self, output: CLIPOutput, batch: Batch) -> Tensor:
         """The loss of one batch, (); of all processes' rows, so that no loss has to know of processes."""
-        return self.loss(
-            image_features=self.world.gather(output.image_features),
-            text_features=self.world.gather(output.text_features),
-            logit_scale=output.logit_scale,
-            positives=batch.positives,
-        )
+        return self.loss(**output.loss_inputs(self.world.gather), positives=batch.positives)

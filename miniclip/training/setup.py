@@ -4,9 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
 from miniclip.data.dataset import ImageTextDataset
+from miniclip.losses import Loss
 from miniclip.metrics import Features
 from miniclip.models import MiniCLIP
 from miniclip.optim import PassOptimizer, Schedule
@@ -31,7 +30,7 @@ class TrainingSetup:
     tokenizer: Tokenizer
     train_set: ImageTextDataset
     val_set: ImageTextDataset
-    loss: Callable[..., Tensor]
+    loss: Loss
     optimizer: PassOptimizer
     schedule: Schedule
     precision: Precision

@@ -41,7 +41,7 @@ class TrainingStep:
 
     Args:
         model: a `MiniCLIP`.
-        loss: `(image_features, text_features, logit_scale, positives) -> ()`, called by name.
+        loss: called by name with `CLIPOutput.loss_inputs` and `positives` -> ().
         optimizer: runs the passes.
         precision: owner of autocast and scaler.
         grad_clip_norm: see `Precision.step`.
