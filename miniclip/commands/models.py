@@ -10,13 +10,20 @@ if TYPE_CHECKING:
 
 
 def load_model(path: Path) -> "EmbeddingModel":
-    """The model of a run directory, a checkpoint or a saved folder, on the CPU.
+    """The model of a run directory, a checkpoint or a saved or exported folder, on the CPU.
 
     Raises:
         UserError: when there is none.
     """
+    from miniclip.deploy.onnx_model import OnnxModel, is_onnx_folder
+
+    if is_onnx_folder(path):
+        return OnnxModel(path)  # without torch
+
     from miniclip.pretrained import MiniCLIP
 
     if not path.exists():
-        raise UserError(f"There is no model {path}. Name a run directory, a checkpoint or a saved model.")
+        raise UserError(
+            f"There is no model {path}. Name a run directory, a checkpoint, a saved or an exported model."
+        )
     return MiniCLIP.from_pretrained(path)

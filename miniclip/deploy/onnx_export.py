@@ -1,0 +1,271 @@
+"""A model as two graphs in ONNX, image and text tower, held against torch on real inputs."""
+
+import hashlib
+import logging
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from miniclip.deploy import onnx_files as files
+from miniclip.deploy.onnx_files import Precision
+from miniclip.deploy.onnx_model import OnnxModel
+from miniclip.errors import UserError
+from miniclip.files import replace, write_json, write_text
+from miniclip.models import CLIP
+from miniclip.pretrained import MiniCLIP
+
+log = logging.getLogger(__name__)
+
+OPSET = 18
+
+LARGEST_DIFFERENCE = 1e-4
+"""By which an element of an embedding in float32 may differ from torch's."""
+
+
+class Exported(NamedTuple):
+    """What came of an export.
+
+    Attributes:
+        folder: where it lies.
+        image_difference, text_difference: the largest, of an element of an embedding, from torch's.
+        image_mb, text_mb: sizes of the two graphs.
+        image_rate, text_rate: images and texts per second, tokens and pixels ready.
+    """
+
+    folder: Path
+    image_difference: float
+    text_difference: float
+    image_mb: float
+    text_mb: float
+    image_rate: float
+    text_rate: float
+
+
+def export_onnx(
+    model: MiniCLIP,
+    folder: Path,
+    *,
+    images: Sequence[Image.Image],
+    texts: Sequence[str],
+    precision: Precision = "fp32",
+) -> Exported:
+    """Write a model as `image.onnx` and `text.onnx`, with dynamic batch and caption length.
+
+    Args:
+        model: on the CPU.
+        folder: made where there is none; the config is written last, so that half an export is none.
+        images, texts: real ones, two at least, on which the graphs are held against torch.
+        precision: of the weights: "fp32"; "fp16", also of the arithmetic; or "int8" of the matrix products
+            (dynamic quantization).
+
+    Raises:
+        UserError: when a package is missing, a part cannot be exported, or the graphs give other features.
+    """
+    _need_packages()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / files.CONFIG).unlink(missing_ok=True)
+
+    pixels = torch.stack([model.preprocess(image) for image in images])
+    token_ids, attention_mask = model.tokenizer.encode(list(texts))
+    network = model.model.eval()
+    of_images = {files.IMAGES: pixels}
+    of_texts = {files.TOKEN_IDS: token_ids, files.ATTENTION_MASK: attention_mask}
+    _write_graph(_ImageTower(network), of_images, 1, folder / files.IMAGE, precision)
+    _write_graph(_TextTower(network), of_texts, 2, folder / files.TEXT, precision)
+    write_text(folder / files.TOKENIZER, model.tokenizer.state()["backend"])
+    write_json(folder / files.CONFIG, _config(model, folder, precision))
+    return _held_against_torch(model, folder, images, texts, precision)
+
+
+class _ImageTower(nn.Module):
+    """`images (B, 3, S, S) -> features (B, D)`"""
+
+    def __init__(self, network: CLIP):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network.encode_image(images)
+
+
+class _TextTower(nn.Module):
+    """`token_ids, attention_mask (B, L) -> features (B, D)`"""
+
+    def __init__(self, network: CLIP):
+        super().__init__()
+        self.network = network
+
+    def forward(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return self.network.encode_text(token_ids, attention_mask)
+
+
+def _write_graph(
+    tower: nn.Module, inputs: dict[str, Tensor], num_dynamic: int, path: Path, precision: Precision
+) -> None:
+    """Export one tower.
+
+    Args:
+        inputs: real ones, by name.
+        num_dynamic: leading dimensions of each that may have any size: the batch, and a caption's length.
+    """
+    any_size = dict.fromkeys(range(num_dynamic), torch.export.Dim.AUTO)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # of the exporter, to its own developers
+            program: Any = torch.onnx.export(
+                tower,
+                kwargs=inputs,
+                dynamo=True,
+                opset_version=OPSET,
+                dynamic_shapes=dict.fromkeys(inputs, any_size),
+                input_names=list(inputs),
+                output_names=[files.FEATURES],
+                verbose=False,
+            )
+    except Exception as error:  # whatever the exporter raises, the tower does not suit it
+        reason = next((line for line in str(error).splitlines() if line.strip()), repr(error))
+        raise UserError(
+            f"The {path.stem} tower cannot be exported to ONNX ({reason.strip()[:200]}). "
+            "--format safetensors works for every model."
+        ) from None
+
+    for value in program.model.graph.inputs:
+        if any(isinstance(size, int) for size in list(value.shape)[:num_dynamic]):
+            raise UserError(
+                f"The {path.stem} tower cannot be exported to ONNX for every batch: its {value.name} would "
+                f"have the shape {value.shape}. --format safetensors works for every model."
+            )
+
+    with tempfile.TemporaryDirectory(dir=path.parent) as work:
+        whole = Path(work) / "fp32.onnx"
+        program.save(str(whole))
+        converted = Path(work) / path.name
+        CONVERT[precision](whole, converted)
+        replace(converted, path)
+
+
+def _as_it_is(whole: Path, converted: Path) -> None:
+    whole.rename(converted)
+
+
+def _to_fp16(whole: Path, converted: Path) -> None:
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of numbers that become the smallest or largest of float16
+        half = convert_float_to_float16(onnx.load(str(whole)), keep_io_types=True)
+    onnx.save(half, str(converted))
+
+
+def _to_int8(whole: Path, converted: Path) -> None:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    level = logging.root.level
+    logging.root.setLevel(logging.ERROR)  # it advises, on the root logger, to prepare the graph
+    try:
+        quantize_dynamic(
+            str(whole),
+            str(converted),
+            weight_type=QuantType.QInt8,
+            op_types_to_quantize=["MatMul", "Gemm", "Conv"],
+            per_channel=True,
+        )
+    finally:
+        logging.root.setLevel(level)
+
+
+CONVERT: dict[Precision, Callable[[Path, Path], None]] = {
+    "fp32": _as_it_is,
+    "fp16": _to_fp16,
+    "int8": _to_int8,
+}
+"""From the graph in float32 to the one that is kept."""
+
+
+def _config(model: MiniCLIP, folder: Path, precision: Precision) -> files.Config:
+    """All that `OnnxModel` has to know beside the graphs."""
+    tokenizer = model.tokenizer
+    digests = {
+        name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        for name in (files.IMAGE, files.TEXT, files.TOKENIZER)
+    }
+    return {
+        "library": files.LIBRARY,
+        "format": files.FORMAT,
+        "name": model.name,
+        "fingerprint": model.fingerprint,
+        "precision": precision,
+        "embed_dim": model.embed_dim,
+        "logit_scale": model.logit_scale,
+        "context_length": tokenizer.context_length,
+        "pad_id": tokenizer.backend.token_to_id(tokenizer.pad_token),
+        "image_size": model.preprocess.image_size,
+        "eval_crop": model.preprocess.crop_name,
+        "sha256": digests,
+    }
+
+
+def _held_against_torch(
+    model: MiniCLIP, folder: Path, images: Sequence[Image.Image], texts: Sequence[str], precision: Precision
+) -> Exported:
+    """Compare the features of the same inputs, in batches of other sizes than the graphs were made with.
+
+    Raises:
+        UserError: when they differ by more than rounding, in float32.
+    """
+    exported = OnnxModel(folder)
+    pixels = np.stack([exported.preprocess(image) for image in images])
+    theirs = model.encode_image(torch.from_numpy(pixels))
+    of_images = _difference(exported.encode_image(pixels), theirs)
+    of_texts = max(
+        _difference(exported.encode_text(part), model.encode_text(part))
+        for part in (list(texts), [texts[0]])
+    )
+
+    if precision == "fp32" and max(of_images, of_texts) > LARGEST_DIFFERENCE:
+        (folder / files.CONFIG).unlink()
+        raise UserError(
+            f"The exported model differs from torch's by {max(of_images, of_texts):.1e}, more than "
+            f"{LARGEST_DIFFERENCE:.0e}. It was not kept; --format safetensors works for every model."
+        )
+    return Exported(
+        folder,
+        of_images,
+        of_texts,
+        (folder / files.IMAGE).stat().st_size / 1e6,
+        (folder / files.TEXT).stat().st_size / 1e6,
+        len(images) / _seconds(lambda: exported.encode_image(pixels)),
+        len(texts) / _seconds(lambda: exported.encode_text(texts)),
+    )
+
+
+def _difference(ours: np.ndarray, theirs: Tensor) -> float:
+    return float(np.abs(ours - theirs.numpy()).max())
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    """The least of three tries."""
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def _need_packages() -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UserError(f'An export to ONNX needs {error.name}: pip install -e ".[onnx]"') from None

@@ -1,0 +1,202 @@
+"""A model in ONNX as an `EmbeddingModel`: onnxruntime, tokenizers, Pillow and NumPy, no torch."""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from miniclip.data.image_content import decode_without_torch, read_content, upright_rgb
+from miniclip.deploy import onnx_files as files
+from miniclip.errors import UserError
+from miniclip.preprocessing import MEAN, STD
+
+log = logging.getLogger(__name__)
+
+BATCH_SIZE = 64
+
+ImageInput = str | Path | Image.Image
+
+
+def is_onnx_folder(path: Path) -> bool:
+    """Whether a folder holds a model in ONNX."""
+    return (path / files.CONFIG).is_file()
+
+
+class OnnxModel:
+    """What `miniclip export --format onnx` wrote, ready to embed.
+
+        model = OnnxModel("exported")
+        model.similarity(["dog.jpg", "cat.jpg"], ["a dog", "a cat"])  # (2, 2)
+
+    Args:
+        folder: the exported folder, which may be a stranger's.
+        num_threads: processors that a graph may use; None takes all.
+
+    Raises:
+        UserError: when a package or a file is missing, or a file is not the one that was exported.
+    """
+
+    def __init__(self, folder: str | Path, *, num_threads: int | None = None):
+        folder = Path(folder).expanduser()
+        config = _read_config(folder)
+        self.name = str(config["name"])
+        self.fingerprint = str(config["fingerprint"])
+        self.embed_dim = int(config["embed_dim"])
+        self.logit_scale = float(config["logit_scale"])
+        self.context_length = int(config["context_length"])
+        self.image_size = int(config["image_size"])
+        self.eval_crop = str(config["eval_crop"])
+
+        self._image = _session(folder / files.IMAGE, num_threads)
+        self._text = _session(folder / files.TEXT, num_threads)
+        self._tokenizer = _tokenizer(folder / files.TOKENIZER, self.context_length)
+        self._pad_id = int(config["pad_id"])
+
+    def preprocess(self, image: Image.Image) -> np.ndarray:
+        """What the model sees of an image, (3, S, S) float32."""
+        image = upright_rgb(image)
+        if self.eval_crop == "center":
+            side = min(image.size)
+            left, top = (image.width - side) // 2, (image.height - side) // 2
+            image = image.crop((left, top, left + side, top + side))
+        size = (self.image_size, self.image_size)
+        if image.size != size:
+            image = image.resize(size, Image.Resampling.BICUBIC)
+
+        pixels = np.asarray(image, np.float32) / np.float32(255)  # (S, S, 3)
+        normalized = (pixels - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
+        return np.ascontiguousarray(normalized.transpose(2, 0, 1))
+
+    def encode_image(self, images: ImageInput | Sequence[ImageInput] | np.ndarray) -> np.ndarray:
+        """Images to vectors, `N images -> (N, D)` float32, of length 1.
+
+        Args:
+            images: one or several files or images of Pillow; or a batch (N, 3, S, S) float32 of what
+                `preprocess` gives.
+
+        Raises:
+            UserError: when an image cannot be read.
+        """
+        if isinstance(images, np.ndarray):
+            batches = [images[i : i + BATCH_SIZE] for i in range(0, len(images), BATCH_SIZE)]
+            return self._joined([self._run(self._image, {files.IMAGES: batch}) for batch in batches])
+
+        several = [images] if isinstance(images, str | Path | Image.Image) else list(images)
+        features = []
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            for start in range(0, len(several), BATCH_SIZE):
+                seen = list(threads.map(self._seen, several[start : start + BATCH_SIZE]))
+                features.append(self._run(self._image, {files.IMAGES: np.stack(seen)}))
+        return self._joined(features)
+
+    def encode_text(self, texts: str | Sequence[str]) -> np.ndarray:
+        """Texts to vectors, `M texts -> (M, D)` float32, of length 1.
+
+        A text with more than `context_length` tokens loses its tail, which is logged.
+        """
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        batches = [texts[i : i + BATCH_SIZE] for i in range(0, len(texts), BATCH_SIZE)]
+        return self._joined([self._run(self._text, self._tokens(batch)) for batch in batches])
+
+    def similarity(
+        self, images: ImageInput | Sequence[ImageInput] | np.ndarray, texts: str | Sequence[str]
+    ) -> np.ndarray:
+        """Cosines of images and texts, `N images, M texts -> (N, M)`, from -1 to 1."""
+        return self.encode_image(images) @ self.encode_text(texts).T
+
+    def _seen(self, image: ImageInput) -> np.ndarray:
+        """What the model sees of one image, (3, S, S)."""
+        if isinstance(image, Image.Image):
+            return self.preprocess(image)
+        path = Path(image).expanduser()
+        return self.preprocess(
+            decode_without_torch(read_content(path), str(path), decode_size=self.image_size)
+        )
+
+    def _tokens(self, texts: list[str]) -> dict[str, np.ndarray]:
+        """Token ids (B, L) int64 and attention mask (B, L) bool, L the longest of the batch."""
+        encodings = self._tokenizer.encode_batch_fast(texts)
+        cut = [text for text, own in zip(texts, encodings, strict=True) if own.overflowing]
+        if cut:
+            log.warning(
+                "%d of %d texts longer than the %d tokens that the model reads are cut: %.60r",
+                *(len(cut), len(texts), self.context_length, cut[0]),
+            )
+
+        length = max(1, *(len(own.ids) for own in encodings))
+        token_ids = np.full((len(texts), length), self._pad_id, np.int64)
+        attention_mask = np.zeros((len(texts), length), np.bool_)
+        for row, own in enumerate(encodings):
+            token_ids[row, : len(own.ids)] = own.ids
+            attention_mask[row, : len(own.ids)] = True
+        return {files.TOKEN_IDS: token_ids, files.ATTENTION_MASK: attention_mask}
+
+    def _run(self, session: Any, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        features: np.ndarray = session.run([files.FEATURES], inputs)[0]
+        return features
+
+    def _joined(self, features: list[np.ndarray]) -> np.ndarray:
+        return np.concatenate([np.zeros((0, self.embed_dim), np.float32), *features])
+
+
+def _read_config(folder: Path) -> files.Config:
+    """The config of an exported model, whose other files are those that were exported.
+
+    Raises:
+        UserError: when there is none, or a file is missing or another one.
+    """
+    path = folder / files.CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"{folder} holds no model in ONNX. Make one: miniclip export RUN --format onnx -o FOLDER"
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({error}). Export the model again.") from None
+
+    if not isinstance(config, dict) or config.get("library") != files.LIBRARY:
+        raise UserError(f"{path} is of no model in ONNX.")
+    if config.get("format") != files.FORMAT:
+        raise UserError(f"{path} has another format than {files.FORMAT}. Export the model again.")
+    for name, digest in config["sha256"].items():
+        _check_digest(folder / name, digest)
+    return config
+
+
+def _check_digest(path: Path, digest: str) -> None:
+    """Raise a UserError where a file is not the one that was exported."""
+    try:
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}). Export the model again.") from None
+    if found != digest:
+        raise UserError(f"{path} is damaged: it is not the file that was exported. Export the model again.")
+
+
+def _session(path: Path, num_threads: int | None) -> Any:
+    """A graph, ready to run on the CPU."""
+    try:
+        import onnxruntime
+    except ImportError:
+        raise UserError('A model in ONNX needs onnxruntime: pip install "miniclip[onnx]"') from None
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_threads or 0
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _tokenizer(path: Path, context_length: int) -> Any:
+    import tokenizers
+
+    tokenizer = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    tokenizer.enable_truncation(context_length)
+    tokenizer.no_padding()
+    return tokenizer

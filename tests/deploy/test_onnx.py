@@ -1,0 +1,182 @@
+"""Models in ONNX: every kind of part gives torch's features, in batches and lengths of any size."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from miniclip import MiniCLIP
+from miniclip.data.eval_preprocessing import EvalPreprocessing
+from miniclip.deploy import OnnxModel
+from miniclip.deploy.onnx_export import export_onnx
+from miniclip.errors import UserError
+from miniclip.runs import RunDirectory
+from tests.bundles import CAPTIONS, bundle_of
+from tests.in_process import Answer
+
+KINDS = (
+    ["temperature=learned", "tokenizer=wordpiece", "data.eval_crop=center"],
+    ["encoder/text/attention=linformer", "encoder.text.pooling=eos", "projection=separate"],
+)
+
+MORE_KINDS = (
+    ["encoder/image=resnet18", "encoder/text=bag"],
+    ["encoder.image.architecture=test_vit", "encoder/text/attention=full"],
+    ["encoder/text/attention=performer", "encoder.text.pooling=max"],
+    ["encoder/text/attention=nystrom", "projection=linear"],
+    ["encoder/text/attention=reformer", "projection=none", "temperature=fixed"],
+    ["encoder/text/attention=bigbird", "encoder.text.pooling=cls", "loss=siglip"],
+)
+
+TEXTS = [*CAPTIONS, "", "a dog " * 60]
+
+
+def drawings() -> list[Image.Image]:
+    """Three images of other sizes."""
+    generator = np.random.default_rng(0)
+    sizes = ((40, 60), (32, 32), (90, 31))
+    return [Image.fromarray(generator.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in sizes]
+
+
+@pytest.fixture(scope="module")
+def model() -> MiniCLIP:
+    return MiniCLIP(bundle_of())
+
+
+@pytest.fixture(scope="module")
+def exported(model: MiniCLIP, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("onnx") / "exported"
+    export_onnx(model, folder, images=drawings(), texts=CAPTIONS)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "kinds", [*KINDS, *(pytest.param(kinds, marks=pytest.mark.long) for kinds in MORE_KINDS)]
+)
+def test_every_kind_of_part_gives_the_features_of_torch(kinds: list[str], tmp_path: Path) -> None:
+    model = MiniCLIP(bundle_of(*kinds))
+    done = export_onnx(model, tmp_path, images=drawings(), texts=CAPTIONS)
+    assert max(done.image_difference, done.text_difference) < 1e-5
+
+    exported = OnnxModel(tmp_path)
+    for texts in (TEXTS, TEXTS[:1], ["a"]):
+        np.testing.assert_allclose(exported.encode_text(texts), model.encode_text(texts).numpy(), atol=1e-5)
+    pixels = np.random.default_rng(0).standard_normal((70, 3, 32, 32)).astype(np.float32)
+    for batch in (pixels[:1], pixels):
+        theirs = model.encode_image(torch.from_numpy(batch)).numpy()
+        np.testing.assert_allclose(exported.encode_image(batch), theirs, atol=1e-5)
+
+
+def test_the_exported_model_is_the_same_model(model: MiniCLIP, exported: Path) -> None:
+    onnx = OnnxModel(exported)
+    assert onnx.fingerprint == model.fingerprint and onnx.name == model.name
+    assert onnx.logit_scale == model.logit_scale and onnx.embed_dim == model.embed_dim
+    assert onnx.encode_image([]).shape == onnx.encode_text([]).shape == (0, model.embed_dim)
+
+
+@pytest.mark.parametrize("crop", ["squash", "center"])
+def test_images_are_preprocessed_as_torch_does_it(crop: str, exported: Path) -> None:
+    onnx = OnnxModel(exported)
+    onnx.eval_crop = crop
+    preprocess = EvalPreprocessing(32, crop=crop)
+    for image in drawings():
+        ours, theirs = onnx.preprocess(image), preprocess(image).numpy()
+        # a level of 255 at most, in units of the smallest deviation
+        assert np.abs(ours - theirs).max() <= 1.01 / 255 / 0.224
+        assert np.abs(ours - theirs).mean() < 1e-3
+
+
+def test_files_and_images_are_one(exported: Path, tmp_path: Path) -> None:
+    onnx = OnnxModel(exported)
+    paths = []
+    for number, image in enumerate(drawings()):
+        paths.append(tmp_path / f"{number}.png")
+        image.save(paths[-1])
+    features = onnx.encode_image(paths)
+    np.testing.assert_allclose(onnx.encode_image(drawings()), features, atol=1e-6)
+    np.testing.assert_allclose(onnx.encode_image(str(paths[1])), features[1:2], atol=1e-6)
+    assert onnx.similarity(paths, "a dog").shape == (3, 1)
+
+
+def test_smaller_graphs_are_near(model: MiniCLIP, exported: Path, tmp_path: Path) -> None:
+    whole = sum((exported / name).stat().st_size for name in ("image.onnx", "text.onnx"))
+    for precision, near in (("fp16", 0.01), ("int8", 0.2)):
+        folder = tmp_path / precision
+        done = export_onnx(model, folder, images=drawings(), texts=CAPTIONS, precision=precision)  # type: ignore[arg-type]
+        assert 0 < max(done.image_difference, done.text_difference) < near
+        assert sum((folder / name).stat().st_size for name in ("image.onnx", "text.onnx")) < 0.8 * whole
+
+
+@pytest.mark.parametrize("name", ["image.onnx", "text.onnx", "tokenizer.json"])
+def test_a_file_that_is_another_is_named(exported: Path, tmp_path: Path, name: str) -> None:
+    folder = shutil.copytree(exported, tmp_path / "copy")
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name} is damaged"):
+        OnnxModel(folder)
+    (folder / name).unlink()
+    with pytest.raises(UserError, match=f"{name} cannot be read"):
+        OnnxModel(folder)
+
+
+def test_a_folder_that_is_no_export_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no model in ONNX"):
+        OnnxModel(tmp_path)
+    (tmp_path / "onnx.json").write_text("{")
+    with pytest.raises(UserError, match="is damaged"):
+        OnnxModel(tmp_path)
+    (tmp_path / "onnx.json").write_text(json.dumps({"library": "other"}))
+    with pytest.raises(UserError, match="is of no model in ONNX"):
+        OnnxModel(tmp_path)
+
+
+def test_no_torch_is_loaded(exported: Path) -> None:
+    code = """if True:
+        import sys
+        from miniclip.data.eval_preprocessing import EvalPreprocessing
+from miniclip.deploy import OnnxModel
+        OnnxModel(sys.argv[1]).encode_text("a dog")
+        assert not {"torch", "torchvision", "hydra", "transformers"} & sys.modules.keys()
+    """
+    done = subprocess.run([sys.executable, "-c", code, exported], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_run_is_exported_embedded_and_searched(
+    class_run: RunDirectory, class_folder: Path, miniclip: Callable[..., Answer]
+) -> None:
+    done = miniclip("export", class_run.path, "--format", "onnx", "-o", "onnx")
+    assert done.returncode == 0, done.stderr
+    assert "differs from torch by at most" in done.stdout
+
+    # an index of the run's is searched by its export, whose vectors are the same
+    assert miniclip("embed", class_run.path, class_folder, "-o", "index").returncode == 0
+    answers = []
+    for model in (class_run.path, "onnx"):
+        found = miniclip("search", "index", "red square", "--model", model, "-k", 5, "--json")
+        assert found.returncode == 0, found.stderr
+        (query,) = json.loads(found.stdout)["queries"]
+        answers.append([result["score"] for result in query["results"]])
+    assert answers[0] == pytest.approx(answers[1], abs=2e-3)
+
+
+def test_precisions_are_those_of_onnx(class_run: RunDirectory, miniclip: Callable[..., Answer]) -> None:
+    done = miniclip("export", class_run.path, "--int8", "-o", "out")
+    assert done.returncode == 1 and "--fp16 and --int8 go with --format onnx" in done.stderr
+
+
+def test_a_run_is_saved(class_run: RunDirectory, miniclip: Callable[..., Answer], tmp_path: Path) -> None:
+    done = miniclip("export", class_run.path, "-o", "saved")
+    assert done.returncode == 0, done.stderr
+    assert (
+        MiniCLIP.from_pretrained(tmp_path / "saved").fingerprint
+        == MiniCLIP.from_pretrained(class_run.path).fingerprint
+    )
