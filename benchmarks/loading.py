@@ -82,7 +82,7 @@ def our_batches(root: Path, cache: str, crop: str = "resized") -> Iterable[Tenso
     train_set, _ = source.datasets()
     order = EpochBatches(len(train_set), batch_size=BATCH_SIZE, seed=0)
     loader = Loader(train_set, order, device=CPU, num_workers=NUM_WORKERS, worker_init=ignore_in_worker)
-    return (batch.images for batch in islice(loader, EPOCHS[cache] * order.updates_left()))
+    return (batch.images for batch in islice(loader, EPOCHS[cache] * order.steps_left()))
 
 
 def rate(batches: Iterable[Tensor]) -> float:

@@ -5,7 +5,7 @@ import sys
 from typing import Protocol
 
 from miniclip import __version__
-from miniclip.commands import completion, doctor, evaluate, report, text_study, train
+from miniclip.commands import completion, doctor, embed, evaluate, report, search, text_study, train
 from miniclip.commands.console import (
     console,
     let_waiting_threads_sleep,
@@ -31,6 +31,8 @@ COMMANDS: dict[str, Command] = {
     "train": train,
     "evaluate": evaluate,
     "report": report,
+    "embed": embed,
+    "search": search,
     "doctor": doctor,
     "text-study": text_study,
     "completion": completion,

@@ -24,7 +24,7 @@ KEYS = {
 }
 """Old and new settings, with their places."""
 
-KEYS_OF_TASKS = {
+MOVED_KEYS = {
     "eval.batch_size": "eval.tasks.sharpness.batch_size",
     "eval.batches": "eval.tasks.sharpness.num_batches",
     "eval.class_names": "eval.tasks.zero_shot.class_names",
@@ -32,9 +32,14 @@ KEYS_OF_TASKS = {
     "eval.radii": "eval.tasks.sharpness.radii",
     "eval.shots": "eval.tasks.few_shot.shots",
     "eval.templates": "eval.tasks.zero_shot.templates",
+    "logger.entity": "logger.wandb.entity",
+    "logger.job_type": "logger.wandb.job_type",
+    "logger.log_model": "logger.wandb.log_model",
+    "logger.mode": "logger.wandb.mode",
+    "logger.project": "logger.wandb.project",
 }
-"""Old settings of the evaluation, which are those of its tasks now: as they are typed. Nothing reads them
-out of older files."""
+"""Old settings of the evaluation and the logger, which are those of a task or a view now, as they are
+typed. Nothing reads them out of older files."""
 
 VALUES = {
     "data.eval_crop": {"whole": "squash", "centre": "center"},
@@ -91,4 +96,4 @@ def _renamed_word(word: str) -> str:
         return "eval=standard"
     if key == "eval.tasks" and rest.startswith("=") and not rest.startswith("={"):
         return f"eval/tasks{rest}"
-    return f"{sign}{KEYS.get(key) or KEYS_OF_TASKS.get(key, key)}{rest}"
+    return f"{sign}{KEYS.get(key) or MOVED_KEYS.get(key, key)}{rest}"

@@ -34,6 +34,15 @@ def signature_of(target: Any) -> tuple[list[str], dict[str, Any]]:
     return list(names), hints
 
 
+def named_freely(target: Any) -> type | None:
+    """The class of the parts that a class or function takes under any name: `**views: View`."""
+    for parameter in inspect.signature(target).parameters.values():
+        kind = parameter.annotation
+        if parameter.kind is parameter.VAR_KEYWORD and inspect.isclass(kind) and kind is not Any:
+            return kind
+    return None
+
+
 def _is_optimizer_of_torch(base: type) -> bool:
     """Whether a class is the base class of all optimizers, told by its name: torch need not be imported."""
     return (base.__module__, base.__qualname__) == ("torch.optim.optimizer", "Optimizer")

@@ -14,6 +14,7 @@ FLOORS = (
     {"losses", "data", "models", "runs"},
     {"metrics"},
     {"figures", "training"},
+    {"pretrained"},
     {"evaluation", "report", "config"},
     {"deploy"},
     {"commands", "integrations"},

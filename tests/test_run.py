@@ -65,7 +65,7 @@ def test_it_learns(tmp_path: Path) -> None:
             "encoder.text.attention.k=4",
             "projection.expansion=2",
             "logger=wandb",
-            "logger.mode=offline",
+            "logger.wandb.mode=offline",
         ],
     ],
     ids=" ".join,

@@ -131,19 +131,13 @@ def _context_of_open_clip(
 
 def _context_of_run(name: str, restored: "Restored", device: "torch.device") -> "TaskContext":
     """A run's model on its data, or on those that were asked for."""
-    from miniclip.evaluation import MiniCLIPModel, TaskContext
+    from miniclip.evaluation import TaskContext
     from miniclip.evaluation.folders import evaluation_folder
+    from miniclip.pretrained import MiniCLIP
 
     train, measured = restored.datasets()
-    model = MiniCLIPModel(
-        name,
-        restored.model,
-        restored.tokenizer,
-        preprocess=restored.preprocessing,
-        device=device,
-    )
     return TaskContext(
-        model,
+        MiniCLIP(restored.named(name), device=device),
         train,
         measured,
         folder=evaluation_folder(restored.checkpoint, measured.split.fingerprint()),

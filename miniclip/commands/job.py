@@ -18,9 +18,10 @@ from miniclip.config.instantiate import make
 from miniclip.data import ImageTextDataset
 from miniclip.data.eval_preprocessing import EvalPreprocessing
 from miniclip.errors import UserError, counted
-from miniclip.evaluation import MiniCLIPModel, Result, TaskContext, flat_numbers
+from miniclip.evaluation import Result, TaskContext, flat_numbers
 from miniclip.figures import draw_curves, draw_retrieval
 from miniclip.metrics import Features, recall_table, retrieval_ranks
+from miniclip.pretrained import MiniCLIP, ModelBundle
 from miniclip.runs import RunDirectory, RunFacts
 from miniclip.runs.environment import git_revision
 from miniclip.runs.job_key import job_key
@@ -154,15 +155,10 @@ def _context(
     test_set: ImageTextDataset | None = None,
 ) -> TaskContext:
     """The run's model and the data that tasks measure it on: the validation part, or a test part."""
-    model = MiniCLIPModel(
-        "this run",
-        setup.model,
-        setup.tokenizer,
-        preprocess=EvalPreprocessing.from_state(setup.preprocessing),
-        device=trainer.device,
-    )
+    preprocessing = EvalPreprocessing.from_state(setup.preprocessing)
+    bundle = ModelBundle("this run", setup.config, setup.model, setup.tokenizer, preprocessing)
     return TaskContext(
-        model,
+        MiniCLIP(bundle, device=trainer.device),
         setup.train_set,
         setup.val_set if test_set is None else test_set,
         folder=run.evaluation if test_set is None else run.evaluation / "test",

@@ -20,6 +20,9 @@ from miniclip.renamed import renamed_words
 
 log = logging.getLogger(__name__)
 
+NO_FOLDER_NAME = re.compile(r'[<>:"\\|?*\x00-\x1f]')
+"""Characters that Windows takes in no name of a folder."""
+
 LONGEST_NAME = 80
 """Letters of a folder's name that say what a job was told."""
 
@@ -59,6 +62,7 @@ def prepare_hydra() -> None:
     OmegaConf.register_new_resolver("product", lambda *factors: math.prod(factors), replace=True)
     OmegaConf.register_new_resolver("options", lambda group: ", ".join(groups()[group]), replace=True)
     OmegaConf.register_new_resolver("short_overrides", short_overrides, replace=True)
+    OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
     register_optuna()
     # conf/hydra/launcher/ stands in for the launchers' own options, which are found by the same names
     for path in (HOME / "conf" / "hydra" / "launcher").glob("*.yaml"):
@@ -132,3 +136,13 @@ def short_overrides(overrides: Sequence[str], swept: Sequence[str] = ()) -> str:
         others.pop(0)
     name = re.sub(r"[^\w.,=-]", "-", ",".join(first + others))[:LONGEST_NAME]
     return name.strip(",.") or "default"  # Windows takes no dot at the end of a name
+
+
+def folder_name(name: object) -> str:
+    """A run's name as a folder that every system can make: `a:b` is `a-b`, and / begins a folder inside.
+
+    The same on all systems, so that a run keeps its name when its folder moves to another.
+    """
+    folders = NO_FOLDER_NAME.sub("-", str(name)).split("/")
+    # Windows drops dots and spaces at the end of a name
+    return "/".join(folder if folder in (".", "..") else folder.rstrip(". ") for folder in folders)

@@ -21,9 +21,8 @@ CONF = HOME / "conf"
 
 PASSWORD_IN_URL = re.compile(r"://[^/\s]+@")
 
-
-SEVERAL = ("eval/tasks",)
-"""Groups of which several options can be chosen: 'eval/tasks=[retrieval,health]'."""
+SEVERAL = {"eval/tasks": "task", "logger": "logger"}
+"""Groups of which several options can be chosen, 'logger=[jsonl,wandb]' say, and what each of them is."""
 
 
 def groups() -> dict[str, list[str]]:
@@ -94,11 +93,14 @@ def refuse_misspelled(words: Sequence[str]) -> None:
             raise UserError(f"{word}: {group} has no options of its own.{hint}")
         if group not in known or group == "experiments" or not has_value:
             continue
-        if value.lower() in ("null", "none", "", "false", "true") and value not in known[group]:
+        is_nothing = value.lower() in ("null", "none", "", "false", "true") or word == "logger=[]"
+        if is_nothing and value not in known[group]:
             instead = f"{group}=none" if "none" in known[group] else f"{group}=..."
             raise UserError(f"{word}: {group} cannot be left out; choose {instead}{_listed(known[group])}")
         if value.startswith("[") and group not in SEVERAL:
             raise UserError(f"{word}: takes one option, not a list{_listed(known[group])}")
+        if group == "logger" and "none" in re.findall(r"\w+", value) and value != "none":
+            raise UserError(f"{word}: none goes alone; leave it out, and give logger.every_steps=null")
         if re.fullmatch(r"[+-]?[\d.]+", value):
             raise UserError(f"{word}: is no option of {group}{_listed(known[group])}")
 
@@ -152,10 +154,10 @@ def explained(message: str, words: Sequence[str] = ()) -> str:
     if key:
         typed = _typed(key[1], words)
         if key[1] in _known_keys():
+            reason = not_chosen(key[1])
+            if reason:
+                return f"{typed}: {reason}"
             group = key[1].rpartition(".")[0].replace(".", "/")
-            if group.startswith("eval/tasks/"):
-                task = group.rpartition("/")[2]
-                return f"{typed}: the task {task} is not chosen; choose it with eval/tasks=[{task}]"
             return f"{typed}: the option chosen for {group} has no setting {key[1]}; others have."
         return f"{typed}: there is no setting {key[1]}.{is_named(key[1], words)}"
     option = re.search(r"Could not (?:find|load) '([^']+)/([^'/]+)'", message)
@@ -175,6 +177,20 @@ def explained(message: str, words: Sequence[str] = ()) -> str:
         return f"{_typed(there[1], words)}: {there[1]} exists and goes without a +."
     # what Hydra says of its grammar ends with its documentation's address
     return message.partition("\nSee https://")[0]
+
+
+def not_chosen(key: str) -> str:
+    """How to choose the option that a setting is of, where several can be chosen; or nothing.
+
+    Args:
+        key: one that the config lacks: "eval.tasks.few_shot.shots" or "logger.wandb.mode".
+    """
+    for group, noun in SEVERAL.items():
+        place = group.replace("/", ".")
+        name = key.removeprefix(f"{place}.").partition(".")[0]
+        if key.startswith(f"{place}.") and name in groups()[group]:
+            return f"the {noun} {name} is not chosen; choose it with {group}=[{name}]"
+    return ""
 
 
 def _listed(options: Sequence[str]) -> str:
@@ -231,13 +247,27 @@ def _by_likeness(wrong: str) -> str:
     known = _known_keys()
     place, _, last = wrong.rpartition(".")
     siblings = [key for key in known if key.rpartition(".")[0] == place]
-    for candidates in (siblings, known):
-        near = difflib.get_close_matches(wrong, candidates, n=1, cutoff=0.7)
-        if near:
-            return near[0]
-    names = {key.rpartition(".")[2]: key for key in reversed(known)}
+    near = difflib.get_close_matches(wrong, siblings, n=1, cutoff=0.7)
+    if near:
+        return near[0]
+
+    # logger.projct: the place is right and lacks its last part
+    deeper = _by_last_part([key for key in known if key.startswith(f"{place}.")])
+    near = difflib.get_close_matches(last, deeper, n=1, cutoff=0.7)
+    if near:
+        return deeper[near[0]]
+
+    near = difflib.get_close_matches(wrong, known, n=1, cutoff=0.7)
+    if near:
+        return near[0]
+    names = _by_last_part(known)
     near = difflib.get_close_matches(last, names, n=1, cutoff=0.75)
     return names[near[0]] if near else ""
+
+
+def _by_last_part(keys: Sequence[str]) -> dict[str, str]:
+    """Settings by their own names, without their places; of two of a name the first counts."""
+    return {key.rpartition(".")[2]: key for key in reversed(keys)}
 
 
 def _known_keys() -> list[str]:

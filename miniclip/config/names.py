@@ -157,8 +157,8 @@ COMMON_NAMES = {
     "save_dir": "hydra.run.dir",
     "log_dir": "hydra.run.dir",
     "wandb": "logger",
-    "project": "logger.project",
-    "entity": "logger.entity",
+    "project": "logger.wandb.project",
+    "entity": "logger.wandb.entity",
     "every_steps": "logger.every_steps",
     "tasks": "eval/tasks",
 }

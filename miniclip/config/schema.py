@@ -1,6 +1,7 @@
 """What a config may hold: types of the root keys, signatures of the parts, groups, finite numbers."""
 
 import difflib
+import inspect
 import math
 import re
 import typing
@@ -10,20 +11,12 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from miniclip.config.hints import SEVERAL, groups, is_named
+from miniclip.config.hints import SEVERAL, groups, is_named, not_chosen
 from miniclip.errors import SettingError, UserError
 from miniclip.files import flatten
-from miniclip.signature import described, fits, signature_of
+from miniclip.pretrained.parts import ROOT_TYPES
+from miniclip.signature import described, fits, named_freely, signature_of
 from miniclip.training.changed_settings import TRAINED_PARTS
-
-ROOT_TYPES: dict[str, type] = {
-    "name": str,
-    "seed": int,
-    "embed_dim": int,
-    "image_size": int,
-    "context_length": int,
-    "device": str,
-}
 
 PARTS = (*TRAINED_PARTS, "eval", "logger")
 """What every run is made of."""
@@ -62,9 +55,10 @@ def _check_groups(cfg: DictConfig) -> None:
         place = group.replace("/", ".")
         parent, _, name = place.rpartition(".")
         holder = OmegaConf.select(cfg, parent) if parent else cfg
-        if group in SEVERAL or group.startswith(("hydra/", "experiments")):
+        if group.startswith(("hydra/", "experiments")):
             continue
-        if place in PARTS or name in (holder or {}):
+        # several options of a group below a part make no part themselves, but a mapping of it
+        if place in PARTS or (group not in SEVERAL and name in (holder or {})):
             check_is_part(cfg, group)
 
 
@@ -108,15 +102,17 @@ def _targets(cfg: DictConfig, part: str = "") -> list[str]:
 def _check_signature(cfg: DictConfig, path: str) -> None:
     """Hold a part's keys and values against the signature of its target."""
     node = select(cfg, path)
-    try:
-        target = hydra.utils.get_object(node._target_)
-    except Exception as error:
-        raise SettingError(f"{path}._target_", node._target_, f"cannot be found ({error})") from None
+    target = _object(node, path)
     parameters, hints = signature_of(target)
+
     for key in node:
-        if key in ("_target_", "_partial_"):
+        if key in ("_target_", "_partial_") or _is_freely_named(node[key], target, f"{path}.{key}"):
             continue
+
         if key not in parameters:
+            reason = not_chosen(f"{path}.{key}") if path in SEVERAL else ""
+            if reason:
+                raise UserError(f"{path}.{key}: {reason}")
             near = difflib.get_close_matches(str(key), parameters, n=1)
             hint = f" Did you mean {path}.{near[0]}?" if near else is_named(f"{path}.{key}")
             raise UserError(
@@ -125,6 +121,23 @@ def _check_signature(cfg: DictConfig, path: str) -> None:
         value = select(cfg, f"{path}.{key}")
         if node._target_.startswith("miniclip.") or isinstance(value, str):
             _check_type(cfg, f"{path}.{key}", value, hints.get(str(key), Any))
+
+
+def _object(node: DictConfig, path: str) -> Any:
+    """What a node names as its target."""
+    try:
+        return hydra.utils.get_object(node._target_)
+    except Exception as error:
+        raise SettingError(f"{path}._target_", node._target_, f"cannot be found ({error})") from None
+
+
+def _is_freely_named(value: Any, target: Any, path: str) -> bool:
+    """Whether a value is one of the parts that the target takes under any name, a view of a logger say."""
+    kind = named_freely(target)
+    if kind is None or not isinstance(value, DictConfig) or "_target_" not in value:
+        return False
+    made = _object(value, path)
+    return inspect.isclass(made) and issubclass(made, kind)
 
 
 def select(cfg: DictConfig, path: str) -> Any:

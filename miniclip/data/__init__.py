@@ -1,16 +1,23 @@
-"""Data sources: each delivers a training and a validation split of captioned images."""
+"""Data sources: each delivers a training and a validation split of captioned images.
 
-from miniclip.data.dataset import ImageTextDataset
-from miniclip.data.sources.base import DataSource
-from miniclip.data.sources.classes import ImageClasses
-from miniclip.data.sources.coco import CocoCaptions
-from miniclip.data.sources.flickr import Flickr8k, Flickr30k
-from miniclip.data.sources.folder import Folder
-from miniclip.data.sources.hub import Hub
-from miniclip.data.sources.openmoji import OpenMoji
-from miniclip.data.sources.parquet import Parquet
-from miniclip.data.sources.table import CSVTable
-from miniclip.data.split import Split
+The classes are imported when they are first asked for, so that a folder is walked without torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from miniclip.data.dataset import ImageTextDataset
+    from miniclip.data.sources.base import DataSource
+    from miniclip.data.sources.classes import ImageClasses
+    from miniclip.data.sources.coco import CocoCaptions
+    from miniclip.data.sources.flickr import Flickr8k, Flickr30k
+    from miniclip.data.sources.folder import Folder
+    from miniclip.data.sources.hub import Hub
+    from miniclip.data.sources.openmoji import OpenMoji
+    from miniclip.data.sources.parquet import Parquet
+    from miniclip.data.sources.table import CSVTable
+    from miniclip.data.split import Split
 
 __all__ = [
     "CSVTable",
@@ -26,3 +33,29 @@ __all__ = [
     "Parquet",
     "Split",
 ]
+
+_MODULES = {
+    "CSVTable": "sources.table",
+    "CocoCaptions": "sources.coco",
+    "DataSource": "sources.base",
+    "Flickr8k": "sources.flickr",
+    "Flickr30k": "sources.flickr",
+    "Folder": "sources.folder",
+    "Hub": "sources.hub",
+    "ImageClasses": "sources.classes",
+    "ImageTextDataset": "dataset",
+    "OpenMoji": "sources.openmoji",
+    "Parquet": "sources.parquet",
+    "Split": "split",
+}
+"""Where below this package each class is."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -223,19 +223,27 @@ def _opened(folder: Path, num_images: int) -> CachedImages | None:
     if not folder.is_dir():
         return None
 
+    # in a function of its own, which has let go of the file by now: Windows removes none that is mapped
+    cached = _read_whole(folder, num_images)
+    if cached is None:
+        log.warning("The cache %s is damaged and is made anew.", folder)
+        shutil.rmtree(folder)
+    return cached
+
+
+def _read_whole(folder: Path, num_images: int) -> CachedImages | None:
+    """The cache in a folder; None where it is damaged."""
     try:
         index = _read_index(folder)
         cached = CachedImages(folder / "pixels.bin", index)
         sealed = index.sealed(zlib.crc32(cached.pixels.numpy().data))
-        is_whole = len(cached) == num_images and len(cached.pixels) == cached.ends[-1]
-        if is_whole and sealed.checksum == index.checksum and (cached.shapes >= 0).all():
-            return cached
+
+        is_complete = len(cached) == num_images and len(cached.pixels) == cached.ends[-1]
+        is_unchanged = sealed.checksum == index.checksum and bool((cached.shapes >= 0).all())
+        return cached if is_complete and is_unchanged else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         log.debug("%s: %s", folder, error)
-
-    log.warning("The cache %s is damaged and is made anew.", folder)
-    shutil.rmtree(folder)
-    return None
+        return None
 
 
 def _read_index(folder: Path) -> _Index:

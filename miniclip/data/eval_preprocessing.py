@@ -1,12 +1,13 @@
 """Preprocessing of evaluation: from an image to what a model sees, with a state that checkpoints keep."""
 
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from miniclip.data.image_content import decode, pixels_of, read_content
 from miniclip.data.transforms import CenterCrop, Crop, SquashResize, crop_and_resize, normalize
 from miniclip.errors import SettingError, UserError
 from miniclip.preprocessing import Preprocessing
@@ -43,12 +44,20 @@ class EvalPreprocessing:
 
     def __call__(self, image: Image.Image | Tensor) -> Tensor:
         if isinstance(image, Image.Image):
-            image = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)  # (3, H, W)
+            image = pixels_of(image)  # (3, H, W)
         height, width = image.shape[1:]
         # these crops draw nothing
         box = self.crop.box(height, width, torch.Generator())
         pixels = crop_and_resize(image, box, self.image_size)  # (3, S, S)
         return normalize(pixels[None])[0]
+
+    def read(self, path: Path) -> Tensor:
+        """What a model sees of an image file, (3, image_size, image_size) float32.
+
+        Raises:
+            BrokenImage: when it cannot be read.
+        """
+        return self(decode(read_content(path), str(path), decode_size=self.image_size))
 
     def state(self) -> dict[str, Any]:
         """Plain data for a checkpoint."""

@@ -36,7 +36,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         self.num_images = num_images
         self.batch_size = batch_size
         self.seed = seed
-        self.images_per_update = batch_size * accumulate_steps
+        self.images_per_step = batch_size * accumulate_steps
         self.first_epoch = 0
         self.first_position = 0
 
@@ -45,16 +45,16 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         self.first_epoch = epoch
         self.first_position = position
 
-    def updates_left(self, position: int = 0) -> int:
+    def steps_left(self, position: int = 0) -> int:
         """Whole optimizer steps that an epoch has left behind its first `position` images."""
-        return max(0, self.num_images - position) // self.images_per_update
+        return max(0, self.num_images - position) // self.images_per_step
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         position = self.first_position
         for epoch in count(self.first_epoch):
             order = self._order(epoch)
             # what does not fill up an optimizer step is left out
-            end = position + self.updates_left(position) * self.images_per_update
+            end = position + self.steps_left(position) * self.images_per_step
             for start in range(position, end, self.batch_size):
                 yield [(epoch, index) for index in order[start : start + self.batch_size]]
 

@@ -2,13 +2,12 @@
 
 from miniclip.evaluation.comparison import comparison
 from miniclip.evaluation.evaluation import Evaluation, flat_numbers
-from miniclip.evaluation.models import EmbeddingModel, MiniCLIPModel, OpenClipModel
+from miniclip.evaluation.models import EmbeddingModel, OpenClipModel
 from miniclip.evaluation.task import Result, Task, TaskContext, Unsuited
 
 __all__ = [
     "EmbeddingModel",
     "Evaluation",
-    "MiniCLIPModel",
     "OpenClipModel",
     "Result",
     "Task",

@@ -1,4 +1,4 @@
-"""Models under test: ours, and open_clip's."""
+"""Models under test: what they share, and open_clip's; ours is `miniclip.pretrained.MiniCLIP`."""
 
 import pickle
 from collections.abc import Sequence
@@ -10,13 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from miniclip.data.dataset import ImageTextDataset
-from miniclip.data.eval_preprocessing import EvalPreprocessing
-from miniclip.data.loader import Loader
 from miniclip.data.sampler import sequential_batches
 from miniclip.errors import UserError
-from miniclip.metrics.features import encode_images, encode_texts
-from miniclip.models.clip import MiniCLIP
-from miniclip.tokenizers import Tokenizer
 
 BATCH_SIZE = 256
 
@@ -47,55 +42,6 @@ class EmbeddingModel(Protocol):
 
     def encode_dataset(self, dataset: ImageTextDataset) -> Tensor:
         """All images of a data set, each preprocessed: `N images -> (N, D)` float32, of length 1."""
-
-
-class MiniCLIPModel:
-    """A MiniCLIP as an `EmbeddingModel`.
-
-    Args:
-        name: how tables call it.
-        model: stays in the mode, training or evaluation, that it is in.
-        tokenizer: of raw texts.
-        preprocess: of images.
-        device: where it computes; the model is moved there.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        model: MiniCLIP,
-        tokenizer: Tokenizer,
-        *,
-        preprocess: EvalPreprocessing,
-        device: torch.device,
-    ):
-        self.name = name
-        self.model = model.to(device)
-        self.tokenizer = tokenizer
-        self.preprocess = preprocess
-        self.device = device
-
-    @property
-    def logit_scale(self) -> float:
-        training = self.model.training
-        self.model.eval()
-        # in evaluation no temperature depends on the similarities it is given
-        with torch.no_grad():
-            scale = self.model.temperature(torch.zeros(1, 1, device=self.device))
-        self.model.train(training)
-        return float(scale)
-
-    def encode_image(self, images: Tensor) -> Tensor:
-        return encode_images(self.model, [images.to(self.device)])
-
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        return encode_texts(self.model, texts, self.tokenizer, device=self.device, batch_size=BATCH_SIZE)
-
-    def encode_dataset(self, dataset: ImageTextDataset) -> Tensor:
-        # as `preprocess` does, but a whole batch at a time, and on the GPU if there is one
-        order = sequential_batches(len(dataset), BATCH_SIZE)
-        loader = Loader(dataset, order, device=self.device, num_workers=0)
-        return encode_images(self.model, (batch.images for batch in loader))
 
 
 class OpenClipModel:

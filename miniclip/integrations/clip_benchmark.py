@@ -3,7 +3,7 @@
     python -m miniclip.integrations.clip_benchmark eval --model RUN --pretrained best --dataset cifar10 ...
 
 This is CLIP_benchmark's own command line with one more `--model_type`, miniclip, which is the default here;
-`--model` is a run directory or a checkpoint.
+`--model` is a run directory, a checkpoint or a saved model.
 """
 
 import sys
@@ -14,9 +14,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from miniclip.config.restore import restore
 from miniclip.errors import UserError
-from miniclip.models import MiniCLIP
+from miniclip.models import MiniCLIP as Network
+from miniclip.pretrained import MiniCLIP
+from miniclip.pretrained.folder import is_model_folder
 from miniclip.runs import RunFiles
 from miniclip.tokenizers import Tokenizer
 
@@ -27,7 +28,7 @@ PADDING = -1
 class Model(nn.Module):
     """A MiniCLIP that reads captions as one tensor."""
 
-    def __init__(self, model: MiniCLIP):
+    def __init__(self, model: Network):
         super().__init__()
         self.model = model
 
@@ -46,7 +47,7 @@ def load(
     """What CLIP_benchmark asks of a model type: (model, transform, tokenizer).
 
     Args:
-        model_name: a run directory or a checkpoint.
+        model_name: a run directory, a checkpoint or a saved model.
         pretrained: which of a run directory's checkpoints: "best", "last", "epoch_0010".
         cache_dir: not needed.
 
@@ -54,8 +55,9 @@ def load(
         UserError: when there is no whole checkpoint.
     """
     path = Path(model_name)
-    restored = restore(RunFiles(path).checkpoint(pretrained) if path.is_dir() else path)
-    return Model(restored.model).to(device), restored.preprocessing, _one_tensor(restored.tokenizer)
+    is_run = path.is_dir() and not is_model_folder(path)
+    model = MiniCLIP.from_pretrained(RunFiles(path).checkpoint(pretrained) if is_run else path)
+    return Model(model.model).to(device), model.preprocess, _one_tensor(model.tokenizer)
 
 
 def _one_tensor(tokenizer: Tokenizer) -> Callable[[list[str]], Tensor]:

@@ -11,6 +11,7 @@ from miniclip.metrics.recall_table import (
     recall_keys,
     recall_line,
     recall_table,
+    recall_titles,
 )
 from miniclip.metrics.retrieval import (
     Interval,
@@ -25,17 +26,17 @@ from miniclip.metrics.retrieval import (
 )
 from miniclip.metrics.sharpness import Landscape, LossSurface, landscape, m_sharpness, top_eigenvalue
 from miniclip.metrics.zero_shot import (
+    TEMPLATES,
     Classification,
     check_class_names,
     class_embeddings,
     classify,
-    read_class_names,
-    read_templates,
 )
 
 __all__ = [
     "DIRECTIONS",
     "RECALL_AT",
+    "TEMPLATES",
     "Classification",
     "Cost",
     "Features",
@@ -66,11 +67,10 @@ __all__ = [
     "m_sharpness",
     "metrics_of_ranks",
     "protocol_name",
-    "read_class_names",
-    "read_templates",
     "recall_keys",
     "recall_line",
     "recall_table",
+    "recall_titles",
     "retrieval_metrics",
     "retrieval_ranks",
     "some_pairs",

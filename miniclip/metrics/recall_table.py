@@ -14,6 +14,11 @@ def recall_keys() -> list[str]:
     return [f"{direction}_r{k}" for direction in DIRECTIONS for k in RECALL_AT]
 
 
+def recall_titles() -> dict[str, str]:
+    """A short title for each of the six: {"i2t_r1": "i2t R@1"}."""
+    return {f"{direction}_r{k}": f"{direction} R@{k}" for direction in DIRECTIONS for k in RECALL_AT}
+
+
 def joined_recalls(metrics: Mapping[str, Any], direction: str, *, prefix: str = "") -> str:
     """R@1/5/10 of a direction: "12.0/34.5/56.0".
 

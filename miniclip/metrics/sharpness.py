@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from miniclip.data.batch import Batch
 from miniclip.models import MiniCLIP
-from miniclip.optim import Randomness, frozen_statistics, parameter_groups
+from miniclip.optim import Randomness, foreach, frozen_statistics, parameter_groups
 
 DROPOUT_SEED = 0
 """The loss is a function of the weights only if its dropout masks and its depths stay the same."""
@@ -87,8 +87,8 @@ class LossSurface:
             )
             # the gradient along the vector, (), whose own gradient is the product
             slope = torch.stack([(g * v).sum() for g, v in zip(gradients, vector, strict=True)]).sum()
-            torch._foreach_add_(product, torch.autograd.grad(slope, self.params, materialize_grads=True))
-        torch._foreach_div_(product, len(self.batches))
+            foreach.add_(product, torch.autograd.grad(slope, self.params, materialize_grads=True))
+        foreach.div_(product, len(self.batches))
         return product
 
     @torch.no_grad()
@@ -96,10 +96,10 @@ class LossSurface:
         """What `at` says when the weights are moved by a step; afterwards they are what they were."""
         saved = [p.detach().clone() for p in self.params]
         try:
-            torch._foreach_add_(self.params, list(step))
+            foreach.add_(self.params, list(step))
             return float(at())
         finally:
-            torch._foreach_copy_(self.params, saved)
+            foreach.copy_(self.params, saved)
 
 
 def m_sharpness(surface: LossSurface, rho: float) -> float:
@@ -110,7 +110,7 @@ def m_sharpness(surface: LossSurface, rho: float) -> float:
     rises = []
     for batch in surface.batches:
         gradient = surface.gradient(batch)
-        step = list(torch._foreach_mul(gradient, rho / _norm(gradient).clamp(min=1e-12).item()))
+        step = list(foreach.mul(gradient, rho / _norm(gradient).clamp(min=1e-12).item()))
         with torch.no_grad():
             start = surface.batch_loss(batch).item()
         rises.append(surface.moved(step, lambda batch=batch: surface.batch_loss(batch)) - start)  # type: ignore[misc]
@@ -149,7 +149,7 @@ def landscape(
         _match_filters(direction, p)
 
     def losses(line: list[Tensor], steps: list[float]) -> list[float]:
-        return [surface.moved(torch._foreach_mul(line, step), surface.mean_loss) for step in steps]
+        return [surface.moved(foreach.mul(line, step), surface.mean_loss) for step in steps]
 
     distances = torch.linspace(-radius, radius, points).tolist()
     fractions = torch.linspace(-fraction, fraction, points).tolist()
@@ -186,4 +186,4 @@ def _norm(vector: Sequence[Tensor]) -> Tensor:
 
 
 def _unit(vector: Sequence[Tensor]) -> list[Tensor]:
-    return list(torch._foreach_div(list(vector), _norm(vector).item()))
+    return list(foreach.div(list(vector), _norm(vector).item()))

@@ -2,14 +2,13 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from miniclip.errors import SettingError, UserError, counted
+from miniclip.errors import UserError
 
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "none": ("{}",),
@@ -53,49 +52,6 @@ class Classification(NamedTuple):
     mean_per_class: float
     chance: float
     confusion: Tensor
-
-
-def read_templates(source: str) -> tuple[str, ...]:
-    """A built-in set by its name, or the lines of a file.
-
-    Raises:
-        SettingError: when there is neither, or a line holds no {} for the class.
-    """
-    if source in TEMPLATES:
-        return TEMPLATES[source]
-    templates = read_lines("templates", source, f"one of {', '.join(TEMPLATES)}")
-    for line in templates:
-        if line.count("{}") != 1:
-            raise SettingError(
-                "templates", source, f"needs one {{}} for the class in each line, not: {line}"
-            )
-    return templates
-
-
-def read_class_names(path: str, labels: Sequence[str]) -> tuple[str, ...]:
-    """Names for the classes from a file, a line each, in the sorted order of the data set's labels.
-
-    Raises:
-        SettingError: when the file is not there, or their number differs.
-    """
-    names = read_lines("class_names", path, "the path of a text file")
-    if len(names) != len(labels):
-        raise SettingError(
-            "class_names", path, f"has {counted(len(names), 'line')} for {len(labels)} classes"
-        )
-    return names
-
-
-def read_lines(setting: str, path: str, known: str) -> tuple[str, ...]:
-    """The lines of a text file that are not empty."""
-    try:
-        text = Path(path).expanduser().read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingError(setting, path, f"must be {known}, or a text file ({error})") from None
-    lines = tuple(line.strip() for line in text.splitlines() if line.strip())
-    if not lines:
-        raise SettingError(setting, path, "is an empty file")
-    return lines
 
 
 def check_class_names(names: Sequence[str]) -> None:

@@ -119,7 +119,8 @@ def pool(tokens: Tensor, attention_mask: Tensor, pooling: Pooling) -> Tensor:
 
     length = attention_mask.sum(dim=1, keepdim=True).clamp(min=1)  # (B, 1)
     if pooling == "eos":
-        return tokens.take_along_dim(length[..., None] - 1, dim=1).squeeze(1)
+        last = (length[..., None] - 1).expand(-1, 1, tokens.shape[2])  # (B, 1, D)
+        return tokens.gather(1, last).squeeze(1)
     if pooling == "max":
         largest = tokens.masked_fill(~attention_mask[..., None], -torch.inf).amax(dim=1)
         # zero, as for the mean, where a caption has no token

@@ -1,26 +1,48 @@
-"""The charts of a report: groups side by side, the recall over a setting, and the way there."""
+"""Charts of a report: groups side by side, the recall over a setting, and the curves of training."""
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from miniclip.figures import GRAY, SERIES, new_figure, save, tidy
-from miniclip.report.runs import Group, as_text
+from miniclip.report.groups import Group, as_text, is_number
+from miniclip.report.runs import Run
 from miniclip.report.statistics import spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MARKERS = "os^Dv*P"
-MOST_NAMED = len(SERIES)
-"""More groups than this share one grey: colours that can be told apart are few."""
+
+MAX_COLORS = len(SERIES)
+"""Groups beyond these share one gray: colors that can be told apart are few."""
+
+LOG_RATIO = 10
+"""A setting whose values span this factor has a logarithmic axis."""
+
+
+class Panel(NamedTuple):
+    """One chart of `draw_progress`: a measure over what it took to reach it.
+
+    Attributes:
+        measure, cost: keys of a validation record.
+        title, unit: these in words.
+        scale: how many of the record's units are one of the chart's.
+    """
+
+    measure: str
+    title: str
+    cost: str
+    unit: str
+    scale: float = 1
+
 
 PANELS = (
-    ("val/loss", "validation loss", "step", "updates", 1),
-    ("val/rsum", "rsum", "step", "updates", 1),
-    ("val/rsum", "rsum", "train/forward_passes", "forward passes", 1),
-    ("val/rsum", "rsum", "train/seconds", "minutes", 60),
+    Panel("val/loss", "validation loss", "step", "steps"),
+    Panel("val/rsum", "rsum", "step", "steps"),
+    Panel("val/rsum", "rsum", "train/forward_passes", "forward passes"),
+    Panel("val/rsum", "rsum", "train/seconds", "minutes", scale=60),
 )
 
 
@@ -28,18 +50,21 @@ def draw_groups(groups: Sequence[Group], path: Path) -> Path:
     """Draw the rsum of every run, and each group's mean with its 95 % interval over seeds."""
     figure, axes = new_figure(1, 1, size=(9, 1.4 + 0.32 * len(groups)))
     axis: Axes = axes[0, 0]
+
     for row, group in enumerate(groups):
         values = group.values("rsum")
+        over_seeds = spread(values)
+        color = _color(row)
+
         axis.plot(values, [row] * len(values), "o", color=GRAY, markersize=4, alpha=0.8)
-        found = spread(values)
-        axis.plot(found.mean, row, "D", color=_colour(row), markersize=6)
-        if found.num_seeds > 1:
-            axis.plot([found.low, found.high], [row, row], color=_colour(row), lw=1.5)
+        axis.plot(over_seeds.mean, row, "D", color=color, markersize=6)
+        if over_seeds.num_seeds > 1:
+            axis.plot([over_seeds.low, over_seeds.high], [row, row], color=color, lw=1.5)
+
     names = [_short(group.name, 70) for group in groups]
     axis.set_yticks(range(len(groups)), names, fontsize=8, parse_math=False)
     axis.invert_yaxis()
-    tidy(axis, "rsum: every seed, mean and 95 % interval")
-    axis.set_xlabel("rsum", fontsize=9)
+    tidy(axis, "rsum: every seed, mean and 95 % interval", xlabel="rsum")
     return save(figure, path)
 
 
@@ -50,89 +75,131 @@ def draw_axis(groups: Sequence[Group], setting: str, path: Path) -> Path | None:
     say, is a broken line across. A setting that spans a factor of ten has a logarithmic axis, on which
     zero has a place of its own.
     """
-    numbers = [group for group in groups if _is_number(group.settings.get(setting))]
-    values = sorted({group.settings[setting] for group in numbers})
+    with_number = [group for group in groups if is_number(group.settings.get(setting))]
+    values = sorted({group.settings[setting] for group in with_number})
     if len(values) < 3:
         return None
+
     figure, axes = new_figure(1, 1, size=(7, 4))
     axis: Axes = axes[0, 0]
-    lines: dict[str, list[Group]] = {}
-    for group in numbers:
-        rest = ", ".join(
-            f"{key.rsplit('.', 1)[-1]}={as_text(value)}"
-            for key, value in group.settings.items()
-            if key != setting
-        )
-        lines.setdefault(rest, []).append(group)
-    for place, (name, own) in enumerate(sorted(lines.items(), key=lambda line: -len(line[1]))):
-        own.sort(key=lambda group: group.settings[setting])
-        spreads = [spread(group.values("rsum")) for group in own]
-        xs = [group.settings[setting] for group in own]
-        halves = [0.0 if math.isnan(s.low) else s.high - s.mean for s in spreads]
-        axis.errorbar(
-            xs,
-            [s.mean for s in spreads],
-            yerr=halves,
-            color=_colour(place),
-            marker=MARKERS[place % len(MARKERS)],
-            markersize=5,
-            capsize=3,
-            label=_short(name, 50) if name and place < MOST_NAMED else None,
-        )
+    for place, (name, line) in enumerate(_lines(with_number, setting)):
+        _draw_line(axis, line, setting, name=name, place=place)
+
     for group in groups:
-        if setting in group.settings and group not in numbers:
-            name = f"{setting.rsplit('.', 1)[-1]}={as_text(group.settings[setting])}"
-            axis.axhline(spread(group.values("rsum")).mean, color=GRAY, ls="--", lw=1.2, label=name)
-    positive = [value for value in values if value > 0]
-    if positive and max(positive) / min(positive) >= 10:
-        if min(values) > 0:
-            axis.set_xscale("log")
-        else:
-            axis.set_xscale("symlog", linthresh=min(positive), linscale=0.5)
-        axis.set_xticks(values, [f"{value:g}" for value in values])
-        axis.minorticks_off()
-    tidy(axis, f"rsum over {setting}; bars: 95 % over seeds")
-    axis.set_xlabel(setting, fontsize=9)
+        if setting in group.settings and group not in with_number:
+            _draw_across(axis, group, setting)
+
+    _scale(axis, values)
+    tidy(axis, f"rsum over {setting}; bars: 95 % over seeds", xlabel=setting)
     axis.set_ylabel("rsum", fontsize=9)
     return save(figure, path)
 
 
 def draw_progress(groups: Sequence[Group], path: Path) -> Path:
-    """Draw loss and rsum against updates, rsum against forward passes and time: SAM pays double."""
+    """Draw loss and rsum against steps, rsum against forward passes and time: SAM pays double."""
     figure, axes = new_figure(2, 2, size=(11, 8))
-    for axis, (measure, title, cost, unit, scale) in zip(axes.flat, PANELS, strict=True):
+    for axis, panel in zip(axes.flat, PANELS, strict=True):
         for place, group in enumerate(groups):
-            for number, run in enumerate(group.runs):
-                points = [
-                    (record[cost] / scale, record[measure])
-                    for record in run.validations
-                    if record.get(cost) is not None and record.get(measure) is not None
-                ]
-                if not points:
-                    continue
-                xs, ys = zip(*points, strict=True)
-                axis.plot(
-                    xs,
-                    ys,
-                    color=_colour(place),
-                    marker=MARKERS[place % len(MARKERS)],
-                    markersize=3,
-                    lw=1,
-                    alpha=0.85,
-                    label=_short(group.name, 40) if number == 0 and place < MOST_NAMED else None,
-                )
-        tidy(axis, f"{title} against {unit}", legend=axis is axes[0, 0] and len(groups) > 1)
-        axis.set_xlabel(unit, fontsize=9)
+            _draw_curves(axis, group, panel, place=place)
+
+        has_legend = axis is axes[0, 0] and len(groups) > 1
+        tidy(axis, f"{panel.title} against {panel.unit}", xlabel=panel.unit, legend=has_legend)
     return save(figure, path)
 
 
-def _colour(place: int) -> str:
-    return SERIES[place] if place < MOST_NAMED else GRAY
+def _lines(groups: Sequence[Group], setting: str) -> list[tuple[str, list[Group]]]:
+    """Groups that share all settings but one, under what they share; the longest line first."""
+    lines: dict[str, list[Group]] = {}
+    for group in groups:
+        shared = [_in_short(key, value) for key, value in group.settings.items() if key != setting]
+        lines.setdefault(", ".join(shared), []).append(group)
+
+    return sorted(lines.items(), key=lambda line: -len(line[1]))
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _draw_line(axis: "Axes", groups: Sequence[Group], setting: str, *, name: str, place: int) -> None:
+    """Draw the mean rsum of groups over a setting, with bars for its interval over seeds."""
+    in_order = sorted(groups, key=lambda group: group.settings[setting])
+    spreads = [spread(group.values("rsum")) for group in in_order]
+    # one seed has no interval
+    half_intervals = [0.0 if math.isnan(found.low) else found.high - found.mean for found in spreads]
+
+    axis.errorbar(
+        [group.settings[setting] for group in in_order],
+        [found.mean for found in spreads],
+        yerr=half_intervals,
+        color=_color(place),
+        marker=_marker(place),
+        markersize=5,
+        capsize=3,
+        label=_short(name, 50) if name and place < MAX_COLORS else None,
+    )
 
 
-def _short(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
+def _draw_across(axis: "Axes", group: Group, setting: str) -> None:
+    """Draw the mean rsum of a group whose setting is no number."""
+    mean = spread(group.values("rsum")).mean
+    label = _in_short(setting, group.settings[setting])
+    axis.axhline(mean, color=GRAY, ls="--", lw=1.2, label=label)
+
+
+def _scale(axis: "Axes", values: Sequence[float]) -> None:
+    """Make an axis logarithmic whose values, in order, span a factor of ten; zero keeps a place."""
+    positive = [value for value in values if value > 0]
+    if not positive or max(positive) / min(positive) < LOG_RATIO:
+        return
+
+    if min(values) > 0:
+        axis.set_xscale("log")
+    else:
+        axis.set_xscale("symlog", linthresh=min(positive), linscale=0.5)
+    axis.set_xticks(values, [f"{value:g}" for value in values])
+    axis.minorticks_off()
+
+
+def _draw_curves(axis: "Axes", group: Group, panel: Panel, *, place: int) -> None:
+    """Draw a curve for each run of a group, the first one with the group's name."""
+    for number, run in enumerate(group.runs):
+        points = _points(run, panel)
+        if not points:
+            continue
+
+        xs, ys = zip(*points, strict=True)
+        is_named = number == 0 and place < MAX_COLORS
+        axis.plot(
+            xs,
+            ys,
+            color=_color(place),
+            marker=_marker(place),
+            markersize=3,
+            lw=1,
+            alpha=0.85,
+            label=_short(group.name, 40) if is_named else None,
+        )
+
+
+def _points(run: Run, panel: Panel) -> list[tuple[float, float]]:
+    """Cost and measure of each validation that knows both."""
+    return [
+        (record[panel.cost] / panel.scale, record[panel.measure])
+        for record in run.validations
+        if record.get(panel.cost) is not None and record.get(panel.measure) is not None
+    ]
+
+
+def _color(place: int) -> str:
+    return SERIES[place] if place < MAX_COLORS else GRAY
+
+
+def _marker(place: int) -> str:
+    return MARKERS[place % len(MARKERS)]
+
+
+def _in_short(key: str, value: Any) -> str:
+    """A setting by its last name: "rho=0.05"."""
+    name = key.rsplit(".", 1)[-1]
+    return f"{name}={as_text(value)}"
+
+
+def _short(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"

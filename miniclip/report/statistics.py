@@ -7,9 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from miniclip.metrics import RECALL_AT
-from miniclip.report.runs import Group
+from miniclip.report.groups import Group
 
 DRAWS = 2000
+"""Samples of the evaluation images that an interval is made of."""
 
 
 class Spread(NamedTuple):
@@ -55,23 +56,33 @@ class Comparison(NamedTuple):
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Mean, deviation and interval of one number a seed."""
+    """Mean, deviation and interval of one number per seed."""
     from scipy.stats import t
 
-    count, mean = len(values), float(np.mean(values))
+    count = len(values)
+    mean = float(np.mean(values))
     if count < 2:
         return Spread(count, mean, math.nan, math.nan, math.nan)
+
     deviation = float(np.std(values, ddof=1))
-    half = float(t.ppf(0.975, count - 1)) * deviation / math.sqrt(count)
-    return Spread(count, mean, deviation, mean - half, mean + half)
+    quantile = float(t.ppf(0.975, count - 1))
+    half_interval = quantile * deviation / math.sqrt(count)
+    return Spread(count, mean, deviation, mean - half_interval, mean + half_interval)
 
 
 def compare(group: Group, control: Group, *, seed: int = 0) -> Comparison:
     """Difference of rsum, group minus control."""
-    own, other = (spread(side.values("rsum")) for side in (group, control))
-    errors = [side.deviation / math.sqrt(side.num_seeds) for side in (own, other)]
+    of_group = spread(group.values("rsum"))
+    of_control = spread(control.values("rsum"))
+    standard_errors = [side.deviation / math.sqrt(side.num_seeds) for side in (of_group, of_control)]
+
     low, high = paired_interval(group, control, seed=seed)
-    return Comparison(own.mean - other.mean, low, high, 2 * math.hypot(*errors))
+    return Comparison(
+        difference=of_group.mean - of_control.mean,
+        low=low,
+        high=high,
+        noise=2 * math.hypot(*standard_errors),
+    )
 
 
 def paired_interval(group: Group, control: Group, *, seed: int = 0) -> tuple[float, float]:
@@ -79,34 +90,57 @@ def paired_interval(group: Group, control: Group, *, seed: int = 0) -> tuple[flo
 
     Each image's hits are averaged over a group's seeds; both groups see the same draws.
     """
-    tables = [_hits(side) for side in (group, control)]
-    on_one_set = len({run.fingerprint for side in (group, control) for run in side.runs}) == 1
-    if tables[0] is None or tables[1] is None or not on_one_set:
+    of_group = _hits(group)
+    of_control = _hits(control)
+    fingerprints = {run.fingerprint for side in (group, control) for run in side.runs}
+    if of_group is None or of_control is None or len(fingerprints) > 1:
         return math.nan, math.nan
-    (hits, sizes), (others, _) = tables[0], tables[1]
-    difference = hits - others
-    generator = np.random.default_rng(seed)
+
+    difference = of_group.hits - of_control.hits  # (N, 6)
+    trials = of_group.trials  # (N, 6), of the same images in both
     count = len(difference)
-    samples = np.empty(DRAWS)
+    generator = np.random.default_rng(seed)
+
+    differences_of_rsum = np.empty(DRAWS)
     for draw in range(DRAWS):
+        # (N,), how often each image was drawn
         weights = np.bincount(generator.integers(count, size=count), minlength=count)
-        samples[draw] = (100 * (weights @ difference) / (weights @ sizes)).sum()
-    low, high = np.quantile(samples, (0.025, 0.975))
+        recalls = 100 * (weights @ difference) / (weights @ trials)  # (6,), their differences in percent
+        differences_of_rsum[draw] = recalls.sum()
+
+    low, high = np.quantile(differences_of_rsum, (0.025, 0.975))
     return float(low), float(high)
 
 
-def _hits(group: Group) -> tuple[np.ndarray, np.ndarray] | None:
-    """For each image its hits in the six recalls, the mean over seeds, and the captions they are out of."""
-    tables = []
-    sizes = np.empty(0)
+class _Hits(NamedTuple):
+    """What each of N images contributes to the six recalls, those of images to texts first.
+
+    Attributes:
+        hits: (N, 6), the mean over seeds.
+        trials: (N, 6), what they are out of: one image, or its captions.
+    """
+
+    hits: np.ndarray
+    trials: np.ndarray
+
+
+def _hits(group: Group) -> _Hits | None:
+    """Hits of a group; None where a run kept no ranks."""
+    hits_by_seed = []
+    trials = np.empty(0)
     for run in group.runs:
         if run.ranks is None:
             return None
-        ranks, owners = run.ranks
+        ranks, image_of_caption = run.ranks
         count = len(ranks.image_to_text)
-        captions = np.bincount(owners, minlength=count)
+
         columns = [(ranks.image_to_text < k).numpy().astype(float) for k in RECALL_AT]
-        columns += [np.bincount(owners, (ranks.text_to_image < k).numpy(), count) for k in RECALL_AT]
-        tables.append(np.stack(columns, axis=1))
-        sizes = np.stack([np.ones(count)] * len(RECALL_AT) + [captions] * len(RECALL_AT), axis=1)
-    return np.mean(tables, axis=0), sizes
+        # captions are counted for the image that they belong to
+        columns += [
+            np.bincount(image_of_caption, (ranks.text_to_image < k).numpy(), count) for k in RECALL_AT
+        ]
+        hits_by_seed.append(np.stack(columns, axis=1))  # (N, 6)
+
+        num_captions = np.bincount(image_of_caption, minlength=count)
+        trials = np.stack([np.ones(count)] * len(RECALL_AT) + [num_captions] * len(RECALL_AT), axis=1)
+    return _Hits(np.mean(hits_by_seed, axis=0), trials)

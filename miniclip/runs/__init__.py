@@ -1,6 +1,6 @@
 """What a run leaves behind: its directory and its loggers."""
 
-from miniclip.runs.loggers import JsonlLogger, RunFacts, TensorboardLogger, WandbLogger
+from miniclip.runs.loggers import JsonlLogger, RunFacts, TensorboardLogger, View, WandbLogger
 from miniclip.runs.run_directory import RunDirectory
 from miniclip.runs.run_files import RunFiles, State, find_runs, read_state
 
@@ -11,6 +11,7 @@ __all__ = [
     "RunFiles",
     "State",
     "TensorboardLogger",
+    "View",
     "WandbLogger",
     "find_runs",
     "read_state",

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,13 @@ class Tokenizer:
         assert self._backend is not None, "fit() comes first"
         return self._backend
 
+    @cached_property
+    def _untruncated(self) -> tokenizers.Tokenizer:
+        """A copy that cuts nothing off, since truncation is a state of the tokenizer."""
+        backend = tokenizers.Tokenizer.from_str(self.backend.to_str())
+        backend.no_truncation()
+        return backend
+
     @property
     def vocab_size(self) -> int:
         """Number of token ids, unused ones included: one more than the highest."""
@@ -104,10 +112,16 @@ class Tokenizer:
 
     def lengths(self, captions: list[str]) -> list[int]:
         """Number of tokens of each caption, nothing cut off or filled up."""
-        # a copy, since truncation is a state of the tokenizer
-        backend = tokenizers.Tokenizer.from_str(self.backend.to_str())
-        backend.no_truncation()
-        return [len(encoding.ids) for encoding in encoded(backend, captions)]
+        return [len(encoding.ids) for encoding in encoded(self._untruncated, captions)]
+
+    def too_long(self, captions: Sequence[str]) -> list[str]:
+        """The captions that lose their tail, having more than `context_length` tokens."""
+        lengths = self.lengths(list(captions))
+        return [
+            caption
+            for caption, length in zip(captions, lengths, strict=True)
+            if length > self.context_length
+        ]
 
     def decode(self, token_ids: Iterable[int]) -> str:
         """The text of one caption's ids, special tokens left out."""
@@ -177,6 +191,7 @@ class Tokenizer:
         backend.enable_truncation(self.context_length)
         backend.no_padding()
         self._backend = backend
+        self.__dict__.pop("_untruncated", None)
         self._ids_of = {}  # a new one, since another thread may be reading the old one
 
 

@@ -45,15 +45,24 @@ def check_contents(content: dict[str, Any]) -> None:
     Raises:
         UserError: names the part and what is wrong with it.
     """
-    for name, part in PARTS.items():
+    for name in PARTS:
         if name not in content:
             raise UserError(f"it holds no {name!r}")
-        if not part.fits(content[name]):
-            raise UserError(f"its {name!r} is not {part.kind}")
+        check_part(name, content[name])
     for name, part in OPTIONAL_PARTS.items():
         if name in content and not part.fits(content[name]):
             raise UserError(f"its {name!r} is not {part.kind}")
     check_plain(content["config"], "config")
+
+
+def check_part(name: str, value: Any) -> None:
+    """Hold one part of a checkpoint against its kind.
+
+    Raises:
+        UserError: when it is none.
+    """
+    if not PARTS[name].fits(value):
+        raise UserError(f"its {name!r} is not {PARTS[name].kind}")
 
 
 def check_progress(progress: dict[str, Any]) -> None:

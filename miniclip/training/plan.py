@@ -43,8 +43,8 @@ class Plan:
         if progress.forward_passes is None:  # a checkpoint that did not count them
             progress.forward_passes = self._passes_between(0, progress.step)
 
-        steps_per_epoch = batches.updates_left()
-        steps_of_this_epoch = batches.updates_left(progress.position)
+        steps_per_epoch = batches.steps_left()
+        steps_of_this_epoch = batches.steps_left(progress.position)
         epochs_after = budget.epochs - progress.epoch - 1
         left = steps_of_this_epoch + epochs_after * steps_per_epoch if epochs_after >= 0 else 0
         self.total_steps = budget.total_steps(

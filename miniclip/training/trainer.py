@@ -248,14 +248,14 @@ class _Loop:
 
         title = self.plan.title(progress.epoch + 1)
         with self.recorder.epoch(title, num_images=self.batches.num_images) as bar:
-            while self.batches.updates_left(progress.position) > 0:
+            while self.batches.steps_left(progress.position) > 0:
                 self._train_step(clock)
-                bar.update(self.batches.images_per_update)
+                bar.update(self.batches.images_per_step)
                 if self.plan.is_done:
                     break
 
         progress.seconds = clock.seconds
-        if self.batches.updates_left(progress.position) == 0:
+        if self.batches.steps_left(progress.position) == 0:
             progress.epoch, progress.position = progress.epoch + 1, 0
 
     def _train_step(self, clock: Stopwatch) -> None:
@@ -270,8 +270,8 @@ class _Loop:
 
         progress.forward_passes = self.plan.passes_at(progress.step + 1)
         progress.step += 1
-        progress.position += self.batches.images_per_update
-        progress.images += self.batches.images_per_update
+        progress.position += self.batches.images_per_step
+        progress.images += self.batches.images_per_step
         progress.seconds = clock.seconds
         self.recorder.add(
             result,

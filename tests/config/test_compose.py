@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from miniclip.config.compose import LONGEST_NAME, short_overrides
+from miniclip.config.compose import LONGEST_NAME, folder_name, short_overrides
 from tests.conftest import TINY, run_miniclip
+from tests.in_process import train_in_process
 
 FIXED = [
     "encoder.text.attention.k=4",
@@ -36,6 +37,28 @@ def test_swept_settings_come_first_and_are_never_cut() -> None:
 @pytest.mark.parametrize("value", ["0.", "x...", "."])
 def test_no_name_ends_in_a_dot_which_windows_drops(value: str) -> None:
     assert not short_overrides([f"optimizer.rho={value}"]).endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("miniclip", "miniclip"),
+        ("my run, again", "my run, again"),
+        ("a:b", "a-b"),
+        (r'<a>|"b"\c?*', "-a---b--c--"),
+        ("study/rho 0.05", "study/rho 0.05"),
+        ("../v1./x ", "../v1/x"),
+    ],
+)
+def test_a_run_has_a_folder_that_every_system_can_make(name: str, folder: str) -> None:
+    assert folder_name(name) == folder
+
+
+def test_the_name_of_a_run_stays_and_its_folder_is_safe(tmp_path: Path) -> None:
+    done = train_in_process(*TINY, "name='a:b'", "trainer.budget.steps=1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (config,) = tmp_path.glob("outputs/a-b/*/config.yaml")
+    assert "name: a:b" in config.read_text()
 
 
 def test_jobs_of_a_sweep_differ_in_what_is_swept(tmp_path: Path) -> None:

@@ -17,12 +17,12 @@ import torch
 from PIL import Image
 
 from miniclip import cli, provenance
-from miniclip.config.parts import PARTS
 from miniclip.config.restore import restore
 from miniclip.errors import UserError
 from miniclip.figures import new_figure, save
 from miniclip.files import write_text
 from miniclip.integrations.clip_benchmark import load
+from miniclip.pretrained.parts import PARTS
 from miniclip.runs import RunDirectory
 from miniclip.signature import fits, signature_of
 from miniclip.training.checkpoint import load_checkpoint
@@ -466,7 +466,7 @@ def test_paths_of_a_strangers_config_are_not_opened(content: Node, tmp_path: Pat
 
 
 def test_a_hugging_face_configuration_brings_no_code() -> None:
-    from miniclip.config.restore import _without_code
+    from miniclip.pretrained.loading import _without_code
 
     asked = {
         "model_type": "bert",

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from miniclip.data.image_content import decode
+from miniclip.data.image_content import decode, decode_without_torch
 from miniclip.data.images import ImageFiles
 from miniclip.errors import BrokenImage, UserError
 from tests.data.conftest import RED, encoded
@@ -156,6 +156,30 @@ def test_a_jpeg_is_what_pillow_makes_of_it_whole_or_damaged() -> None:
             actual = decode(bytes(content), "it", decode_size=1000)
             assert np.array_equal(actual.permute(1, 2, 0).numpy(), expected), number
     assert min(outcomes.values()) > 50
+
+
+ODD_IMAGES: dict[str, Callable[[], bytes]] = {
+    "jpeg": lambda: encoded(noise()),
+    "jpeg, small": lambda: encoded(noise().resize((400, 300))),
+    "animation": animated,
+    "rotated": rotated,
+    "transparent": lambda: transparent("RGBA"),
+    "16 bits": sixteen_bits,
+}
+
+
+@pytest.mark.parametrize("name", ODD_IMAGES)
+def test_without_torch_an_image_has_the_same_pixels(name: str) -> None:
+    content = ODD_IMAGES[name]()
+    image = decode_without_torch(content, "it", decode_size=64)
+    pixels = decode(content, "it", decode_size=64)
+    assert np.array_equal(np.array(image), pixels.permute(1, 2, 0).numpy())
+
+
+@pytest.mark.parametrize("name", BAD_IMAGES)
+def test_without_torch_a_bad_image_is_named(name: str) -> None:
+    with pytest.raises(BrokenImage, match=r"bad\.jpg"):
+        decode_without_torch(BAD_IMAGES[name](), "bad.jpg", decode_size=32)
 
 
 def test_a_pipe_named_like_an_image_is_not_waited_for(tmp_path: Path) -> None:

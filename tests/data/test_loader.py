@@ -91,7 +91,7 @@ def epoch_of(data: ImageTextDataset, *, num_workers: int) -> list[tuple[Tensor, 
     """Images and captions of the batches of two epochs."""
     batches = EpochBatches(len(data), batch_size=4, seed=3)
     loader = Loader(data, batches, device=CPU, num_workers=num_workers, worker_init=ignore_in_worker)
-    return [(batch.images, batch.captions) for batch in islice(loader, 2 * batches.updates_left())]
+    return [(batch.images, batch.captions) for batch in islice(loader, 2 * batches.steps_left())]
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])

@@ -17,7 +17,7 @@ def test_epochs_differ_and_hold_an_image_at_most_once() -> None:
 
 def test_training_can_start_at_any_image() -> None:
     batches = EpochBatches(20, batch_size=4, seed=0)
-    assert batches.updates_left() == 5
+    assert batches.steps_left() == 5
     whole = list(islice(batches, 12))
     batches.start_at(0, 12)
     assert list(islice(batches, 9)) == whole[3:]
@@ -31,7 +31,7 @@ def test_batches_of_another_size_see_no_image_twice(batch_size: int, accumulate_
     after = EpochBatches(20, batch_size=batch_size, seed=0, accumulate_steps=accumulate_steps)
     after.start_at(0, 8)
     seen = [key for batch in before for key in batch]
-    for batch in islice(after, after.updates_left(8) * accumulate_steps):
+    for batch in islice(after, after.steps_left(8) * accumulate_steps):
         assert len(batch) == batch_size
         seen += batch
     assert {epoch for epoch, _ in seen} <= {0} and len(set(seen)) == len(seen)

@@ -42,8 +42,9 @@ import json, resource, sys, time
 from miniclip import data
 settings = json.loads(sys.argv[2])
 common = dict(image_size=64, crop_scale=[0.5, 1.0], flip=True, limit=None, seed=0)
+source = getattr(data, sys.argv[1])  # which imports it
 started = time.perf_counter()
-sets = getattr(data, sys.argv[1])(**settings, **common).datasets()
+sets = source(**settings, **common).datasets()
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(json.dumps([time.perf_counter() - started, peak * 1024, [len(side) for side in sets]]))
 """

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from miniclip.config.compose import compose
 from miniclip.config.instantiate import make
 from miniclip.config.restore import Restored, restore
 from miniclip.data import ImageTextDataset
-from miniclip.evaluation import Evaluation, MiniCLIPModel, TaskContext
+from miniclip.evaluation import Evaluation, TaskContext
+from miniclip.pretrained import MiniCLIP
 from miniclip.runs import RunDirectory
 
 
@@ -21,7 +21,7 @@ class Measured:
     """A run restored once, and its two data sets."""
 
     restored: Restored
-    model: MiniCLIPModel
+    model: MiniCLIP
     train: ImageTextDataset
     val: ImageTextDataset
 
@@ -30,14 +30,7 @@ class Measured:
 def measured(class_run: RunDirectory) -> Measured:
     """The run on the squares."""
     restored = restore(class_run.path)
-    model = MiniCLIPModel(
-        "a run",
-        restored.model,
-        restored.tokenizer,
-        preprocess=restored.preprocessing,
-        device=torch.device("cpu"),
-    )
-    return Measured(restored, model, *restored.datasets())
+    return Measured(restored, MiniCLIP(restored.named("a run")), *restored.datasets())
 
 
 @pytest.fixture

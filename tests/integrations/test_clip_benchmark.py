@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from miniclip.config.restore import restore
-from miniclip.evaluation import MiniCLIPModel
 from miniclip.integrations.clip_benchmark import load
+from miniclip.pretrained import MiniCLIP
 from miniclip.runs import RunDirectory
 from tests.conftest import ROOT, miniclip_command
 
@@ -20,13 +20,7 @@ def test_clip_benchmark_sees_the_features_that_we_see(class_run: RunDirectory) -
     model, transform, tokenizer = load(str(class_run.path), "best", "", "cpu")
     restored = restore(class_run.path)
     _, val_set = restored.datasets()
-    subject = MiniCLIPModel(
-        "run",
-        restored.model,
-        restored.tokenizer,
-        preprocess=restored.preprocessing,
-        device=torch.device("cpu"),
-    )
+    subject = MiniCLIP(restored.named("run"))
     captions = ["a blue square", "red", "green square and more than that"]  # of several lengths
     torch.testing.assert_close(model.encode_text(tokenizer(captions)), subject.encode_text(captions))
     pixels = [val_set.split.images[row] for row in range(5)]

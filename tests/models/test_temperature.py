@@ -29,7 +29,7 @@ def test_starts_at_one_over_007_whatever_the_variance(spread: float) -> None:
 def test_gradient_reaches_every_weight_of_the_mlp() -> None:
     temperature = dynamic()
     optimizer = torch.optim.SGD(temperature.parameters(), lr=0.1)
-    for _ in range(2):  # the first update opens the way to the hidden layer
+    for _ in range(2):  # the first step opens the way to the hidden layer
         optimizer.zero_grad()
         temperature(torch.randn(8, 8)).log().backward()
         optimizer.step()

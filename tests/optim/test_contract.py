@@ -248,7 +248,7 @@ def test_momentum_sam_maximizes_as_it_minimizes_the_negative() -> None:
         for _ in range(3):
             optimizer.step(closure)
             rhos.append(optimizer.last_rho)
-        assert rhos == [0, 0.3, 0.3]  # the first update knows no momentum
+        assert rhos == [0, 0.3, 0.3]  # the first step knows no momentum
         finals.append(w.detach())
     assert torch.equal(*finals)
 
@@ -325,7 +325,7 @@ def test_sparse_gradients_and_none_at_all_are_refused() -> None:
         SAM(embedding.parameters(), SGD).step(lambda: torch.zeros(()))
 
 
-def test_an_update_that_raises_does_not_count() -> None:
+def test_a_step_that_raises_does_not_count() -> None:
     w = nn.Parameter(torch.ones(3))
     optimizer = SAM([w], SGD, interval=2)
 

@@ -361,9 +361,9 @@ def test_storage_is_made_once(name: str) -> None:
 @pytest.mark.parametrize("name", VARIANTS)
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 @pytest.mark.parametrize("breaks_in_pass", [1, 2])
-@pytest.mark.parametrize("in_update", [3, 4])
-def test_an_overflow_in_one_micro_batch_skips_the_update_and_nothing_else(
-    name: str, dtype: Any, breaks_in_pass: int, in_update: int
+@pytest.mark.parametrize("in_step", [3, 4])
+def test_an_overflow_in_one_micro_batch_skips_the_step_and_nothing_else(
+    name: str, dtype: Any, breaks_in_pass: int, in_step: int
 ) -> None:
     model = small_net()
     optimizer = make(name, model, ADAMW, measure_every=1)
@@ -393,10 +393,10 @@ def test_an_overflow_in_one_micro_batch_skips_the_update_and_nothing_else(
         return precision.step(optimizer, max_norm=1.0)
 
     data = batches(8)
-    for inputs in data[:in_update]:
+    for inputs in data[:in_step]:
         assert update(inputs).isfinite()
     kept = copy.deepcopy(optimizer.state_dict()["sam"].get("kept", []))
-    ascends = in_update % optimizer.interval == 0
+    ascends = in_step % optimizer.interval == 0
     most_passes = 2 if ascends and not isinstance(optimizer, MSAM) else 1
     before, moments = vector(model), copy.deepcopy(optimizer.state_dict()["state"])
     scale = precision.scaler.get_scale() if precision.scaler is not None else 0

@@ -1,4 +1,4 @@
-"""An update that is skipped leaves no state, whichever optimizer and whichever update."""
+"""A skipped step leaves no state, whichever optimizer and whichever step."""
 
 from functools import partial
 from typing import Any
@@ -39,7 +39,7 @@ def used_memory() -> None:
     ],
 )
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_skipped_first_updates_are_as_if_they_had_not_been(base: str, way: str, dtype: Any) -> None:
+def test_skipped_first_steps_are_as_if_they_had_not_been(base: str, way: str, dtype: Any) -> None:
     finals = []
     for num_skipped in (0, 2):
         torch.manual_seed(0)
@@ -76,7 +76,7 @@ def _update(optimizer: Any, model: nn.Module, precision: Precision, way: str, *,
         precision.step(optimizer, max_norm=None)
 
 
-def test_state_of_updates_that_were_applied_stays() -> None:
+def test_state_of_steps_that_were_applied_stays() -> None:
     model = nn.Linear(4, 4)
     optimizer = SAM(model.parameters(), BASES["sgd"], rho=0.0)
     precision = Precision(dtype="float32", device=CPU)

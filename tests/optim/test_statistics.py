@@ -85,7 +85,7 @@ def test_a_backward_pass_may_follow_the_frozen_forward_pass() -> None:
 
 
 @pytest.mark.parametrize("name", ["batch", "instance", "a user's own"])
-def test_without_the_model_the_first_update_warns_of_statistics_that_move_twice(name: str) -> None:
+def test_without_the_model_the_first_step_warns_of_statistics_that_move_twice(name: str) -> None:
     model = net(name)
     optimizer = SAM(model.parameters(), SGD, rho=0.1)
     with pytest.warns(UserWarning, match=r"was not given the model.*(Norm1d|MovingAverage).*model=model"):

@@ -38,7 +38,7 @@ SMALL = (
     "trainer.batch_size=8",
     "trainer.budget.epochs=2",
 )
-"""Thirty training images and ten for validation: three updates per epoch, six in all."""
+"""Thirty training images and ten for validation: three steps per epoch, six in all."""
 
 OF_TIME = ("seconds", "images_per_second", "total_seconds")
 
@@ -264,9 +264,9 @@ def test_batches_of_another_size_end_and_see_no_image_twice(
         ),
     )
     progress = load_checkpoint(run.last_checkpoint)["progress"]
-    per_update = batch_size * accumulate_steps
-    assert progress["step"] == steps == 2 + 14 // per_update + 2 * (30 // per_update)
-    assert progress["images"] == 16 + (steps - 2) * per_update
+    per_step = batch_size * accumulate_steps
+    assert progress["step"] == steps == 2 + 14 // per_step + 2 * (30 // per_step)
+    assert progress["images"] == 16 + (steps - 2) * per_step
     assert (progress["epoch"], progress["position"]) == (3, 0)
     validations = [r["epoch"] for r in records_of(run) if "val/rsum" in r]
     assert validations == [1, 2, 3]

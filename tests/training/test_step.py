@@ -1,4 +1,4 @@
-"""One update: micro-batches, SAM's two passes, and which temperature the second one sees."""
+"""One step: micro-batches, SAM's two passes, and which temperature the second one sees."""
 
 from typing import Any
 
@@ -62,7 +62,7 @@ def test_what_the_temperature_reads_in_the_second_pass(choice: str) -> None:
     temperature: Any = update.model.temperature
     temperature.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].clone()))
     before = [p.detach().clone() for p in temperature.parameters()]
-    for _ in range(2):  # the first update only opens the output layer, which starts at zero
+    for _ in range(2):  # the first step only opens the output layer, which starts at zero
         update([batch(0), batch(1)])
     for first, second in ((0, 2), (1, 3)):
         assert torch.equal(read[first], read[second]) == (choice == "reuse")

@@ -136,7 +136,7 @@ def assert_resumes_exactly(whole: RunDirectory, tmp_path: Path, *settings: str) 
 
 
 def signal_at_step(monkeypatch: pytest.MonkeyPatch, *, step: int) -> None:
-    """Send this process a Ctrl-C in the middle of an update."""
+    """Send this process a Ctrl-C in the middle of a step."""
     from miniclip.training.step import TrainingStep
 
     original = TrainingStep.__call__
@@ -213,7 +213,7 @@ def test_forward_passes_compare_optimizers_at_equal_cost(tmp_path: Path) -> None
         steps[optimizer] = validation["step"]
         assert 11 <= validation["train/forward_passes"] <= 12
         assert last["train/lr"] < records[0]["train/lr"]  # the schedule ends with the budget
-    # every fifth update of interval takes two passes: the 1st, the 6th
+    # every fifth step of interval takes two passes: the 1st, the 6th
     assert steps == {"adamw": 12, "sam": 6, "interval": 10, "msam": 12}
 
 
@@ -221,7 +221,7 @@ def test_minutes_end_training_and_its_schedule(tmp_path: Path) -> None:
     run = fit(tmp_path, *TINY, "optimizer=adamw", "trainer.budget.minutes=0.05", "data.limit=400")
     records = [json.loads(line) for line in run.metrics.open()]
     seconds = records[-1]["train/seconds"]
-    assert 3 <= seconds < 6  # the last update ends what it began
+    assert 3 <= seconds < 6  # the last step ends what it began
     rates = [record["train/lr"] for record in records if "train/lr" in record]
     assert max(rates) > 4e-4 and rates[-1] < 0.2 * max(rates)
 
@@ -254,7 +254,7 @@ def test_kept_checkpoints_and_sparse_validation(tmp_path: Path) -> None:
     assert [r["epoch"] for r in records] == [3, 4]
 
 
-def test_an_update_that_is_not_finite_is_counted_and_changes_nothing(
+def test_a_step_that_is_not_finite_is_counted_and_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cfg = compose(*TINY, "trainer.budget.steps=2")
@@ -276,7 +276,7 @@ def test_an_update_that_is_not_finite_is_counted_and_changes_nothing(
         assert torch.equal(parameter, before[name]), name
 
 
-def test_too_many_skipped_updates_in_a_row_stop_the_run(tmp_path: Path) -> None:
+def test_too_many_skipped_steps_in_a_row_stop_the_run(tmp_path: Path) -> None:
     exploding = ("optimizer.base.lr=1e30", "trainer.budget.epochs=6", "trainer.max_skipped_steps=4")
     with pytest.raises(UserError, match=r"trainer\.max_skipped_steps=4.*gradient was not finite"):
         fit(tmp_path, *TINY, *exploding)

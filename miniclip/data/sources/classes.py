@@ -1,7 +1,6 @@
 """Classification sets of torchvision, whose captions are the names of the classes."""
 
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -113,8 +112,8 @@ class ClassFolders:
     def __init__(self, folder: Path, *, root: Path):
         self.folder = folder
         images = find_images(folder, root=root)
-        self.names = [name for name in images if os.sep in name]
-        class_of_image = [name.split(os.sep)[0] for name in self.names]
+        self.names = [name for name in images if "/" in name]
+        class_of_image = [name.split("/")[0] for name in self.names]
 
         self.classes = sorted(set(class_of_image))
         places = {name: place for place, name in enumerate(self.classes)}

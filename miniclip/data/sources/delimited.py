@@ -35,13 +35,7 @@ def read_table(
             row of another length than the header, or a quote that does not close where it should.
     """
     with open_text(path) as file:
-        header_line = file.readline()
-        if not header_line.strip():
-            raise UserError(f"{path} is empty; it needs a header and one caption per row.")
-        delimiter = separator or max(SEPARATORS, key=header_line.count)
-        _, fields = next(_split([header_line], delimiter))
-        header = [column.strip() for column in fields]
-
+        header, delimiter = _header(file.readline(), path, separator)
         columns = find_columns(header, names or ColumnNames(), source=path)
         image = header.index(columns.image)
         captions = [header.index(caption) for caption in columns.captions]
@@ -50,6 +44,25 @@ def read_table(
             for column in captions:
                 for caption in _captions(row[column], path, line):
                     yield row[image], caption
+
+
+def read_header(path: Path) -> list[str]:
+    """The names of the columns of a table.
+
+    Raises:
+        UserError: when the file is empty or no UTF-8.
+    """
+    with open_text(path) as file:
+        return _header(file.readline(), path, None)[0]
+
+
+def _header(line: str, path: Path, separator: str | None) -> tuple[list[str], str]:
+    """The names of the columns in the first line of a table, and what separates them."""
+    if not line.strip():
+        raise UserError(f"{path} is empty; it needs a header and one caption per row.")
+    delimiter = separator or max(SEPARATORS, key=line.count)
+    _, fields = next(_split([line], delimiter))
+    return [column.strip() for column in fields], delimiter
 
 
 def _captions(text: str, path: Path, line: int) -> Sequence[str]:

@@ -44,6 +44,16 @@ def read_json_table(path: Path, names: ColumnNames | None = None) -> Iterator[tu
                 yield name, caption
 
 
+def read_keys(path: Path) -> list[str]:
+    """The keys of the first object of a file of JSON objects.
+
+    Raises:
+        UserError: when the file is neither a list of objects nor an object per line.
+    """
+    row: Any = next(_objects(path, _Place(path)), {})
+    return list(row) if isinstance(row, dict) else []
+
+
 class _Place:
     """Where in a file its reader stands, as text only when an error asks for it."""
 

@@ -5,7 +5,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from PIL import Image
 
@@ -71,6 +71,9 @@ def images_of(names: Iterable[str], folder: Path) -> list[str]:
 def visible_files(folder: Path, *, root: Path | None = None) -> list[str]:
     """Names, relative to `folder` and in order, of the regular files below it that a user put there.
 
+    Folders are parted by / on every system, so that the ids of images, and all that is drawn by them, are
+    the same everywhere.
+
     Hidden files and folders are left out, and so is what systems leave behind (`NOT_OF_THE_USER`). A link
     is followed within `root`, and each folder is entered once, so that circles end. Links that lead out
     of `root`, or nowhere, are counted in one warning.
@@ -101,8 +104,13 @@ def visible_files(folder: Path, *, root: Path | None = None) -> list[str]:
             counted(len(lost_links), "link"),
             lost_links[0],
         )
-    names = [os.path.relpath(path, folder) for path in files]
-    return sorted(names, key=lambda name: name.split(os.sep))
+    names = [name_below(folder, Path(path)) for path in files]
+    return sorted(names, key=lambda name: name.split("/"))
+
+
+def name_below(folder: PurePath, path: PurePath) -> str:
+    """Name of a file relative to a folder that it lies in, with / between folders on every system."""
+    return path.relative_to(folder).as_posix()
 
 
 def is_visible(name: str) -> bool:

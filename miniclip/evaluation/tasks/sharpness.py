@@ -7,10 +7,10 @@ from typing import Any
 from miniclip.data.loader import Loader
 from miniclip.data.sampler import EpochBatches
 from miniclip.errors import SettingError, UserError, counted
-from miniclip.evaluation.models import MiniCLIPModel
 from miniclip.evaluation.task import Result, Task, TaskContext, need_training_images
 from miniclip.figures import draw_landscape
 from miniclip.metrics import Landscape, LossSurface, landscape, m_sharpness, top_eigenvalue
+from miniclip.pretrained import MiniCLIP
 
 
 class Sharpness(Task):
@@ -38,7 +38,7 @@ class Sharpness(Task):
 
     def check(self, context: TaskContext) -> None:
         need_training_images("sharpness", context)
-        if not isinstance(context.model, MiniCLIPModel) or context.loss is None:
+        if not isinstance(context.model, MiniCLIP) or context.loss is None:
             raise UserError(f"sharpness is measured on MiniCLIP's runs, not on {context.model.name}.")
         if self.num_batches > len(context.train) // self.batch_size:
             raise UserError(
@@ -74,7 +74,7 @@ class Sharpness(Task):
     def _surface(self, context: TaskContext) -> LossSurface:
         """The training loss on the first batches of an epoch."""
         model = context.model
-        assert isinstance(model, MiniCLIPModel) and context.loss is not None  # see `check`
+        assert isinstance(model, MiniCLIP) and context.loss is not None  # see `check`
         order = EpochBatches(len(context.train), batch_size=self.batch_size, seed=context.seed)
         loader = Loader(context.train, order, tokenizer=model.tokenizer, device=model.device, num_workers=0)
         batches = list(islice(loader, self.num_batches))

@@ -2,20 +2,21 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from miniclip.errors import SettingError, counted
 from miniclip.evaluation.task import Result, Task, TaskContext, need_classes
 from miniclip.figures import draw_confusion
 from miniclip.metrics import (
+    TEMPLATES,
     Classification,
     Features,
     check_class_names,
     class_embeddings,
     classify,
-    read_class_names,
-    read_templates,
 )
 
 MEASURES = ("top1", "top5", "mean_per_class")
@@ -78,3 +79,46 @@ class ZeroShot(Task):
         embeddings = class_embeddings(context.model.encode_text, names, self.sentences)  # (C, D)
         labels = torch.from_numpy(context.labels(context.val)).to(embeddings.device)  # (N,)
         return classify(image_features, embeddings, labels)
+
+
+def read_templates(source: str) -> tuple[str, ...]:
+    """A built-in set by its name, or the lines of a file.
+
+    Raises:
+        SettingError: when there is neither, or a line holds no {} for the class.
+    """
+    if source in TEMPLATES:
+        return TEMPLATES[source]
+    templates = _read_lines("templates", source, f"one of {', '.join(TEMPLATES)}")
+    for line in templates:
+        if line.count("{}") != 1:
+            raise SettingError(
+                "templates", source, f"needs one {{}} for the class in each line, not: {line}"
+            )
+    return templates
+
+
+def read_class_names(path: str, labels: Sequence[str]) -> tuple[str, ...]:
+    """Names for the classes from a file, a line each, in the sorted order of the data set's labels.
+
+    Raises:
+        SettingError: when the file is not there, or their number differs.
+    """
+    names = _read_lines("class_names", path, "the path of a text file")
+    if len(names) != len(labels):
+        raise SettingError(
+            "class_names", path, f"has {counted(len(names), 'line')} for {len(labels)} classes"
+        )
+    return names
+
+
+def _read_lines(setting: str, path: str, known: str) -> tuple[str, ...]:
+    """The lines of a text file that are not empty."""
+    try:
+        text = Path(path).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingError(setting, path, f"must be {known}, or a text file ({error})") from None
+    lines = tuple(line.strip() for line in text.splitlines() if line.strip())
+    if not lines:
+        raise SettingError(setting, path, "is an empty file")
+    return lines

@@ -35,8 +35,8 @@ class TokenPacking:
 
     @property
     def is_packed(self) -> bool:
-        """Whether real tokens are gathered."""
-        return self.attention_mask.device.type == "cpu"
+        """Whether real tokens are gathered; an exported graph has one shape for all batches."""
+        return self.attention_mask.device.type == "cpu" and not torch.compiler.is_exporting()
 
     @property
     def length(self) -> int:
@@ -77,7 +77,7 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = 
         mask: where a query may look, broadcastable to (B, H, L, K); a row that may look nowhere looks
             everywhere.
     """
-    if queries.device.type == "cpu" and keys.shape[2] <= FEW_KEYS:
+    if torch.compiler.is_exporting() or (queries.device.type == "cpu" and keys.shape[2] <= FEW_KEYS):
         scores = queries * queries.shape[-1] ** -0.5 @ keys.transpose(-1, -2)  # (B, H, L, K)
         if mask is not None:
             scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)

@@ -127,8 +127,8 @@ class FusedLinformerAttention(nn.Module):
         if projection.ndim == 3:
             return reduction @ split_heads(packing.pad(layer(tokens)), self.kv_heads)
 
-        # the layer runs where there are fewer places
-        if projection.shape[1] < packing.length:
+        # the layer runs where there are fewer places; an exported graph is one for all lengths
+        if not torch.compiler.is_exporting() and projection.shape[1] < packing.length:
             return split_heads(layer(reduction @ packing.pad(tokens)), self.kv_heads)
         return split_heads(reduction @ packing.pad(layer(tokens)), self.kv_heads)
 

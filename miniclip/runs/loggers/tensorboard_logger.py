@@ -1,5 +1,6 @@
 """TensorBoard as a view of metrics.jsonl."""
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -8,33 +9,27 @@ import numpy as np
 from PIL import Image
 
 from miniclip.errors import UserError
-from miniclip.runs.loggers.jsonl_logger import RunFacts, View
+from miniclip.runs.loggers.view import RunFacts, View
 from miniclip.runs.run_files import RunFiles
 
 
 class TensorboardLogger(View):
     """The same records for TensorBoard, too, in the run directory's tensorboard/.
 
-    Args:
-        every_steps: see `JsonlLogger`.
-
     Raises:
         UserError: when tensorboard is missing.
     """
 
-    def start(self, metrics: Path, run: RunFacts) -> None:
-        try:
-            import torch.utils.tensorboard  # noqa: F401
-        except ImportError:
-            raise UserError(
-                'logger=tensorboard needs tensorboard: pip install -e ".[tensorboard]"'
-            ) from None
-        super().start(metrics, run)
+    def __init__(self) -> None:
+        super().__init__()
+        # told before any data are read, and not as a view that fails while it runs
+        if importlib.util.find_spec("tensorboard") is None:
+            raise UserError('logger=tensorboard needs tensorboard: pip install -e ".[tensorboard]"')
 
     def _open(self, run: RunFacts) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(RunFiles(self.metrics.parent).tensorboard))
+        self.writer = SummaryWriter(str(RunFiles(self.folder).tensorboard))
         self.writer.add_text("config", f"```\n{json.dumps(run.config, indent=2)}\n```")
 
     def _show(self, record: dict[str, Any]) -> None:
@@ -44,6 +39,8 @@ class TensorboardLogger(View):
 
     def _close(self, failed: bool, summary: dict[str, Any], figures: dict[str, Path]) -> None:
         for key, path in figures.items():
-            with Image.open(path) as picture:
-                self.writer.add_image(key, np.array(picture.convert("RGB")), dataformats="HWC")
+            with Image.open(path) as image:
+                pixels = np.array(image.convert("RGB"))  # (H, W, 3)
+            self.writer.add_image(key, pixels, dataformats="HWC")
+
         self.writer.close()

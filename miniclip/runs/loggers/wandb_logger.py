@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from miniclip.files import write_text
 from miniclip.runs.loggers.background import Background
-from miniclip.runs.loggers.jsonl_logger import RunFacts, View
+from miniclip.runs.loggers.view import RunFacts, View
 from miniclip.runs.loggers.wandb_server import end_telemetry, kill_service, why_offline
 from miniclip.runs.run_files import RunFiles
 
@@ -57,7 +57,6 @@ class WandbLogger(View):
             warning; nothing ever prompts.
         job_type: a word that tells kinds of runs apart in the project.
         log_model: keep the best checkpoint as an artifact; its upload may take ten minutes at the end.
-        every_steps: see `JsonlLogger`.
     """
 
     def __init__(
@@ -68,9 +67,8 @@ class WandbLogger(View):
         mode: Literal["online", "offline", "disabled"],
         job_type: str,
         log_model: bool,
-        every_steps: int | None,
     ):
-        super().__init__(every_steps=every_steps)
+        super().__init__()
         self.project = project
         self.entity = entity
         self.mode = mode
@@ -83,9 +81,9 @@ class WandbLogger(View):
         self._is_cut_off = False
         self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
 
-    def start(self, metrics: Path, run: RunFacts) -> None:
+    def start(self, folder: Path, run: RunFacts) -> None:
         self.background = Background()
-        super().start(metrics, run)
+        super().start(folder, run)
         self._wait(START_SECONDS)
 
     def finish(self, *, failed: bool, summary: dict[str, Any], figures: dict[str, Path]) -> None:
@@ -132,7 +130,6 @@ class WandbLogger(View):
 
     def _open(self, run: RunFacts) -> None:
         self.facts = run
-        self.folder = self.metrics.parent
         mode = os.environ.get("WANDB_MODE", "online") if self.mode == "online" else self.mode
         self._is_reaching = mode == "online"
         reason = why_offline(self._answers) if mode == "online" else ""
@@ -193,7 +190,7 @@ class WandbLogger(View):
 
     def _write(self, record: dict[str, Any]) -> None:
         if self._lacks_history:
-            for earlier in self._history():
+            for earlier in RunFiles(self.folder).read_metrics():
                 if earlier["step"] <= record["step"] and earlier != record:
                     self.run.log(earlier)
         self._lacks_history = False

@@ -3,11 +3,11 @@
 import logging
 import os
 import shutil
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import pytest
 
-from miniclip.data.sources.walk import find_images, visible_files
+from miniclip.data.sources.walk import find_images, name_below, visible_files
 from miniclip.errors import UserError
 from tests.data.sources.conftest import folder_source, num_images
 
@@ -91,6 +91,12 @@ def test_links_stay_within_the_folder_and_circles_end(
     )
     (warning,) = [record.getMessage() for record in caplog.records]
     assert "3 links out of the folder or to nowhere left out" in warning
+
+
+def test_ids_are_the_same_on_all_systems() -> None:
+    folder = PureWindowsPath(r"C:\Users\me\photographs")
+    assert name_below(folder, folder / "dogs" / "old" / "0.jpg") == "dogs/old/0.jpg"
+    assert name_below(Path("photographs"), Path(r"photographs/a\b.jpg")) == r"a\b.jpg"  # a name of Linux
 
 
 def test_a_folder_that_cannot_be_listed_is_named(captioned_root: Path) -> None:

@@ -9,7 +9,8 @@ import torch
 from miniclip.errors import SettingError, UserError
 from miniclip.evaluation import TaskContext
 from miniclip.evaluation.tasks import ZeroShot
-from miniclip.metrics import Features
+from miniclip.evaluation.tasks.zero_shot import read_class_names, read_templates
+from miniclip.metrics import TEMPLATES, Features
 from tests.evaluation.conftest import evaluation_of
 
 
@@ -47,3 +48,22 @@ def test_it_is_cheap_enough_for_every_validation(context: TaskContext) -> None:
 
     broken = Features(torch.full((2, 4), torch.nan), torch.ones(2, 4), torch.arange(2))
     assert all(math.isnan(value) for value in task.at_each_validation(context, broken).values())
+
+
+def test_templates_come_from_a_file_or_by_their_name(tmp_path: Path) -> None:
+    assert read_templates("clip") == TEMPLATES["clip"]
+    (tmp_path / "t.txt").write_text("one {}\n\ntwo {}s\n")
+    assert read_templates(str(tmp_path / "t.txt")) == ("one {}", "two {}s")
+    (tmp_path / "n.txt").write_text("hound\nkitten\n")
+    assert read_class_names(str(tmp_path / "n.txt"), ["dog", "cat"]) == ("hound", "kitten")
+
+
+def test_what_is_wrong_in_a_file_is_said(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("a photo\n")
+    with pytest.raises(SettingError, match=r"needs one \{\} for the class in each line, not: a photo"):
+        read_templates(str(tmp_path / "t.txt"))
+    with pytest.raises(SettingError, match="templates=nowhere: must be one of none, simple, clip"):
+        read_templates("nowhere")
+    (tmp_path / "n.txt").write_text("hound\n")
+    with pytest.raises(SettingError, match="has 1 line for 2 classes"):
+        read_class_names(str(tmp_path / "n.txt"), ["dog", "cat"])

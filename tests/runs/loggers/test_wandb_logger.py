@@ -1,4 +1,4 @@
-"""Loggers: what is on disk afterwards."""
+"""Weights & Biases as a view: what is on disk afterwards."""
 
 import http.server
 import json
@@ -18,8 +18,7 @@ from typing import Any
 import pytest
 
 from miniclip.config.compose import compose
-from miniclip.errors import SettingError
-from miniclip.runs import JsonlLogger, RunDirectory, RunFacts, TensorboardLogger, WandbLogger
+from miniclip.runs import JsonlLogger, RunDirectory, RunFacts, WandbLogger
 from miniclip.runs.loggers import wandb_logger as module
 from miniclip.runs.loggers import wandb_server
 from miniclip.runs.loggers.background import Background
@@ -27,9 +26,12 @@ from tests.conftest import ROOT, TINY, run_miniclip
 
 
 def wandb_logger(mode: str) -> WandbLogger:
-    return WandbLogger(
-        project="test", entity=None, mode=mode, job_type="train", log_model=False, every_steps=1
-    )
+    return WandbLogger(project="test", entity=None, mode=mode, job_type="train", log_model=False)
+
+
+def with_view(view: WandbLogger) -> JsonlLogger:
+    """The logger of a run that is shown in Weights & Biases."""
+    return JsonlLogger(every_steps=1, wandb=view)
 
 
 def wandb_records(folder: Path) -> list[tuple[str, Any]]:
@@ -82,23 +84,13 @@ def history(records: list[tuple[str, Any]], key: str) -> list[Any]:
     ]
 
 
-def test_records_are_json_even_where_a_number_is_not_finite(tmp_path: Path) -> None:
-    logger = JsonlLogger(every_steps=1)
-    logger.start(tmp_path / "metrics.jsonl", RunFacts("run", {}))
-    logger.log({"step": 1, "train/loss": math.nan, "train/grad_norm": math.inf})
-    logger.log({"step": 2, "train/loss": 0.5})
-    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    assert json.loads(lines[0]) == {"step": 1, "train/loss": None, "train/grad_norm": None}
-    assert json.loads(lines[1])["train/loss"] == 0.5
-
-
 def test_online_without_a_key_goes_offline_with_a_warning_and_no_prompt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    logger = wandb_logger("online")
+    logger = with_view(wandb_logger("online"))
     logger.start(tmp_path / "metrics.jsonl", RunFacts("run", {"optimizer": {"rho": 0.05}}))
     logger.log({"step": 1, "train/loss": 0.5})
     logger.finish(failed=False, summary={"best_rsum": 100.0}, figures={})
@@ -111,8 +103,9 @@ def test_online_without_a_key_goes_offline_with_a_warning_and_no_prompt(
 def test_a_failed_run_is_marked_and_its_checkpoint_kept_where_asked(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "best.pt").write_bytes(b"weights")
-    logger = wandb_logger("offline")
-    logger.log_model = True
+    view = wandb_logger("offline")
+    view.log_model = True
+    logger = with_view(view)
     logger.start(tmp_path / "metrics.jsonl", RunFacts("run", {}))
     logger.log({"step": 1, "train/loss": 0.5})
     logger.finish(failed=True, summary={}, figures={})
@@ -128,31 +121,20 @@ def test_the_environment_decides_where_online_is_only_the_default(
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_MODE", "offline")
-    logger = wandb_logger("online")
+    logger = with_view(wandb_logger("online"))
     logger.start(tmp_path / "metrics.jsonl", RunFacts("run", {}))
     logger.log({"step": 1})
     logger.finish(failed=False, summary={}, figures={})
     assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 1
 
 
-def test_a_run_that_goes_on_elsewhere_is_the_same_run_in_wandb(tmp_path: Path) -> None:
-    source = RunDirectory(tmp_path / "source")
-    (source.path / "wandb_id").write_text("abcd1234")
-    unfinished, branch = RunDirectory(tmp_path / "a"), RunDirectory(tmp_path / "b")
-    unfinished.go_on_from(source.path)
-    assert (unfinished.path / "wandb_id").read_text() == "abcd1234"
-    source.summary.write_text("{}")
-    branch.go_on_from(source.path)  # a finished run goes on as another one
-    assert not (branch.path / "wandb_id").exists()
-
-
-def test_refuses_a_frequency_of_zero() -> None:
-    with pytest.raises(SettingError, match="every_steps"):
-        JsonlLogger(every_steps=0)
-
-
 def test_two_jobs_of_a_sweep_are_two_runs_each_with_its_own_settings(tmp_path: Path) -> None:
-    settings = ["logger=wandb", "logger.mode=offline", "trainer.budget.steps=2", "optimizer.rho=0.01,0.1"]
+    settings = [
+        "logger=wandb",
+        "logger.wandb.mode=offline",
+        "trainer.budget.steps=2",
+        "optimizer.rho=0.01,0.1",
+    ]
     done = run_miniclip("-m", *TINY, *settings, f"hydra.sweep.dir={tmp_path / 'sweep'}")
     assert done.returncode == 0, done.stderr
     assert "wandb sync" in done.stdout
@@ -226,7 +208,7 @@ def test_a_job_of_a_native_sweep(sweep: str, tmp_path: Path) -> None:
 
 
 def test_a_run_resumed_offline_is_the_same_run_and_whole(tmp_path: Path) -> None:
-    settings = ["logger=wandb", "logger.mode=offline", f"hydra.run.dir={tmp_path / 'run'}"]
+    settings = ["logger=wandb", "logger.wandb.mode=offline", f"hydra.run.dir={tmp_path / 'run'}"]
     first = run_miniclip(*TINY, *settings, "trainer.budget.epochs=1")
     again = run_miniclip(*TINY, *settings, "trainer.resume=auto", "trainer.budget.epochs=2")
     assert first.returncode == again.returncode == 0, again.stderr
@@ -236,17 +218,6 @@ def test_a_run_resumed_offline_is_the_same_run_and_whole(tmp_path: Path) -> None
     assert len(ids) == 1
     steps = [step for step in history(parts[1], "step") if step is not None]
     assert steps == sorted(steps) and set(steps) == set(range(1, 11))
-
-
-def test_tensorboard_holds_the_same_numbers(tmp_path: Path) -> None:
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    logger = TensorboardLogger(every_steps=1)
-    logger.start(tmp_path / "metrics.jsonl", RunFacts("run", {"seed": 0}))
-    for step, loss in ((1, 0.5), (2, 0.25)):
-        logger.log({"step": step, "train/loss": loss, "protocol": "val"})
-    logger.finish(failed=False, summary={}, figures={})
-    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(1, 0.5), (2, 0.25)]
 
 
 class Server(http.server.BaseHTTPRequestHandler):
@@ -336,7 +307,7 @@ def test_a_bad_server_or_key_costs_seconds_and_the_run_is_kept_offline(
     monkeypatch.setattr(wandb_server, "PROBE_SECONDS", 0.5)
     with served((500, b"") if answer == "closed" else answer) as address:
         monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9" if answer == "closed" else address)
-        logger = wandb_logger("online")
+        logger = with_view(wandb_logger("online"))
         started = time.perf_counter()
         logger.start(tmp_path / "metrics.jsonl", RunFacts("run", {}))
         logger.log({"step": 1, "train/loss": 0.5})
@@ -355,11 +326,12 @@ def run_online(
     monkeypatch.delenv("WANDB_MODE", raising=False)
     with served(None, WandbServer, **settings) as address:
         monkeypatch.setenv("WANDB_BASE_URL", address)
-        logger = wandb_logger("online")
+        view = wandb_logger("online")
+        logger = with_view(view)
         started = time.perf_counter()
         logger.start(folder / "metrics.jsonl", RunFacts("run", {}))
         lost = time.perf_counter() - started
-        assert not until_opened or logger.background.wait(30)
+        assert not until_opened or view.background.wait(30)
 
         started = time.perf_counter()
         for step in (1, 2):
@@ -411,11 +383,12 @@ def test_a_process_of_wandb_that_dies_loses_nothing(
 ) -> None:
     from wandb.sdk import wandb_setup
 
-    logger = wandb_logger("offline")
+    view = wandb_logger("offline")
+    logger = with_view(view)
     logger.start(tmp_path / "metrics.jsonl", RunFacts("run", {}))
     logger.log({"step": 1, "train/loss": 0.5})
     logger.log({"step": 1, "val/loss": 0.4})
-    assert logger.background.wait(5)
+    assert view.background.wait(5)
     service = wandb_setup.singleton()._connection._proc._process
     os.kill(service.pid, signal.SIGKILL)
     service.wait()
@@ -428,25 +401,6 @@ def test_a_process_of_wandb_that_dies_loses_nothing(
     assert history(wandb_records(newest), "step")[:6] == [1, 1, 2, 3, 4, 5]
 
 
-def test_a_view_that_fails_is_told_once_and_ends_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    pytest.importorskip("tensorboard")
-    logger = TensorboardLogger(every_steps=1)
-    logger.start(tmp_path / "metrics.jsonl", RunFacts("run", {}))
-
-    def full(*args: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(logger.writer, "add_scalar", full)
-    for step in range(3):
-        logger.log({"step": step, "train/loss": 0.5})
-    logger.finish(failed=False, summary={}, figures={"lost": tmp_path / "nowhere.png"})
-    logger.writer.close()
-    assert caplog.text.count("No space left on device") == 1
-    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
-
-
 def test_the_environment_names_project_entity_and_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -454,11 +408,22 @@ def test_the_environment_names_project_entity_and_run(
     monkeypatch.setenv("WANDB_ENTITY", "us")
     monkeypatch.setenv("WANDB_NAME", "first")
     cfg = compose("logger=wandb")
-    assert (cfg.logger.project, cfg.logger.entity) == ("mine", "us")
-    assert compose("logger=wandb", "logger.project=typed").logger.project == "typed"
-    logger = wandb_logger("offline")
+    assert (cfg.logger.wandb.project, cfg.logger.wandb.entity) == ("mine", "us")
+    assert compose("logger=wandb", "logger.project=typed").logger.wandb.project == "typed"
+    logger = with_view(wandb_logger("offline"))
     logger.start(tmp_path / "metrics.jsonl", RunFacts("run", {}))
     logger.finish(failed=False, summary={}, figures={})
     (offline,) = (tmp_path / "wandb").glob("offline-run-*")
     (run,) = (record for kind, record in wandb_records(offline) if kind == "run")
     assert run.display_name == "first"
+
+
+def test_a_run_that_goes_on_elsewhere_is_the_same_run_in_wandb(tmp_path: Path) -> None:
+    source = RunDirectory(tmp_path / "source")
+    (source.path / "wandb_id").write_text("abcd1234")
+    unfinished, branch = RunDirectory(tmp_path / "a"), RunDirectory(tmp_path / "b")
+    unfinished.go_on_from(source.path)
+    assert (unfinished.path / "wandb_id").read_text() == "abcd1234"
+    source.summary.write_text("{}")
+    branch.go_on_from(source.path)  # a finished run goes on as another one
+    assert not (branch.path / "wandb_id").exists()

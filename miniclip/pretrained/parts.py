@@ -2,12 +2,12 @@
 
 import types
 import typing
+from collections.abc import Iterable
 from typing import Any
 
 import miniclip.data
 import miniclip.losses
 import miniclip.models
-from miniclip.config.schema import ROOT_TYPES
 from miniclip.errors import SettingError, UserError
 from miniclip.signature import described, fits, signature_of
 from miniclip.training.contents import check_plain, shown
@@ -17,6 +17,16 @@ Config = dict[str, Any]
 
 Maker = typing.Callable[..., Any]
 """A class, or a function that makes one of several."""
+
+ROOT_TYPES: dict[str, type] = {
+    "name": str,
+    "seed": int,
+    "embed_dim": int,
+    "image_size": int,
+    "context_length": int,
+    "device": str,
+}
+"""The keys that groups share, at the root of a config."""
 
 
 def _named(module: types.ModuleType, *names: str) -> dict[str, Maker]:
@@ -61,13 +71,29 @@ PARTIAL = ("encoder.text", "encoder.text.attention")
 """Parts that are completed with what is known only at run time."""
 
 
+MODEL_PARTS = (
+    "encoder.image",
+    "encoder.text",
+    "encoder.text.attention",
+    "projection",
+    "temperature",
+    "loss",
+)
+"""The places that make up a model."""
+
+
 def check_config(config: Config) -> None:
     """Hold a config against the table and its settings against the signatures, before anything is made."""
     check_plain(config, "config")
     for key, kind in ROOT_TYPES.items():
         if not fits(config.get(key), kind):
             raise SettingError(key, shown(config.get(key)), f"must be {described(kind)}")
-    for place in PARTS:
+    check_parts(config, PARTS)
+
+
+def check_parts(config: Config, places: Iterable[str]) -> None:
+    """Hold the parts at some places against the table, and their settings against the signatures."""
+    for place in places:
         if place != "encoder.text.attention" or "attention" in node_at(config, "encoder.text"):
             checked_part(config, place)
 

@@ -1,0 +1,81 @@
+"""Embed images into an index, which `miniclip search` searches.
+
+A source is a folder of images, or a table (.csv, .tsv, .jsonl, .parquet) with a column of images. Called
+again, the command goes on where it stopped: it embeds what is new or has changed and drops what is gone.
+"""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from miniclip.commands.models import load_model
+from miniclip.errors import UserError, at_least, counted
+
+if TYPE_CHECKING:
+    from miniclip.deploy.index import Changes
+
+EXAMPLES = """\
+  miniclip embed outputs/miniclip/RUN photos -o index
+  miniclip embed RUN products.csv --image-column file --root images -o index
+  miniclip embed RUN photos -o index --npy
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """A model, sources, and the index."""
+    parser.add_argument("model", type=Path, metavar="MODEL")
+    parser.add_argument("sources", nargs="+", type=Path, metavar="FOLDER_OR_TABLE")
+    parser.add_argument("-o", "--out", type=Path, required=True, help="folder of the index")
+    parser.add_argument("--image-column", help="column of a table with the images")
+    parser.add_argument("--root", type=Path, help="folder of the images that a table names")
+    parser.add_argument("--batch-size", type=int, default=64, help="images per batch (64)")
+    parser.add_argument("--threads", type=int, help="threads that decode (one per processor)")
+    parser.add_argument("--npy", action="store_true", help="also write vectors.npy and paths.json")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Bring the index up to date and print what was done."""
+    from miniclip.deploy.index import open_source, open_writer, update
+    from miniclip.deploy.index.plain_arrays import write_arrays
+
+    at_least("--batch-size", arguments.batch_size, 1)
+    if arguments.threads is not None:
+        at_least("--threads", arguments.threads, 1)
+    sources = [
+        open_source(path, root=arguments.root, image_column=arguments.image_column)
+        for path in dict.fromkeys(arguments.sources)
+    ]
+    model = load_model(arguments.model)
+    try:
+        with open_writer(arguments.out, model, model_path=arguments.model) as writer:
+            changes = update(
+                writer,
+                model,
+                sources,
+                batch_size=arguments.batch_size,
+                num_threads=arguments.threads,
+            )
+            writer.pack()
+    except KeyboardInterrupt:
+        raise UserError("Stopped; what is done is kept, and the same command goes on.") from None
+
+    _print_changes(changes, arguments.out)
+    if arguments.npy:
+        for path in write_arrays(arguments.out):
+            print(path)
+
+
+def _print_changes(changes: "Changes", folder: Path) -> None:
+    from miniclip.deploy.index import Index
+
+    if changes.broken:
+        name, reason = next(iter(changes.broken.items()))
+        print(f"Warning: {counted(len(changes.broken), 'image')} left out, like {name}: {reason}")
+    total = counted(len(Index(folder)), "image")
+    print(
+        f"{folder}: {total} ({changes.new:,} new, {changes.changed:,} changed, "
+        f"{changes.copied:,} renamed or copied, {changes.removed:,} removed)"
+    )
+    if changes.embedded:
+        rate = changes.embedded / max(changes.seconds, 1e-9)
+        print(f"{rate:,.1f} images per second")

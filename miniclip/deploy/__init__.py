@@ -1,0 +1,1 @@
+"""Trained models in use: indexes of images, and what searches them."""

@@ -1,0 +1,185 @@
+"""The table of an index: which images it holds, and where in the file of vectors each one's vector is.
+
+SQLite in write-ahead mode: one process writes, any number read, and each of these sees one commit whole.
+"""
+
+import os
+import sqlite3
+import urllib.parse
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from miniclip.errors import UserError
+
+FILE_NAME = "index.sqlite"
+
+FORMAT = 1
+"""Of the tables below."""
+
+BUSY_SECONDS = 30.0
+"""How long a commit of another process is waited for."""
+
+TABLES = """
+CREATE TABLE facts (
+    model_name TEXT NOT NULL,
+    model_path TEXT NOT NULL,
+    fingerprint TEXT NOT NULL,
+    embed_dim INTEGER NOT NULL,
+    generation INTEGER NOT NULL,
+    version INTEGER NOT NULL,
+    writer INTEGER NOT NULL
+);
+CREATE TABLE sources (
+    id INTEGER PRIMARY KEY,
+    path BLOB NOT NULL UNIQUE,
+    kind TEXT NOT NULL,
+    root BLOB NOT NULL,
+    image_column TEXT,
+    size INTEGER,
+    mtime_ns INTEGER
+);
+CREATE TABLE entries (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    source INTEGER NOT NULL REFERENCES sources (id),
+    name BLOB NOT NULL,
+    size INTEGER NOT NULL,
+    mtime_ns INTEGER NOT NULL,
+    title TEXT,
+    digest BLOB NOT NULL,
+    slot INTEGER NOT NULL UNIQUE,
+    version INTEGER NOT NULL,
+    UNIQUE (source, name)
+);
+CREATE TABLE broken (
+    source INTEGER NOT NULL REFERENCES sources (id),
+    name BLOB NOT NULL,
+    size INTEGER NOT NULL,
+    mtime_ns INTEGER NOT NULL,
+    reason TEXT NOT NULL,
+    PRIMARY KEY (source, name)
+);
+"""
+"""File names are BLOBs, since those of POSIX need not be text. `slot` is a row of the file of vectors."""
+
+
+class Facts(NamedTuple):
+    """What holds for a whole index.
+
+    Attributes:
+        model_name, model_path, fingerprint, embed_dim: of the model that made the vectors.
+        generation: number of the file of vectors, raised when it is packed.
+        version: raised by every commit that changes an entry.
+        writer: raised by every writer before it writes over slots that were free when it came.
+    """
+
+    model_name: str
+    model_path: str
+    fingerprint: str
+    embed_dim: int
+    generation: int
+    version: int
+    writer: int
+
+
+@contextmanager
+def reading(folder: Path) -> Iterator[sqlite3.Connection]:
+    """A connection that sees the last commit, and nothing that is committed later.
+
+    Raises:
+        UserError: when the folder holds no index, or a damaged one.
+    """
+    path = folder / FILE_NAME
+    if not path.is_file():
+        raise UserError(
+            f"{folder} holds no index. Make one with: miniclip embed MODEL FOLDER_OF_IMAGES -o {folder}"
+        )
+
+    with _damage_told(folder), closing(_connected(path, "mode=ro")) as connection:
+        if not os.access(folder, os.W_OK):
+            # nobody writes here, and SQLite could not lay its own files beside
+            connection.close()
+            connection = _connected(path, "immutable=1")
+        with closing(connection):
+            connection.execute("BEGIN")
+            _check_format(connection, path)
+            yield connection
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[sqlite3.Connection]:
+    """A connection that commits by itself what is not between BEGIN and COMMIT; makes the tables.
+
+    Raises:
+        UserError: when the index is damaged.
+    """
+    path = folder / FILE_NAME
+    with _damage_told(folder), closing(_connected(path, "mode=rwc")) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
+            _make_tables(connection)
+        _check_format(connection, path)
+
+        ((answer,), *_) = connection.execute("PRAGMA quick_check(1)").fetchall()
+        if answer != "ok":
+            raise sqlite3.DatabaseError(answer)
+        yield connection
+
+
+def facts_of(connection: sqlite3.Connection) -> Facts | None:
+    """The facts; None where nothing has been written yet."""
+    row = connection.execute(f"SELECT {', '.join(Facts._fields)} FROM facts").fetchone()
+    return None if row is None else Facts(*row)
+
+
+def damaged(folder: Path, what: object) -> UserError:
+    """The error that tells of a damaged index, and what to do."""
+    return UserError(
+        f"The index {folder} is damaged: {what}. Remove the folder and embed the images again."
+    )
+
+
+def _connected(path: Path, how: str) -> sqlite3.Connection:
+    place = urllib.parse.quote(os.fsencode(path.absolute()))
+    return sqlite3.connect(
+        f"file:{place}?{how}",
+        uri=True,
+        isolation_level=None,
+        timeout=BUSY_SECONDS,
+        check_same_thread=False,
+    )
+
+
+def _make_tables(connection: sqlite3.Connection) -> None:
+    """All of them, or none when the process dies."""
+    if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        raise sqlite3.DatabaseError("its tables are not those of an index")
+    connection.executescript(f"BEGIN; {TABLES} PRAGMA user_version = {FORMAT}; COMMIT;")
+
+
+def _check_format(connection: sqlite3.Connection, path: Path) -> None:
+    found = connection.execute("PRAGMA user_version").fetchone()[0]
+    if found > FORMAT:
+        raise UserError(
+            f"{path} was made by a newer MiniCLIP (format {found}). Update MiniCLIP to read it."
+        )
+    if found == 0:
+        raise UserError(f"{path} is empty. Fill it with: miniclip embed MODEL FOLDER -o {path.parent}")
+
+
+@contextmanager
+def _damage_told(folder: Path) -> Iterator[None]:
+    """Tell what SQLite finds in one line."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if str(error).startswith(("no such", "table ")):
+            raise damaged(folder, f"{FILE_NAME} has other tables ({error})") from None
+        raise UserError(
+            f"The index {folder} cannot be used ({error}). Is the disk full, or the folder another user's?"
+        ) from None
+    except sqlite3.DatabaseError as error:
+        reason = " ".join(str(error).split())  # of several lines
+        raise damaged(folder, f"{FILE_NAME} cannot be read ({reason})") from None

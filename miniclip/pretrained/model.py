@@ -1,0 +1,242 @@
+"""A trained model as people use it: from a run to vectors in three lines."""
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from miniclip.data.dataset import ImageTextDataset
+from miniclip.data.eval_preprocessing import EvalPreprocessing
+from miniclip.data.loader import Loader
+from miniclip.data.sampler import sequential_batches
+from miniclip.errors import UserError, counted
+from miniclip.metrics.features import encode_images, encode_texts
+from miniclip.pretrained.bundle import ModelBundle
+from miniclip.pretrained.folder import is_model_folder, load_folder, save_folder
+from miniclip.pretrained.hub import download, is_repo_name, upload
+from miniclip.pretrained.loading import load_run
+from miniclip.tokenizers import Tokenizer
+
+log = logging.getLogger(__name__)
+
+BATCH_SIZE = 256
+
+ImageInput = str | Path | Image.Image | Tensor
+"""A file, an image of Pillow, or pixels (3, H, W) uint8."""
+
+
+class MiniCLIP:
+    """A trained model that carries images and texts into one space.
+
+        model = MiniCLIP.from_pretrained("outputs/miniclip/2026-01-01_12-00-00")
+        photos = model.encode_image(["dog.jpg", "cat.jpg"])  # (2, D)
+        words = model.encode_text("a dog in the snow")  # (1, D)
+        model.similarity(photos, words)  # (2, 1)
+
+    Args:
+        bundle: the model with its tokenizer, preprocessing and config.
+        device: where it computes; the model is moved there.
+
+    Attributes:
+        name: how tables call it.
+        device: where it computes.
+        model: the network; it stays in the mode, training or evaluation, that it is in.
+        tokenizer: texts to token ids.
+        preprocess: an image to what the network sees.
+    """
+
+    def __init__(self, bundle: ModelBundle, *, device: str | torch.device = "cpu"):
+        self.bundle = bundle
+        self.name = bundle.name
+        self.tokenizer: Tokenizer = bundle.tokenizer
+        self.preprocess: EvalPreprocessing = bundle.preprocessing
+        self.dtype = torch.float32
+        self.model = bundle.model
+        self.to(device)
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path, *, device: str | torch.device = "cpu", token: str | None = None
+    ) -> "MiniCLIP":
+        """Load a model that was trained or saved; nothing in its files is executed.
+
+        Args:
+            source: a run directory (its best checkpoint), a checkpoint, a folder of `save_pretrained`, or
+                the name OWNER/MODEL of one on the Hugging Face Hub.
+            device: where it is to compute.
+            token: for a private model of the hub, where nobody is logged in.
+
+        Raises:
+            UserError: when there is no model, or it is damaged or no one of MiniCLIP's.
+        """
+        path = Path(source).expanduser()
+        if not path.exists() and is_repo_name(str(source)):
+            path = download(str(source), token=token)
+        bundle = load_folder(path) if is_model_folder(path) else load_run(path)
+        return cls(bundle, device=device)
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write `model.safetensors`, `config.json` and the tokenizer's files into a folder.
+
+        Returns:
+            the folder.
+        """
+        return save_folder(self.bundle, Path(folder).expanduser(), fingerprint=self.fingerprint)
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+        """Save the model on the Hugging Face Hub, as OWNER/MODEL.
+
+        Returns:
+            the address.
+
+        Raises:
+            UserError: when nobody is logged in or the hub refuses.
+        """
+        return upload(self.save_pretrained, repo_id, private=private, token=token)
+
+    def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> "MiniCLIP":
+        """Compute elsewhere, or in another precision.
+
+        Args:
+            dtype: of the arithmetic, such as torch.bfloat16 (autocast: weights and features stay float32,
+                in which `miniclip evaluate` measures); None leaves it.
+        """
+        self.device = torch.device(device)
+        self.dtype = dtype or self.dtype
+        self.model = self.model.to(self.device)
+        return self
+
+    @property
+    def embed_dim(self) -> int:
+        """D, the length of an embedding."""
+        return int(self.bundle.config["embed_dim"])
+
+    @property
+    def logit_scale(self) -> float:
+        """What cosines are multiplied by to become logits."""
+        training = self.model.training
+        self.model.eval()
+        # in evaluation no temperature depends on the similarities it is given
+        with torch.no_grad():
+            scale = self.model.temperature(torch.zeros(1, 1, device=self.device))
+        self.model.train(training)
+        return float(scale)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of all that an embedding depends on: weights, tokenizer and preprocessing."""
+        return self.bundle.fingerprint()
+
+    def encode_image(
+        self, images: ImageInput | Sequence[ImageInput] | Tensor, *, batch_size: int = BATCH_SIZE
+    ) -> Tensor:
+        """Images to vectors, `N images -> (N, D)` float32, of length 1, on the model's device.
+
+        Args:
+            images: one or several files, images of Pillow or tensors (3, H, W) uint8; or a batch
+                (N, 3, S, S) float32 of what `preprocess` gives.
+            batch_size: images in memory at a time.
+
+        Raises:
+            UserError: when an image cannot be read, or a tensor has another shape.
+        """
+        batches = (batch.to(self.device) for batch in self._batches(images, batch_size))
+        with self._autocast():
+            features = [encode_images(self.model, [batch]) for batch in batches]
+        return torch.cat([torch.zeros(0, self.embed_dim, device=self.device), *features])
+
+    def encode_text(self, texts: str | Sequence[str], *, batch_size: int = BATCH_SIZE) -> Tensor:
+        """Texts to vectors, `M texts -> (M, D)` float32, of length 1, on the model's device.
+
+        A text with more than `tokenizer.context_length` tokens loses its tail, which is logged.
+        """
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        if not texts:
+            return torch.zeros(0, self.embed_dim, device=self.device)
+        self._tell_too_long(texts)
+        with self._autocast():
+            return encode_texts(
+                self.model, texts, self.tokenizer, device=self.device, batch_size=batch_size
+            )
+
+    def similarity(
+        self,
+        images: ImageInput | Sequence[ImageInput] | Tensor,
+        texts: str | Sequence[str] | Tensor,
+    ) -> Tensor:
+        """Cosines of images and texts, `N images, M texts -> (N, M)`, from -1 to 1.
+
+        Args:
+            images: what `encode_image` takes, or gave: (N, D).
+            texts: what `encode_text` takes, or gave: (M, D).
+        """
+        is_encoded = isinstance(images, Tensor) and images.ndim == 2
+        image_features = images if is_encoded else self.encode_image(images)
+        text_features = texts if isinstance(texts, Tensor) else self.encode_text(texts)
+        return image_features.to(self.device) @ text_features.to(self.device).T  # type: ignore[union-attr]
+
+    def encode_dataset(self, dataset: ImageTextDataset) -> Tensor:
+        """All images of a data set, each preprocessed: `N images -> (N, D)` float32, of length 1."""
+        # as `preprocess` does, but a whole batch at a time, and on the GPU if there is one
+        order = sequential_batches(len(dataset), BATCH_SIZE)
+        loader = Loader(dataset, order, device=self.device, num_workers=0)
+        with self._autocast():
+            return encode_images(self.model, (batch.images for batch in loader))
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not torch.float32)
+
+    def _batches(
+        self, images: ImageInput | Sequence[ImageInput] | Tensor, batch_size: int
+    ) -> Iterator[Tensor]:
+        """What the network sees, (B, 3, S, S) at a time."""
+        if isinstance(images, Tensor) and images.is_floating_point():
+            yield from self._checked(images).split(batch_size)
+            return
+
+        is_one = isinstance(images, str | Path | Image.Image) or (
+            isinstance(images, Tensor) and images.ndim == 3
+        )
+        several: list[ImageInput] = [images] if is_one else list(images)  # type: ignore[list-item, arg-type]
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            for start in range(0, len(several), batch_size):
+                yield torch.stack(list(threads.map(self._seen, several[start : start + batch_size])))
+
+    def _checked(self, images: Tensor) -> Tensor:
+        """A batch of preprocessed images."""
+        images = images[None] if images.ndim == 3 else images
+        size = self.preprocess.image_size
+        if images.shape[1:] != (3, size, size):
+            shape = ", ".join(map(str, images.shape))
+            raise UserError(
+                f"encode_image takes preprocessed images (N, 3, {size}, {size}), not ({shape}). Use "
+                "model.preprocess(image), or give files, images of Pillow or pixels (3, H, W) uint8."
+            )
+        return images
+
+    def _seen(self, image: ImageInput) -> Tensor:
+        """What the network sees of one image, (3, S, S)."""
+        if isinstance(image, str | Path):
+            return self.preprocess.read(Path(image).expanduser())
+        if isinstance(image, Tensor) and (image.ndim != 3 or len(image) != 3 or image.dtype != torch.uint8):
+            raise UserError(
+                f"An image as a tensor has the shape (3, H, W) and uint8, not {tuple(image.shape)} and "
+                f"{image.dtype}."
+            )
+        return self.preprocess(image)
+
+    def _tell_too_long(self, texts: Sequence[str]) -> None:
+        cut = self.tokenizer.too_long(texts)
+        if cut:
+            log.warning(
+                "%s longer than the %d tokens that the model reads; the rest is not seen: %.60r",
+                f"{counted(len(cut), 'text')} of {len(texts):,} {'is' if len(cut) == 1 else 'are'}",
+                self.tokenizer.context_length,
+                cut[0],
+            )

@@ -1,0 +1,171 @@
+"""What a report says, whatever its format: sections of remarks, tables, figures and commands."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from miniclip.errors import as_override, counted
+from miniclip.metrics import recall_titles
+from miniclip.report.charts import draw_axis, draw_groups, draw_progress
+from miniclip.report.groups import Group, as_text
+from miniclip.report.runs import Collection, Failure, Run
+from miniclip.report.statistics import Comparison, compare, spread
+
+MAX_COLUMNS = 12
+"""More groups than this fit into no table with a column for each."""
+
+
+@dataclass
+class Section:
+    """A part of the report.
+
+    Attributes:
+        remarks: paragraphs, warnings among them.
+        table: header and rows, or none.
+        figures: files to show.
+        commands: lines to paste into a shell.
+    """
+
+    title: str
+    remarks: list[str] = field(default_factory=list)
+    table: list[list[str]] = field(default_factory=list)
+    figures: list[Path] = field(default_factory=list)
+    commands: list[str] = field(default_factory=list)
+
+
+def sections_of(
+    collection: Collection, groups: list[Group], varied: list[str], *, control: Group, folder: Path
+) -> list[Section]:
+    """All sections, in the order of the page.
+
+    Args:
+        groups: the collection's runs; see `group_runs`.
+        varied: settings in which they differ.
+        control: the group that the others are held against.
+        folder: where figures are drawn.
+    """
+    best = max(collection.runs, key=lambda run: run.best["val/rsum"])
+    sections = [
+        Section(
+            "Runs",
+            remarks=[*_summary(collection.runs, groups, best), *_warnings(collection.runs, groups)],
+            table=_table_of_groups(groups, control),
+            figures=[draw_groups(groups, folder / "groups.svg")],
+        )
+    ]
+
+    axes = [draw_axis(groups, setting, folder / f"axis{n}.svg") for n, setting in enumerate(varied)]
+    drawn = [path for path in axes if path is not None]
+    if drawn:
+        sections.append(Section("Over each setting", figures=drawn))
+
+    costs = "SAM needs two forward passes per step: compare at equal cost, too."
+    curves = draw_progress(groups, folder / "curves.svg")
+    sections.append(Section("Curves", remarks=[costs], figures=[curves]))
+
+    if varied:
+        sections += _settings(groups, varied)
+    if best.retrieval_figure is not None:
+        sections.append(Section("The best run's retrieval", figures=[best.retrieval_figure]))
+    if collection.failures:
+        sections.append(_failures(collection.failures))
+    return sections
+
+
+def _summary(runs: Sequence[Run], groups: Sequence[Group], best: Run) -> list[str]:
+    """How many runs there are, what was measured, and which is best."""
+    sizes = f"{counted(len(runs), 'run')} in {counted(len(groups), 'group')}"
+    kinds = "; ".join(dict.fromkeys(run.kind for run in runs))
+    return [
+        f"{sizes}; {best.protocol}; data {best.fingerprint}.",
+        f"The numbers are: {kinds}.",
+        f"Best on validation: {best.path.name}, seed {best.seed}, rsum {best.rsum:.1f} ({best.protocol}).",
+    ]
+
+
+def _warnings(runs: Sequence[Run], groups: Sequence[Group]) -> list[str]:
+    """What the numbers cannot say."""
+    remarks = []
+    if any(run.test is None for run in runs):
+        remarks.append(
+            "A best of several validations is higher than a new sample would give; "
+            "data.seeded_test_fraction sets a test part apart."
+        )
+    if any(len(group.runs) == 1 for group in groups):
+        remarks.append("Warning: groups of one seed say nothing of the noise between seeds.")
+    if any(_repeats_a_seed(group) for group in groups):
+        remarks.append("Warning: a group holds a seed more than once; its interval is too narrow.")
+    return remarks
+
+
+def _repeats_a_seed(group: Group) -> bool:
+    seeds = {run.seed for run in group.runs}
+    return len(seeds) < len(group.runs)
+
+
+def _table_of_groups(groups: Sequence[Group], control: Group) -> list[list[str]]:
+    """A row for each group: its recalls, its time, and how it stands beside the control."""
+    titles = {**recall_titles(), "rsum": "rsum"}
+    rows = [["group", "seeds", *titles.values(), "minutes", "against the control", "verdict"]]
+
+    for group in groups:
+        metrics = [_with_spread(group.values(metric)) for metric in titles]
+        minutes = spread([seconds / 60 for seconds in group.values("train/seconds")]).mean
+        difference, verdict = ("control", "") if group is control else _beside(compare(group, control))
+        rows.append([group.name, str(len(group.runs)), *metrics, f"{minutes:.1f}", difference, verdict])
+    return rows
+
+
+def _with_spread(values: Sequence[float]) -> str:
+    """Mean, standard deviation and interval; the number alone of one seed."""
+    found = spread(values)
+    if found.num_seeds == 1:
+        return f"{found.mean:.1f}"
+    return f"{found.mean:.1f} ± {found.deviation:.1f}\n({found.low:.1f} to {found.high:.1f})"
+
+
+def _beside(found: Comparison) -> tuple[str, str]:
+    """A difference with its interval, and the verdict."""
+    interval = "" if math.isnan(found.low) else f"\n({found.low:+.1f} to {found.high:+.1f})"
+    return f"{found.difference:+.1f}{interval}", found.remark
+
+
+def _settings(groups: Sequence[Group], varied: Sequence[str]) -> list[Section]:
+    """Settings that differ, as a table and as they are typed."""
+    differ = Section("Settings that differ")
+    if len(groups) <= MAX_COLUMNS:
+        differ.table = _table_of_settings(groups, varied)
+    else:
+        differ.remarks.append(f"{', '.join(varied)}: see report.csv.")
+
+    typed = Section(
+        "As overrides",
+        remarks=["A line for each group, in the same order."],
+        commands=[_as_overrides(group) for group in groups],
+    )
+    return [differ, typed]
+
+
+def _table_of_settings(groups: Sequence[Group], varied: Sequence[str]) -> list[list[str]]:
+    """A row for each setting, a column for each group."""
+    numbers = [f"group {number}" for number in range(1, len(groups) + 1)]
+    rows = [["setting", *numbers]]
+    for setting in varied:
+        values = [as_text(group.settings[setting]) if setting in group.settings else "" for group in groups]
+        rows.append([setting, *values])
+    return rows
+
+
+def _as_overrides(group: Group) -> str:
+    """The settings that tell a group apart, to be typed again; what its data are is none of them."""
+    return " ".join(as_override(key, value) for key, value in group.settings.items() if key != "data")
+
+
+def _failures(failures: Sequence[Failure]) -> Section:
+    rows = [[failure.path.name, failure.status, failure.reason] for failure in failures]
+    return Section(
+        "Failures",
+        remarks=[f"{counted(len(failures), 'run')} without a result."],
+        table=[["run", "status", "reason"], *rows],
+    )

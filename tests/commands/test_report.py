@@ -1,0 +1,55 @@
+"""`miniclip report` of a sweep: its three files, and what it refuses."""
+
+import csv
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import TINY, miniclip_command
+from tests.in_process import train_in_process
+
+pytest.importorskip("scipy", reason="needs the extra report")
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six real jobs, three rhos and two seeds, and two that fail."""
+    folder = tmp_path_factory.mktemp("sweep")
+    settings = ["optimizer.rho=0,0.05,0.1", "seed=0,1", f"hydra.sweep.dir={folder}"]
+    assert train_in_process("-m", *TINY, *settings).returncode == 0
+    broken = ["trainer.batch_size=999", "seed=0,1", f"hydra.sweep.dir={folder / 'broken'}"]
+    assert train_in_process("-m", *TINY, *broken).returncode == 1
+    return folder
+
+
+def test_a_sweep_becomes_a_page_that_needs_nothing_else(sweep: Path, tmp_path: Path) -> None:
+    done = miniclip_command(tmp_path, "report", sweep)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "outputs" / "report"
+    page = (folder / "report.html").read_text()
+    sources = re.findall(r"(?:src|href)='([^']{0,30})", page)
+    assert len(sources) == 4 and all(source.startswith("data:image/") for source in sources)
+    assert "http" not in re.sub(r"data:[^']*", "", page)
+    text = (folder / "report.md").read_text()
+    assert "2 runs without a result" in text and "is larger than the training set" in text
+    assert "6 runs in 3 groups" in text and "| rho=0.05 | 2 |" in text and "control" in text
+    with open(folder / "report.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert sorted({row["optimizer.rho"] for row in rows}) == ["0", "0.05", "0.1"] and len(rows) == 6
+    for row in rows:
+        assert int(row["forward_passes"]) == int(row["steps"]) * (1 if row["optimizer.rho"] == "0" else 2)
+
+
+def test_what_does_not_compare_is_refused(sweep: Path, tmp_path: Path) -> None:
+    shutil.copytree(sweep, tmp_path / "sweep")
+    path = next(iter(sorted((tmp_path / "sweep").glob("1_*")))) / "environment.json"
+    facts = json.loads(path.read_text())
+    for side in facts["data"].values():
+        side["fingerprint"] = "0123456789abcdef"
+    path.write_text(json.dumps(facts))
+    done = miniclip_command(tmp_path, "report", "sweep")
+    assert done.returncode == 1 and "2 different data fingerprints" in done.stderr
+    assert miniclip_command(tmp_path, "report", "sweep", "--mix").returncode == 0

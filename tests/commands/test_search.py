@@ -1,0 +1,40 @@
+"""From a run to answers: embed a folder, and search it by words, by images and by both."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from miniclip.runs import RunDirectory
+from tests.in_process import Answer
+
+
+def test_a_folder_is_embedded_and_searched(
+    class_run: RunDirectory, class_folder: Path, miniclip: Callable[..., Answer], tmp_path: Path
+) -> None:
+    done = miniclip("embed", class_run.path, class_folder, "-o", "index", "--npy")
+    assert done.returncode == 0, done.stderr
+    assert "index: 60 images (60 new, 0 changed" in done.stdout
+    assert "images per second" in done.stdout
+    vectors = np.load(tmp_path / "index" / "vectors.npy")
+    paths = json.loads((tmp_path / "index" / "paths.json").read_text())
+    assert len(vectors) == len(paths) == 60
+
+    photo = class_folder / "red_square" / "0.png"
+    mixed = ("--image", photo, "--text", "red square")
+    found = miniclip("search", "index", "red square", "very " * 200, *mixed, "-k", 3, "--json")
+    assert found.returncode == 0, found.stderr
+    assert "tokens, of which the model reads" in found.stderr
+    answer = json.loads(found.stdout)
+    assert [len(query["results"]) for query in answer["queries"]] == [3, 3, 3]
+    assert all(Path(result["path"]).is_file() for result in answer["queries"][0]["results"])
+
+    by_image = miniclip("search", "index", "--image", photo, "-k", 1)
+    assert str(photo) in by_image.stdout.splitlines()[1]
+
+    assert "60 images (0 new" in miniclip("embed", class_run.path, class_folder, "-o", "index").stdout
+    assert "-k=0: must be at least 1" in miniclip("search", "index", "x", "-k", 0).stderr
+    assert "Search for what?" in miniclip("search", "index").stderr
+    assert "holds no index" in miniclip("search", "nowhere", "x").stderr
+    assert "is missing" in miniclip("search", "index", "--image", "none.jpg").stderr

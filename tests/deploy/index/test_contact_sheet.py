@@ -1,0 +1,27 @@
+"""A contact sheet shows each image that is found, and says which are gone."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from miniclip.deploy.index import Index
+from miniclip.deploy.index.contact_sheet import draw_sheet
+from tests.deploy.index.projection import embed, normalized
+
+
+def test_a_sheet_shows_the_images(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    colors = [(250, 30, 30), (30, 250, 30), (30, 30, 250)]
+    for number, color in enumerate(colors):
+        Image.new("RGB", (90, 60), color).save(photos / f"{number} Größe 犬.png")
+    embed(tmp_path / "index", photos)
+    queries = normalized(np.random.default_rng(0).standard_normal((2, 24)))
+    found = Index(tmp_path / "index").search(queries, k=3)
+    (photos / "2 Größe 犬.png").unlink()
+    draw_sheet(["words " * 80, "a\nline"], found, tmp_path / "sheet.png")
+
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        shown = {color: count for count, color in sheet.getcolors(10**6)}
+    assert shown[colors[0]] > 10_000 and shown[colors[1]] > 10_000 and colors[2] not in shown

@@ -1,0 +1,203 @@
+"""Searching: as by brute force, exactly and by a graph, and beside a writer."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from miniclip.deploy.index import Index, exact, open_source, open_writer, update
+from miniclip.deploy.index.sources import SourceImage
+from miniclip.deploy.index.writer import Encoded, IndexWriter
+from tests.deploy.index.conftest import expected_vectors, save_photo, vectors_by_name
+from tests.deploy.index.projection import ProjectionModel, embed, normalized
+
+
+def unit_vectors(count: int, *, seed: int = 0, size: int = 24) -> np.ndarray:
+    """Random vectors (count, size) of length 1."""
+    return normalized(np.random.default_rng(seed).standard_normal((count, size)))
+
+
+def put(writer: IndexWriter, vectors: np.ndarray, *, first: int = 0) -> None:
+    """Write vectors under the names /n0, /n1, ... in place of what has these names."""
+    source = writer.source(Path("/"), kind="files", root=Path("/"), image_column=None)
+    writer.put(
+        source,
+        [
+            Encoded(SourceImage(f"n{first + number}", number, 0), b"%d" % number, vector)
+            for number, vector in enumerate(vectors)
+        ],
+    )
+
+
+def index_of(folder: Path, vectors: np.ndarray) -> Path:
+    """An index of vectors."""
+    with open_writer(folder, ProjectionModel(), model_path=Path("projection")) as writer:
+        put(writer, vectors)
+    return folder
+
+
+def by_brute_force(folder: Path, query: np.ndarray, k: int) -> list[str]:
+    """Names of the nearest images, each compared by itself."""
+    scores = {name: float(vector @ query) for name, vector in vectors_by_name(folder).items()}
+    return sorted(scores, key=lambda name: -scores[name])[:k]
+
+
+def names_of(index: Index, queries: np.ndarray, k: int) -> list[list[str]]:
+    return [[str(entry) for entry in entries] for entries in index.search(queries, k=k).entries]
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+@pytest.mark.parametrize("k", [1, 7, 300, 1000])
+def test_exact_search_is_brute_force(
+    k: int, in_memory: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("miniclip.deploy.index.exact.AT_ONCE", 64)
+    folder = index_of(tmp_path / "index", unit_vectors(300))
+    queries = unit_vectors(3, seed=1)
+    found = names_of(Index(folder, in_memory=in_memory), queries, k)
+    assert found == [by_brute_force(folder, query, k) for query in queries]
+
+
+@pytest.mark.parametrize("k", [1, 7, 300])
+def test_search_by_a_graph_is_brute_force(k: int, tmp_path: Path) -> None:
+    folder = index_of(tmp_path / "index", unit_vectors(300))
+    queries = unit_vectors(3, seed=1)
+    index = Index(folder, exact_limit=100)
+    assert names_of(index, queries, k) == [by_brute_force(folder, query, k) for query in queries]
+    assert len(list(folder.glob("graph-*"))) == 1
+
+
+def test_a_graph_is_right_after_changes_and_made_anew_after_many(tmp_path: Path) -> None:
+    folder = index_of(tmp_path / "index", unit_vectors(300))
+    queries = unit_vectors(3, seed=1)
+    index = Index(folder, exact_limit=100)
+    index.search(queries)
+    (first,) = folder.glob("graph-*")
+
+    with open_writer(folder, ProjectionModel(), model_path=Path("projection")) as writer:
+        put(writer, queries[:2], first=290)
+        writer.drop(1, ["n1", "n2", "n3"])
+    for found, query in zip(names_of(index, queries, 9), queries, strict=True):
+        assert len(set(found) & set(by_brute_force(folder, query, 9))) >= 8  # neighbors are likely ones
+        assert len(found) == 9 and not {"/n1", "/n2", "/n3"} & set(found)
+    assert names_of(index, queries[:2], 1) == [["/n290"], ["/n291"]]
+    assert list(folder.glob("graph-*")) == [first]
+
+    with open_writer(folder, ProjectionModel(), model_path=Path("projection")) as writer:
+        put(writer, unit_vectors(100, seed=2), first=50)
+    for found, query in zip(names_of(Index(folder, exact_limit=100), queries, 9), queries, strict=True):
+        assert len(set(found) & set(by_brute_force(folder, query, 9))) >= 8
+    assert list(folder.glob("graph-*")) != [first]
+
+
+def test_a_damaged_graph_is_made_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = index_of(tmp_path / "index", unit_vectors(300))
+    query = unit_vectors(1, seed=1)
+    expected = names_of(Index(folder, exact_limit=100), query, 5)
+    (graph,) = folder.glob("graph-*")
+    graph.write_bytes(graph.read_bytes()[:1000])
+    assert names_of(Index(folder, exact_limit=100), query, 5) == expected
+    assert "is damaged" in caplog.text
+
+
+def test_the_threshold_is_the_lowest_score(tmp_path: Path) -> None:
+    folder = index_of(tmp_path / "index", unit_vectors(50))
+    queries = np.concatenate([unit_vectors(50)[:1], -unit_vectors(50)[:1]])
+    found = Index(folder).search(queries, k=50, threshold=0.3)
+    everything = Index(folder).search(queries, k=50)
+    for scores, all_scores in zip(found.scores, everything.scores, strict=True):
+        assert scores.tolist() == [score for score in all_scores if score >= 0.3]
+        assert sorted(all_scores, reverse=True) == all_scores.tolist()
+    assert found.scores[0][0] == pytest.approx(1, abs=1e-3)
+
+
+def test_an_entry_is_found_by_its_number(photos: Path, tmp_path: Path) -> None:
+    embed(tmp_path / "index", photos)
+    index = Index(tmp_path / "index")
+    vectors = vectors_by_name(tmp_path / "index")
+    for entry in index.search(unit_vectors(1), k=100).entries[0]:
+        assert index.entry(entry.id) == entry
+        assert np.array_equal(index.vector(entry.id), vectors[str(entry)])
+        assert entry.content() == entry.path.read_bytes()
+    assert index.entry(999) is None and index.vector(999) is None
+
+
+def test_an_open_index_sees_each_commit(photos: Path, tmp_path: Path) -> None:
+    embed(tmp_path / "index", photos)
+    index = Index(tmp_path / "index", in_memory=True)
+    assert len(index) == len(index.search(unit_vectors(1), k=100).entries[0]) == 10
+    save_photo(photos / "new.png", 100)
+    embed(tmp_path / "index", photos)
+    assert len(index) == len(index.search(unit_vectors(1), k=100).entries[0]) == 11
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_readers_beside_a_writer_see_whole_commits(
+    in_memory: bool, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every score is that of its image, while slots are freed, written again and packed."""
+    monkeypatch.setattr("miniclip.deploy.index.writer.MIN_FREE", 3)
+    model, folder = ProjectionModel(), tmp_path / "index"
+    pool = tmp_path / "pool"
+    for number in range(30):
+        save_photo(pool / f"{number}.png", number)
+    vectors = {Path(name).name: vector for name, vector in expected_vectors(pool).items()}
+    embed(folder, photos)
+    is_over = threading.Event()
+
+    def write() -> None:
+        for turn in range(25):
+            for number in range(30):
+                path = photos / f"{number}.png"
+                path.unlink(missing_ok=True)
+                if (number + turn) % 3:
+                    save_photo(path, number)
+            with open_writer(folder, model, model_path=Path("m")) as writer:
+                update(writer, model, [open_source(photos)], batch_size=2)
+                writer.pack()
+        is_over.set()
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    index = Index(folder, in_memory=in_memory)
+    num_searches = 0
+    while not is_over.is_set():
+        query = unit_vectors(1, seed=num_searches)
+        found = index.search(query, k=100)
+        expected = [float(vectors[entry.path.name] @ query[0]) for entry in found.entries[0]]
+        np.testing.assert_allclose(found.scores[0], expected, atol=2e-3)
+        num_searches += 1
+    thread.join()
+    assert num_searches > 20
+
+
+def test_a_search_that_a_writer_overtakes_is_repeated(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slot is freed and written again after the index was read and before its vectors are."""
+    folder = tmp_path / "index"
+    embed(folder, photos)
+    index = Index(folder)
+    nearest = exact.nearest
+    overtaken = []
+
+    def overtaken_once(*arguments: Any) -> Any:
+        if not overtaken:
+            overtaken.append(True)
+            for number in (1, 3, 5):
+                (photos / f"{number}.png").unlink()
+            embed(folder, photos)
+            for number in (21, 23, 25):
+                save_photo(photos / f"{number}.png", number)
+            embed(folder, photos)
+        return nearest(*arguments)
+
+    monkeypatch.setattr(exact, "nearest", overtaken_once)
+    query = unit_vectors(1)
+    found = index.search(query, k=100)
+    expected = expected_vectors(photos)
+    assert {str(entry) for entry in found.entries[0]} == expected.keys()
+    scores = [float(expected[str(entry)] @ query[0]) for entry in found.entries[0]]
+    np.testing.assert_allclose(found.scores[0], scores, atol=2e-3)

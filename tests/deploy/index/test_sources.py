@@ -1,0 +1,89 @@
+"""Tables as sources: those that name files, and those that hold the images."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from miniclip.deploy.index import Index, open_source
+from miniclip.errors import UserError
+from tests.conftest import ROOT
+from tests.deploy.index.conftest import vectors_by_name
+from tests.deploy.index.projection import embed
+
+
+def titles_of(folder: Path) -> dict[str, str | None]:
+    """The titles of all images of an index."""
+    index = Index(folder)
+    queries = next(iter(vectors_by_name(folder).values()))[None]
+    return {str(entry): entry.title for entry in index.search(queries, k=100).entries[0]}
+
+
+def test_a_table_names_files_and_their_titles(photos: Path, tmp_path: Path) -> None:
+    table = photos / "table.csv"
+    table.write_text("image,title\n1.png,a dog\n3.png,a cat\n1.png,another\nmissing.png,x\n")
+    changes = embed(tmp_path / "index", table)
+    expected = {str(photos / "1.png"): "a dog", str(photos / "3.png"): "a cat"}
+    assert titles_of(tmp_path / "index") == expected and "missing" in str(changes.broken)
+
+    table.write_text("image,title\n1.png,a wolf\n")
+    changes = embed(tmp_path / "index", table)
+    assert (changes.embedded, changes.removed) == (0, 1)
+    assert titles_of(tmp_path / "index") == {str(photos / "1.png"): "a wolf"}
+
+
+def write_rows(table: Path, files: list[Path | None]) -> None:
+    """A Parquet file that holds images, two rows in a group."""
+    images = [{"bytes": file and file.read_bytes(), "path": None} for file in files]
+    kind = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    titles = [file and file.stem for file in files]
+    columns = pyarrow.table({"image": pyarrow.array(images, kind), "title": titles})
+    pyarrow.parquet.write_table(columns, table, row_group_size=2)
+
+
+def test_a_table_holds_images(photos: Path, tmp_path: Path) -> None:
+    table, folder = tmp_path / "rows.parquet", tmp_path / "index"
+    files = sorted(photos.rglob("*.png"))[:5]
+    write_rows(table, files)
+    assert embed(folder, table).new == 5
+    assert titles_of(folder) == {f"{table}, row {row}": file.stem for row, file in enumerate(files)}
+    for entry in Index(folder).search(vectors_by_name(folder)[f"{table}, row 3"][None]).entries[0]:
+        assert entry.row is not None and entry.content() == files[entry.row].read_bytes()
+    assert (embed(folder, table).unchanged, embed(folder, table).embedded) == (5, 0)
+
+    write_rows(table, [*files[1:], None])
+    changes = embed(folder, table)
+    assert (changes.embedded, changes.copied, len(changes.broken)) == (0, 4, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.csv", "file_of_it,title\nx,y\n", "--image-column"),
+        ("a.csv", "image,title\n", "names no images"),
+        ("a.parquet", "no parquet", "cannot be read"),
+        ("a.zip", "no table", "neither a folder of images nor a table"),
+        ("a.csv", "image,title\n../b.png,y\n", "lies outside"),
+    ],
+)
+def test_a_bad_table_is_told(name: str, content: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=said) as caught:
+        open_source(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_of_tables_is_told_to_name_them(photos: Path, tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.parquet", sorted(photos.rglob("*.png"))[:1])
+    (photos.parent / "tables").mkdir()
+    (tmp_path / "rows.parquet").rename(tmp_path / "tables" / "rows.parquet")
+    with pytest.raises(UserError, match=r"holds no images\. It holds tables; name these: .*rows\.parquet"):
+        open_source(tmp_path / "tables")
+
+
+def test_an_index_is_searched_without_torch() -> None:
+    script = "import sys, miniclip.deploy.index, miniclip.commands.search; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT).returncode == 0
