@@ -14,7 +14,7 @@ from miniclip.data import DataSource, Split
 from miniclip.data.eval_preprocessing import EvalPreprocessing
 from miniclip.errors import counted
 from miniclip.losses import Loss
-from miniclip.models import HFTextModel, MiniCLIP
+from miniclip.models import CLIP, HFTextModel
 from miniclip.models.image_encoder import preprocessing_of
 from miniclip.preprocessing import MEAN, STD, Preprocessing
 from miniclip.provenance import sign
@@ -67,7 +67,7 @@ def build(cfg: DictConfig, run: RunDirectory) -> tuple[Trainer, TrainingSetup, J
     return trainer, experiment, make(cfg, "logger")
 
 
-def _preprocessing(cfg: DictConfig, model: MiniCLIP) -> dict[str, Any]:
+def _preprocessing(cfg: DictConfig, model: CLIP) -> dict[str, Any]:
     """What an image needs before the model sees it, for the checkpoint; what the weights saw is told."""
     wanted = preprocessing_of(model.image_encoder)
     unlike = unlike_the_run(wanted, eval_crop=cfg.data.eval_crop)

@@ -21,7 +21,7 @@ from miniclip.config.compose import compose
 from miniclip.data import DataSource, ImageTextDataset
 from miniclip.data.eval_preprocessing import EvalPreprocessing
 from miniclip.errors import SettingError, UserError
-from miniclip.models import MiniCLIP
+from miniclip.models import CLIP
 from miniclip.pretrained import ModelBundle
 from miniclip.pretrained.loading import (
     full_name,
@@ -50,7 +50,7 @@ class Restored(NamedTuple):
 
     checkpoint: Path
     config: DictConfig
-    model: MiniCLIP
+    model: CLIP
     tokenizer: Tokenizer
     preprocessing: EvalPreprocessing
     unopened: tuple[str, ...]

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from miniclip.data.batch import Batch
-from miniclip.models import MiniCLIP
+from miniclip.models import CLIP
 from miniclip.optim import Randomness, foreach, frozen_statistics, parameter_groups
 
 DROPOUT_SEED = 0
@@ -46,7 +46,7 @@ class LossSurface:
         batches: each with its own negatives.
     """
 
-    def __init__(self, model: MiniCLIP, loss: Callable[..., Tensor], batches: Sequence[Batch]):
+    def __init__(self, model: CLIP, loss: Callable[..., Tensor], batches: Sequence[Batch]):
         self.model = model
         self.loss = loss
         self.batches = batches

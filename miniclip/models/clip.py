@@ -43,7 +43,7 @@ class CLIPOutput(NamedTuple):
         }
 
 
-class MiniCLIP(nn.Module):
+class CLIP(nn.Module):
     """Images and captions in one space.
 
     Args:

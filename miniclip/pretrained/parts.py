@@ -71,15 +71,8 @@ PARTIAL = ("encoder.text", "encoder.text.attention")
 """Parts that are completed with what is known only at run time."""
 
 
-MODEL_PARTS = (
-    "encoder.image",
-    "encoder.text",
-    "encoder.text.attention",
-    "projection",
-    "temperature",
-    "loss",
-)
-"""The places that make up a model."""
+MODEL_PARTS = tuple(place for place in PARTS if place != "data")
+"""The places that make up a model; its loss may have learned something, too."""
 
 
 def check_config(config: Config) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from miniclip.data.batch import Batch
 from miniclip.distributed import World
-from miniclip.models import CLIPOutput, MiniCLIP
+from miniclip.models import CLIP, CLIPOutput
 from miniclip.training.precision import Precision
 
 
@@ -41,7 +41,7 @@ class Accumulation:
     """Runs one batch after another, forward and backward, and adds up their gradients.
 
     Args:
-        model: a `MiniCLIP`.
+        model: a `CLIP`.
         loss: called by name with `CLIPOutput.loss_inputs` and `positives` -> ().
         precision: owner of autocast and scaler.
         world: gathers the features that the loss compares.
@@ -49,7 +49,7 @@ class Accumulation:
 
     def __init__(
         self,
-        model: MiniCLIP,
+        model: CLIP,
         loss: Callable[..., Tensor],
         precision: Precision,
         *,

@@ -7,7 +7,7 @@ from typing import Any
 from miniclip.data.dataset import ImageTextDataset
 from miniclip.losses import Loss
 from miniclip.metrics import Features
-from miniclip.models import MiniCLIP
+from miniclip.models import CLIP
 from miniclip.optim import PassOptimizer, Schedule
 from miniclip.tokenizers import Tokenizer
 from miniclip.training.precision import Precision
@@ -26,7 +26,7 @@ class TrainingSetup:
     """
 
     config: dict[str, Any]
-    model: MiniCLIP
+    model: CLIP
     tokenizer: Tokenizer
     train_set: ImageTextDataset
     val_set: ImageTextDataset

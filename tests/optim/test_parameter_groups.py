@@ -5,9 +5,9 @@ from torch import nn
 
 from miniclip.losses import SigLipLoss
 from miniclip.models import (
+    CLIP,
     DynamicTemperature,
     FullAttention,
-    MiniCLIP,
     ProjectionMLP,
     TextEncoder,
     TorchvisionEncoder,
@@ -15,8 +15,8 @@ from miniclip.models import (
 from miniclip.optim import parameter_groups
 
 
-def model() -> MiniCLIP:
-    return MiniCLIP(
+def model() -> CLIP:
+    return CLIP(
         TorchvisionEncoder(
             architecture="resnet18",
             weights=None,
