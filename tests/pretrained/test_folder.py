@@ -32,6 +32,7 @@ KINDS = (
     "projection=none",
     "temperature=learned",
     "temperature=fixed",
+    "loss=siglip",
     "tokenizer=unigram",
     "tokenizer=wordpiece",
     "data.eval_crop=center",
