@@ -32,7 +32,7 @@ from miniclip.config.restore import restore
 from miniclip.data import Split
 from miniclip.data.loader import Loader
 from miniclip.data.sampler import sequential_batches
-from miniclip.metrics import Features, encode, retrieval_metrics
+from miniclip.metrics import DIRECTIONS, Features, encode, joined_recalls, retrieval_metrics
 from miniclip.metrics.retrieval import caption_owners
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -60,9 +60,7 @@ class Result(NamedTuple):
     metrics: dict[str, float]
 
     def line(self) -> str:
-        recalls = (
-            "/".join(f"{self.metrics[f'{way}_r{k}']:.1f}" for k in (1, 5, 10)) for way in ("i2t", "t2i")
-        )
+        recalls = [joined_recalls(self.metrics, direction) for direction in DIRECTIONS]
         return (
             f"{self.name:40} {'   '.join(recalls)}   {self.metrics['rsum']:6.1f}   "
             f"{self.seconds:5.0f} s   {self.images_per_second:4.0f} images/s"

@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from miniclip.commands.console import console, let_waiting_threads_sleep, with_new_names
 from miniclip.config.compose import HOME, prepare_hydra, refuse_unknown, what_is_wrong
-from miniclip.config.hints import refuse_misspelled
+from miniclip.config.refusals import refuse_misspelled
 from miniclip.errors import UserError
 
 EXAMPLES = """\

@@ -12,9 +12,10 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from miniclip.config.hints import HOME, explained, groups, is_named, refuse_misspelled
+from miniclip.config.hints import HOME, explained, groups, is_named
 from miniclip.config.hydra_internals import config_of_run, forget_option
 from miniclip.config.optuna_sweeper import register_optuna
+from miniclip.config.refusals import refuse_misspelled
 from miniclip.errors import UserError
 from miniclip.renamed import renamed_words
 

@@ -12,14 +12,11 @@ import yaml
 from hydra.conf import HydraConf
 
 from miniclip.config.names import COMMON_NAMES
-from miniclip.errors import HOW_TO_LOG_IN, SettingError, UserError, without_secrets
 
 PACKAGE = Path(__file__).resolve().parent.parent
 # a checkout has conf/ and experiments/ beside the package, an installed wheel inside it
 HOME = PACKAGE if (PACKAGE / "conf").is_dir() else PACKAGE.parent
 CONF = HOME / "conf"
-
-PASSWORD_IN_URL = re.compile(r"://[^/\s]+@")
 
 SEVERAL = {"eval/tasks": "task", "logger": "logger"}
 """Groups of which several options can be chosen, 'logger=[jsonl,wandb]' say, and what each of them is."""
@@ -72,79 +69,18 @@ def option_like(group: str, wrong: str) -> str:
     return near[0] if near else ""
 
 
-def refuse_misspelled(words: Sequence[str]) -> None:
-    """Refuse what Hydra takes for something else, before it does.
-
-    Raises:
-        UserError: names the word and what to type instead.
-    """
-    known = groups()
-    for word in words:
-        key, has_value, value = word.partition("=")
-        group = key.lstrip("+").partition("@")[0]
-        if not key:
-            raise UserError(f'"{word}" names no setting; type SETTING=VALUE, or leave it out')
-        _refuse_secrets(key.lstrip("+"), value)
-        if key.startswith(("+hydra.", "++hydra.")):
-            _refuse_unknown_of_hydra(key.lstrip("+"))
-        if group in ("encoder", "hydra") and has_value:
-            options = " or ".join(f"{group}/{part}=..." for part in ("image", "text"))
-            hint = is_named(key, words) or (f" Choose {options}." if group == "encoder" else "")
-            raise UserError(f"{word}: {group} has no options of its own.{hint}")
-        if group not in known or group == "experiments" or not has_value:
-            continue
-        is_nothing = value.lower() in ("null", "none", "", "false", "true") or word == "logger=[]"
-        if is_nothing and value not in known[group]:
-            instead = f"{group}=none" if "none" in known[group] else f"{group}=..."
-            raise UserError(f"{word}: {group} cannot be left out; choose {instead}{_listed(known[group])}")
-        if value.startswith("[") and group not in SEVERAL:
-            raise UserError(f"{word}: takes one option, not a list{_listed(known[group])}")
-        if group == "logger" and "none" in re.findall(r"\w+", value) and value != "none":
-            raise UserError(f"{word}: none goes alone; leave it out, and give logger.every_steps=null")
-        if re.fullmatch(r"[+-]?[\d.]+", value):
-            raise UserError(f"{word}: is no option of {group}{_listed(known[group])}")
-
-
-def _refuse_secrets(key: str, value: str) -> None:
-    """Refuse passwords, before Hydra writes what was typed into the run directory.
-
-    Raises:
-        SettingError: names the setting, and not the password.
-    """
-    shown = without_secrets(value)
-    is_hub = key == "data.hub" and not Path(value).exists()
-    if shown == value or not (is_hub or PASSWORD_IN_URL.search(value)):
-        return
-
-    kept = "holds a password, and settings are written into files; leave it out"
-    raise SettingError(key, shown, HOW_TO_LOG_IN if is_hub else kept)
-
-
-def _refuse_unknown_of_hydra(key: str) -> None:
-    """Refuse to add what Hydra does not read; without a + it refuses itself.
-
-    Raises:
-        UserError: names the key, and the one that was meant.
-    """
-    settings = dict(_settings_of_hydra())
-    steps = key.split(".")
-    above = (".".join(steps[:count]) for count in range(1, len(steps)))
-    if key not in settings and not any(settings.get(place, False) for place in above):
-        raise UserError(f"{key} is no setting of Hydra.{is_named(key)}")
-
-
-def _settings_of_hydra(kind: Any = HydraConf, place: str = "hydra") -> Iterator[tuple[str, bool]]:
+def settings_of_hydra(kind: Any = HydraConf, place: str = "hydra") -> Iterator[tuple[str, bool]]:
     """Hydra's own settings and parts, and whether any key may stand below them."""
     for name, hint in typing.get_type_hints(kind).items():
         path = f"{place}.{name}"
         yield path, hint is Any or typing.get_origin(hint) is dict
         if dataclasses.is_dataclass(hint):
-            yield from _settings_of_hydra(hint, path)
+            yield from settings_of_hydra(hint, path)
 
 
 def _of_hydra_like(wrong: str) -> str:
     """Hydra's own setting that is spelled most alike."""
-    known = [path for path, _ in _settings_of_hydra()]
+    known = [path for path, _ in settings_of_hydra()]
     return "".join(difflib.get_close_matches(wrong, known, n=1, cutoff=0.7))
 
 
@@ -168,7 +104,7 @@ def explained(message: str, words: Sequence[str] = ()) -> str:
         elsewhere = [own for own, options in groups().items() if name in options]
         if not near and elsewhere:
             hint = f" Did you mean {elsewhere[0]}={name}?"
-        return f"{group}={name}: there is no such option.{hint}{_listed(groups().get(group, []))}"
+        return f"{group}={name}: there is no such option.{hint}{listed(groups().get(group, []))}"
     twice = re.search(r"Multiple values for ([\w/]+)\. To override .*: ([^']+)'", message)
     if twice:
         return f"{twice[1]}={twice[2]} goes without a +, and can be given once."
@@ -193,7 +129,8 @@ def not_chosen(key: str) -> str:
     return ""
 
 
-def _listed(options: Sequence[str]) -> str:
+def listed(options: Sequence[str]) -> str:
+    """A line with the options to choose from, or nothing where there are none."""
     return f"\nOptions: {', '.join(options)}" if options else ""
 
 

@@ -17,8 +17,8 @@ from omegaconf.errors import OmegaConfBaseException
 from miniclip.config import hydra_internals
 from miniclip.config.build import check
 from miniclip.config.compose import refuse_unknown, tell_jobs_what_is_swept, what_is_wrong
-from miniclip.config.hints import refuse_misspelled
 from miniclip.config.optuna_sweeper import OPTUNA, settings_to_check
+from miniclip.config.refusals import refuse_misspelled
 from miniclip.errors import UserError, counted
 from miniclip.runs.job_key import job_key, search_key
 from miniclip.runs.sweep import Sweep

@@ -17,19 +17,20 @@ from typing import Any
 
 from miniclip.errors import UserError, counted
 from miniclip.files import locked, read_json, write_json, write_text
+from miniclip.metrics import DIRECTIONS, RECALL_AT
 from miniclip.runs import RunFiles, State, read_state
 from miniclip.runs.job_key import read_job_key
 from miniclip.runs.run_directory import JOB_FORMAT
 from miniclip.runs.run_files import find_jobs
 
+RECALLS = tuple(f"{direction}_r{k}" for direction in DIRECTIONS for k in (min(RECALL_AT), max(RECALL_AT)))
+"""Of the six, those that a sweep's table has room for: i2t_r1, i2t_r10, t2i_r1, t2i_r10."""
+
 COLUMNS = (
     "job",
     "status",
     "rsum",
-    "i2t_r1",
-    "i2t_r10",
-    "t2i_r1",
-    "t2i_r10",
+    *RECALLS,
     "test_rsum",
     "protocol",
     "steps",
@@ -74,7 +75,7 @@ class Job:
         best, test = self.summary.get("best", {}), self.summary.get("test", {})
         numbers = {
             "rsum": best.get("val/rsum"),
-            **{key: best.get(f"val/{key}") for key in ("i2t_r1", "i2t_r10", "t2i_r1", "t2i_r10")},
+            **{key: best.get(f"val/{key}") for key in RECALLS},
             "test_rsum": test.get("test/rsum"),
         }
         protocols = [record["protocol"] for record in (best, test) if "protocol" in record]

@@ -7,7 +7,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from miniclip.cli import main
 from miniclip.config.compose import compose
-from miniclip.config.hints import _known_keys, explained, groups, is_named, refuse_misspelled
+from miniclip.config.hints import _known_keys, explained, groups, is_named
 from miniclip.config.names import COMMON_NAMES
 from miniclip.errors import UserError, as_override
 
@@ -68,26 +68,6 @@ def test_every_common_name_leads_to_a_setting_that_exists() -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "said"),
-    [
-        ("logger=null", "choose logger=none"),
-        ("trainer=null", "trainer cannot be left out"),
-        ("encoder=null", "encoder has no options of its own"),
-        ("encoder=vit_b_32", "Did you mean encoder/image=vit_b_32?"),
-        ("optimizer=[sam,adamw]", "takes one option"),
-        ("logger=[none,wandb]", "none goes alone"),
-        ("data=1", "is no option of data"),
-        ("=1", "names no setting"),
-        ("", "names no setting"),
-    ],
-)
-def test_words_that_hydra_takes_for_something_else(word: str, said: str) -> None:
-    with pytest.raises(UserError) as caught:
-        refuse_misspelled([word])
-    assert said in str(caught.value)
-
-
-@pytest.mark.parametrize(
     ("words", "said"),
     [
         (["+lr=0.5"], "Did you mean optimizer.base.lr?"),
@@ -124,18 +104,6 @@ def test_nothing_unknown_composes(words: list[str], said: str) -> None:
 def test_what_exists_may_be_given_with_plus_and_studies_keep_their_own_keys() -> None:
     assert compose("++trainer.batch_size=32").trainer.batch_size == 32
     assert compose("experiments=rho_sweep", "++epochs=7").trainer.budget.epochs == 7
-
-
-@pytest.mark.parametrize(
-    "word",
-    [
-        *("+hydra.job.env_set.A=1", "+hydra.job.env_copy=[A]", "++hydra.run.dir=x", "+hydra.verbose=true"),
-        *("+hydra.job_logging.root.level=INFO", "+hydra.callbacks.mine._target_=a.B"),
-        *("+hydra.launcher.n_jobs=2", "+hydra.sweeper.params.seed=1,2", "+hydra/launcher=joblib"),
-    ],
-)
-def test_what_hydra_reads_may_be_added(word: str) -> None:
-    refuse_misspelled([word])
 
 
 @pytest.mark.parametrize(

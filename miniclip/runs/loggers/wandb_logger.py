@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from miniclip.files import write_text
+from miniclip.metrics import DIRECTIONS, RECALL_AT, recall_keys
 from miniclip.runs.loggers.background import Background
 from miniclip.runs.loggers.view import RunFacts, View
 from miniclip.runs.loggers.wandb_server import end_telemetry, kill_service, why_offline
@@ -35,7 +36,8 @@ INIT_SECONDS = 20.0
 UPLOAD_SECONDS = 600.0
 """The wait at the end where a checkpoint is to be uploaded."""
 
-HEADER: list[str | int] = ["measured on", "direction", "R@1", "R@5", "R@10", "median rank"]
+# wandb.Table asks for a list of str | int
+HEADER: list[str | int] = ["measured on", "direction", *(f"R@{k}" for k in RECALL_AT), "median rank"]
 
 
 class WandbLogger(View):
@@ -246,7 +248,7 @@ def _define_metrics(run: Any) -> None:
     run.define_metric("step")
     run.define_metric("*", step_metric="step")
     run.define_metric("val/loss", step_metric="step", summary="min")
-    for key in ("rsum", *(f"{way}_r{k}" for way in ("i2t", "t2i") for k in (1, 5, 10))):
+    for key in ("rsum", *recall_keys()):
         run.define_metric(f"val/{key}", step_metric="step", summary="max")
 
 
@@ -264,9 +266,11 @@ def _retrieval_rows(summary: dict[str, Any]) -> list[list[Any]]:
     for part, record in (("val", summary.get("best")), ("test", summary.get("test"))):
         if not record:
             continue
-        for way, title in (("i2t", "image to text"), ("t2i", "text to image")):
-            numbers = [record[f"{part}/{way}_{metric}"] for metric in ("r1", "r5", "r10", "median_rank")]
-            rows.append([record.get("protocol", part), title, *numbers])
+
+        for direction, title in DIRECTIONS.items():
+            recalls = [record[f"{part}/{direction}_r{k}"] for k in RECALL_AT]
+            median_rank = record[f"{part}/{direction}_median_rank"]
+            rows.append([record.get("protocol", part), title, *recalls, median_rank])
     return rows
 
 
