@@ -5,7 +5,17 @@ import sys
 from typing import Protocol
 
 from miniclip import __version__
-from miniclip.commands import completion, doctor, embed, evaluate, report, search, text_study, train
+from miniclip.commands import (
+    completion,
+    doctor,
+    embed,
+    evaluate,
+    report,
+    search,
+    serve,
+    text_study,
+    train,
+)
 from miniclip.commands.console import (
     console,
     let_waiting_threads_sleep,
@@ -33,6 +43,7 @@ COMMANDS: dict[str, Command] = {
     "report": report,
     "embed": embed,
     "search": search,
+    "serve": serve,
     "doctor": doctor,
     "text-study": text_study,
     "completion": completion,
