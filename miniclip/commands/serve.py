@@ -5,6 +5,7 @@ MINICLIP_TOKEN in the environment, or one that is made and printed once.
 """
 
 import argparse
+import importlib.util
 import os
 import secrets
 from pathlib import Path
@@ -46,7 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Load the models, and answer until a signal."""
-    server = _server()
+    _check_extra()
+    from miniclip.deploy import server
+
     _check(arguments)
     is_loopback = server.is_loopback(arguments.host)
     token = _token(arguments.token, is_loopback)
@@ -62,20 +65,12 @@ def run(arguments: argparse.Namespace) -> None:
         server.serve(app, listener)
 
 
-def _server():  # type: ignore[no-untyped-def]
-    """The package, which needs an extra."""
-    try:
-        import python_multipart  # noqa: F401  # which FastAPI asks for at the first form only
-
-        from miniclip.deploy import server
-    except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        if missing not in ("fastapi", "uvicorn", "python_multipart", "starlette", "pydantic"):
-            raise
-        raise UserError(
-            f'miniclip serve needs {missing.replace("_", "-")}: pip install -e ".[serve]"'
-        ) from None
-    return server
+def _check_extra() -> None:
+    """Stop where a package of the extra is missing."""
+    for name in ("fastapi", "uvicorn", "python_multipart"):
+        if importlib.util.find_spec(name) is None:
+            package = name.replace("_", "-")
+            raise UserError(f'miniclip serve needs {package}: pip install -e ".[serve]"')
 
 
 def _check(arguments: argparse.Namespace) -> None:

@@ -76,6 +76,4 @@ def test_what_is_wrong_is_told_in_one_line(
     assert "--token=***: must be 8" in told(index, "--token", "short", "--port", 0)
 
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    for name in [name for name in sys.modules if name.startswith("miniclip.deploy.server")]:
-        monkeypatch.delitem(sys.modules, name)
     assert 'needs uvicorn: pip install -e ".[serve]"' in told(index)
