@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from miniclip.losses import ClipLoss
+from miniclip.losses import ClipLoss, Loss, SigLipLoss
 
 
 def test_two_pairs_by_hand() -> None:
@@ -75,3 +75,73 @@ def test_label_smoothing_spreads_its_fraction_over_the_row() -> None:
     expected = -(targets * log_probabilities).sum(dim=1).mean()  # symmetric, so both directions agree
     loss = ClipLoss(label_smoothing=0.3)(images, texts, torch.tensor(2.0))
     torch.testing.assert_close(loss, expected)
+
+
+def pairs() -> tuple[torch.Tensor, torch.Tensor]:
+    """Features (5, 4) of images and of texts."""
+    generator = torch.Generator().manual_seed(0)
+    images, texts = torch.randn(2, 5, 4, generator=generator)
+    return torch.nn.functional.normalize(images, dim=1), torch.nn.functional.normalize(texts, dim=1)
+
+
+def test_the_sigmoid_of_each_pair_by_hand() -> None:
+    images, texts = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[0.8, 0.6], [0.0, 1.0]])
+    scale, bias = 2.0, -1.0
+    right = [scale * 0.8 + bias, scale * 1.0 + bias]
+    wrong = [scale * 0.0 + bias, scale * 0.6 + bias]
+    signed = [*right, *(-z for z in wrong)]
+    expected = sum(math.log(1 + math.exp(-z)) for z in signed) / 2
+
+    loss = SigLipLoss(initial_bias=bias)(images, texts, torch.tensor(scale))
+    assert loss.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_sigmoid_loss_takes_several_positives_where_they_are_wanted() -> None:
+    images, texts = pairs()
+    positives = torch.eye(5).bool()
+    positives[0, 1] = positives[1, 0] = True
+    scale = torch.tensor(7.0)
+
+    labels = 2 * positives.float() - 1
+    expected = (1 + (-labels * (7 * images @ texts.T - 10)).exp()).log().sum() / 5
+    several = SigLipLoss(initial_bias=-10.0, multi_positive=True)(images, texts, scale, positives)
+    torch.testing.assert_close(several, expected)
+
+    plain = SigLipLoss(initial_bias=-10.0)
+    assert plain(images, texts, scale, positives) == plain(images, texts, scale) != several
+
+
+def test_the_sigmoid_loss_and_its_gradients_are_open_clips() -> None:
+    open_clip = pytest.importorskip("open_clip.loss", reason="needs the extra bench")
+    images, texts = pairs()
+    scale, bias = torch.tensor(10.0, requires_grad=True), torch.tensor(-10.0, requires_grad=True)
+    theirs = open_clip.SigLipLoss()(images, texts, scale, bias)
+    of_scale, of_bias = torch.autograd.grad(theirs, (scale, bias))
+
+    loss = SigLipLoss(initial_bias=-10.0)
+    ours = loss(images, texts, scale)
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(torch.autograd.grad(ours, (scale, loss.logit_bias)), (of_scale, of_bias))
+
+
+def test_the_sigmoid_loss_is_float32_under_autocast() -> None:
+    images, texts = pairs()
+    loss = SigLipLoss(initial_bias=-10.0)
+    exact = loss(images, texts, torch.tensor(50.0))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = loss(images, texts, torch.tensor(50.0))
+    assert mixed.dtype is torch.float32
+    assert torch.equal(mixed, exact)
+
+
+@pytest.mark.parametrize("size", [1, 2, 8])
+def test_chance_is_the_loss_of_a_model_that_knows_nothing(size: int) -> None:
+    features = torch.ones(size, 4) / 2
+    loss = ClipLoss()(features, features, torch.tensor(5.0))
+    assert ClipLoss().chance(size) == pytest.approx(loss.item(), abs=1e-6)
+
+    # the best bias makes a pair right with probability 1 / B
+    knowing_the_size = SigLipLoss(initial_bias=-math.log(size - 1) if size > 1 else 50.0)
+    least = knowing_the_size(features, features, torch.tensor(0.0))
+    assert knowing_the_size.chance(size) == pytest.approx(least.item(), abs=1e-6)
+    assert math.isnan(Loss().chance(size))

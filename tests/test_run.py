@@ -60,6 +60,7 @@ def test_it_learns(tmp_path: Path) -> None:
         ["optimizer/base=sgd", "optimizer.per_layer=true"],
         ["encoder/text=transformer", "temperature=learned", "projection=separate"],
         ["precision=fp16", "schedule=constant", "temperature=fixed", "projection=linear"],
+        ["loss=siglip", "loss.multi_positive=true", "data.captions=all", "precision=fp16"],
         [
             "encoder.text.attention.k=4",
             "projection.expansion=2",

@@ -13,7 +13,8 @@ from miniclip.config.schema import check_signatures, check_values
 from miniclip.data import DataSource, Split
 from miniclip.data.eval_preprocessing import EvalPreprocessing
 from miniclip.errors import counted
-from miniclip.models import HFTextModel, MiniCLIP
+from miniclip.losses import Loss
+from miniclip.models import CLIP, HFTextModel
 from miniclip.models.image_encoder import preprocessing_of
 from miniclip.preprocessing import MEAN, STD, Preprocessing
 from miniclip.provenance import sign
@@ -55,7 +56,7 @@ def build(cfg: DictConfig, run: RunDirectory) -> tuple[Trainer, TrainingSetup, J
         train_set=train_set,
         val_set=val_set,
         test_set=test_set,
-        loss=make(cfg, "loss"),
+        loss=typing.cast(Loss, model.loss),
         optimizer=make_optimizer(cfg, model),
         schedule=make(cfg, "schedule"),
         precision=make_precision(cfg, trainer),
@@ -66,7 +67,7 @@ def build(cfg: DictConfig, run: RunDirectory) -> tuple[Trainer, TrainingSetup, J
     return trainer, experiment, make(cfg, "logger")
 
 
-def _preprocessing(cfg: DictConfig, model: MiniCLIP) -> dict[str, Any]:
+def _preprocessing(cfg: DictConfig, model: CLIP) -> dict[str, Any]:
     """What an image needs before the model sees it, for the checkpoint; what the weights saw is told."""
     wanted = preprocessing_of(model.image_encoder)
     unlike = unlike_the_run(wanted, eval_crop=cfg.data.eval_crop)
@@ -129,7 +130,7 @@ def check(cfg: DictConfig) -> None:
         sample = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.LayerNorm(1))
     make_optimizer(cfg, sample)
 
-    for part in ("data", "tokenizer", "loss", "schedule", "logger", "eval"):
+    for part in ("data", "tokenizer", "schedule", "logger", "eval"):
         make(cfg, part)
 
 

@@ -14,7 +14,7 @@ from miniclip.config.hints import groups
 from miniclip.config.schema import check_is_part, full_name, select
 from miniclip.data import DataSource, ImageTextDataset
 from miniclip.errors import SettingError, UserError
-from miniclip.models import MiniCLIP
+from miniclip.models import CLIP
 from miniclip.optim import PassOptimizer, as_pass_optimizer, parameter_groups, scale_learning_rates
 from miniclip.signature import signature_of
 from miniclip.training import Precision, Trainer
@@ -36,13 +36,14 @@ def read_data(cfg: DictConfig) -> tuple[ImageTextDataset, ImageTextDataset]:
         return source.datasets()
 
 
-def make_model(cfg: DictConfig, *, vocab_size: int) -> MiniCLIP:
-    """Towers, projection and temperature."""
-    return MiniCLIP(
+def make_model(cfg: DictConfig, *, vocab_size: int) -> CLIP:
+    """Towers, projection, temperature and loss."""
+    return CLIP(
         image_encoder=make(cfg, "encoder.image"),
         text_encoder=_call(cfg, "encoder.text", vocab_size=vocab_size),
         projection=make(cfg, "projection"),
         temperature=make(cfg, "temperature"),
+        loss=make(cfg, "loss"),
     )
 
 

@@ -21,7 +21,7 @@ from miniclip.config.compose import compose
 from miniclip.data import DataSource, ImageTextDataset
 from miniclip.data.eval_preprocessing import EvalPreprocessing
 from miniclip.errors import SettingError, UserError
-from miniclip.models import MiniCLIP
+from miniclip.models import CLIP
 from miniclip.pretrained import ModelBundle
 from miniclip.pretrained.loading import (
     full_name,
@@ -50,7 +50,7 @@ class Restored(NamedTuple):
 
     checkpoint: Path
     config: DictConfig
-    model: MiniCLIP
+    model: CLIP
     tokenizer: Tokenizer
     preprocessing: EvalPreprocessing
     unopened: tuple[str, ...]
@@ -93,8 +93,8 @@ class Restored(NamedTuple):
         return ModelBundle(name, _as_plain(self.config), self.model, self.tokenizer, self.preprocessing)
 
     def loss(self) -> typing.Callable[..., torch.Tensor]:
-        """The loss of the run."""
-        return make(_as_plain(self.config), "loss")
+        """The loss of the run, with what it learned."""
+        return self.model.loss
 
 
 def restore(path: Path, *changes: str) -> Restored:

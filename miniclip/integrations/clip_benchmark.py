@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from miniclip.errors import UserError
-from miniclip.models import MiniCLIP as Network
+from miniclip.models import CLIP
 from miniclip.pretrained import MiniCLIP
 from miniclip.pretrained.folder import is_model_folder
 from miniclip.runs import RunFiles
@@ -28,7 +28,7 @@ PADDING = -1
 class Model(nn.Module):
     """A MiniCLIP that reads captions as one tensor."""
 
-    def __init__(self, model: Network):
+    def __init__(self, model: CLIP):
         super().__init__()
         self.model = model
 

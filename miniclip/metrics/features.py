@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from miniclip.metrics.retrieval import caption_owners
-from miniclip.models.clip import MiniCLIP
+from miniclip.models.clip import CLIP
 from miniclip.tokenizers import Tokenizer
 
 Autocast = Callable[[], AbstractContextManager]
@@ -38,7 +38,7 @@ class Features(NamedTuple):
 
 @torch.inference_mode()
 def encode(
-    model: MiniCLIP,
+    model: CLIP,
     images: Iterable[Tensor],
     captions: Sequence[Sequence[str]],
     tokenizer: Tokenizer,
@@ -64,7 +64,7 @@ def encode(
 
 
 @torch.inference_mode()
-def encode_images(model: MiniCLIP, images: Iterable[Tensor]) -> Tensor:
+def encode_images(model: CLIP, images: Iterable[Tensor]) -> Tensor:
     """Encode batches (B, 3, H, W) in evaluation mode: (N, D), float32, of length 1."""
     with _in_evaluation(model):
         return torch.cat([model.encode_image(batch) for batch in images])
@@ -72,7 +72,7 @@ def encode_images(model: MiniCLIP, images: Iterable[Tensor]) -> Tensor:
 
 @torch.inference_mode()
 def encode_texts(
-    model: MiniCLIP, texts: Sequence[str], tokenizer: Tokenizer, *, device: torch.device, batch_size: int
+    model: CLIP, texts: Sequence[str], tokenizer: Tokenizer, *, device: torch.device, batch_size: int
 ) -> Tensor:
     """Encode captions in evaluation mode: `M texts -> (M, D)`, float32, of length 1."""
     # those of one length together, so that little is padded
@@ -86,7 +86,7 @@ def encode_texts(
 
 
 @contextmanager
-def _in_evaluation(model: MiniCLIP) -> Iterator[None]:
+def _in_evaluation(model: CLIP) -> Iterator[None]:
     training = model.training
     model.eval()
     try:

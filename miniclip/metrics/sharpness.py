@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from miniclip.data.batch import Batch
-from miniclip.models import MiniCLIP
+from miniclip.models import CLIP
 from miniclip.optim import Randomness, foreach, frozen_statistics, parameter_groups
 
 DROPOUT_SEED = 0
@@ -42,11 +42,11 @@ class LossSurface:
 
     Args:
         model: left as it was after each call.
-        loss: `(image_features, text_features, logit_scale, positives) -> ()`.
+        loss: called by name with `CLIPOutput.loss_inputs` and `positives` -> ().
         batches: each with its own negatives.
     """
 
-    def __init__(self, model: MiniCLIP, loss: Callable[..., Tensor], batches: Sequence[Batch]):
+    def __init__(self, model: CLIP, loss: Callable[..., Tensor], batches: Sequence[Batch]):
         self.model = model
         self.loss = loss
         self.batches = batches
@@ -64,7 +64,7 @@ class LossSurface:
         try:
             with frozen_statistics(self.model), sdpa_kernel(SDPBackend.MATH):  # which differentiates twice
                 output = self.model(*batch[:3])
-                return self.loss(*output[:3], batch.positives)
+                return self.loss(**output.loss_inputs(), positives=batch.positives)
         finally:
             self.model.train(training)
             randomness.restore()

@@ -10,7 +10,7 @@ from miniclip.models.attention import (
     ReformerAttention,
     linformer_attention,
 )
-from miniclip.models.clip import CLIPOutput, MiniCLIP
+from miniclip.models.clip import CLIP, CLIPOutput
 from miniclip.models.hf_text_encoder import HFTextModel
 from miniclip.models.projection import LinearProjection, NoProjection, ProjectionMLP, SeparateProjection
 from miniclip.models.temperature import (
@@ -24,6 +24,7 @@ from miniclip.models.timm_encoder import TimmEncoder
 from miniclip.models.torchvision_encoder import TorchvisionEncoder
 
 __all__ = [
+    "CLIP",
     "BagOfTokens",
     "BigBirdAttention",
     "CLIPOutput",
@@ -35,7 +36,6 @@ __all__ = [
     "LearnedTemperature",
     "LinearProjection",
     "LinformerAttention",
-    "MiniCLIP",
     "NoProjection",
     "NystromAttention",
     "PerformerAttention",

@@ -10,14 +10,14 @@ SETTINGS: tuple[dict[str, Any], ...] = (
     {"weight_decay": 0.0},
     {"weight_decay": 0.0, "perturb": False},
 )
-"""Of the three kinds of groups: weights; biases and norms; the temperature."""
+"""Of the three kinds of groups: weights; biases and norms; temperature and loss."""
 
-TEMPERATURE = 2
-"""The temperature's kind."""
+UNPERTURBED = 2
+"""The kind of the temperature's and the loss's own parameters."""
 
 
 def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
-    """Three groups: weights; biases and norms without decay; the temperature without decay or SAM.
+    """Three groups: weights; biases and norms without decay; temperature and loss without decay or SAM.
 
     A parameter of fewer than two dimensions is a bias, a norm's gain or a temperature. Frozen
     parameters belong to no group. Parts with a learning rate of their own (a module's `lr_factors`, by the
@@ -27,14 +27,17 @@ def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
         groups for a torch optimizer; `perturb: False` is read by `miniclip.optim.SAM`, `lr_factor` by
         `scale_learning_rates`.
     """
-    temperature = getattr(model, "temperature", None)
-    in_temperature = set() if temperature is None else set(temperature.parameters())
+    unperturbed: set[nn.Parameter] = set()
+    for name in ("temperature", "loss"):
+        part = getattr(model, name, None)
+        unperturbed |= set() if part is None else set(part.parameters())
+
     factors = _lr_factors(model)
 
     groups: dict[tuple[float, int], list[nn.Parameter]] = defaultdict(list)
     for parameter in model.parameters():
         if parameter.requires_grad:
-            kind = TEMPERATURE if parameter in in_temperature else int(parameter.ndim < 2)
+            kind = UNPERTURBED if parameter in unperturbed else int(parameter.ndim < 2)
             groups[factors.get(parameter, 1.0), kind].append(parameter)
 
     # those of the full learning rate first, whose rate is the one that is logged

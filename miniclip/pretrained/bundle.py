@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 
 from miniclip.data.eval_preprocessing import EvalPreprocessing
-from miniclip.models import MiniCLIP
+from miniclip.models import CLIP
 from miniclip.pretrained.parts import Config
 from miniclip.tokenizers import Tokenizer
 
@@ -25,7 +25,7 @@ class ModelBundle(NamedTuple):
 
     name: str
     config: Config
-    model: MiniCLIP
+    model: CLIP
     tokenizer: Tokenizer
     preprocessing: EvalPreprocessing
 

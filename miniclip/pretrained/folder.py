@@ -33,6 +33,7 @@ NAMES = {
     "encoder.text": "text_encoder",
     "projection": "projection",
     "temperature": "temperature",
+    "loss": "loss",
 }
 """The parts of a model by their places in a run's config, and as config.json calls them."""
 
@@ -163,6 +164,7 @@ def _as_config(saved: dict[str, Any]) -> Config:
         "encoder": {"image": parts["encoder.image"], "text": parts["encoder.text"]},
         "projection": parts["projection"],
         "temperature": parts["temperature"],
+        "loss": parts["loss"],
     }
     check_plain(config, "config")
     check_parts(config, MODEL_PARTS)

@@ -17,7 +17,7 @@ import torch
 
 from miniclip.data.eval_preprocessing import EvalPreprocessing
 from miniclip.errors import SettingError, UserError, counted
-from miniclip.models import MiniCLIP
+from miniclip.models import CLIP
 from miniclip.models.image_encoder import adopt_preprocessing
 from miniclip.pretrained.bundle import ModelBundle
 from miniclip.pretrained.parts import Config, check_config, checked_part, node_at
@@ -81,7 +81,7 @@ def read_checkpoint(path: Path) -> ReadCheckpoint:
     return ReadCheckpoint(path, content, config, tokenizer)
 
 
-def model_of(checkpoint: ReadCheckpoint, config: Config) -> MiniCLIP:
+def model_of(checkpoint: ReadCheckpoint, config: Config) -> CLIP:
     """The model of a config with the weights of a checkpoint, in evaluation mode on the CPU.
 
     Raises:
@@ -99,7 +99,7 @@ def preprocessing_of(checkpoint: ReadCheckpoint, config: Config) -> EvalPreproce
     return EvalPreprocessing.from_state({**checkpoint.content["preprocessing"], **seen})
 
 
-def assemble(config: Config, tokenizer: Tokenizer, checkpoint: dict[str, Any]) -> MiniCLIP:
+def assemble(config: Config, tokenizer: Tokenizer, checkpoint: dict[str, Any]) -> CLIP:
     """The parts of a config put together, with the weights `checkpoint["model"]`.
 
     Raises:
@@ -151,12 +151,13 @@ def named_after(checkpoint: Path) -> Iterator[None]:
         raise UserError(f"The checkpoint {checkpoint} cannot be restored: {error}") from None
 
 
-def _model(config: Config, tokenizer: Tokenizer) -> MiniCLIP:
-    return MiniCLIP(
+def _model(config: Config, tokenizer: Tokenizer) -> CLIP:
+    return CLIP(
         image_encoder=make(config, "encoder.image"),
         text_encoder=_text_encoder(config, vocab_size=tokenizer.vocab_size),
         projection=make(config, "projection"),
         temperature=make(config, "temperature"),
+        loss=make(config, "loss"),
     )
 
 

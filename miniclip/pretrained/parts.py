@@ -63,7 +63,7 @@ PARTS = {
         miniclip.models, "LinearProjection", "NoProjection", "ProjectionMLP", "SeparateProjection"
     ),
     "temperature": _named(miniclip.models, "DynamicTemperature", "FixedTemperature", "LearnedTemperature"),
-    "loss": _named(miniclip.losses, "ClipLoss"),
+    "loss": _named(miniclip.losses, "ClipLoss", "SigLipLoss"),
 }
 """All that a checkpoint's config can make: the names that may stand at each place."""
 
@@ -71,8 +71,8 @@ PARTIAL = ("encoder.text", "encoder.text.attention")
 """Parts that are completed with what is known only at run time."""
 
 
-MODEL_PARTS = ("encoder.image", "encoder.text", "encoder.text.attention", "projection", "temperature")
-"""The places that make up a model."""
+MODEL_PARTS = tuple(place for place in PARTS if place != "data")
+"""The places that make up a model; its loss may have learned something, too."""
 
 
 def check_config(config: Config) -> None:

@@ -139,7 +139,7 @@ def check_architecture(model: nn.Module, checkpoint: dict[str, Any], config: dic
     wrong = sorted((theirs.keys() | ours.keys()) - common)
 
     if wrong:
-        parts = ("encoder", "projection", "temperature", "tokenizer", "embed_dim", "context_length")
+        parts = ("encoder", "projection", "temperature", "loss", "tokenizer", "embed_dim", "context_length")
         settings = [
             f"{name}={value} (here {flatten(config).get(name)})"
             for name, value in flatten(checkpoint["config"]).items()

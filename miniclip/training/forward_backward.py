@@ -8,7 +8,7 @@ from torch import Tensor
 
 from miniclip.data.batch import Batch
 from miniclip.distributed import World
-from miniclip.models import CLIPOutput, MiniCLIP
+from miniclip.models import CLIP, CLIPOutput
 from miniclip.training.precision import Precision
 
 
@@ -41,15 +41,15 @@ class Accumulation:
     """Runs one batch after another, forward and backward, and adds up their gradients.
 
     Args:
-        model: a `MiniCLIP`.
-        loss: `(image_features, text_features, logit_scale, positives) -> ()`, called by name.
+        model: a `CLIP`.
+        loss: called by name with `CLIPOutput.loss_inputs` and `positives` -> ().
         precision: owner of autocast and scaler.
         world: gathers the features that the loss compares.
     """
 
     def __init__(
         self,
-        model: MiniCLIP,
+        model: CLIP,
         loss: Callable[..., Tensor],
         precision: Precision,
         *,
@@ -99,9 +99,4 @@ class Accumulation:
 
     def _loss_of(self, output: CLIPOutput, batch: Batch) -> Tensor:
         """The loss of one batch, (); of all processes' rows, so that no loss has to know of processes."""
-        return self.loss(
-            image_features=self.world.gather(output.image_features),
-            text_features=self.world.gather(output.text_features),
-            logit_scale=output.logit_scale,
-            positives=batch.positives,
-        )
+        return self.loss(**output.loss_inputs(self.world.gather), positives=batch.positives)

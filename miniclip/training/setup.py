@@ -4,11 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
 from miniclip.data.dataset import ImageTextDataset
+from miniclip.losses import Loss
 from miniclip.metrics import Features
-from miniclip.models import MiniCLIP
+from miniclip.models import CLIP
 from miniclip.optim import PassOptimizer, Schedule
 from miniclip.tokenizers import Tokenizer
 from miniclip.training.precision import Precision
@@ -27,11 +26,11 @@ class TrainingSetup:
     """
 
     config: dict[str, Any]
-    model: MiniCLIP
+    model: CLIP
     tokenizer: Tokenizer
     train_set: ImageTextDataset
     val_set: ImageTextDataset
-    loss: Callable[..., Tensor]
+    loss: Loss
     optimizer: PassOptimizer
     schedule: Schedule
     precision: Precision

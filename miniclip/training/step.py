@@ -7,7 +7,7 @@ from torch import Tensor
 
 from miniclip.data.batch import Batch
 from miniclip.distributed import World
-from miniclip.models import MiniCLIP
+from miniclip.models import CLIP
 from miniclip.optim import PassOptimizer
 from miniclip.training.forward_backward import Accumulation, PassResult
 from miniclip.training.guards import BufferGuard, spoil_unless
@@ -40,8 +40,8 @@ class TrainingStep:
     are not finite is skipped: weights, moments and buffers stay as they are.
 
     Args:
-        model: a `MiniCLIP`.
-        loss: `(image_features, text_features, logit_scale, positives) -> ()`, called by name.
+        model: a `CLIP`.
+        loss: called by name with `CLIPOutput.loss_inputs` and `positives` -> ().
         optimizer: runs the passes.
         precision: owner of autocast and scaler.
         grad_clip_norm: see `Precision.step`.
@@ -50,7 +50,7 @@ class TrainingStep:
 
     def __init__(
         self,
-        model: MiniCLIP,
+        model: CLIP,
         loss: Callable[..., Tensor],
         optimizer: PassOptimizer,
         precision: Precision,

@@ -183,18 +183,14 @@ class Validation:
         for number in range(num_batches):
             rows = slice(number * size, (number + 1) * size)
             image_features, text_features = features.images[rows], captions[rows]
-            loss = self.setup.loss(
-                image_features=image_features,
-                text_features=text_features,
-                logit_scale=model.logit_scale(image_features, text_features),
-            )
-            losses.append(loss)
+            output = model.from_features(image_features, text_features)
+            losses.append(self.setup.loss(**output.loss_inputs()))
         return torch.stack(losses).mean().item()
 
     def _over_chance(self, loss: float) -> float:
-        """A loss over that of equal probabilities; NaN where there is one image only."""
+        """A loss over `Loss.chance`; NaN where there is one image only."""
         size = min(self.encoder.batch_size, len(self.setup.val_set))
-        return loss / math.log(size) if size > 1 else math.nan
+        return loss / self.setup.loss.chance(size) if size > 1 else math.nan
 
 
 def selection_key(record: dict[str, Any]) -> tuple[float, float]:

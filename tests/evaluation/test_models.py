@@ -61,5 +61,5 @@ def test_images_one_by_one_are_those_of_the_data_set(measured: Measured) -> None
 def test_the_scale_is_that_of_the_checkpoints_temperature(measured: Measured) -> None:
     model = measured.restored.model
     features = measured.model.encode_text(["red", "blue"])
-    assert measured.model.logit_scale == float(model.logit_scale(features, features).detach())
+    assert measured.model.logit_scale == float(model.from_features(features, features).logit_scale.detach())
     assert not model.training

@@ -9,7 +9,7 @@ import torch
 from miniclip.config.compose import compose
 from miniclip.config.instantiate import make, make_model
 from miniclip.metrics import Features, encode, encode_texts
-from miniclip.models import MiniCLIP
+from miniclip.models import CLIP
 from miniclip.tokenizers import Tokenizer
 from tests.conftest import TINY
 
@@ -17,7 +17,7 @@ CAPTIONS = [["a red square", "red"], ["a very long caption of a blue circle"], [
 
 
 @pytest.fixture(scope="module")
-def parts() -> Iterator[tuple[MiniCLIP, Tokenizer]]:
+def parts() -> Iterator[tuple[CLIP, Tokenizer]]:
     cfg = compose(*TINY)
     tokenizer = make(cfg, "tokenizer")
     tokenizer.fit(caption for captions in CAPTIONS for caption in captions)
@@ -25,7 +25,7 @@ def parts() -> Iterator[tuple[MiniCLIP, Tokenizer]]:
     yield make_model(cfg, vocab_size=tokenizer.vocab_size), tokenizer
 
 
-def test_features_keep_the_order_whatever_the_lengths(parts: tuple[MiniCLIP, Tokenizer]) -> None:
+def test_features_keep_the_order_whatever_the_lengths(parts: tuple[CLIP, Tokenizer]) -> None:
     model, tokenizer = parts
     texts = [caption for captions in CAPTIONS for caption in captions]
     cpu = torch.device("cpu")
@@ -35,7 +35,7 @@ def test_features_keep_the_order_whatever_the_lengths(parts: tuple[MiniCLIP, Tok
 
 
 def test_a_split_is_encoded_in_evaluation_mode_and_the_model_left_as_it_was(
-    parts: tuple[MiniCLIP, Tokenizer],
+    parts: tuple[CLIP, Tokenizer],
 ) -> None:
     model, tokenizer = parts
     model.train()

@@ -67,7 +67,7 @@ def test_hessian_products_of_the_model_are_differences_of_gradients() -> None:
     token_ids = torch.randint(300, (8, 6))
     inputs = Batch(torch.randn(8, 3, 32, 32).double(), token_ids, torch.ones_like(token_ids).bool())
 
-    def loss(image_features: Tensor, text_features: Tensor, *rest: Tensor | None) -> Tensor:
+    def loss(image_features: Tensor, text_features: Tensor, **rest: Tensor | None) -> Tensor:
         return -(image_features * text_features).sum()
 
     surface = LossSurface(model, loss, [inputs])

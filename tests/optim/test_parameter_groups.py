@@ -3,10 +3,11 @@
 import torch
 from torch import nn
 
+from miniclip.losses import SigLipLoss
 from miniclip.models import (
+    CLIP,
     DynamicTemperature,
     FullAttention,
-    MiniCLIP,
     ProjectionMLP,
     TextEncoder,
     TorchvisionEncoder,
@@ -14,8 +15,8 @@ from miniclip.models import (
 from miniclip.optim import parameter_groups
 
 
-def model() -> MiniCLIP:
-    return MiniCLIP(
+def model() -> CLIP:
+    return CLIP(
         TorchvisionEncoder(
             architecture="resnet18",
             weights=None,
@@ -38,10 +39,11 @@ def model() -> MiniCLIP:
         ),
         ProjectionMLP(embed_dim=16, expansion=2),
         DynamicTemperature(initial_scale=10, hidden=4, momentum=0.1),
+        SigLipLoss(initial_bias=-10.0),
     )
 
 
-def test_no_decay_on_biases_norms_and_temperature_and_no_perturbation_of_it() -> None:
+def test_no_decay_on_biases_norms_temperature_and_loss_and_no_perturbation_of_these_two() -> None:
     clip = model()
     names = {p: name for name, p in clip.named_parameters()}
     weights, no_decay, scale = parameter_groups(clip)
@@ -57,9 +59,8 @@ def test_no_decay_on_biases_norms_and_temperature_and_no_perturbation_of_it() ->
     assert norms <= set(no_decay["params"])
     for p in weights["params"]:
         assert not names[p].endswith("bias")
-    assert {names[p] for p in scale["params"]} == {
-        name for name in names.values() if name.startswith("temperature.")
-    }
+    of_temperature = {name for name in names.values() if name.startswith("temperature.")}
+    assert {names[p] for p in scale["params"]} == of_temperature | {"loss.logit_bias"}
     grouped = [p for group in (weights, no_decay, scale) for p in group["params"]]
     assert len(grouped) == len(set(grouped)) == len(names)
 

@@ -12,6 +12,7 @@ import torch
 
 from miniclip.config.build import build
 from miniclip.config.compose import compose
+from miniclip.losses import Loss
 from miniclip.metrics import encode, retrieval_metrics
 from miniclip.runs import JsonlLogger, RunDirectory, RunFacts
 from miniclip.training.interruption import Interrupted, Interruption
@@ -77,7 +78,7 @@ def test_a_record_holds_the_numbers_of_the_weights(
         rows = slice(start, start + 16)
         pairs = features.images[rows], features.first_captions[rows]
         with torch.inference_mode():
-            losses.append(setup.loss(*pairs, setup.model.logit_scale(*pairs)).item())
+            losses.append(setup.loss(**setup.model.from_features(*pairs).loss_inputs()).item())
     assert record["val/loss"] == pytest.approx(sum(losses) / 2)
     assert record["val/loss_over_chance"] == pytest.approx(record["val/loss"] / math.log(16))
     assert record["val/rsum"] == retrieval_metrics(*features)["rsum"]
@@ -95,7 +96,11 @@ def test_equal_weights_are_best_once(setup: TrainingSetup, tmp_path: Path) -> No
 
 
 def test_a_loss_that_is_not_finite_is_no_candidate(setup: TrainingSetup, tmp_path: Path) -> None:
-    spoiled = replace(setup, loss=lambda **inputs: torch.tensor(math.nan))
+    class Spoiled(Loss):
+        def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
+            return torch.tensor(math.nan)
+
+    spoiled = replace(setup, loss=Spoiled())
     validate = validation(spoiled, tmp_path)
     assert not validate(epoch="1/1") and validate.progress.best is None
 
