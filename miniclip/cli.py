@@ -5,7 +5,18 @@ import sys
 from typing import Protocol
 
 from miniclip import __version__
-from miniclip.commands import completion, doctor, embed, evaluate, export, report, search, text_study, train
+from miniclip.commands import (
+    completion,
+    doctor,
+    embed,
+    evaluate,
+    export,
+    report,
+    search,
+    serve,
+    text_study,
+    train,
+)
 from miniclip.commands.console import (
     console,
     let_waiting_threads_sleep,
@@ -34,6 +45,7 @@ COMMANDS: dict[str, Command] = {
     "export": export,
     "embed": embed,
     "search": search,
+    "serve": serve,
     "doctor": doctor,
     "text-study": text_study,
     "completion": completion,

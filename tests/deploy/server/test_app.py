@@ -1,0 +1,214 @@
+"""The API: what it finds, and the status of whatever is wrong."""
+
+import io
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from starlette.testclient import TestClient
+
+from miniclip.deploy.index import Index
+from miniclip.deploy.server import Limits, Searcher
+from tests.deploy.index.conftest import save_photo
+from tests.deploy.index.projection import ProjectionModel, embed
+from tests.deploy.server.conftest import Serve, bomb, png
+
+
+def test_words_find_what_the_index_finds(client: TestClient, searchers: list[Searcher]) -> None:
+    query = {"text": "a dog", "index": "second"}
+    answer = client.post("/search", data={**query, "k": 3}).json()
+    expected = searchers[1].index.search(searchers[1].model.encode_text(["a dog"]), k=3)
+    assert answer["index"] == "second" and answer["model"] == "projection 1"
+    assert [result["id"] for result in answer["results"]] == [entry.id for entry in expected.entries[0]]
+    scores = [result["score"] for result in answer["results"]]
+    np.testing.assert_allclose(scores, expected.scores[0], atol=1e-6)
+
+    lowest = client.post("/search", data={**query, "threshold": scores[1] - 1e-6}).json()
+    assert [result["score"] for result in lowest["results"]] == pytest.approx(scores[:2])
+
+
+def test_an_image_finds_itself(client: TestClient, album: Path) -> None:
+    content = (album / "photos" / "2.png").read_bytes()
+    for name in ("first", "second"):
+        answer = client.post("/search", files={"image": content}, data={"index": name, "k": 1}).json()
+        (result,) = answer["results"]
+        assert result["path"].endswith("2.png") and result["score"] == pytest.approx(1, abs=1e-3)
+
+        # of an entry by its vector, and of one of the other index by its file
+        like = {"like": result["id"], "like_index": name, "k": 1}
+        for other in ("first", "second"):
+            found = client.post("/search", data={**like, "index": other}).json()["results"]
+            assert found[0]["path"].endswith("2.png")
+
+
+def test_a_mixed_query_is_the_mean(client: TestClient, album: Path, searchers: list[Searcher]) -> None:
+    content = (album / "photos" / "0.png").read_bytes()
+    answer = client.post("/search", files={"image": content}, data={"text": "night", "k": 1}).json()
+    image, text = searchers[0].vector_of_image(content), searchers[0].vector_of_text("night")
+    query = (image + text) / np.linalg.norm(image + text)
+    found = searchers[0].index.search(query[None], k=1)
+    assert answer["results"][0]["id"] == found.entries[0][0].id
+    assert answer["results"][0]["score"] == pytest.approx(float(found.scores[0][0]), abs=1e-6)
+
+
+def test_it_embeds(client: TestClient, searchers: list[Searcher]) -> None:
+    words = client.post("/embed", data={"text": "a dog"}).json()["vector"]
+    np.testing.assert_allclose(words, searchers[0].vector_of_text("a dog"), atol=1e-6)
+    image = client.post("/embed", files={"image": png()}).json()["vector"]
+    np.testing.assert_allclose(image, searchers[0].vector_of_image(png()), atol=1e-6)
+    assert client.post("/embed", data={"text": "a"}, files={"image": png()}).status_code == 422
+
+
+def test_it_tells_of_itself(client: TestClient) -> None:
+    assert client.get("/healthz").json() == {"status": "ok"}
+    first, second = client.get("/indexes").json()
+    assert first == {"name": "first", "model": "projection 0", "num_images": 5}
+    assert second["name"] == "second"
+    paths = client.get("/openapi.json").json()["paths"]
+    assert {"/search", "/embed", "/healthz", "/image/{id}", "/thumbnail/{id}"} <= paths.keys()
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "told"),
+    [
+        ({}, 422, "Search for what?"),
+        ({"text": "   "}, 422, "text: is empty"),
+        ({"text": "x" * 1001}, 422, "text: String should have at most 1000"),
+        ({"text": "a", "k": "0"}, 422, "k: "),
+        ({"text": "a", "k": "201"}, 422, "k: "),
+        ({"text": "a", "threshold": "nan"}, 422, "threshold: "),
+        ({"text": "a", "index": "third"}, 404, "no index 'third'; there is: first, second"),
+        ({"like": "999"}, 404, "no image 999"),
+        ({"like": str(2**63)}, 422, "like: "),
+        ({"image": "no file"}, 422, "image: "),
+    ],
+)
+def test_a_wrong_query_is_told_in_one_line(
+    client: TestClient, data: dict[str, str], status: int, told: str
+) -> None:
+    answer = client.post("/search", data=data)
+    assert answer.status_code == status
+    assert told in answer.json()["detail"] and "\n" not in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is no image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is no image"),
+        (b"", "is no image"),
+        (png()[:45], "of the query"),
+        (bomb(), "pixels"),
+    ],
+    ids=["svg", "eps", "empty", "cut off", "bomb"],
+)
+def test_what_is_no_image_is_refused(client: TestClient, content: bytes, told: str) -> None:
+    answer = client.post("/search", files={"image": ("photo.png", content)})
+    assert answer.status_code == 400
+    assert told in answer.json()["detail"] and "\n" not in answer.json()["detail"]
+
+
+def test_images_go_out_as_images(client: TestClient, album: Path) -> None:
+    (result,) = client.post("/search", data={"like": 1, "k": 1}).json()["results"]
+    whole, small = client.get("/image/1"), client.get("/thumbnail/1?index=first")
+    assert whole.content == Path(result["path"]).read_bytes()
+    assert whole.headers["content-type"] == "image/png"
+    assert small.headers["content-type"] == "image/jpeg"
+    assert Image.open(io.BytesIO(small.content)).format == "JPEG"
+    assert whole.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/image/../private.png", "/image/..%2f..%2fprivate.png", "/image/%2Fetc%2Fpasswd", "/page/../app.py"],
+)
+def test_nothing_else_can_be_opened(client: TestClient, path: str) -> None:
+    assert client.get(path).status_code in (404, 422)
+
+
+def test_a_file_that_is_no_image_any_more_stays_here(serve: Serve, tmp_path: Path) -> None:
+    path = save_photo(tmp_path / "photos" / "a.png", 1)
+    embed(tmp_path / "index", tmp_path / "photos")
+    client = serve(searchers=[Searcher("index", Index(tmp_path / "index"), ProjectionModel())])
+
+    path.write_text("<script>alert(1)</script>")
+    for kind in ("image", "thumbnail"):
+        answer = client.get(f"/{kind}/1")
+        assert answer.status_code == 404 and "is no image" in answer.json()["detail"]
+    path.unlink()
+    assert "is missing" in client.get("/image/1").json()["detail"]
+    assert client.get("/image/2").status_code == 404
+
+
+class Waiting(ProjectionModel):
+    """A model that takes its time until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_go = threading.Event()
+
+    def encode_text(self, texts: list[str]) -> np.ndarray:  # type: ignore[override]
+        self.may_go.wait(10)
+        return super().encode_text(texts)
+
+
+def test_a_request_that_takes_too_long_is_given_up(serve: Serve, searchers: list[Searcher]) -> None:
+    model = Waiting()
+    slow = Searcher("slow", searchers[0].index, model)
+    client = serve(searchers=[slow], limits=Limits(seconds=0.1, num_workers=1))
+    for _ in range(2):  # the second finds the only worker busy
+        answer = client.post("/search", data={"text": "a"})
+        assert answer.status_code == 503 and "more than 0.1 seconds" in answer.json()["detail"]
+    assert client.get("/healthz").status_code == 200
+    model.may_go.set()
+    assert client.post("/search", data={"text": "a"}).status_code == 200
+
+
+def test_a_vector_that_is_not_finite_is_told(serve: Serve, searchers: list[Searcher]) -> None:
+    model = ProjectionModel()
+    model.weights = np.full_like(model.weights, np.nan)
+    client = serve(searchers=[Searcher("index", searchers[0].index, model)])
+    answer = client.post("/search", data={"text": "a"})
+    assert answer.status_code == 422 and "no finite vector" in answer.json()["detail"]
+
+
+texts = st.text(max_size=40)
+fields = st.sampled_from(["text", "k", "threshold", "like", "like_index", "index", "image", "token", "x"])
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    path=st.sampled_from(["/search", "/embed", "/login"]),
+    data=st.dictionaries(fields, texts | st.integers().map(str) | st.floats().map(str), max_size=5),
+    image=st.none() | st.binary(max_size=60) | st.binary(max_size=20).map(lambda end: png()[:50] + end),
+)
+def test_no_form_breaks_it(
+    client: TestClient, path: str, data: dict[str, str], image: bytes | None
+) -> None:
+    files = None if image is None else {"image": ("a.png", image)}
+    answer = client.post(path, data=data, files=files)  # which raises what the server did not expect
+    assert answer.status_code < 500
+    assert answer.status_code < 300 or "\n" not in answer.json()["detail"]
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    body=st.binary(max_size=200),
+    kind=st.sampled_from(
+        [
+            "application/json",
+            "multipart/form-data; boundary=x",
+            "application/x-www-form-urlencoded",
+            "",
+            "x",
+        ]
+    ),
+    number=st.integers() | st.text("./%0\\", max_size=8),
+)
+def test_no_bytes_break_it(client: TestClient, body: bytes, kind: str, number: int | str) -> None:
+    assert client.post("/search", content=body, headers={"content-type": kind}).status_code < 500
+    assert client.get(f"/thumbnail/{number}").status_code < 500
