@@ -42,6 +42,7 @@ def run_job(cfg: DictConfig) -> float:
     run = RunDirectory(Path(settings.runtime.output_dir))
     if settings.mode is RunMode.MULTIRUN:
         return _job_of_sweep(cfg, run, Path(settings.sweep.dir), list(settings.overrides.task))
+
     with run.lock():
         check_directory(cfg.trainer.resume, run)
         return _train(cfg, run)
@@ -52,6 +53,8 @@ def _job_of_sweep(cfg: DictConfig, run: RunDirectory, folder: Path, overrides: l
     sweep = Sweep(folder)
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     key = job_key(config)
+
+    # an earlier launch, or a process beside this one, may have the job
     before = sweep.job(key)
     if before is not None and before.is_completed:
         log.info("Done already: %s", before.path)
@@ -59,14 +62,17 @@ def _job_of_sweep(cfg: DictConfig, run: RunDirectory, folder: Path, overrides: l
     if before is not None and before.state.status == "running":
         log.warning("Another process is at it: %s", before.path)
         return math.nan
+
     if sweep.is_of_another_job(run.path, key):  # the same number and name in an earlier launch
         run = RunDirectory(run.path.with_name(f"{run.path.name}_{key[:8]}"))
+
     try:
         with run.lock(), _own_device(cfg, sweep) as device:
             resume = None if before is None else before.checkpoint
             if before is None or resume is None or before.path != run.path:
                 run.clear()  # what an earlier try left
             run.write_job(key=key, overrides=overrides)
+
             settings = {"device": device, "trainer": {"resume": None if resume is None else str(resume)}}
             return _train(OmegaConf.merge(cfg, settings), run)  # type: ignore[arg-type]
     except Exception as error:
@@ -100,9 +106,11 @@ def _train(cfg: DictConfig, run: RunDirectory) -> float:
             )
             run.write_status("failed", reason=str(told))
             raise told from error
+
         status: Status = "diverged" if isinstance(cause, Diverged) else "failed"
         run.write_status(status, reason=f"{type(cause).__name__}: {cause}")
         raise
+
     run.write_status("completed")
     log.info("%s", _table(summary, run))
     for task, result in measured.items():
@@ -113,6 +121,8 @@ def _train(cfg: DictConfig, run: RunDirectory) -> float:
 def _train_and_measure(cfg: DictConfig, run: RunDirectory) -> tuple[dict[str, Any], dict[str, Result]]:
     """The summary of the training, and what each task of `eval` found."""
     trainer, setup, logger = build(cfg, run)
+
+    # some tasks are measured at each validation, too
     evaluation = make(cfg, "eval")
     context = _context(cfg, trainer, setup, run)
     setup = replace(setup, measures=evaluation.at_each_validation(context))
@@ -120,6 +130,8 @@ def _train_and_measure(cfg: DictConfig, run: RunDirectory) -> tuple[dict[str, An
 
     checkpoint = go_on(trainer.resume, run, setup.config)
     logger.start(run.metrics, RunFacts(_run_name(cfg), setup.config, _sweep_name(), _tags()))
+
+    # what the logger is given at the end, however that comes
     summary: dict[str, Any] = {}
     figures: dict[str, Path] = {}
     failed = True

@@ -41,6 +41,8 @@ def is_named(wrong: str, words: Sequence[str] = ()) -> str:
         words: all that was typed, of which an option of a group is recognized: model=resnet50.
     """
     wrong = wrong.lstrip("+~").partition("@")[0]
+
+    # from the surest reason to the weakest
     if wrong.startswith("hydra."):
         meant = _by_slash(wrong) or _of_hydra_like(wrong)
     else:
@@ -50,8 +52,10 @@ def is_named(wrong: str, words: Sequence[str] = ()) -> str:
             or _by_common_name(wrong, words)
             or _by_likeness(wrong)
         )
+
     if not meant or meant == wrong:
         return ""
+
     value = _value(wrong, words)
     is_option = value in groups().get(meant, [])
     return f" Did you mean {meant}={value}?" if is_option else f" Did you mean {meant}?"
@@ -64,6 +68,8 @@ def option_like(group: str, wrong: str) -> str:
     word = re.sub(r"[\W_]", "", wrong).lower()
     if word in simple:
         return simple[word]
+
+    # a beginning is surer than a likeness: coco is coco_captions
     starts = [option for short, option in simple.items() if word and short.startswith(word)]
     near = starts or [simple[short] for short in difflib.get_close_matches(word, simple, n=1, cutoff=0.5)]
     return near[0] if near else ""
@@ -96,21 +102,29 @@ def explained(message: str, words: Sequence[str] = ()) -> str:
             group = key[1].rpartition(".")[0].replace(".", "/")
             return f"{typed}: the option chosen for {group} has no setting {key[1]}; others have."
         return f"{typed}: there is no setting {key[1]}.{is_named(key[1], words)}"
+
+    # encoder/text=nosuch
     option = re.search(r"Could not (?:find|load) '([^']+)/([^'/]+)'", message)
     if option:
         group, name = option[1], option[2]
         near = option_like(group, name)
-        hint = f" Did you mean {group}={near}?" if near else ""
         elsewhere = [own for own, options in groups().items() if name in options]
+
+        hint = f" Did you mean {group}={near}?" if near else ""
         if not near and elsewhere:
             hint = f" Did you mean {elsewhere[0]}={name}?"
         return f"{group}={name}: there is no such option.{hint}{listed(groups().get(group, []))}"
+
+    # +data=csv, which is chosen by default
     twice = re.search(r"Multiple values for ([\w/]+)\. To override .*: ([^']+)'", message)
     if twice:
         return f"{twice[1]}={twice[2]} goes without a +, and can be given once."
+
+    # +seed=1, which the config holds
     there = re.search(r"An item is already at '([^']+)'", message)
     if there:
         return f"{_typed(there[1], words)}: {there[1]} exists and goes without a +."
+
     # what Hydra says of its grammar ends with its documentation's address
     return message.partition("\nSee https://")[0]
 
@@ -157,6 +171,7 @@ def _by_value(wrong: str, words: Sequence[str]) -> str:
     """The group whose option follows a wrong name of a model: encoder=bag -> encoder/text."""
     if COMMON_NAMES.get(wrong) != "encoder/image":
         return ""
+
     value = _value(wrong, words)
     own = [
         group for group, options in groups().items() if value in options and group.startswith("encoder/")
@@ -171,6 +186,7 @@ def _by_common_name(wrong: str, words: Sequence[str]) -> str:
     group = meant.partition(".")[0]
     if "." in wrong and wrong.partition(".")[0] == group and meant == group:
         return ""  # data.dataset, say
+
     option = _value("optimizer", words)
     if meant.startswith("optimizer.base.") and option in groups()["optimizer/base"]:
         return meant.replace(".base.", ".")  # no wrapper
@@ -181,6 +197,7 @@ def _by_likeness(wrong: str) -> str:
     """The known name that is spelled most alike; of a setting's place and its own name each for itself."""
     if "/" in wrong:
         return "".join(difflib.get_close_matches(wrong, groups(), n=1, cutoff=0.7))
+
     known = _known_keys()
     place, _, last = wrong.rpartition(".")
     siblings = [key for key in known if key.rpartition(".")[0] == place]
@@ -197,6 +214,8 @@ def _by_likeness(wrong: str) -> str:
     near = difflib.get_close_matches(wrong, known, n=1, cutoff=0.7)
     if near:
         return near[0]
+
+    # trainr.foo.batch_sise: the place is unknown, the setting's own name is like one
     names = _by_last_part(known)
     near = difflib.get_close_matches(last, names, n=1, cutoff=0.75)
     return names[near[0]] if near else ""
@@ -214,9 +233,12 @@ def _known_keys() -> list[str]:
         group = path.relative_to(CONF).parent.as_posix()
         if group == "data/base":  # parts of the options beside it
             group = "data"
+
         prefix = "" if group == "." else group.replace("/", ".") + "."
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         keys |= set(_paths(content, prefix))
+
+    # groups, as dotted places, too
     keys |= {group.replace("/", ".") for group in groups()}
     return sorted(keys)
 

@@ -63,11 +63,14 @@ class OptunaSweeper(Sweeper):
         for name, value in (("n_trials", n_trials), ("n_jobs", n_jobs)):
             if value < 1:
                 raise SettingError(name, value, "must be at least 1")
+
         self.n_trials = n_trials
         self.n_jobs = n_jobs
         self.sampler = sampler
         self.seed = seed
         self.params = params or {}
+
+        # Hydra gives these in `setup`
         self.launcher: Launcher
         self.config: DictConfig
         self.context: HydraContext
@@ -99,12 +102,18 @@ class OptunaSweeper(Sweeper):
             direction="maximize",
             load_if_exists=True,
         )
+
+        # with the number of trials, or a second launch would propose the first one's settings again
         study.sampler = self.sampler(seed=self.seed + len(study.trials))
+
         interrupted = [trial for trial in study.trials if trial.state == TrialState.RUNNING]
         if interrupted:
             self._run(study, interrupted, fixed)
+
         while (left := self.n_trials - len(study.trials)) > 0:
-            self._run(study, [study.ask(space) for _ in range(min(self.n_jobs, left))], fixed)
+            count = min(self.n_jobs, left)
+            proposed = [study.ask(space) for _ in range(count)]
+            self._run(study, proposed, fixed)
 
         completed = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
         if completed:
@@ -139,6 +148,7 @@ class OptunaSweeper(Sweeper):
             except Exception as error:  # whatever ended the job
                 log.error("Job %d failed: %s", trial.number, error)
                 value = math.nan
+
             if math.isnan(value):
                 study.tell(trial.number, state=TrialState.FAIL)
             else:
@@ -161,12 +171,15 @@ def settings_to_check(overrides: Sequence[Override]) -> list[list[str]]:
     for override in overrides:
         key = override.get_key_element()
         value = override.value()
+
         if isinstance(value, IntervalSweep):
             axes.append([f"{key}={value.start}", f"{key}={value.end}"])
         elif override.is_sweep_override():
             axes.append([f"{key}={choice}" for choice in override.sweep_string_iterator()])
         else:
             axes.append([override.input_line or ""])
+
+    # an axis that is shorter than the longest repeats its last value
     count = max(map(len, axes), default=1)
     return [[axis[min(place, len(axis) - 1)] for axis in axes] for place in range(count)]
 

@@ -35,6 +35,7 @@ def check_values(cfg: DictConfig) -> None:
     """
     for key, expected in ROOT_TYPES.items():
         _check_type(cfg, key, select(cfg, key), expected)
+
     if not 0 <= cfg.seed <= MAX_SEED:
         raise SettingError("seed", cfg.seed, f"must lie between 0 and {MAX_SEED}")
 
@@ -57,6 +58,7 @@ def _check_groups(cfg: DictConfig) -> None:
         holder = OmegaConf.select(cfg, parent) if parent else cfg
         if group.startswith(("hydra/", "experiments")):
             continue
+
         # several options of a group below a part make no part themselves, but a mapping of it
         if place in PARTS or (group not in SEVERAL and name in (holder or {})):
             check_is_part(cfg, group)
@@ -113,11 +115,14 @@ def _check_signature(cfg: DictConfig, path: str) -> None:
             reason = not_chosen(f"{path}.{key}") if path in SEVERAL else ""
             if reason:
                 raise UserError(f"{path}.{key}: {reason}")
+
             near = difflib.get_close_matches(str(key), parameters, n=1)
             hint = f" Did you mean {path}.{near[0]}?" if near else is_named(f"{path}.{key}")
             raise UserError(
                 f"{path}.{key} is no setting of {node._target_}.{hint} It has: {', '.join(parameters)}."
             )
+
+        # of other packages' parts only text is held against the annotations
         value = select(cfg, f"{path}.{key}")
         if node._target_.startswith("miniclip.") or isinstance(value, str):
             _check_type(cfg, f"{path}.{key}", value, hints.get(str(key), Any))
@@ -136,6 +141,7 @@ def _is_freely_named(value: Any, target: Any, path: str) -> bool:
     kind = named_freely(target)
     if kind is None or not isinstance(value, DictConfig) or "_target_" not in value:
         return False
+
     made = _object(value, path)
     return inspect.isclass(made) and issubclass(made, kind)
 
@@ -153,6 +159,7 @@ def full_name(cfg: DictConfig, part: str, setting: str) -> str:
     """The setting's place below a part; if its value comes from elsewhere, that place."""
     for path, value in _settings(cfg, resolve=False).items():
         if path.startswith(f"{part}.") and path.rsplit(".", 1)[-1] == setting:
+            # ${embed_dim} comes from embed_dim
             if isinstance(value, str) and value.startswith("${") and value.endswith("}"):
                 return value[2:-1]
             return path

@@ -61,14 +61,15 @@ class SweepGuard(Callback):
         """Print what came of the sweep. Returns whether all its jobs are completed."""
         self.sweep.write_summary()
         print(f"\nThe sweep's table: {self.sweep.path / 'summary.md'}")
+
         if list(self.sweep.path.glob("*/wandb/offline-run-*")):
             folder = shlex.quote(str(self.sweep.path))
             print(f"Upload it to Weights & Biases: wandb sync {folder}/*/wandb/offline-run-*")
+
         failures = self.sweep.failures()
         if failures:
-            print(
-                "\n".join([f"{counted(len(failures), 'job')} not completed:", *failures]), file=sys.stderr
-            )
+            lines = [f"{counted(len(failures), 'job')} not completed:", *failures]
+            print("\n".join(lines), file=sys.stderr)
         return not failures
 
 
@@ -125,6 +126,7 @@ def _require_plugins(config: DictConfig) -> None:
     for part, module in (("launcher", None), ("sweeper", "optuna")):
         target: str = config.hydra[part]._target_
         if target != OPTUNA:
+            # hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher
             module = ".".join(target.split(".")[:2])
         assert module is not None
         if not _is_installed(module):

@@ -44,11 +44,13 @@ class Evaluation:
             except Unsuited as error:
                 if not self.skip_unsuited:
                     raise
+
                 # that images have no classes is no news, that a package is missing may be
                 level = logging.WARNING if isinstance(error, MissingPackage) else logging.DEBUG
                 log.log(level, "%s is left out: %s", name, error)
             else:
                 suited[name] = task
+
         return suited
 
     def at_each_validation(self, context: TaskContext) -> list[Callable[[Features], dict[str, float]]]:
@@ -77,8 +79,10 @@ class Evaluation:
                 "data_fingerprint": context.val.split.fingerprint(),
                 **result.numbers,
             }
+
             write_text(context.folder / f"{name}.json", _as_json(numbers))
             results[name] = Result(numbers, result.lines)
+
         return results
 
 

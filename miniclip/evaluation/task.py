@@ -71,7 +71,8 @@ class TaskContext:
     def protocol(self) -> str:
         """What the numbers were measured on."""
         split = self.val.split
-        return protocol_name(split.name, len(split), int(split.captions.counts.sum())) + "; float32"
+        num_captions = int(split.captions.counts.sum())
+        return protocol_name(split.name, len(split), num_captions) + "; float32"
 
     @cached_property
     def image_features(self) -> Tensor:
@@ -90,7 +91,8 @@ class TaskContext:
         """Training and validation images with their classes, both as evaluation sees them."""
         # without the random crops of training
         as_evaluated = ImageTextDataset.for_evaluation(self.train.split, self.val.crop)
-        train_features = _finite(self.model.encode_dataset(as_evaluated), self.model)
+        train_features = _finite(self.model.encode_dataset(as_evaluated), self.model)  # (N, D)
+
         return (
             LabeledFeatures(train_features.cpu().numpy(), self.labels(self.train)),
             LabeledFeatures(self.image_features.cpu().numpy(), self.labels(self.val)),

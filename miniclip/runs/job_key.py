@@ -57,12 +57,15 @@ def read_job_key(folder: Path) -> str | None:
 def _computed(value: Any, place: str = "") -> Any:
     """A config, or what stands at a place of it, without what changes nothing."""
     if isinstance(value, dict):
+        # each key and its full name, by which it is known
         inner = {key: f"{place}.{key}" if place else str(key) for key in value}
         return {
             key: _computed(value[key], path) for key, path in inner.items() if not changes_nothing(path)
         }
+
     if isinstance(value, list):
         return [_computed(item, place) for item in value]
+
     return without_place(value)
 
 

@@ -78,6 +78,7 @@ class Job:
             **{key: best.get(f"val/{key}") for key in RECALLS},
             "test_rsum": test.get("test/rsum"),
         }
+        # a job that has not come so far lacks them
         protocols = [record["protocol"] for record in (best, test) if "protocol" in record]
         return {
             "job": self.path.name.partition("_")[0],
@@ -106,6 +107,7 @@ class Sweep:
         tries: dict[str, list[Job]] = {}
         for job in map(Job.read, folders):
             tries.setdefault(job.key, []).append(job)
+
         counting = [min(jobs, key=Job.rank) for jobs in tries.values()]
         return sorted(counting, key=lambda job: _number(job.path))
 
@@ -127,7 +129,8 @@ class Sweep:
         plan = read_json(plan_file)
         known = plan.get("keys", [])
         if plan.get("format", 1) < JOB_FORMAT:  # its jobs have other keys today
-            known = [*known, *(job.key for job in self.jobs())]
+            todays_keys = [job.key for job in self.jobs()]
+            known = [*known, *todays_keys]
 
         if known and not set(known) & set(keys):
             num_known = counted(len(plan["keys"]), "job")
@@ -135,6 +138,7 @@ class Sweep:
                 f"{self.path} holds another sweep, of {num_known} and none of these {len(keys)}. "
                 "Give this one a folder of its own: hydra.sweep.dir=..."
             )
+
         self.path.mkdir(parents=True, exist_ok=True)
         all_keys = list(dict.fromkeys([*known, *keys]))
         write_json(plan_file, {"format": JOB_FORMAT, "keys": all_keys})
@@ -150,6 +154,7 @@ class Sweep:
                 if is_free:
                     yield f"cuda:{index}"
                     return
+
         yield "auto"
 
     def write_summary(self) -> None:
@@ -157,10 +162,12 @@ class Sweep:
         self.path.mkdir(parents=True, exist_ok=True)
         with locked(self.path / ".summary.lock", wait_seconds=-1):
             rows = [job.row() for job in self.jobs()]
+
             buffer = io.StringIO()
             writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
+
             write_text(self.path / "summary.csv", buffer.getvalue())
             write_text(self.path / "summary.md", "\n".join(markdown_table(COLUMNS, rows)) + "\n")
 
