@@ -10,12 +10,13 @@ from typing import NamedTuple
 import numpy as np
 
 from miniclip.data.image_content import read_content
+from miniclip.data.sources.walk import lies_within
 from miniclip.deploy.index import exact
 from miniclip.deploy.index.database import Facts, damaged, facts_of, reading
 from miniclip.deploy.index.graph import Graph, load_graph, make_graph
 from miniclip.deploy.index.sources import read_row
 from miniclip.deploy.index.vectors import VectorFile
-from miniclip.errors import UserError
+from miniclip.errors import BrokenImage, UserError
 
 EXACT_LIMIT = 200_000
 """Up to so many vectors every one is compared with the query; above, a graph is asked for neighbors."""
@@ -37,6 +38,7 @@ class Entry(NamedTuple):
 
     Attributes:
         id: never another image's; a changed image has a new one.
+        root: absolute, the indexed folder, which the image's file must not lead out of.
         path: absolute, of the image's file, or of the table that holds it.
         row: of that table; None for a file.
         title: that a table gives it.
@@ -44,6 +46,7 @@ class Entry(NamedTuple):
     """
 
     id: int
+    root: Path
     path: Path
     row: int | None
     title: str | None
@@ -53,9 +56,11 @@ class Entry(NamedTuple):
         """The content of the image's file.
 
         Raises:
-            BrokenImage: when it is gone or cannot be read.
+            BrokenImage: when it is gone, cannot be read, or is now a link to a place outside.
         """
         if self.row is None or self.image_column is None:
+            if not lies_within(os.path.realpath(self.root), self.path):
+                raise BrokenImage(f"The image {self.path} is a link out of its folder {self.root}.")
             return read_content(self.path)
         return read_row(self.path, self.row, self.image_column)
 
@@ -268,9 +273,10 @@ def _entries_at(connection: sqlite3.Connection, slots: np.ndarray) -> dict[int, 
 
 def _entry(row: Sequence) -> Entry:
     number, _, root, name, title, kind, path, image_column = row
+    folder = Path(os.fsdecode(root))
     if kind == "rows":
-        return Entry(number, Path(os.fsdecode(path)), int(name), title, image_column)
-    return Entry(number, Path(os.fsdecode(root), os.fsdecode(name)), None, title, None)
+        return Entry(number, folder, Path(os.fsdecode(path)), int(name), title, image_column)
+    return Entry(number, folder, folder / os.fsdecode(name), None, title, None)
 
 
 def _above(

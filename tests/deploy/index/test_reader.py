@@ -10,6 +10,7 @@ import pytest
 from miniclip.deploy.index import Index, exact, open_source, open_writer, update
 from miniclip.deploy.index.sources import SourceImage
 from miniclip.deploy.index.writer import Encoded, IndexWriter
+from miniclip.errors import BrokenImage
 from tests.deploy.index.conftest import expected_vectors, save_photo, vectors_by_name
 from tests.deploy.index.projection import ProjectionModel, embed, normalized
 
@@ -201,3 +202,14 @@ def test_a_search_that_a_writer_overtakes_is_repeated(
     assert {str(entry) for entry in found.entries[0]} == expected.keys()
     scores = [float(expected[str(entry)] @ query[0]) for entry in found.entries[0]]
     np.testing.assert_allclose(found.scores[0], scores, atol=2e-3)
+
+
+def test_an_image_that_became_a_link_to_another_place_is_not_read(photos: Path, tmp_path: Path) -> None:
+    embed(tmp_path / "index", photos)
+    index = Index(tmp_path / "index")
+    entry = index.search(np.ones((1, 24), np.float32), k=1).entries[0][0]
+    secret = tmp_path / "secret.png"
+    entry.path.rename(secret)
+    entry.path.symlink_to(secret)
+    with pytest.raises(BrokenImage, match="is a link out of"):
+        entry.content()
