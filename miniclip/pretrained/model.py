@@ -1,34 +1,29 @@
 """A trained model as people use it: from a run to vectors in three lines."""
 
 import logging
-import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from miniclip.data.dataset import ImageTextDataset
 from miniclip.data.eval_preprocessing import EvalPreprocessing
 from miniclip.data.loader import Loader
 from miniclip.data.sampler import sequential_batches
-from miniclip.errors import UserError, counted
+from miniclip.errors import counted
 from miniclip.metrics.features import encode_images, encode_texts
 from miniclip.pretrained.bundle import ModelBundle
 from miniclip.pretrained.folder import is_model_folder, load_folder, save_folder
 from miniclip.pretrained.hub import download, is_repo_name, upload
+from miniclip.pretrained.image_input import ImageInput, batches_of
 from miniclip.pretrained.loading import load_run
 from miniclip.tokenizers import Tokenizer
 
 log = logging.getLogger(__name__)
 
 BATCH_SIZE = 256
-
-ImageInput = str | Path | Image.Image | Tensor
-"""A file, an image of Pillow, or pixels (3, H, W) uint8."""
 
 
 class MiniCLIP:
@@ -146,9 +141,9 @@ class MiniCLIP:
         Raises:
             UserError: when an image cannot be read, or a tensor has another shape.
         """
-        batches = (batch.to(self.device) for batch in self._batches(images, batch_size))
+        seen = batches_of(images, self.preprocess, batch_size=batch_size)
         with self._autocast():
-            features = [encode_images(self.model, [batch]) for batch in batches]
+            features = [encode_images(self.model, [batch.to(self.device)]) for batch in seen]
         return torch.cat([torch.zeros(0, self.embed_dim, device=self.device), *features])
 
     def encode_text(self, texts: str | Sequence[str], *, batch_size: int = BATCH_SIZE) -> Tensor:
@@ -191,45 +186,6 @@ class MiniCLIP:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not torch.float32)
-
-    def _batches(
-        self, images: ImageInput | Sequence[ImageInput] | Tensor, batch_size: int
-    ) -> Iterator[Tensor]:
-        """What the network sees, (B, 3, S, S) at a time."""
-        if isinstance(images, Tensor) and images.is_floating_point():
-            yield from self._checked(images).split(batch_size)
-            return
-
-        is_one = isinstance(images, str | Path | Image.Image) or (
-            isinstance(images, Tensor) and images.ndim == 3
-        )
-        several: list[ImageInput] = [images] if is_one else list(images)  # type: ignore[list-item, arg-type]
-        with ThreadPoolExecutor(os.cpu_count()) as threads:
-            for start in range(0, len(several), batch_size):
-                yield torch.stack(list(threads.map(self._seen, several[start : start + batch_size])))
-
-    def _checked(self, images: Tensor) -> Tensor:
-        """A batch of preprocessed images."""
-        images = images[None] if images.ndim == 3 else images
-        size = self.preprocess.image_size
-        if images.shape[1:] != (3, size, size):
-            shape = ", ".join(map(str, images.shape))
-            raise UserError(
-                f"encode_image takes preprocessed images (N, 3, {size}, {size}), not ({shape}). Use "
-                "model.preprocess(image), or give files, images of Pillow or pixels (3, H, W) uint8."
-            )
-        return images
-
-    def _seen(self, image: ImageInput) -> Tensor:
-        """What the network sees of one image, (3, S, S)."""
-        if isinstance(image, str | Path):
-            return self.preprocess.read(Path(image).expanduser())
-        if isinstance(image, Tensor) and (image.ndim != 3 or len(image) != 3 or image.dtype != torch.uint8):
-            raise UserError(
-                f"An image as a tensor has the shape (3, H, W) and uint8, not {tuple(image.shape)} and "
-                f"{image.dtype}."
-            )
-        return self.preprocess(image)
 
     def _tell_too_long(self, texts: Sequence[str]) -> None:
         cut = self.tokenizer.too_long(texts)
