@@ -108,7 +108,7 @@ def _check_signature(cfg: DictConfig, path: str) -> None:
     parameters, hints = signature_of(target)
 
     for key in node:
-        if key in ("_target_", "_partial_") or _is_freely_named(node[key], target, f"{path}.{key}"):
+        if key in ("_target_", "_partial_") or _is_freely_named(node, key, target, f"{path}.{key}"):
             continue
 
         if key not in parameters:
@@ -136,10 +136,14 @@ def _object(node: DictConfig, path: str) -> Any:
         raise SettingError(f"{path}._target_", node._target_, f"cannot be found ({error})") from None
 
 
-def _is_freely_named(value: Any, target: Any, path: str) -> bool:
-    """Whether a value is one of the parts that the target takes under any name, a view of a logger say."""
+def _is_freely_named(node: DictConfig, key: Any, target: Any, path: str) -> bool:
+    """Whether a key holds one of the parts that the target takes under any name, a view of a logger say."""
     kind = named_freely(target)
-    if kind is None or not isinstance(value, DictConfig) or "_target_" not in value:
+    if kind is None or OmegaConf.is_missing(node, key):
+        return False
+
+    value = node[key]
+    if not isinstance(value, DictConfig) or "_target_" not in value:
         return False
 
     made = _object(value, path)
