@@ -81,6 +81,7 @@ def test_a_job_without_memory_leaves_the_others_running(tmp_path: Path) -> None:
     assert "failed (Out of memory: " in failed and "Lower trainer.batch_size" in failed
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("experiment", sorted(path.stem for path in (ROOT / "experiments").glob("*.yaml")))
 def test_every_experiment_trains_two_steps(experiment: str, tmp_path: Path, real_data: Path) -> None:
     roots = {
@@ -107,6 +108,7 @@ def test_a_study_is_checked_before_it_starts(experiment: str, tmp_path: Path) ->
     assert not list(folder.glob("*/job.json"))
 
 
+@pytest.mark.long
 def test_a_study_is_one_command(tmp_path: Path) -> None:
     """Batches larger than the data end each job before it trains."""
     folder = f"hydra.sweep.dir={tmp_path / 'sweep'}"
