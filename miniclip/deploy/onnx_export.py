@@ -63,8 +63,8 @@ def export_onnx(
         model: on the CPU.
         folder: made where there is none; the config is written last, so that half an export is none.
         images, texts: real ones, two at least, on which the graphs are held against torch.
-        precision: of the weights: "fp32"; "fp16", also of the arithmetic; or "int8" of the matrix products
-            (dynamic quantization).
+        precision: of the weights: "fp32"; "fp16", also of the arithmetic; or "int8", of matrix
+            products and convolutions (dynamic quantization).
 
     Raises:
         UserError: when a package is missing, a part cannot be exported, or the graphs give other features.

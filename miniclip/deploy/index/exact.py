@@ -22,18 +22,19 @@ def nearest(
     Returns:
         scores (Q, min(k, N)) float32, and their slots (Q, min(k, N)) int64.
     """
-    best_scores = np.empty((len(queries), 0), np.float32)
-    best_slots = np.empty((len(queries), 0), np.int64)
+    best_scores = [np.empty((len(queries), 0), np.float32)]
+    best_slots = [np.empty((len(queries), 0), np.int64)]
 
     for part in _parts(slots):
         # (Q, D) @ (D, n) -> (Q, n)
         scores = queries @ np.asarray(_rows(vectors, part), np.float32).T
-        best_scores = np.concatenate([best_scores, scores], axis=1)
-        best_slots = np.concatenate([best_slots, np.broadcast_to(part, scores.shape)], axis=1)
-        best_scores, best_slots = _highest(best_scores, best_slots, k)
+        places = _highest(scores, k)
+        best_scores.append(np.take_along_axis(scores, places, axis=1))
+        best_slots.append(part[places])
 
-    order = np.lexsort((best_slots, -best_scores))
-    return np.take_along_axis(best_scores, order, axis=1), np.take_along_axis(best_slots, order, axis=1)
+    scores, found = np.concatenate(best_scores, axis=1), np.concatenate(best_slots, axis=1)
+    order = np.lexsort((found, -scores))[:, :k]
+    return np.take_along_axis(scores, order, axis=1), np.take_along_axis(found, order, axis=1)
 
 
 def _parts(slots: np.ndarray) -> Iterator[np.ndarray]:
@@ -49,9 +50,7 @@ def _rows(vectors: np.ndarray, slots: np.ndarray) -> np.ndarray:
     return vectors[slots]
 
 
-def _highest(scores: np.ndarray, slots: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k highest scores of each row, in any order, and their slots."""
-    if scores.shape[1] <= k:
-        return scores, slots
-    places = np.argpartition(-scores, k - 1, axis=1)[:, :k]
-    return np.take_along_axis(scores, places, axis=1), np.take_along_axis(slots, places, axis=1)
+def _highest(scores: np.ndarray, k: int) -> np.ndarray:
+    """Places (Q, min(k, n)) of the highest scores (Q, n) of each row, in any order."""
+    first = max(0, scores.shape[1] - k)
+    return np.argpartition(scores, first, axis=1)[:, first:]
