@@ -53,6 +53,7 @@ class OnnxModel:
         self.context_length = int(config["context_length"])
         self.image_size = int(config["image_size"])
         self.eval_crop = str(config["eval_crop"])
+        self.precision = str(config["precision"])
 
         self._image = _session(folder / files.IMAGE, num_threads)
         self._text = _session(folder / files.TEXT, num_threads)

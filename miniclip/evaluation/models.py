@@ -22,10 +22,14 @@ class EmbeddingModel(Protocol):
     Attributes:
         name: how tables call it.
         device: where it computes.
+        precision: of its arithmetic, such as float32.
     """
 
     name: str
     device: torch.device
+
+    @property
+    def precision(self) -> str: ...
 
     @property
     def logit_scale(self) -> float:
@@ -54,6 +58,8 @@ class OpenClipModel:
     Raises:
         UserError: when open_clip is missing, knows no such model, or the weights are not there.
     """
+
+    precision = "float32"
 
     def __init__(self, text: str, device: torch.device):
         try:
@@ -107,9 +113,14 @@ class OpenClipModel:
         return torch.cat([part.float() for part in features])
 
     def encode_dataset(self, dataset: ImageTextDataset) -> Tensor:
-        images = dataset.split.images
-        features = []
-        for rows in sequential_batches(len(images), BATCH_SIZE):
-            batch = torch.stack([self.preprocess(images[row]) for row in rows])
-            features.append(self.encode_image(batch))
-        return torch.cat(features)
+        return encode_one_by_one(self, dataset)
+
+
+def encode_one_by_one(model: EmbeddingModel, dataset: ImageTextDataset) -> Tensor:
+    """All images of a data set by a model's own `preprocess`: `N images -> (N, D)` float32, of length 1."""
+    images = dataset.split.images
+    features = []
+    for rows in sequential_batches(len(images), BATCH_SIZE):
+        batch = torch.stack([model.preprocess(images[row]) for row in rows])
+        features.append(model.encode_image(batch))
+    return torch.cat(features)
