@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
 
     from miniclip.config.restore import Restored
-    from miniclip.evaluation import EmbeddingModel, TaskContext
+    from miniclip.evaluation import DatasetEncoder, TaskContext
 
 EXAMPLES = """\
   miniclip evaluate outputs/miniclip/RUN
@@ -145,7 +145,7 @@ def _context_of_model(
     return TaskContext(model, train, measured, folder=folder, loss=None, seed=0)
 
 
-def _model_without_data(name: str, device: "torch.device") -> "tuple[EmbeddingModel, dict[str, Any]]":
+def _model_without_data(name: str, device: "torch.device") -> "tuple[DatasetEncoder, dict[str, Any]]":
     """A model, and the settings of the data that photographs are decoded with for it."""
     from miniclip.deploy.evaluated_onnx import EvaluatedOnnxModel
     from miniclip.deploy.onnx_model import OnnxModel, is_onnx_folder

@@ -12,7 +12,7 @@ from miniclip.evaluation.models import encode_one_by_one
 
 
 class EvaluatedOnnxModel:
-    """An `OnnxModel` as an `EmbeddingModel` of evaluation, with its own preprocessing.
+    """An `OnnxModel` as a `DatasetEncoder`, with its own preprocessing.
 
     Args:
         model: what was exported.

@@ -1,4 +1,4 @@
-"""A model in ONNX as an `EmbeddingModel`: onnxruntime, tokenizers, Pillow and NumPy, no torch."""
+"""A model in ONNX as a `FingerprintedModel`: onnxruntime, tokenizers, Pillow and NumPy, no torch."""
 
 import hashlib
 import json

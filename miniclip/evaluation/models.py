@@ -1,4 +1,4 @@
-"""Models under test: what they share, and open_clip's; ours is `miniclip.pretrained.MiniCLIP`."""
+"""Models under test: what is asked of them, and open_clip's; ours is `miniclip.pretrained.MiniCLIP`."""
 
 import pickle
 from collections.abc import Sequence
@@ -11,29 +11,21 @@ from torch import Tensor
 
 from miniclip.data.dataset import ImageTextDataset
 from miniclip.data.sampler import sequential_batches
+from miniclip.embedding_model import EmbeddingModel
 from miniclip.errors import UserError
 
 BATCH_SIZE = 256
 
 
-class EmbeddingModel(Protocol):
-    """A model that carries images and raw texts into a joint space.
+class DatasetEncoder(EmbeddingModel, Protocol):
+    """An `EmbeddingModel` in torch that reads whole data sets: what evaluation measures.
 
     Attributes:
-        name: how tables call it.
-        device: where it computes.
-        precision: of its arithmetic, such as float32.
+        precision: of the arithmetic, such as float32.
     """
-
-    name: str
-    device: torch.device
 
     @property
     def precision(self) -> str: ...
-
-    @property
-    def logit_scale(self) -> float:
-        """What cosines are multiplied by to become logits."""
 
     def preprocess(self, image: Image.Image | Tensor) -> Tensor:
         """`image (PIL, or (3, H, W) uint8) -> (3, S, S)` float32, what `encode_image` takes."""
@@ -49,7 +41,7 @@ class EmbeddingModel(Protocol):
 
 
 class OpenClipModel:
-    """A model of open_clip as an `EmbeddingModel`, with its own preprocessing to its own `image_size`.
+    """A model of open_clip as a `DatasetEncoder`, with its own preprocessing to its own `image_size`.
 
     Args:
         text: NAME:WEIGHTS, weights being a file or one of open_clip's names for them.
@@ -116,7 +108,7 @@ class OpenClipModel:
         return encode_one_by_one(self, dataset)
 
 
-def encode_one_by_one(model: EmbeddingModel, dataset: ImageTextDataset) -> Tensor:
+def encode_one_by_one(model: DatasetEncoder, dataset: ImageTextDataset) -> Tensor:
     """All images of a data set by a model's own `preprocess`: `N images -> (N, D)` float32, of length 1."""
     images = dataset.split.images
     features = []
