@@ -48,7 +48,7 @@ def squares(size: int) -> list[Image.Image]:
 def check_round_trip(open_clip: Any, model: MiniCLIP, folder: Path) -> None:
     """Images and texts through open_clip's own preprocessing and tokenizer give our features and logits."""
     images = squares(model.preprocess.image_size)
-    done = export_open_clip(model, folder, images=images, texts=TEXTS)
+    done = export_open_clip(model, folder, images=images, texts=[*TEXTS, "a woman\u2019s  hat &amp; coat"])
     assert max(done.image_difference, done.text_difference) < 1e-6
 
     theirs, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
@@ -97,7 +97,7 @@ def test_other_features_are_not_kept(
     open_clip: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = MiniCLIP(bundle_of(*TRANSFORMER, "projection=none"))
-    monkeypatch.setattr("miniclip.deploy.plain_model.LARGEST_DIFFERENCE", -1.0)
+    monkeypatch.setattr("miniclip.deploy.export_folder.LARGEST_DIFFERENCE", -1.0)
     with pytest.raises(UserError, match="differ from ours"):
         export_open_clip(model, tmp_path / "new", images=squares(32), texts=TEXTS)
     assert not (tmp_path / "new").exists()
@@ -115,9 +115,20 @@ def test_a_missing_package_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         export_open_clip(model, tmp_path / "exported", images=squares(32), texts=TEXTS)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_the_command_exports_a_saved_model(
+    open_clip: Any, tmp_path: Path, miniclip: Callable[..., Answer]
+) -> None:
+    MiniCLIP(bundle_of(*TRANSFORMER, "projection=none")).save_pretrained(tmp_path / "saved")
+    done = miniclip("export", tmp_path / "saved", "--format", "open_clip", "-o", tmp_path / "exported")
+    assert done.returncode == 0, done.stderr
+    assert "open_clip's features differ from ours by at most" in done.stdout
+    assert f"local-dir:{tmp_path / 'exported'}" in done.stdout
+
+
 def test_the_command_names_what_stands_in_the_way(miniclip: Callable[..., Answer], tmp_path: Path) -> None:
     saved = MiniCLIP(bundle_of()).save_pretrained(tmp_path / "saved")
     done = miniclip("export", saved, "--format", "open_clip", "-o", tmp_path / "out")
     assert done.returncode == 1 and len(done.stderr.strip().splitlines()) == 1
-    assert "--format open_clip cannot express projection=mlp" in done.stderr
+    assert "--format open_clip cannot express projection=mlp (" in done.stderr
     assert "Use --format onnx, or safetensors" in done.stderr and not (tmp_path / "out").exists()

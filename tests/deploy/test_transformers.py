@@ -71,7 +71,7 @@ def test_what_the_towers_weights_saw_becomes_the_preprocessing(tmp_path: Path) -
 
 def test_other_features_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = MiniCLIP(bundle_of(*TRANSFORMER, "projection=none"))
-    monkeypatch.setattr("miniclip.deploy.plain_model.LARGEST_DIFFERENCE", -1.0)
+    monkeypatch.setattr("miniclip.deploy.export_folder.LARGEST_DIFFERENCE", -1.0)
     with pytest.raises(UserError, match="differ from ours"):
         export_transformers(model, tmp_path / "new", images=squares(32), texts=TEXTS)
     assert not (tmp_path / "new").exists()
