@@ -174,11 +174,6 @@ def test_a_run_is_exported_measured_embedded_and_searched(
     assert answers[0] == pytest.approx(answers[1], abs=2e-3)
 
 
-def test_precisions_are_those_of_onnx(class_run: RunDirectory, miniclip: Callable[..., Answer]) -> None:
-    done = miniclip("export", class_run.path, "--int8", "-o", "out")
-    assert done.returncode == 1 and "--fp16 and --int8 go with --format onnx" in done.stderr
-
-
 def test_a_run_is_saved(class_run: RunDirectory, miniclip: Callable[..., Answer], tmp_path: Path) -> None:
     done = miniclip("export", class_run.path, "-o", "saved")
     assert done.returncode == 0, done.stderr
