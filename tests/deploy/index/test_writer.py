@@ -49,7 +49,7 @@ def test_an_index_survives_being_killed(tmp_path: Path) -> None:
 
 
 def kill_an_embedding(folder: Path, photos: Path, *, num_writes: int, after: float) -> None:
-    """Start an embedding, wait until it has written so many times, and `after` seconds more, and kill it."""
+    """Start an embedding, wait for so many writes, and `after` seconds more, and kill it."""
     command = [sys.executable, "-m", "tests.deploy.index.projection", str(folder), str(photos)]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
