@@ -3,7 +3,6 @@
 import os
 import sqlite3
 from collections.abc import Sequence
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,8 +12,9 @@ from miniclip.data.image_content import read_content
 from miniclip.data.sources.walk import lies_within
 from miniclip.deploy.index import exact
 from miniclip.deploy.index.database import Facts, damaged, facts_of, reading
+from miniclip.deploy.index.entries import slots_of
 from miniclip.deploy.index.graph import Graph, load_graph, make_graph
-from miniclip.deploy.index.sources import read_row
+from miniclip.deploy.index.row_table import read_row
 from miniclip.deploy.index.vectors import VectorFile
 from miniclip.errors import BrokenImage, UserError
 
@@ -230,14 +230,6 @@ def graph_of(folder: Path, facts: Facts, slots: np.ndarray, versions: np.ndarray
     if graph is not None and graph.suits(versions):
         return graph
     return make_graph(folder, facts.generation, facts.version, _mapped(folder, facts), slots)
-
-
-def slots_of(connection: sqlite3.Connection) -> tuple[np.ndarray, np.ndarray]:
-    """The slots in use (N,) int64, ascending, and the versions of their entries (N,) int64."""
-    pairs = connection.execute("SELECT slot, version FROM entries")
-    slots, versions = np.fromiter(chain.from_iterable(pairs), np.int64).reshape(-1, 2).T
-    order = np.argsort(slots)
-    return slots[order], versions[order]
 
 
 def all_entries(connection: sqlite3.Connection) -> dict[int, Entry]:

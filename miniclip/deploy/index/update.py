@@ -14,8 +14,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from miniclip.data.image_content import decode_without_torch
-from miniclip.deploy.index.sources import ImageSource, SourceImage
-from miniclip.deploy.index.writer import Encoded, IndexWriter
+from miniclip.deploy.index.entries import Encoded
+from miniclip.deploy.index.source import ImageSource, SourceImage
+from miniclip.deploy.index.writer import IndexWriter
 from miniclip.embedding_model import EmbeddingModel, FingerprintedModel
 from miniclip.errors import BrokenImage
 
@@ -106,17 +107,17 @@ class _SourceUpdate:
         self.batch_size = batch_size
         self.decode_size = decode_size
 
-        self.number = writer.source(
+        self.number = writer.entries.source(
             source.path, kind=source.kind, root=source.root, image_column=source.image_column
         )
-        self.known = writer.known(self.number)
-        self.broken, self.reasons = writer.broken(self.number)
+        self.known = writer.entries.known(self.number)
+        self.broken, self.reasons = writer.entries.broken(self.number)
         self.seen: set[str] = set()
 
     def run(self, threads: ThreadPoolExecutor) -> None:
         """Embed, and afterwards drop what is gone: a renamed image finds its vector still there."""
         stamp = self.source.stamp
-        if stamp is not None and self.writer.is_read(self.number, *stamp):
+        if stamp is not None and self.writer.entries.is_read(self.number, *stamp):
             self.changes.unchanged += len(self.known)
             return
 
@@ -133,7 +134,7 @@ class _SourceUpdate:
         self.changes.removed += len(self.known.keys() - self.seen)
         self.writer.drop(self.number, gone)
         if stamp is not None:
-            self.writer.set_read(self.number, *stamp)
+            self.writer.entries.set_read(self.number, *stamp)
 
     def _images(self, bar: tqdm) -> Iterator[tuple[SourceImage, bytes | None]]:
         """The images that are new or have changed."""

@@ -6,48 +6,21 @@ import sqlite3
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from miniclip.deploy.index import graph as graphs
 from miniclip.deploy.index import vectors as vector_files
-from miniclip.deploy.index.database import FILE_NAME, Facts, damaged, facts_of, writing
-from miniclip.deploy.index.reader import slots_of
-from miniclip.deploy.index.sources import SourceImage
+from miniclip.deploy.index.database import FILE_NAME, Facts, facts_of, writing
+from miniclip.deploy.index.entries import Encoded, EntryTable, slots_of
+from miniclip.deploy.index.slots import Slots
+from miniclip.deploy.index.source import SourceImage
 from miniclip.deploy.index.vectors import VectorFile
 from miniclip.embedding_model import FingerprintedModel
 from miniclip.errors import UserError
 from miniclip.files import locked
 
 LOCK = ".lock"
-
-MIN_FREE = 1000
-MAX_FREE = 0.25
-"""More free slots than this, both in number and as a fraction of all, and the file is packed."""
-
-
-class Known(NamedTuple):
-    """An image as the index knows it."""
-
-    id: int
-    image: SourceImage
-    digest: bytes
-    slot: int
-
-
-class Encoded(NamedTuple):
-    """An image to put into the index.
-
-    Attributes:
-        image: as its source shows it.
-        digest: of its content.
-        vector: (D,) float32.
-    """
-
-    image: SourceImage
-    digest: bytes
-    vector: np.ndarray
 
 
 class IndexWriter:
@@ -58,6 +31,7 @@ class IndexWriter:
     Slots that this writer frees are left to the next one.
 
     Attributes:
+        entries: the rows of the tables.
         slot_of_digest: where the vector of each image is that the index holds, or held when it was opened.
     """
 
@@ -65,51 +39,12 @@ class IndexWriter:
         self.folder = folder
         self.connection = connection
         self.facts = facts
-        self._open_vectors()
-        self.slot_of_digest: dict[bytes, int] = dict(connection.execute("SELECT digest, slot FROM entries"))
-
-    def source(self, path: Path, *, kind: str, root: Path, image_column: str | None) -> int:
-        """The number of a source, which is new or known."""
-        values = [os.fsencode(path), kind, os.fsencode(root), image_column]
-        self.connection.execute(
-            "INSERT INTO sources (path, kind, root, image_column) VALUES (?, ?, ?, ?) "
-            "ON CONFLICT (path) DO UPDATE SET root = excluded.root, image_column = excluded.image_column",
-            values,
-        )
-        row = self.connection.execute("SELECT id FROM sources WHERE path = ?", values[:1]).fetchone()
-        return row[0]
-
-    def sources(self) -> dict[Path, int]:
-        """The sources by their paths."""
-        rows = self.connection.execute("SELECT path, id FROM sources ORDER BY id")
-        return {Path(os.fsdecode(path)): number for path, number in rows}
-
-    def known(self, source: int) -> dict[str, Known]:
-        """The entries of a source by their names."""
-        rows = self.connection.execute(
-            "SELECT id, name, size, mtime_ns, title, digest, slot FROM entries WHERE source = ?", [source]
-        )
-        known = {}
-        for number, name, size, mtime_ns, title, digest, slot in rows:
-            image = SourceImage(os.fsdecode(name), size, mtime_ns, title)
-            known[image.name] = Known(number, image, digest, slot)
-        return known
-
-    def broken(self, source: int) -> tuple[dict[str, SourceImage], dict[str, str]]:
-        """The images of a source that could not be read, and the reasons, by their names."""
-        rows = self.connection.execute(
-            "SELECT name, size, mtime_ns, reason FROM broken WHERE source = ?", [source]
-        )
-        images, reasons = {}, {}
-        for encoded_name, size, mtime_ns, reason in rows:
-            name = os.fsdecode(encoded_name)
-            images[name] = SourceImage(name, size, mtime_ns)
-            reasons[name] = reason
-        return images, reasons
+        self.entries = EntryTable(connection)
+        self._open_slots()
 
     def vector(self, digest: bytes) -> np.ndarray:
         """The vector (D,) float16 of the image of a digest in `slot_of_digest`."""
-        return self._file.mapped()[self.slot_of_digest[digest]].copy()
+        return self._slots.read(self.slot_of_digest[digest])
 
     def put(
         self, source: int, encoded: Sequence[Encoded], *, broken: Sequence[tuple[SourceImage, str]] = ()
@@ -119,24 +54,17 @@ class IndexWriter:
         Raises:
             UserError: when a vector is not finite.
         """
-        slots = self._free_slots(len(encoded))
+        slots = self._slots.take(len(encoded))
         if encoded:
             vectors = np.stack([one.vector for one in encoded])  # (N, D)
             self._check(vectors, encoded)
-            self._file.write(slots, vectors)
+            self._slots.write(slots, vectors)
 
         with self._commit():
-            names = [os.fsencode(one.image.name) for one in encoded]
-            names += [os.fsencode(image.name) for image, _ in broken]
-            self._delete(source, names)
-            self._insert(source, encoded, slots)
-            self.connection.executemany(
-                "INSERT INTO broken VALUES (?, ?, ?, ?, ?)",
-                [
-                    (source, os.fsencode(image.name), image.size, image.mtime_ns, reason)
-                    for image, reason in broken
-                ],
-            )
+            self.entries.delete(source, (one.image.name for one in encoded))
+            self.entries.delete(source, (image.name for image, _ in broken))
+            self.entries.insert(source, encoded, slots, version=self.facts.version + 1)
+            self.entries.insert_broken(source, broken)
         self.slot_of_digest |= {one.digest: slot for one, slot in zip(encoded, slots, strict=True)}
 
     def drop(self, source: int, names: Collection[str]) -> None:
@@ -144,81 +72,47 @@ class IndexWriter:
         if not names:
             return
         with self._commit():
-            self._delete(source, [os.fsencode(name) for name in names])
+            self.entries.delete(source, names)
 
     def forget(self, source: int) -> None:
         """Commit that a source and all its images are gone."""
         with self._commit():
-            self.connection.execute("DELETE FROM entries WHERE source = ?", [source])
-            self.connection.execute("DELETE FROM broken WHERE source = ?", [source])
-            self.connection.execute("DELETE FROM sources WHERE id = ?", [source])
-
-    def is_read(self, source: int, size: int, mtime_ns: int) -> bool:
-        """Whether a table of this size and time has been read to its end."""
-        row = self.connection.execute("SELECT size, mtime_ns FROM sources WHERE id = ?", [source])
-        return row.fetchone() == (size, mtime_ns)
-
-    def set_read(self, source: int, size: int, mtime_ns: int) -> None:
-        """Commit that a table of this size and time has been read to its end."""
-        self.connection.execute(
-            "UPDATE sources SET size = ?, mtime_ns = ? WHERE id = ?", [size, mtime_ns, source]
-        )
+            self.entries.delete_source(source)
 
     def pack(self) -> bool:
         """Move all vectors to the beginning of a new file where many slots are free; whether it did."""
-        slots, _ = slots_of(self.connection)
-        num_free = self._end - len(slots)
-        if num_free <= MIN_FREE or num_free <= MAX_FREE * self._end:
+        used, _ = slots_of(self.connection)
+        if not self._slots.are_sparse(len(used)):
             return False
 
         packed = VectorFile(self.folder, self.facts.generation + 1, self.facts.embed_dim)
         packed.path.unlink(missing_ok=True)
         packed.create()
-        packed.write(range(len(slots)), self._file.mapped()[slots])
+        packed.write(range(len(used)), self._slots.file.mapped()[used])
 
-        # ascending, so that no slot is taken before it is left
-        moves = [(new, int(old)) for new, old in enumerate(slots)]
         with self._commit(new_generation=True):
-            self.connection.executemany("UPDATE entries SET slot = ? WHERE slot = ?", moves)
-        self._open_vectors()
-        self.slot_of_digest = dict(self.connection.execute("SELECT digest, slot FROM entries"))
+            self.entries.close_up(used)
+        self._open_slots()
         return True
 
-    def _open_vectors(self) -> None:
-        """The file of the present generation, its free slots and its end; other files are removed."""
-        self._file = VectorFile(self.folder, self.facts.generation, self.facts.embed_dim)
-        slots, _ = slots_of(self.connection)
-        self._end = int(slots[-1]) + 1 if len(slots) else 0
-        self._free = np.setdiff1d(np.arange(self._end), slots)[::-1].tolist()
-
-        if self._end == 0:
-            self._file.create()
-        if not self._file.path.exists():
-            raise damaged(self.folder, f"{self._file.path.name} is missing")
-        if self._file.num_slots < self._end:
-            raise damaged(
-                self.folder,
-                f"its vectors are cut off, {self._file.num_slots:,} where {self._end:,} belong",
-            )
+    def _open_slots(self) -> None:
+        """The vectors of the present generation; files of other ones are removed."""
+        used, _ = slots_of(self.connection)
+        self._slots = Slots(self.folder, self.facts, used)
+        self.slot_of_digest = self.entries.slot_of_digest()
         self._remove_others()
 
     def _remove_others(self) -> None:
         """Remove files of other generations, which a killed process or an open reader has left."""
-        others = [path for path in self.folder.glob(vector_files.PATTERN) if path != self._file.path]
+        own = self._slots.file.path
+        others = [path for path in self.folder.glob(vector_files.PATTERN) if path != own]
         for path in self.folder.glob(graphs.PATTERN):
             if not path.name.startswith(f"graph-{self.facts.generation}-"):
                 others.append(path)
+
         for path in others:
             with contextlib.suppress(OSError):  # open on Windows
                 path.unlink()
-
-    def _free_slots(self, count: int) -> list[int]:
-        """Slots to write into, taken out of the free ones."""
-        slots = [self._free.pop() for _ in range(min(count, len(self._free)))]
-        missing = count - len(slots)
-        slots += range(self._end, self._end + missing)
-        self._end += missing
-        return slots
 
     @contextmanager
     def _commit(self, *, new_generation: bool = False) -> Iterator[None]:
@@ -239,27 +133,9 @@ class IndexWriter:
             raise
         self.facts = facts
 
-    def _insert(self, source: int, encoded: Sequence[Encoded], slots: Sequence[int]) -> None:
-        rows = []
-        for (image, digest, _), slot in zip(encoded, slots, strict=True):
-            name = os.fsencode(image.name)
-            version = self.facts.version + 1
-            rows.append((source, name, image.size, image.mtime_ns, image.title, digest, slot, version))
-        self.connection.executemany(
-            "INSERT INTO entries (source, name, size, mtime_ns, title, digest, slot, version) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            rows,
-        )
-
-    def _delete(self, source: int, names: Sequence[bytes]) -> None:
-        """Delete what is known under these names."""
-        places = [(source, name) for name in names]
-        for table in ("broken", "entries"):
-            self.connection.executemany(f"DELETE FROM {table} WHERE source = ? AND name = ?", places)
-
     def _check(self, vectors: np.ndarray, encoded: Sequence[Encoded]) -> None:
         """Stop at vectors that are not finite."""
-        is_finite = np.isfinite(vectors).all(axis=1)
+        is_finite = np.isfinite(vectors).all(axis=1)  # (N,)
         if not is_finite.all():
             name = encoded[int(np.argmin(is_finite))].image.name
             raise UserError(
@@ -319,6 +195,9 @@ def _facts_for(
         facts = Facts(
             model.name, where, model.fingerprint, model.embed_dim, generation=1, version=0, writer=0
         )
+        # before the facts that name it, so that an index is whole also when it is killed in between
+        VectorFile(folder, facts.generation, facts.embed_dim).create()
+
         places = ", ".join("?" * len(facts))
         columns = ", ".join(Facts._fields)
         connection.execute(f"INSERT INTO facts ({columns}) VALUES ({places})", facts)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from miniclip.deploy.index import Index, exact, open_source, open_writer, update
-from miniclip.deploy.index.sources import SourceImage
-from miniclip.deploy.index.writer import Encoded, IndexWriter
+from miniclip.deploy.index.entries import Encoded
+from miniclip.deploy.index.source import SourceImage
+from miniclip.deploy.index.writer import IndexWriter
 from miniclip.errors import BrokenImage
 from tests.deploy.index.conftest import expected_vectors, save_photo, vectors_by_name
 from tests.deploy.index.projection import ProjectionModel, embed, normalized
@@ -22,7 +23,7 @@ def unit_vectors(count: int, *, seed: int = 0, size: int = 24) -> np.ndarray:
 
 def put(writer: IndexWriter, vectors: np.ndarray, *, first: int = 0) -> None:
     """Write vectors under the names /n0, /n1, ... in place of what has these names."""
-    source = writer.source(Path("/"), kind="files", root=Path("/"), image_column=None)
+    source = writer.entries.source(Path("/"), kind="files", root=Path("/"), image_column=None)
     writer.put(
         source,
         [
@@ -139,7 +140,7 @@ def test_readers_beside_a_writer_see_whole_commits(
     in_memory: bool, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every score is that of its image, while slots are freed, written again and packed."""
-    monkeypatch.setattr("miniclip.deploy.index.writer.MIN_FREE", 3)
+    monkeypatch.setattr("miniclip.deploy.index.slots.MIN_FREE", 3)
     model, folder = ProjectionModel(), tmp_path / "index"
     pool = tmp_path / "pool"
     for number in range(30):

@@ -89,7 +89,7 @@ def test_free_slots_are_written_again(photos: Path, tmp_path: Path) -> None:
 def test_a_file_of_mostly_free_slots_is_packed(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("miniclip.deploy.index.writer.MIN_FREE", 2)
+    monkeypatch.setattr("miniclip.deploy.index.slots.MIN_FREE", 2)
     embed(tmp_path / "index", photos)
     shutil.rmtree(photos / "trip")
     embed(tmp_path / "index", photos)

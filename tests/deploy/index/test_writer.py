@@ -34,7 +34,7 @@ def test_an_index_survives_being_killed(tmp_path: Path) -> None:
             path.unlink(missing_ok=True)
             if change % 3:
                 save_photo(path, 10_000 + 100 * turn + change)
-        kill_an_embedding(folder, photos, after=draw.uniform(0, 0.12))
+        kill_an_embedding(folder, photos, num_writes=draw.randint(1, 40), after=draw.uniform(0, 0.005))
 
         # every vector is that of its image, before or after the last changes
         after = expected_vectors(photos)
@@ -48,15 +48,16 @@ def test_an_index_survives_being_killed(tmp_path: Path) -> None:
     assert_holds(folder, expected_vectors(photos))
 
 
-def kill_an_embedding(folder: Path, photos: Path, *, after: float) -> None:
-    """Start an embedding, wait until it has begun, and `after` seconds more, and kill it."""
+def kill_an_embedding(folder: Path, photos: Path, *, num_writes: int, after: float) -> None:
+    """Start an embedding, wait for so many writes, and `after` seconds more, and kill it."""
     command = [sys.executable, "-m", "tests.deploy.index.projection", str(folder), str(photos)]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
-    modified = last_change(folder)
-    while last_change(folder) == modified and process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+    for _ in range(num_writes):
+        modified = last_change(folder)
+        while last_change(folder) == modified and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
     time.sleep(after)
     process.send_signal(signal.SIGKILL)
     process.wait()
