@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "miniclip"
 FLOORS = (
     {"errors"},
     {"files", "provenance", "signature", "renamed"},
-    {"distributed", "preprocessing", "tokenizers", "optim"},
+    {"distributed", "embedding_model", "preprocessing", "tokenizers", "optim"},
     {"losses", "data", "models"},
     {"metrics"},
     {"runs"},

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 from miniclip.errors import UserError
 
 if TYPE_CHECKING:
-    from miniclip.deploy.embedding_model import EmbeddingModel
+    from miniclip.embedding_model import FingerprintedModel
 
 
-def load_model(path: Path) -> "EmbeddingModel":
+def load_model(path: Path) -> "FingerprintedModel":
     """The model of a run directory, a checkpoint or a saved or exported folder, on the CPU.
 
     Raises:

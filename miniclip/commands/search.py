@@ -12,8 +12,8 @@ from miniclip.commands.models import load_model
 from miniclip.errors import UserError, at_least
 
 if TYPE_CHECKING:
-    from miniclip.deploy.embedding_model import EmbeddingModel
     from miniclip.deploy.index import Found
+    from miniclip.embedding_model import EmbeddingModel
 
 EXAMPLES = """\
   miniclip search index "a dog in the snow"

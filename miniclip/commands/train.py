@@ -9,7 +9,8 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -28,6 +29,9 @@ EXAMPLES = """\
   miniclip train data=folder data.root=photos trainer.budget.epochs=10
   miniclip train -m optimizer.rho=0,0.05 seed=0,1,2
 """
+
+FULL_ERROR = "HYDRA_FULL_ERROR"
+"""Variable of the environment: 1 shows tracebacks."""
 
 FLAGS_OF_HYDRA = (
     "--help",
@@ -71,8 +75,6 @@ def train() -> None:
 
 def _train() -> None:
     _refuse_several_processes()
-    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach this function instead of Hydra's printer
 
     # Hydra's parser wants its flag for sweeps in front of the settings
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
@@ -82,14 +84,29 @@ def _train() -> None:
         _refuse_flags(sys.argv[1:])
         refuse_misspelled(words)
         prepare_hydra()
-        hydra.main(config_path=str(HOME / "conf"), config_name="config", version_base="1.3")(_job)()
+        with _past_hydras_printer():
+            hydra.main(config_path=str(HOME / "conf"), config_name="config", version_base="1.3")(_job)()
     except KeyboardInterrupt as interruption:
         sys.exit(128 + getattr(interruption, "signum", 2))
     except (_Refused, UserError, HydraException, OmegaConfBaseException) as raised:
         error = raised.error if isinstance(raised, _Refused) else raised
-        if wants_traceback:
+        if os.environ.get(FULL_ERROR) == "1":
             traceback.print_exc()
         sys.exit(f"Error: {what_is_wrong(error, words)}")
+
+
+@contextmanager
+def _past_hydras_printer() -> Iterator[None]:
+    """Errors reach the caller instead of Hydra's printer; the user's own wish stands again afterwards."""
+    wish = os.environ.get(FULL_ERROR)
+    os.environ[FULL_ERROR] = "1"
+    try:
+        yield
+    finally:
+        if wish is None:
+            del os.environ[FULL_ERROR]
+        else:
+            os.environ[FULL_ERROR] = wish
 
 
 def _refuse_several_processes() -> None:

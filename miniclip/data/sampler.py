@@ -6,6 +6,9 @@ from itertools import count
 import torch
 from torch.utils.data import Sampler
 
+from miniclip.distributed import World
+from miniclip.errors import SettingError
+
 EPOCH_SEEDS = 1_000_003
 """Seeds of epochs lie so far apart for neighboring seeds of runs; a prime."""
 
@@ -16,13 +19,21 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     The order of an epoch is drawn from (seed, epoch); each image turns up at most once in it. The last
     incomplete batch is left out: the contrastive loss depends on the batch's size; so are batches that
     do not fill up the last step of `accumulate_steps`. Iteration can start at any image of any epoch,
-    which is how a run goes on after an interruption, also with batches of another size.
+    which is how a run goes on after an interruption, also with batches of another size or on another
+    number of processes.
+
+    Sizes and positions count the images of all processes; what is yielded is this process's share. Every
+    process draws the same order, so that none has to tell the others.
 
     Args:
         num_images: of one epoch.
-        batch_size: images per batch.
+        batch_size: images per batch, of all processes.
         seed: of the order.
         accumulate_steps: batches per optimizer step.
+        world: the processes that share each batch; None is this one alone.
+
+    Raises:
+        SettingError: when the processes cannot have equally many images of a batch.
     """
 
     def __init__(
@@ -32,7 +43,16 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         batch_size: int,
         seed: int,
         accumulate_steps: int = 1,
+        world: World | None = None,
     ):
+        self.world = world or World()
+        if batch_size % self.world.size != 0:
+            raise SettingError(
+                "trainer.batch_size",
+                batch_size,
+                f"must be a multiple of {self.world.size}: so many processes share each batch equally",
+            )
+
         self.num_images = num_images
         self.batch_size = batch_size
         self.seed = seed
@@ -56,7 +76,8 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
             # what does not fill up an optimizer step is left out
             end = position + self.steps_left(position) * self.images_per_step
             for start in range(position, end, self.batch_size):
-                yield [(epoch, index) for index in order[start : start + self.batch_size]]
+                batch = order[start : start + self.batch_size]
+                yield [(epoch, index) for index in self.world.share(batch)]
 
             position = 0  # only the first epoch is begun in its middle
 

@@ -1,4 +1,4 @@
-"""A model in ONNX as an `EmbeddingModel`: onnxruntime, tokenizers, Pillow and NumPy, no torch."""
+"""A model in ONNX as a `FingerprintedModel`: onnxruntime, tokenizers, Pillow and NumPy, no torch."""
 
 import hashlib
 import json
@@ -53,6 +53,7 @@ class OnnxModel:
         self.context_length = int(config["context_length"])
         self.image_size = int(config["image_size"])
         self.eval_crop = str(config["eval_crop"])
+        self.precision = str(config["precision"])
 
         self._image = _session(folder / files.IMAGE, num_threads)
         self._text = _session(folder / files.TEXT, num_threads)

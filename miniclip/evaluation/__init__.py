@@ -2,11 +2,11 @@
 
 from miniclip.evaluation.comparison import comparison
 from miniclip.evaluation.evaluation import Evaluation, flat_numbers
-from miniclip.evaluation.models import EmbeddingModel, OpenClipModel
+from miniclip.evaluation.models import DatasetEncoder, OpenClipModel
 from miniclip.evaluation.task import Result, Task, TaskContext, Unsuited
 
 __all__ = [
-    "EmbeddingModel",
+    "DatasetEncoder",
     "Evaluation",
     "OpenClipModel",
     "Result",

@@ -18,7 +18,7 @@ def evaluation_folder(checkpoint: Path, fingerprint: str) -> Path:
     """
     run = RunFiles.of_checkpoint(checkpoint)
     if run is None or not run.environment.is_file():
-        return within(checkpoint.parent, f"{checkpoint.stem}_evaluation/{fingerprint}")
+        return folder_beside(checkpoint, fingerprint)
 
     names = _names_of_splits(run)
     name = names.get(fingerprint)
@@ -30,6 +30,16 @@ def evaluation_folder(checkpoint: Path, fingerprint: str) -> Path:
     elif name in ("test", SEEDED_TEST) and len(names) > 2:
         parts.append("test")
     return within(run.path, "/".join(parts))
+
+
+def folder_beside(model: Path, fingerprint: str) -> Path:
+    """The folder of a model that lies in no run, beside it.
+
+    Args:
+        model: its file or folder.
+        fingerprint: of the split that is measured on.
+    """
+    return within(model.parent, f"{model.stem}_evaluation/{fingerprint}")
 
 
 def _names_of_splits(run: RunFiles) -> dict[str, str]:

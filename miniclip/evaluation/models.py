@@ -1,4 +1,4 @@
-"""Models under test: what they share, and open_clip's; ours is `miniclip.pretrained.MiniCLIP`."""
+"""Models under test: what is asked of them, and open_clip's; ours is `miniclip.pretrained.MiniCLIP`."""
 
 import pickle
 from collections.abc import Sequence
@@ -11,25 +11,21 @@ from torch import Tensor
 
 from miniclip.data.dataset import ImageTextDataset
 from miniclip.data.sampler import sequential_batches
+from miniclip.embedding_model import EmbeddingModel
 from miniclip.errors import UserError
 
 BATCH_SIZE = 256
 
 
-class EmbeddingModel(Protocol):
-    """A model that carries images and raw texts into a joint space.
+class DatasetEncoder(EmbeddingModel, Protocol):
+    """An `EmbeddingModel` in torch that reads whole data sets: what evaluation measures.
 
     Attributes:
-        name: how tables call it.
-        device: where it computes.
+        precision: of the arithmetic, such as float32.
     """
 
-    name: str
-    device: torch.device
-
     @property
-    def logit_scale(self) -> float:
-        """What cosines are multiplied by to become logits."""
+    def precision(self) -> str: ...
 
     def preprocess(self, image: Image.Image | Tensor) -> Tensor:
         """`image (PIL, or (3, H, W) uint8) -> (3, S, S)` float32, what `encode_image` takes."""
@@ -45,7 +41,7 @@ class EmbeddingModel(Protocol):
 
 
 class OpenClipModel:
-    """A model of open_clip as an `EmbeddingModel`, with its own preprocessing to its own `image_size`.
+    """A model of open_clip as a `DatasetEncoder`, with its own preprocessing to its own `image_size`.
 
     Args:
         text: NAME:WEIGHTS, weights being a file or one of open_clip's names for them.
@@ -54,6 +50,8 @@ class OpenClipModel:
     Raises:
         UserError: when open_clip is missing, knows no such model, or the weights are not there.
     """
+
+    precision = "float32"
 
     def __init__(self, text: str, device: torch.device):
         try:
@@ -107,9 +105,14 @@ class OpenClipModel:
         return torch.cat([part.float() for part in features])
 
     def encode_dataset(self, dataset: ImageTextDataset) -> Tensor:
-        images = dataset.split.images
-        features = []
-        for rows in sequential_batches(len(images), BATCH_SIZE):
-            batch = torch.stack([self.preprocess(images[row]) for row in rows])
-            features.append(self.encode_image(batch))
-        return torch.cat(features)
+        return encode_one_by_one(self, dataset)
+
+
+def encode_one_by_one(model: DatasetEncoder, dataset: ImageTextDataset) -> Tensor:
+    """All images of a data set by a model's own `preprocess`: `N images -> (N, D)` float32, of length 1."""
+    images = dataset.split.images
+    features = []
+    for rows in sequential_batches(len(images), BATCH_SIZE):
+        batch = torch.stack([model.preprocess(images[row]) for row in rows])
+        features.append(model.encode_image(batch))
+    return torch.cat(features)

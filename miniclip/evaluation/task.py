@@ -12,7 +12,7 @@ from torch import Tensor
 
 from miniclip.data import ImageTextDataset
 from miniclip.errors import UserError
-from miniclip.evaluation.models import EmbeddingModel
+from miniclip.evaluation.models import DatasetEncoder
 from miniclip.metrics import Features, LabeledFeatures, protocol_name
 from miniclip.metrics.linear_probe import NEEDS_SKLEARN, can_probe
 from miniclip.metrics.retrieval import caption_owners
@@ -52,7 +52,7 @@ class TaskContext:
 
     def __init__(
         self,
-        model: EmbeddingModel,
+        model: DatasetEncoder,
         train: ImageTextDataset,
         val: ImageTextDataset,
         *,
@@ -72,7 +72,7 @@ class TaskContext:
         """What the numbers were measured on."""
         split = self.val.split
         num_captions = int(split.captions.counts.sum())
-        return protocol_name(split.name, len(split), num_captions) + "; float32"
+        return f"{protocol_name(split.name, len(split), num_captions)}; {self.model.precision}"
 
     @cached_property
     def image_features(self) -> Tensor:
@@ -160,7 +160,7 @@ def need_probe() -> None:
         raise MissingPackage(NEEDS_SKLEARN)
 
 
-def _finite(features: Tensor, model: EmbeddingModel) -> Tensor:
+def _finite(features: Tensor, model: DatasetEncoder) -> Tensor:
     if not bool(torch.isfinite(features).all()):
         raise UserError(f"The features of {model.name} are not finite: its weights are broken.")
     return features

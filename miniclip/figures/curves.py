@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from miniclip.figures.axes import BLUE, GRAY, GREEN, ORANGE, new_figure, save, tidy
-from miniclip.metrics import DIRECTIONS
+from miniclip.metrics import DIRECTIONS, RECALL_AT
 from miniclip.runs import RunDirectory
 
 if TYPE_CHECKING:
@@ -38,11 +38,11 @@ def draw_curves(records: Sequence[dict[str, Any]], path: Path) -> Path:
 
 def _recalls(axis: "Axes", records: Sequence[dict[str, Any]]) -> None:
     """A line for each recall, dashed from text to image."""
-    styles = {"i2t": "-", "t2i": "--"}
-    for k, color in ((1, ORANGE), (5, GREEN), (10, BLUE)):
-        for direction, title in DIRECTIONS.items():
+    for k, color in zip(RECALL_AT, (ORANGE, GREEN, BLUE), strict=True):
+        for (direction, title), style in zip(DIRECTIONS.items(), ("-", "--"), strict=True):
             key = f"val/{direction}_r{k}"
-            _line(axis, records, key, f"R@{k} {title}", color, marker="o", style=styles[direction])
+            _line(axis, records, key, f"R@{k} {title}", color, marker="o", style=style)
+
     axis.set_ylim(0, 122)  # room for the legend above 100
     axis.set_yticks(range(0, 101, 20))
     tidy(axis, "recall, %", columns=3, place="upper center")

@@ -170,13 +170,16 @@ def chance_metrics(image_of_caption: Tensor) -> dict[str, float]:
     """What `retrieval_metrics` gives on average where all orders are equally likely."""
     counts = image_of_caption.bincount().double()
     num_images, num_captions = len(counts), len(image_of_caption)
+    to_text, to_image = DIRECTIONS
+
     metrics = {}
     for k in RECALL_AT:
+        # chance that none of an image's captions is among the first k, (N,)
         missed = torch.ones_like(counts)
         for place in range(min(k, num_captions)):  # one more wrong caption drawn without return
             missed *= (num_captions - counts - place).clamp(min=0) / (num_captions - place)
-        metrics[f"i2t_r{k}"] = 100 * (1 - missed).mean().item()
-        metrics[f"t2i_r{k}"] = 100 * min(1.0, k / num_images)
+        metrics[f"{to_text}_r{k}"] = 100 * (1 - missed).mean().item()
+        metrics[f"{to_image}_r{k}"] = 100 * min(1.0, k / num_images)
     return metrics | {"rsum": sum(metrics.values())}
 
 

@@ -108,6 +108,11 @@ class MiniCLIP:
         return self
 
     @property
+    def precision(self) -> str:
+        """Of the arithmetic, such as float32."""
+        return str(self.dtype).removeprefix("torch.")
+
+    @property
     def embed_dim(self) -> int:
         """D, the length of an embedding."""
         return int(self.bundle.config["embed_dim"])

@@ -145,6 +145,7 @@ class _Loop:
             batch_size=trainer.batch_size,
             seed=setup.config["seed"],
             accumulate_steps=trainer.accumulate_steps,
+            world=world,
         )
         self.loader = Loader(
             setup.train_set,

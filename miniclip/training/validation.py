@@ -12,7 +12,7 @@ from miniclip.data.dataset import ImageTextDataset
 from miniclip.data.loader import Loader
 from miniclip.data.sampler import sequential_batches
 from miniclip.errors import counted
-from miniclip.metrics import Features, encode, health, protocol_name, retrieval_metrics
+from miniclip.metrics import Features, encode, health, protocol_name, recall_line, retrieval_metrics
 from miniclip.metrics.health import Health
 from miniclip.runs import JsonlLogger
 from miniclip.training.interruption import Interruption, ignore_in_worker
@@ -199,12 +199,10 @@ def selection_key(record: dict[str, Any]) -> tuple[float, float]:
 
 
 def _epoch_line(record: dict[str, Any], epoch: str) -> str:
-    def recalls(direction: str) -> str:
-        return "/".join(f"{record[f'val/{direction}_r{k}']:.1f}" for k in (1, 5, 10))
-
+    """What a validation is told as: where the run stands, loss, recalls and speed."""
     return (
         f"epoch {epoch}  step {record['step']}  "
         f"val loss {record['val/loss']:.3f}  "
-        f"R@1/5/10 image to text {recalls('i2t')}  text to image {recalls('t2i')}  "
-        f"rsum {record['val/rsum']:.1f}  {record['train/images_per_second']:.0f} img/s"
+        f"R@1/5/10 {recall_line(record, prefix='val/')}  "
+        f"{record['train/images_per_second']:.0f} img/s"
     )

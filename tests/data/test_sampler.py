@@ -5,6 +5,8 @@ from itertools import islice
 import pytest
 
 from miniclip.data.sampler import EpochBatches, sequential_batches
+from miniclip.distributed import World
+from miniclip.errors import SettingError
 
 
 def test_epochs_differ_and_hold_an_image_at_most_once() -> None:
@@ -36,6 +38,32 @@ def test_batches_of_another_size_see_no_image_twice(batch_size: int, accumulate_
         seen += batch
     assert {epoch for epoch, _ in seen} <= {0} and len(set(seen)) == len(seen)
     assert {epoch for epoch, _ in next(iter(after))} == ({1} if batch_size == 16 else {0})
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_processes_share_each_batch_equally(size: int) -> None:
+    whole = list(islice(EpochBatches(20, batch_size=6, seed=0), 7))
+    ranks = [EpochBatches(20, batch_size=6, seed=0, world=World(rank, size)) for rank in range(size)]
+    assert {batches.steps_left() for batches in ranks} == {3}
+
+    for batch, *shares in zip(whole, *ranks, strict=False):
+        assert [len(share) for share in shares] == [6 // size] * size
+        assert [key for share in shares for key in share] == batch
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_another_number_of_processes_goes_on_where_one_stopped(size: int) -> None:
+    whole = list(islice(EpochBatches(20, batch_size=6, seed=0), 5))
+    for rank in range(size):
+        batches = EpochBatches(20, batch_size=6, seed=0, world=World(rank, size))
+        batches.start_at(0, 12)
+        expected = [World(rank, size).share(batch) for batch in whole[2:]]
+        assert list(islice(batches, 3)) == expected
+
+
+def test_a_batch_that_processes_cannot_share_equally_is_told() -> None:
+    with pytest.raises(SettingError, match=r"trainer\.batch_size=7: must be a multiple of 2"):
+        EpochBatches(20, batch_size=7, seed=0, world=World(rank=1, size=2))
 
 
 def test_batches_in_order_hold_every_image_once() -> None:

@@ -20,6 +20,10 @@ def test_each_recall_has_a_line_through_its_validations(drawn: list[Any], tmp_pa
     assert [len(line.get_xdata()) for line in loss.lines] == [4, 2]
     assert len(recall.lines) == 6 and all(list(line.get_xdata()) == [2, 4] for line in recall.lines)
     assert "R@10 text to image" in texts_of(drawn[0])
+    assert all(
+        (line.get_linestyle() == "--") == line.get_label().endswith("text to image")
+        for line in recall.lines
+    )
 
 
 def test_a_run_without_validations_is_drawn(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 from miniclip.config.build import build
 from miniclip.config.compose import compose
 from miniclip.losses import Loss
-from miniclip.metrics import encode, retrieval_metrics
+from miniclip.metrics import encode, recall_line, retrieval_metrics
 from miniclip.runs import JsonlLogger, RunDirectory, RunFacts
 from miniclip.training.interruption import Interrupted, Interruption
 from miniclip.training.progress import Progress
@@ -85,6 +85,8 @@ def test_a_record_holds_the_numbers_of_the_weights(
     assert (record["step"], record["epoch"], record["epochs_begun"]) == (3, 0, 1)
     assert record["val/images"] == 40
     assert "epoch 1/1  step 3  val loss" in caplog.text
+    line = recall_line(record, prefix="val/")
+    assert f"  R@1/5/10 {line}  " in caplog.text and line.startswith("image to text ")
 
 
 def test_equal_weights_are_best_once(setup: TrainingSetup, tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from miniclip.data.image_content import decode_without_torch
-from miniclip.deploy.embedding_model import EmbeddingModel
 from miniclip.deploy.index.sources import ImageSource, SourceImage
 from miniclip.deploy.index.writer import Encoded, IndexWriter
+from miniclip.embedding_model import EmbeddingModel, FingerprintedModel
 from miniclip.errors import BrokenImage
 
 BATCH_SIZE = 64
@@ -66,7 +66,7 @@ class _Prepared(NamedTuple):
 
 def update(
     writer: IndexWriter,
-    model: EmbeddingModel,
+    model: FingerprintedModel,
     sources: Sequence[ImageSource],
     *,
     batch_size: int = BATCH_SIZE,
@@ -93,7 +93,7 @@ class _SourceUpdate:
     def __init__(
         self,
         writer: IndexWriter,
-        model: EmbeddingModel,
+        model: FingerprintedModel,
         source: ImageSource,
         changes: Changes,
         batch_size: int,

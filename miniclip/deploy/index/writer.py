@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from miniclip.deploy.embedding_model import EmbeddingModel
 from miniclip.deploy.index import graph as graphs
 from miniclip.deploy.index import vectors as vector_files
 from miniclip.deploy.index.database import FILE_NAME, Facts, damaged, facts_of, writing
 from miniclip.deploy.index.reader import slots_of
 from miniclip.deploy.index.sources import SourceImage
 from miniclip.deploy.index.vectors import VectorFile
+from miniclip.embedding_model import FingerprintedModel
 from miniclip.errors import UserError
 from miniclip.files import locked
 
@@ -269,7 +269,7 @@ class IndexWriter:
 
 
 @contextmanager
-def open_writer(folder: Path, model: EmbeddingModel, *, model_path: Path) -> Iterator[IndexWriter]:
+def open_writer(folder: Path, model: FingerprintedModel, *, model_path: Path) -> Iterator[IndexWriter]:
     """Open an index to write it, alone; a new one is made.
 
     Args:
@@ -306,7 +306,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def _facts_for(
-    folder: Path, connection: sqlite3.Connection, model: EmbeddingModel, model_path: Path
+    folder: Path, connection: sqlite3.Connection, model: FingerprintedModel, model_path: Path
 ) -> Facts:
     """The facts of an index: those of the model where it is new.
 
@@ -333,7 +333,7 @@ def _facts_for(
     return facts
 
 
-def check_model(folder: Path, facts: Facts, model: EmbeddingModel) -> None:
+def check_model(folder: Path, facts: Facts, model: FingerprintedModel) -> None:
     """Stop at a model that is not the one of an index.
 
     Raises:

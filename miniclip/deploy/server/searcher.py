@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from miniclip.deploy.embedding_model import EmbeddingModel
 from miniclip.deploy.index import Found, Index
 from miniclip.deploy.index.update import decode_size_of, stacked
 from miniclip.deploy.server.images import decode_upload
+from miniclip.embedding_model import EmbeddingModel
 from miniclip.errors import UserError
 
 

@@ -26,7 +26,7 @@ class Retrieval(Task):
 
     def run(self, context: TaskContext) -> Result:
         features = context.features
-        ranks = retrieval_ranks(*features, device=context.model.device)
+        ranks = retrieval_ranks(*features)  # where the features lie: on the device of the model
         metrics = metrics_of_ranks(ranks)
         intervals = bootstrap(ranks, features.image_of_caption)
         chance = chance_metrics(features.image_of_caption)

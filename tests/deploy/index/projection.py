@@ -13,11 +13,12 @@ SIDE = 4
 
 
 class ProjectionModel:
-    """An `EmbeddingModel` whose weights are a random matrix of a seed."""
+    """A `FingerprintedModel` whose weights are a random matrix of a seed."""
 
     def __init__(self, *, seed: int = 0, embed_dim: int = 24):
         self.name = f"projection {seed}"
         self.embed_dim = embed_dim
+        self.logit_scale = 100.0
         self.weights = np.random.default_rng(seed).standard_normal((3 * SIDE * SIDE, embed_dim))
         self.fingerprint = hashlib.sha256(self.weights.tobytes()).hexdigest()
 
