@@ -6,6 +6,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from miniclip.errors import UserError
@@ -74,7 +75,7 @@ def _format_of(folder: Path) -> str | None:
 
 @contextmanager
 def refused_by(library: str) -> Iterator[None]:
-    """Whatever another library raises over what was exported is one line."""
+    """Whatever another library raises over a model is one line."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the library, to its own developers
@@ -84,7 +85,7 @@ def refused_by(library: str) -> Iterator[None]:
     except Exception as error:  # whatever its code raises, the model does not suit it
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise UserError(
-            f"{library} cannot read what was exported ({reason[:200]}). The export was not kept; --format "
+            f"{library} fails on this model ({reason[:200]}). The export was not kept; --format "
             "safetensors works for every model."
         ) from None
 
@@ -100,11 +101,12 @@ def compared(
     Raises:
         UserError: when they differ by more than rounding.
     """
-    of_images, of_texts = (float((theirs - ours).abs().max()) for theirs, ours in (images, texts))
-    if not max(of_images, of_texts) <= LARGEST_DIFFERENCE:
+    differences = torch.stack([(theirs - ours).abs().max() for theirs, ours in (images, texts)])  # (2,)
+    largest = float(differences.max())  # NaN where either is
+    if not largest <= LARGEST_DIFFERENCE:
         raise UserError(
-            f"The features that {library} gives differ from ours by {max(of_images, of_texts):.1e}, more "
-            f"than {LARGEST_DIFFERENCE:.0e}. The export was not kept; --format safetensors works for every "
+            f"The features that {library} gives differ from ours by {largest:.1e}, more than "
+            f"{LARGEST_DIFFERENCE:.0e}. The export was not kept; --format safetensors works for every "
             "model."
         )
-    return Exported(folder, of_images, of_texts)
+    return Exported(folder, *differences.tolist())
