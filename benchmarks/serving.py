@@ -57,7 +57,7 @@ def make_index(model_path: Path, folder: Path, num_images: int) -> None:
     vectors = np.random.default_rng(0).standard_normal((num_images, model.embed_dim)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     with open_writer(folder, model, model_path=model_path) as writer:
-        source = writer.source(folder, kind="files", root=folder, image_column=None)
+        source = writer.entries.source(folder, kind="files", root=folder, image_column=None)
         for start in range(0, num_images, 5_000):
             rows = range(start, min(start + 5_000, num_images))
             writer.put(

@@ -189,11 +189,15 @@ class MiniCLIP:
         with self._autocast():
             return encode_images(self.model, (batch.images for batch in loader))
 
+    def too_long(self, texts: Sequence[str]) -> list[str]:
+        """The texts of which the model does not read the end."""
+        return self.tokenizer.too_long(texts)
+
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not torch.float32)
 
     def _tell_too_long(self, texts: Sequence[str]) -> None:
-        cut = self.tokenizer.too_long(texts)
+        cut = self.too_long(texts)
         if cut:
             log.warning(
                 "%s longer than the %d tokens that the model reads; the rest is not seen: %.60r",
