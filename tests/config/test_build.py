@@ -122,8 +122,6 @@ def test_the_environment_is_recorded(tmp_path: Path) -> None:
     [
         (["optimizer.rho=-0.1"], "optimizer.rho=-0.1: must be at least 0"),
         (["optimizer.rho=much"], "optimizer.rho='much': must be a number"),
-        (["+optimizer.roh=0.1"], "Did you mean optimizer.rho?"),
-        (["trainer.budget.epochs=1.5"], "trainer.budget.epochs=1.5: must be a whole number"),
         (["trainer.budget.minutes=0"], "trainer.budget.minutes=0: must be above 0"),
         (
             ["trainer.budget.minutes=3", "trainer.budget.steps=3"],
@@ -134,34 +132,16 @@ def test_the_environment_is_recorded(tmp_path: Path) -> None:
         (["encoder.text.num_heads=3"], "encoder.text.num_heads=3: must divide width=256"),
         (["embed_dim=0"], "embed_dim=0: must be at least 1"),
         (["image_size=4"], "image_size=4: must be at least 16"),
-        (["seed=zero"], "seed='zero': must be a whole number"),
-        (["data.flip=maybe"], "data.flip='maybe': must be true or false"),
         (["data.crop_scale=[0.5]"], "data.crop_scale=[0.5]"),
-        (["data=csv"], "data.train_csv is needed: give data.train_csv=..."),
         (["data=flickr8k", "data.root=nowhere"], "data.root=nowhere: does not exist"),
-        (["precision.dtype=float8"], "precision.dtype='float8': must be one of auto, float16"),
         (["encoder.image.weights=nowhere.pth"], "encoder.image.weights=nowhere.pth: is no file"),
         (["temperature.momentum=0"], "temperature.momentum=0: must lie in"),
         (["projection.expansion=-1"], "projection.expansion=-1"),
         (["tokenizer.vocab_size=10"], "tokenizer.vocab_size=10"),
         (["optimizer.base.lr=-1"], "optimizer: Invalid learning rate: -1"),
-        (["optimizer._target_=miniclip.optim.Sam"], "optimizer._target_=miniclip.optim.Sam"),
         (["schedule.final_factor=3"], "schedule.final_factor=3"),
-        (["+trainer.epochs=3"], "Did you mean trainer.budget.epochs?"),
-        (["+optimizer.base.momentum=0.9"], "optimizer.base.momentum is no setting"),
-        (["+optimizer.defaults={}"], "optimizer.defaults is no setting of miniclip.optim.SAM"),
-        (["encoder.image=resnet18"], "an option is chosen with encoder/image=resnet18"),
-        (["optimizer.base=sgd"], "an option is chosen with optimizer/base=sgd"),
-        (["~logger"], "choose logger=none"),
-        (["~trainer"], "trainer cannot be left out"),
         (["~optimizer.base"], "optimizer.base is needed"),
         (["~data.flip"], "data.flip is needed"),
-        (["seed=100000000000000"], "seed=100000000000000: must lie between 0 and 4294967295"),
-        (["seed=-1"], "seed=-1: must lie between 0"),
-        (["optimizer.base.lr=.inf"], "optimizer.base.lr='.inf': must be a number"),
-        (["optimizer.base.betas=[0.9,nan]"], "must be a finite number"),
-        (["optimizer.rho=inf"], "optimizer.rho=inf: must be a finite number"),
-        (["optimizer.base.lr=much"], "optimizer.base.lr='much': must be a number"),
         (["device=cuda:77"], "device=cuda:77: torch finds"),
         (["device=gpu"], "device=gpu: must be auto, cpu, mps"),
         (["device=meta"], "device=meta: must be auto, cpu, mps"),
@@ -218,8 +198,3 @@ def test_a_good_config_passes_and_makes_no_weights(monkeypatch: pytest.MonkeyPat
     )
     check(compose())
     assert set(made) == {"meta"}
-
-
-def test_a_part_of_other_options_is_no_option() -> None:
-    with pytest.raises(UserError, match="only a part of others; choose another: data="):
-        check(compose("data=base/source"))

@@ -7,8 +7,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from miniclip.cli import main
 from miniclip.config.compose import compose
-from miniclip.config.hints import _known_keys, explained, groups, is_named
-from miniclip.config.names import COMMON_NAMES
+from miniclip.config.hints import explained, is_named
 from miniclip.errors import UserError, as_override
 
 
@@ -60,11 +59,6 @@ def test_the_setting_that_was_meant(word: str, meant: str) -> None:
 
 def test_where_no_optimizer_wraps_another_its_settings_are_its_own() -> None:
     assert "Did you mean optimizer.lr?" in is_named("lr", ["optimizer=adamw", "lr=1"])
-
-
-def test_every_common_name_leads_to_a_setting_that_exists() -> None:
-    known = {*_known_keys(), *groups(), "hydra.run.dir"}
-    assert {meant for meant in COMMON_NAMES.values() if meant not in known} == set()
 
 
 @pytest.mark.parametrize(

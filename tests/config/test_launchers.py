@@ -16,7 +16,6 @@ import pytest
 from miniclip.config.optuna_sweeper import result_line
 from miniclip.runs.sweep import Sweep
 from tests.conftest import TINY, kill_in_its_first_job, run_miniclip
-from tests.in_process import train_in_process
 
 SMALL = (*TINY[:-1], "trainer.budget.epochs=1", "optimizer=adamw")
 
@@ -50,14 +49,6 @@ def test_jobs_of_a_launcher_end_up_in_one_table(launcher: str, tmp_path: Path) -
     assert "seed=0" in rows[0]["overrides"] and "seed=1" in rows[1]["overrides"]
     processes = {json.loads(path.read_text())["pid"] for path in tmp_path.glob("*/status.json")}
     assert len(processes) == 2 and os.getpid() not in processes
-
-
-def test_a_launcher_that_is_not_installed_is_one_clear_line(tmp_path: Path) -> None:
-    target = "hydra.launcher._target_=no_plugins.no_launcher.Launcher"
-    settings = [*SMALL, "seed=0,1", "hydra/launcher=joblib", target, f"hydra.sweep.dir={tmp_path}"]
-    done = train_in_process("-m", *settings)
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert 'hydra/launcher=joblib needs more: pip install -e ".[sweeps]"' in done.stderr
 
 
 @pytest.mark.long

@@ -10,7 +10,7 @@ import pytest
 from miniclip.errors import UserError
 from miniclip.evaluation.folders import evaluation_folder
 from miniclip.runs import RunDirectory
-from tests.conftest import TINY, Answer, class_settings, fit, interrupt_at_step
+from tests.conftest import Answer, class_settings, fit, interrupt_at_step
 
 
 def run_with(folder: Path, **splits: str) -> Path:
@@ -72,29 +72,3 @@ def test_a_moved_a_lone_and_a_resumed_checkpoint_give_the_same_numbers(
             assert {**numbers, "checkpoint": ""} == {**expected, "checkpoint": ""}
     rows = [line.split()[1:] for line in done.stdout.splitlines()[-4:]]
     assert rows == [rows[0]] * 4
-
-
-def test_another_data_set_and_a_table_of_several_models(
-    class_run: RunDirectory, class_folder: Path, tmp_path: Path, miniclip: Callable[..., Answer]
-) -> None:
-    settings = [setting for setting in TINY if "num_layers" not in setting]
-    bag = fit(tmp_path / "bag", *settings, "encoder/text=bag", "trainer.budget.steps=1")
-    run = shutil.copytree(class_run.path, tmp_path / "run")
-    checkpoint = run / "checkpoints" / "last.pt"
-    other = ["data=imagefolder", f"data.root={class_folder}", "data.val_fraction=0.2"]
-    done = miniclip("evaluate", bag.path, checkpoint, "retrieval", *other)
-    assert done.returncode == 0, done.stderr
-    table = done.stdout.splitlines()[-4:]
-    assert [line.split()[0] for line in table] == ["image", "chance", str(bag.path), str(checkpoint)]
-    (file,) = (bag.path / "evaluation").glob("*/retrieval.json")  # on data that is not its own
-    assert json.loads(file.read_text())["protocol"].startswith("seeded val: 12 images")
-    assert len(list((run / "evaluation" / "last").glob("*/retrieval.json"))) == 1
-
-
-def test_a_job_of_a_sweep_is_a_run_like_any_other(
-    class_run: RunDirectory, tmp_path: Path, miniclip: Callable[..., Answer]
-) -> None:
-    job = shutil.copytree(class_run.path, tmp_path / "0_rho=0.05,seed=1")
-    done = miniclip("evaluate", job.name, "retrieval")
-    assert done.returncode == 0, done.stderr
-    assert (job / "evaluation" / "retrieval.json").is_file()

@@ -10,29 +10,10 @@ from torch import nn
 
 from miniclip.data.transforms import normalize
 from miniclip.errors import SettingError, UserError
-from miniclip.models import TimmEncoder, TorchvisionEncoder
-from miniclip.models.image_encoder import HALF, ImageEncoder, preprocessing_of
-from miniclip.models.last_stage import last_stage
+from miniclip.models.image_encoder import HALF, preprocessing_of
 from miniclip.optim import parameter_groups, scale_learning_rates, set_learning_rate
 from miniclip.preprocessing import MEAN, STD
-
-SETTINGS: dict[str, Any] = {
-    "image_size": 64,
-    "embed_dim": 8,
-    "weights": None,
-    "trainable": "all",
-    "freeze_batch_norm_stats": False,
-    "lr_factor": 1.0,
-}
-
-
-def encoder(**changes: Any) -> TorchvisionEncoder:
-    return TorchvisionEncoder(**SETTINGS | changes)
-
-
-def timm_encoder(**changes: Any) -> TimmEncoder:
-    pytest.importorskip("timm", reason="needs the extra timm")
-    return TimmEncoder(**SETTINGS | changes)
+from tests.models.towers import encoder, timm_encoder
 
 
 def learning(tower: nn.Module) -> set[str]:
@@ -145,46 +126,6 @@ def test_a_model_of_timm(architecture: str, last: str, tmp_path: Path) -> None:
     assert torch.equal(first, second)
 
 
-@pytest.mark.parametrize(
-    ("architecture", "expected"),
-    [
-        ("rexnet_100", {*(f"features.{number}" for number in range(11, 17))}),
-        (
-            "hrnet_w18_small",
-            {"transition3", "stage4", "incre_modules", "downsamp_modules", "final_layer"},
-        ),
-        ("coat_tiny", {"parallel_blocks", "norm2", "norm3", "norm4", "aggregate"}),
-        ("resnet18", {"layer4"}),
-        ("vit_tiny_patch16_224", {"blocks.11", "norm"}),
-        ("convnext_atto", {"stages.3", "head"}),
-        ("efficientnet_b0", {"blocks.5", "blocks.6", "conv_head", "bn2"}),  # both of 32 pixels a cell
-        ("densenet121", {"features.transition3", "features.denseblock4", "features.norm5"}),
-        ("mvitv2_tiny", {"stages.3", "norm"}),  # whose feature maps name parts that it has not
-    ],
-)
-def test_the_last_stage_is_what_follows_the_last_feature_map_but_one(
-    architecture: str, expected: set[str]
-) -> None:
-    timm = pytest.importorskip("timm", reason="needs the extra timm")
-    with torch.device("meta"):
-        model = timm.create_model(architecture, pretrained=False, num_classes=0)
-    names = {id(part): name for name, part in model.named_modules()}
-    assert {names[id(part)] for part in last_stage(model)} == expected
-
-
-def test_a_last_stage_that_is_not_known_says_what_to_choose() -> None:
-    model = nn.ModuleDict({"stem": nn.Linear(2, 2), "tail": nn.Linear(2, 2)})
-    model.feature_info = [{"module": "block.0"}, {"module": "block.1"}]  # as twins of timm do
-    settings: dict[str, Any] = {
-        "width": 2,
-        "embed_dim": 2,
-        "freeze_batch_norm_stats": False,
-        "lr_factor": 1.0,
-    }
-    with pytest.raises(SettingError, match=r"trainable=last_stage: .*choose all or none"):
-        ImageEncoder(model, trainable="last_stage", **settings)
-
-
 def test_an_unknown_model_names_near_ones() -> None:
     with pytest.raises(SettingError, match="resnet34"):
         encoder(architecture="resnet35")
@@ -201,68 +142,6 @@ def test_refuses_settings_out_of_range(changes: dict[str, Any]) -> None:
     with pytest.raises(SettingError) as caught:
         encoder(architecture="resnet18", **changes)
     assert caught.value.setting in changes
-
-
-FAMILIES = {
-    "alexnet": 64,
-    "convnext_tiny": 64,
-    "densenet121": 64,
-    "efficientnet_b0": 64,
-    "efficientnet_v2_s": 64,
-    "googlenet": 64,
-    "inception_v3": 96,
-    "maxvit_t": 224,
-    "mnasnet0_5": 64,
-    "mobilenet_v2": 64,
-    "mobilenet_v3_small": 64,
-    "regnet_y_400mf": 64,
-    "resnet18": 64,
-    "resnext50_32x4d": 64,
-    "shufflenet_v2_x0_5": 64,
-    "swin_t": 64,
-    "swin_v2_t": 64,
-    "vgg11": 64,
-    "vgg11_bn": 64,
-    "vit_b_32": 64,
-}
-"""A small member of each of torchvision's families, and a side it accepts."""
-
-FAMILIES_OF_TIMM = {
-    "densenet121": 64,
-    "efficientnet_lite0": 64,
-    "mobilenetv3_small_050": 64,
-    "mobilenetv4_conv_small_050": 64,
-    "regnety_002": 64,
-    "resnetv2_50": 64,
-    "test_vit": 64,
-}
-
-
-def share_that_learns(tower: nn.Module) -> float:
-    sizes = [(p.numel(), p.requires_grad) for p in tower.backbone.parameters()]
-    return sum(size for size, learns in sizes if learns) / sum(size for size, _ in sizes)
-
-
-@pytest.mark.parametrize(("architecture", "image_size"), FAMILIES.items())
-def test_the_last_stage_of_each_family_is_a_part_of_it_with_weight(
-    architecture: str, image_size: int
-) -> None:
-    with torch.device("meta"):
-        tower = encoder(architecture=architecture, trainable="last_stage", image_size=image_size)
-    assert 0.08 < share_that_learns(tower) < 0.97
-    first = next(tower.backbone.parameters())
-    assert not first.requires_grad
-    assert tower.proj.in_features > 0
-
-
-@pytest.mark.parametrize(("architecture", "image_size"), FAMILIES_OF_TIMM.items())
-def test_of_timm_as_well_and_its_head_may_be_wider_than_its_features(
-    architecture: str, image_size: int
-) -> None:
-    with torch.device("meta"):
-        tower = timm_encoder(architecture=architecture, trainable="last_stage", image_size=image_size)
-        assert tower(torch.zeros(2, 3, image_size, image_size)).shape == (2, 8)
-    assert 0.08 < share_that_learns(tower) < 0.97
 
 
 @pytest.mark.parametrize(("architecture", "image_size"), [("inception_v3", 32), ("maxvit_t", 33)])

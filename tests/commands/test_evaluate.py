@@ -1,0 +1,118 @@
+"""`miniclip evaluate` on real runs: tasks, data and models in any order, and what cannot be measured."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from miniclip.runs import RunDirectory
+from tests.conftest import TINY, Answer, fit
+
+
+def numbers_of(folder: Path, task: str) -> dict:
+    return json.loads((folder / "evaluation" / f"{task}.json").read_text())
+
+
+def test_a_run_is_measured_in_every_way_that_suits_it(
+    class_run: RunDirectory, tmp_path: Path, miniclip: Callable[..., Answer]
+) -> None:
+    run = shutil.copytree(class_run.path, tmp_path / "run")
+    settings = ["eval.tasks.few_shot.shots=[1,2]", "eval.tasks.few_shot.num_seeds=2"]
+    done = miniclip("evaluate", run, *settings)
+    assert done.returncode == 0, done.stderr
+    found = {path.stem for path in (run / "evaluation").glob("*.json")}
+    assert found == {"retrieval", "zero_shot", "linear_probe", "few_shot", "health", "pictures"}
+    for task in found:
+        numbers = numbers_of(run, task)
+        assert numbers["protocol"].startswith("seeded val: 30 images, 30 captions")
+        assert numbers["checkpoint"].endswith("best.pt") and len(numbers["data_fingerprint"]) == 16
+        assert f"{task} ({numbers['protocol']}; {numbers['checkpoint']})" in done.stdout
+    assert set(numbers_of(run, "few_shot")["shots"]) == {"1", "2"}
+    for name in ("retrieval", "similarity", "space", "zero_shot", "health"):
+        with Image.open(run / "evaluation" / f"{name}.png") as figure:
+            assert figure.width <= 1300 and figure.height <= 1050
+
+
+def test_tasks_on_the_command_line_are_those_that_are_done(
+    class_run: RunDirectory, tmp_path: Path, miniclip: Callable[..., Answer]
+) -> None:
+    run = shutil.copytree(class_run.path, tmp_path / "run")
+    done = miniclip("evaluate", run, "few_shot", "eval.tasks.few_shot.shots=[1]")
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in (run / "evaluation").glob("*.json")] == ["few_shot.json"]
+    assert set(numbers_of(run, "few_shot")["shots"]) == {"1"}
+
+    refused = miniclip("evaluate", run, "retrieval", "eval.tasks.few_shot.shots=[1]")
+    assert refused.returncode == 1 and "the task few_shot is not chosen" in refused.stderr
+
+
+def test_what_cannot_be_measured_is_one_clear_line(
+    class_run: RunDirectory, tmp_path: Path, miniclip: Callable[..., Answer]
+) -> None:
+    (tmp_path / "unfinished" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "templates.txt").write_text("a photo of it\n")
+    (tmp_path / "names.txt").write_text("square\nsquare\ncircle\n")
+    one_class = tmp_path / "one" / "dog"
+    one_class.mkdir(parents=True)
+    for index in range(10):
+        Image.new("RGB", (20, 20), (index, 0, 0)).save(one_class / f"{index}.png")
+    broken = torch.load(class_run.best_checkpoint, weights_only=True)
+    broken["model"]["projection.norm.weight"].fill_(torch.nan)
+    torch.save(broken, tmp_path / "broken.pt")
+
+    zero_shot = [class_run.path, "zero_shot"]
+    templates = f"eval.tasks.zero_shot.templates={tmp_path / 'templates.txt'}"
+    names = f"eval.tasks.zero_shot.class_names={tmp_path / 'names.txt'}"
+    for words, reason in (
+        ([tmp_path / "unfinished"], "best.pt does not exist"),
+        (
+            [class_run.path, "zero_shott"],
+            "zero_shott is no run, no checkpoint and none of the tasks few_",
+        ),
+        (["zero_shot"], "Which model?"),
+        ([*zero_shot, templates], "needs one {} for the class"),
+        ([*zero_shot, names], "these repeat: square"),
+        (
+            [*zero_shot, "data=imagefolder", f"data.root={one_class.parent}"],
+            "needs two classes; all images are of 'dog'",
+        ),
+        ([*zero_shot, "data=openmoji", "data.limit=20"], "zero_shot needs classes, the data set has none"),
+        ([class_run.path, "sharpness"], "must fit into the 30 training images"),
+        ([tmp_path / "nowhere", "sharpness"], "is no run, no checkpoint"),
+        ([class_run.path, "retrieval", "data.rot=x"], "has no setting data.rot"),
+        ([class_run.path, "retrieval", "--device", "cuda:9"], "cuda"),
+        ([tmp_path / "broken.pt", "retrieval"], "not finite"),
+        ([class_run.path, "open_clip:NoSuchModel:x", "retrieval"], "open_clip"),
+    ):
+        done = miniclip("evaluate", *words)
+        assert done.returncode == 1 and reason in done.stderr, (words, done.stderr)
+        assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_another_data_set_and_a_table_of_several_models(
+    class_run: RunDirectory, class_folder: Path, tmp_path: Path, miniclip: Callable[..., Answer]
+) -> None:
+    settings = [setting for setting in TINY if "num_layers" not in setting]
+    bag = fit(tmp_path / "bag", *settings, "encoder/text=bag", "trainer.budget.steps=1")
+    run = shutil.copytree(class_run.path, tmp_path / "run")
+    checkpoint = run / "checkpoints" / "last.pt"
+    other = ["data=imagefolder", f"data.root={class_folder}", "data.val_fraction=0.2"]
+    done = miniclip("evaluate", bag.path, checkpoint, "retrieval", *other)
+    assert done.returncode == 0, done.stderr
+    table = done.stdout.splitlines()[-4:]
+    assert [line.split()[0] for line in table] == ["image", "chance", str(bag.path), str(checkpoint)]
+    (file,) = (bag.path / "evaluation").glob("*/retrieval.json")  # on data that is not its own
+    assert json.loads(file.read_text())["protocol"].startswith("seeded val: 12 images")
+    assert len(list((run / "evaluation" / "last").glob("*/retrieval.json"))) == 1
+
+
+def test_a_job_of_a_sweep_is_a_run_like_any_other(
+    class_run: RunDirectory, tmp_path: Path, miniclip: Callable[..., Answer]
+) -> None:
+    job = shutil.copytree(class_run.path, tmp_path / "0_rho=0.05,seed=1")
+    done = miniclip("evaluate", job.name, "retrieval")
+    assert done.returncode == 0, done.stderr
+    assert (job / "evaluation" / "retrieval.json").is_file()

@@ -1,0 +1,61 @@
+"""What a config may hold: each wrong key, type, group and number is named as it is typed."""
+
+import pytest
+
+from miniclip.config.compose import compose
+from miniclip.config.schema import check_values, full_name, select
+from miniclip.data import DataSource
+from miniclip.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["optimizer.rho=much"], "optimizer.rho='much': must be a number"),
+        (["+optimizer.roh=0.1"], "Did you mean optimizer.rho?"),
+        (["trainer.budget.epochs=1.5"], "trainer.budget.epochs=1.5: must be a whole number"),
+        (["seed=zero"], "seed='zero': must be a whole number"),
+        (["data.flip=maybe"], "data.flip='maybe': must be true or false"),
+        (["data=csv"], "data.train_csv is needed: give data.train_csv=..."),
+        (["precision.dtype=float8"], "precision.dtype='float8': must be one of auto, float16"),
+        (["optimizer._target_=miniclip.optim.Sam"], "optimizer._target_=miniclip.optim.Sam"),
+        (["+trainer.epochs=3"], "Did you mean trainer.budget.epochs?"),
+        (["+optimizer.base.momentum=0.9"], "optimizer.base.momentum is no setting"),
+        (["+optimizer.defaults={}"], "optimizer.defaults is no setting of miniclip.optim.SAM"),
+        (["encoder.image=resnet18"], "an option is chosen with encoder/image=resnet18"),
+        (["optimizer.base=sgd"], "an option is chosen with optimizer/base=sgd"),
+        (["~logger"], "choose logger=none"),
+        (["~trainer"], "trainer cannot be left out"),
+        (["seed=100000000000000"], "seed=100000000000000: must lie between 0 and 4294967295"),
+        (["seed=-1"], "seed=-1: must lie between 0"),
+        (["optimizer.base.lr=.inf"], "optimizer.base.lr='.inf': must be a number"),
+        (["optimizer.base.betas=[0.9,nan]"], "must be a finite number"),
+        (["optimizer.rho=inf"], "optimizer.rho=inf: must be a finite number"),
+        (["optimizer.base.lr=much"], "optimizer.base.lr='much': must be a number"),
+    ],
+)
+def test_a_wrong_setting_is_named_before_data_is_read(
+    overrides: list[str], named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DataSource, "datasets", lambda self: pytest.fail("data was read"))
+    with pytest.raises(UserError) as caught:
+        check_values(compose(*overrides))
+    assert named in str(caught.value)
+
+
+def test_a_part_of_other_options_is_no_option() -> None:
+    with pytest.raises(UserError, match="only a part of others; choose another: data="):
+        check_values(compose("data=base/source"))
+
+
+def test_a_value_that_comes_from_elsewhere_is_named_by_that_place() -> None:
+    cfg = compose()
+    assert full_name(cfg, "encoder.image", "embed_dim") == "embed_dim"
+    assert full_name(cfg, "optimizer", "rho") == "optimizer.rho"
+    assert full_name(cfg, "optimizer", "nothing") == "optimizer.nothing"
+
+
+def test_a_setting_without_a_value_is_asked_for() -> None:
+    assert select(compose(), "optimizer.base.nothing") is None
+    with pytest.raises(UserError, match=r"data\.root is needed: give data\.root=\.\.\."):
+        select(compose("data=folder"), "data.root")

@@ -1,0 +1,39 @@
+"""All jobs of a sweep are checked before the first one starts."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import TINY
+from tests.in_process import train_in_process
+
+
+@pytest.mark.parametrize("experiment", ["rho_sweep", "mlp_width", "linformer_k", "sam_variants"])
+def test_a_study_is_checked_before_it_starts(experiment: str, tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    done = train_in_process(
+        f"experiments={experiment}", "trainer.batch_size=-1", f"hydra.sweep.dir={folder}"
+    )
+    assert done.returncode == 1 and "trainer.batch_size=-1" in done.stderr
+    assert not list(folder.glob("*/job.json"))
+
+
+def test_jobs_that_one_result_would_stand_for_are_refused(tmp_path: Path) -> None:
+    done = train_in_process("-m", *TINY, "trainer.num_workers=0,1", f"hydra.sweep.dir={tmp_path}")
+    assert done.returncode == 1 and not list(tmp_path.glob("*/job.json"))
+    assert "computes the same as job" in done.stderr and "names, places or speed only" in done.stderr
+
+
+def test_a_sweep_with_one_wrong_job_does_not_start(tmp_path: Path) -> None:
+    done = train_in_process("-m", *TINY, "trainer.budget.steps=2", "optimizer.rho=0.1,-0.1", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "optimizer.rho=-0.1" in done.stderr and "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("outputs/miniclip/*/*/metrics.jsonl"))
+
+
+def test_a_launcher_that_is_not_installed_is_one_clear_line(tmp_path: Path) -> None:
+    target = "hydra.launcher._target_=no_plugins.no_launcher.Launcher"
+    settings = [*TINY, "seed=0,1", "hydra/launcher=joblib", target, f"hydra.sweep.dir={tmp_path}"]
+    done = train_in_process("-m", *settings)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert 'hydra/launcher=joblib needs more: pip install -e ".[sweeps]"' in done.stderr
