@@ -47,3 +47,6 @@ class FingerprintedModel(EmbeddingModel, Protocol):
 
     @property
     def embed_dim(self) -> int: ...
+
+    def too_long(self, texts: Sequence[str]) -> list[str]:
+        """The texts of which the model does not read the end."""

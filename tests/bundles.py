@@ -1,5 +1,6 @@
 """Models that were not trained, of any config, with what goes with them."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from miniclip.data.eval_preprocessing import EvalPreprocessing
 from miniclip.models import HFTextModel
 from miniclip.models.image_encoder import preprocessing_of
 from miniclip.pretrained import ModelBundle
+from miniclip.tokenizers import BPETokenizer
 
 SMALL = {
     "encoder/image": ("encoder/image=timm", "encoder.image.architecture=test_resnet"),
@@ -19,6 +21,25 @@ SMALL = {
 """Small towers, where no other is chosen."""
 
 CAPTIONS = ("a small dog runs in the snow", "two red cars", "a woman with an umbrella, in the rain")
+
+
+def hugging_face_folder(folder: Path, kind: str = "bert") -> Path:
+    """A small text model with a tokenizer, as Hugging Face's `save_pretrained` leaves it."""
+    from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+
+    tokenizer = BPETokenizer(vocab_size=300, lowercase=True, context_length=16)
+    tokenizer.fit(CAPTIONS)
+    backend = tokenizer.backend
+    backend.no_truncation()
+    PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>", pad_token="<pad>").save_pretrained(
+        folder
+    )
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    config = AutoConfig.for_model(kind, vocab_size=300, pad_token_id=0, **sizes)
+    AutoModel.from_config(config).save_pretrained(folder)
+    return folder
 
 
 def bundle_of(*settings: str) -> ModelBundle:

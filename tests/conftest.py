@@ -1,5 +1,6 @@
 """Shared material: the real data folder where there is one, and small sets made on the spot."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -24,6 +25,12 @@ from miniclip.training.resuming import go_on
 from tests.in_process import Answer, miniclip_in_process
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_finish() -> None:
+    """Let the collector of garbage leave alone what is imported: torch alone is a million objects."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

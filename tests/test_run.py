@@ -27,9 +27,11 @@ def test_it_learns(tmp_path: Path) -> None:
         "image_size=32",
         "encoder/image=timm",
         "encoder.image.architecture=test_resnet",
+        "encoder.text.width=64",
+        "encoder.text.num_layers=1",
         "data.limit=256",
         "trainer.batch_size=32",
-        "trainer.budget.epochs=12",
+        "trainer.budget.epochs=6",
         "optimizer.rho=0.02",
         cwd=tmp_path,
     )

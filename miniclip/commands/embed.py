@@ -5,6 +5,7 @@ again, the command goes on where it stopped: it embeds what is new or has change
 """
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,22 +13,27 @@ from miniclip.commands.models import load_model
 from miniclip.errors import UserError, at_least, counted
 
 if TYPE_CHECKING:
-    from miniclip.deploy.index import Changes
+    from miniclip.deploy.index import Changes, IndexWriter
 
 EXAMPLES = """\
   miniclip embed outputs/miniclip/RUN photos -o index
   miniclip embed RUN products.csv --image-column file --root images -o index
   miniclip embed RUN photos -o index --npy
+  miniclip embed RUN -o index --forget old_photos
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """A model, sources, and the index."""
     parser.add_argument("model", type=Path, metavar="MODEL")
-    parser.add_argument("sources", nargs="+", type=Path, metavar="FOLDER_OR_TABLE")
+    parser.add_argument("sources", nargs="*", type=Path, metavar="FOLDER_OR_TABLE")
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder of the index")
     parser.add_argument("--image-column", help="column of a table with the images")
     parser.add_argument("--root", type=Path, help="folder of the images that a table names")
+    parser.add_argument(
+        "--forget", type=Path, action="append", default=[], help="a source that leaves the index"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     parser.add_argument("--batch-size", type=int, default=64, help="images per batch (64)")
     parser.add_argument("--threads", type=int, help="threads that decode (one per processor)")
     parser.add_argument("--npy", action="store_true", help="also write vectors.npy and paths.json")
@@ -45,9 +51,12 @@ def run(arguments: argparse.Namespace) -> None:
         open_source(path, root=arguments.root, image_column=arguments.image_column)
         for path in dict.fromkeys(arguments.sources)
     ]
-    model = load_model(arguments.model)
+    if not sources and not arguments.forget:
+        raise UserError("Embed what? Name a folder of images or a table, or --forget one.")
+    model = load_model(arguments.model, device=arguments.device)
     try:
         with open_writer(arguments.out, model, model_path=arguments.model) as writer:
+            _forget(arguments.forget, writer)
             changes = update(
                 writer,
                 model,
@@ -65,9 +74,28 @@ def run(arguments: argparse.Namespace) -> None:
             print(path)
 
 
+def _forget(paths: list[Path], writer: "IndexWriter") -> None:
+    """Take sources out of the index.
+
+    Raises:
+        UserError: when the index has none of that name; nothing is taken out then.
+    """
+    known = writer.entries.sources()
+    absolute = [Path(os.path.abspath(path)) for path in dict.fromkeys(paths)]
+    for path in absolute:
+        if path not in known:
+            listed = ", ".join(map(str, known)) or "none"
+            raise UserError(f"--forget {path}: the index has no such source; it has: {listed}.")
+    for path in absolute:
+        writer.forget(known[path])
+        print(f"{path} is out of the index")
+
+
 def _print_changes(changes: "Changes", folder: Path) -> None:
     from miniclip.deploy.index import Index
 
+    for path in changes.part_of_another:
+        print(f"{path} lies in a folder of the index, and its images are that folder's")
     if changes.broken:
         name, reason = next(iter(changes.broken.items()))
         print(f"Warning: {counted(len(changes.broken), 'image')} left out, like {name}: {reason}")

@@ -1,6 +1,7 @@
 """Measure trained models: print, and write into RUN/evaluation/.
 
-A model is a run directory, a checkpoint, or open_clip:NAME:WEIGHTS. Tasks are retrieval, zero_shot,
+A model is a run directory, a checkpoint, a saved or an exported model, or open_clip:NAME:WEIGHTS; only
+the first two know their data, and give them to the others. Tasks are retrieval, zero_shot,
 linear_probe, few_shot, health, pictures and sharpness; without any, those that suit the data but
 sharpness. Settings are those of the data (data.class_column=..., data=cifar10 data.root=...) and of the
 tasks (eval.tasks.zero_shot.templates=clip, eval.tasks.few_shot.num_seeds=3, ...). The validation part
@@ -22,13 +23,14 @@ if TYPE_CHECKING:
     import torch
 
     from miniclip.config.restore import Restored
-    from miniclip.evaluation import TaskContext
+    from miniclip.evaluation import DatasetEncoder, TaskContext
 
 EXAMPLES = """\
   miniclip evaluate outputs/miniclip/RUN
   miniclip evaluate RUN zero_shot few_shot data.class_column=article_type
   miniclip evaluate RUN data=cifar10 data.root=/path/to/cifar
   miniclip evaluate RUN open_clip:RN50:/path/to/weights.pt retrieval
+  miniclip evaluate RUN exported retrieval
 """
 
 
@@ -54,9 +56,9 @@ def run(arguments: argparse.Namespace) -> None:
 
     restored = None
     retrieved = []
-    for name in sorted(words.models, key=_is_of_open_clip):  # runs come first, for they name the data
-        if _is_of_open_clip(name):
-            context, checkpoint = _context_of_open_clip(name, restored, words.of_data, device), name
+    for name in sorted(words.models, key=_lacks_data):  # runs come first, for they name the data
+        if _lacks_data(name):
+            context, checkpoint = _context_of_model(name, restored, words.of_data, device), name
         else:
             restored = restore(Path(name), *words.of_data)
             context, checkpoint = _context_of_run(name, restored, device), str(restored.checkpoint)
@@ -95,7 +97,10 @@ def _sorted_by_kind(words: Sequence[str]) -> _Words:
     models = [word for word in words if word not in tasks and word not in settings]
 
     if not models:
-        raise UserError("Which model? Give a run directory, a checkpoint or open_clip:NAME:WEIGHTS.")
+        raise UserError(
+            "Which model? Give a run directory, a checkpoint, a saved or exported model or "
+            "open_clip:NAME:WEIGHTS."
+        )
     for word in models:
         if not _is_of_open_clip(word) and word not in paths:
             listed = ", ".join(known_tasks)
@@ -110,23 +115,59 @@ def _is_of_open_clip(word: str) -> bool:
     return word.startswith("open_clip:")
 
 
-def _context_of_open_clip(
+def _lacks_data(word: str) -> bool:
+    """Whether a model comes without the data of its run."""
+    from miniclip.deploy.onnx_model import is_onnx_folder
+    from miniclip.pretrained.folder import is_model_folder
+
+    return _is_of_open_clip(word) or is_model_folder(Path(word)) or is_onnx_folder(Path(word))
+
+
+def _context_of_model(
     name: str, restored: "Restored | None", of_data: Sequence[str], device: "torch.device"
 ) -> "TaskContext":
-    """One of open_clip's models, on the data of the run before it, else on those of the settings."""
+    """A model without data, on those of the run before it, else on those of the settings."""
     from miniclip.config.instantiate import read_data
-    from miniclip.evaluation import OpenClipModel, TaskContext
+    from miniclip.evaluation import TaskContext
+    from miniclip.evaluation.folders import folder_beside
 
-    model = OpenClipModel(name.partition(":")[2], device)
-    # photographs are decoded at the size that a model needs
-    size = model.image_size
+    model, decoding = _model_without_data(name, device)
     if restored is None:
-        datasets = read_data(compose(*of_data, f"image_size={size}", "data.cache=none"))
+        settings = [f"data.{key}={value}" for key, value in decoding.items()]
+        train, measured = read_data(compose(*of_data, *settings))
     else:
-        datasets = restored.datasets(image_size=size, cache="none")
+        train, measured = restored.datasets(**decoding)
 
-    folder = Path("outputs") / model.name.replace(" ", "/") / "evaluation"
-    return TaskContext(model, *datasets, folder=folder, loss=None, seed=0)
+    if _is_of_open_clip(name):
+        folder = Path("outputs") / model.name.replace(" ", "/") / "evaluation"
+    else:
+        folder = folder_beside(Path(name), measured.split.fingerprint())
+    return TaskContext(model, train, measured, folder=folder, loss=None, seed=0)
+
+
+def _model_without_data(name: str, device: "torch.device") -> "tuple[DatasetEncoder, dict[str, Any]]":
+    """A model, and the settings of the data that photographs are decoded with for it."""
+    from miniclip.deploy.evaluated_onnx import EvaluatedOnnxModel
+    from miniclip.deploy.onnx_model import OnnxModel, is_onnx_folder
+    from miniclip.evaluation import OpenClipModel
+    from miniclip.pretrained import MiniCLIP
+
+    # a cache for one measurement would only take space
+    if _is_of_open_clip(name):
+        theirs = OpenClipModel(name.partition(":")[2], device)
+        return theirs, {"image_size": theirs.image_size, "cache": "none"}
+    if is_onnx_folder(Path(name)):
+        exported = OnnxModel(name)
+        size, crop = exported.image_size, exported.eval_crop
+        return EvaluatedOnnxModel(exported, name=name), {
+            "image_size": size,
+            "eval_crop": crop,
+            "cache": "none",
+        }
+    saved = MiniCLIP.from_pretrained(name, device=device)
+    saved.name = name
+    seen = saved.preprocess
+    return saved, {"image_size": seen.image_size, "eval_crop": seen.crop_name, "cache": "none"}
 
 
 def _context_of_run(name: str, restored: "Restored", device: "torch.device") -> "TaskContext":

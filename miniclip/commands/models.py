@@ -3,27 +3,33 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from miniclip.errors import UserError
+from miniclip.errors import SettingError, UserError
 
 if TYPE_CHECKING:
     from miniclip.embedding_model import FingerprintedModel
 
 
-def load_model(path: Path) -> "FingerprintedModel":
-    """The model of a run directory, a checkpoint or a saved or exported folder, on the CPU.
+def load_model(path: Path, *, device: str = "cpu") -> "FingerprintedModel":
+    """The model of a run directory, a checkpoint or a saved or exported folder.
+
+    Args:
+        device: where it is to compute, as the option --device names it.
 
     Raises:
-        UserError: when there is none.
+        UserError: when there is none, or it cannot compute there.
     """
     from miniclip.deploy.onnx_model import OnnxModel, is_onnx_folder
 
     if is_onnx_folder(path):
+        if device not in ("auto", "cpu"):
+            raise SettingError("--device", device, "a model in ONNX takes auto or cpu; its run takes all")
         return OnnxModel(path)  # without torch
 
     from miniclip.pretrained import MiniCLIP
+    from miniclip.training.device import find_device
 
     if not path.exists():
         raise UserError(
             f"There is no model {path}. Name a run directory, a checkpoint, a saved or an exported model."
         )
-    return MiniCLIP.from_pretrained(path)
+    return MiniCLIP.from_pretrained(path, device=find_device(device))

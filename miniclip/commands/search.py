@@ -81,9 +81,9 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _of_texts(texts: list[str], model: "EmbeddingModel") -> Any:
     """Vectors (M, D) of texts."""
-    import numpy as np
+    from miniclip.deploy.index.update import as_array
 
-    return np.asarray(model.encode_text(texts), np.float32)
+    return as_array(model.encode_text(texts))
 
 
 def _of_images(arguments: argparse.Namespace, model: "EmbeddingModel") -> Any:
@@ -91,15 +91,13 @@ def _of_images(arguments: argparse.Namespace, model: "EmbeddingModel") -> Any:
     import numpy as np
 
     from miniclip.data.image_content import decode_without_torch, read_content
-    from miniclip.deploy.index.update import decode_size_of, stacked
+    from miniclip.deploy.index.update import as_array, decode_size_of, stacked
 
     size = decode_size_of(model)
     images = [
         decode_without_torch(read_content(path), str(path), decode_size=size) for path in arguments.image
     ]
-    vectors = np.asarray(
-        model.encode_image(stacked([model.preprocess(image) for image in images])), np.float32
-    )
+    vectors = as_array(model.encode_image(stacked([model.preprocess(image) for image in images])))
     if arguments.text is not None:
         vectors = vectors + _of_texts([arguments.text], model)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -5,6 +5,7 @@ import difflib
 import re
 import typing
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ SEVERAL = {"eval/tasks": "task", "logger": "logger"}
 """Groups of which several options can be chosen, 'logger=[jsonl,wandb]' say, and what each of them is."""
 
 
+@cache
 def groups() -> dict[str, list[str]]:
     """Every group of the config, `encoder/image` say, and its options."""
     found = {
@@ -226,6 +228,7 @@ def _by_last_part(keys: Sequence[str]) -> dict[str, str]:
     return {key.rpartition(".")[2]: key for key in reversed(keys)}
 
 
+@cache
 def _known_keys() -> list[str]:
     """Every setting and group of the config, whatever its options."""
     keys = set(groups())

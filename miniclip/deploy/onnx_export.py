@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from miniclip.deploy import onnx_files as files
 from miniclip.deploy.onnx_files import Precision
 from miniclip.deploy.onnx_model import OnnxModel
+from miniclip.deploy.onnx_precision import convert
 from miniclip.errors import UserError
 from miniclip.files import replace, write_json, write_text
 from miniclip.models import CLIP
@@ -63,8 +64,8 @@ def export_onnx(
         model: on the CPU.
         folder: made where there is none; the config is written last, so that half an export is none.
         images, texts: real ones, two at least, on which the graphs are held against torch.
-        precision: of the weights: "fp32"; "fp16", also of the arithmetic; or "int8", of matrix
-            products and convolutions (dynamic quantization).
+        precision: of the weights: "fp32"; "fp16", also of the arithmetic; or "int8", of convolutions, whose
+            ranges are read from the images, and of matrix products (dynamic quantization).
 
     Raises:
         UserError: when a package is missing, a part cannot be exported, or the graphs give other features.
@@ -148,47 +149,8 @@ def _write_graph(
         whole = Path(work) / "fp32.onnx"
         program.save(str(whole))
         converted = Path(work) / path.name
-        CONVERT[precision](whole, converted)
+        convert(whole, converted, precision, {name: value.numpy() for name, value in inputs.items()})
         replace(converted, path)
-
-
-def _as_it_is(whole: Path, converted: Path) -> None:
-    whole.rename(converted)
-
-
-def _to_fp16(whole: Path, converted: Path) -> None:
-    import onnx
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of numbers that become the smallest or largest of float16
-        half = convert_float_to_float16(onnx.load(str(whole)), keep_io_types=True)
-    onnx.save(half, str(converted))
-
-
-def _to_int8(whole: Path, converted: Path) -> None:
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    level = logging.root.level
-    logging.root.setLevel(logging.ERROR)  # it advises, on the root logger, to prepare the graph
-    try:
-        quantize_dynamic(
-            str(whole),
-            str(converted),
-            weight_type=QuantType.QInt8,
-            op_types_to_quantize=["MatMul", "Gemm", "Conv"],
-            per_channel=True,
-        )
-    finally:
-        logging.root.setLevel(level)
-
-
-CONVERT: dict[Precision, Callable[[Path, Path], None]] = {
-    "fp32": _as_it_is,
-    "fp16": _to_fp16,
-    "int8": _to_int8,
-}
-"""From the graph in float32 to the one that is kept."""
 
 
 def _config(model: MiniCLIP, folder: Path, precision: Precision) -> files.Config:

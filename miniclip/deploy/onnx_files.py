@@ -3,7 +3,7 @@
 from typing import Any, Literal
 
 Precision = Literal["fp32", "fp16", "int8"]
-"""Of weights: "fp16" is also that of the arithmetic, "int8" is quantized dynamically."""
+"""Of weights: "fp16" is also that of the arithmetic, "int8" is that of convolutions and matrix products."""
 
 IMAGE, TEXT, TOKENIZER, CONFIG = "image.onnx", "text.onnx", "tokenizer.json", "onnx.json"
 

@@ -53,6 +53,7 @@ class OnnxModel:
         self.context_length = int(config["context_length"])
         self.image_size = int(config["image_size"])
         self.eval_crop = str(config["eval_crop"])
+        self.precision = str(config["precision"])
 
         self._image = _session(folder / files.IMAGE, num_threads)
         self._text = _session(folder / files.TEXT, num_threads)
@@ -110,6 +111,11 @@ class OnnxModel:
     ) -> np.ndarray:
         """Cosines of images and texts, `N images, M texts -> (N, M)`, from -1 to 1."""
         return self.encode_image(images) @ self.encode_text(texts).T
+
+    def too_long(self, texts: Sequence[str]) -> list[str]:
+        """The texts of which the model does not read the end."""
+        encodings = self._tokenizer.encode_batch_fast(list(texts))
+        return [text for text, own in zip(texts, encodings, strict=True) if own.overflowing]
 
     def _seen(self, image: ImageInput) -> np.ndarray:
         """What the model sees of one image, (3, S, S)."""

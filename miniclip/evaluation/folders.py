@@ -20,7 +20,7 @@ def evaluation_folder(checkpoint: Path, fingerprint: str) -> Path:
 
     # only a run knows by their fingerprints which data are its own
     if run is None or not run.environment.is_file():
-        return within(checkpoint.parent, f"{checkpoint.stem}_evaluation/{fingerprint}")
+        return folder_beside(checkpoint, fingerprint)
 
     names = _names_of_splits(run)
     name = names.get(fingerprint)
@@ -35,6 +35,16 @@ def evaluation_folder(checkpoint: Path, fingerprint: str) -> Path:
         parts.append("test")
 
     return within(run.path, "/".join(parts))
+
+
+def folder_beside(model: Path, fingerprint: str) -> Path:
+    """The folder of a model that lies in no run, beside it.
+
+    Args:
+        model: its file or folder.
+        fingerprint: of the split that is measured on.
+    """
+    return within(model.parent, f"{model.stem}_evaluation/{fingerprint}")
 
 
 def _names_of_splits(run: RunFiles) -> dict[str, str]:

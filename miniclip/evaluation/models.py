@@ -18,7 +18,14 @@ BATCH_SIZE = 256
 
 
 class DatasetEncoder(EmbeddingModel, Protocol):
-    """An `EmbeddingModel` in torch that reads whole data sets: what evaluation measures."""
+    """An `EmbeddingModel` in torch that reads whole data sets: what evaluation measures.
+
+    Attributes:
+        precision: of the arithmetic, such as float32.
+    """
+
+    @property
+    def precision(self) -> str: ...
 
     def preprocess(self, image: Image.Image | Tensor) -> Tensor:
         """`image (PIL, or (3, H, W) uint8) -> (3, S, S)` float32, what `encode_image` takes."""
@@ -43,6 +50,8 @@ class OpenClipModel:
     Raises:
         UserError: when open_clip is missing, knows no such model, or the weights are not there.
     """
+
+    precision = "float32"
 
     def __init__(self, text: str, device: torch.device):
         try:
@@ -100,11 +109,16 @@ class OpenClipModel:
         return torch.cat([part.float() for part in features])  # (M, D)
 
     def encode_dataset(self, dataset: ImageTextDataset) -> Tensor:
-        images = dataset.split.images
-        features = []
+        return encode_one_by_one(self, dataset)
 
-        for rows in sequential_batches(len(images), BATCH_SIZE):
-            batch = torch.stack([self.preprocess(images[row]) for row in rows])  # (B, 3, S, S)
-            features.append(self.encode_image(batch))  # (B, D)
 
-        return torch.cat(features)
+def encode_one_by_one(model: DatasetEncoder, dataset: ImageTextDataset) -> Tensor:
+    """All images of a data set by a model's own `preprocess`: `N images -> (N, D)` float32, of length 1."""
+    images = dataset.split.images
+    features = []
+
+    for rows in sequential_batches(len(images), BATCH_SIZE):
+        batch = torch.stack([model.preprocess(images[row]) for row in rows])  # (B, 3, S, S)
+        features.append(model.encode_image(batch))  # (B, D)
+
+    return torch.cat(features)

@@ -72,7 +72,7 @@ class TaskContext:
         """What the numbers were measured on."""
         split = self.val.split
         num_captions = int(split.captions.counts.sum())
-        return protocol_name(split.name, len(split), num_captions) + "; float32"
+        return f"{protocol_name(split.name, len(split), num_captions)}; {self.model.precision}"
 
     @cached_property
     def image_features(self) -> Tensor:

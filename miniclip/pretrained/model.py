@@ -108,6 +108,11 @@ class MiniCLIP:
         return self
 
     @property
+    def precision(self) -> str:
+        """Of the arithmetic, such as float32."""
+        return str(self.dtype).removeprefix("torch.")
+
+    @property
     def embed_dim(self) -> int:
         """D, the length of an embedding."""
         return int(self.bundle.config["embed_dim"])
@@ -184,11 +189,15 @@ class MiniCLIP:
         with self._autocast():
             return encode_images(self.model, (batch.images for batch in loader))
 
+    def too_long(self, texts: Sequence[str]) -> list[str]:
+        """The texts of which the model does not read the end."""
+        return self.tokenizer.too_long(texts)
+
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not torch.float32)
 
     def _tell_too_long(self, texts: Sequence[str]) -> None:
-        cut = self.tokenizer.too_long(texts)
+        cut = self.too_long(texts)
         if cut:
             log.warning(
                 "%s longer than the %d tokens that the model reads; the rest is not seen: %.60r",

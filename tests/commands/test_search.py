@@ -43,3 +43,30 @@ def test_a_folder_is_embedded_and_searched(
     assert "Search for what?" in miniclip("search", "index").stderr
     assert "holds no index" in miniclip("search", "nowhere", "x").stderr
     assert "is missing" in miniclip("search", "index", "--image", "none.jpg").stderr
+
+
+def test_a_source_leaves_the_index(
+    class_run: RunDirectory, class_folder: Path, miniclip: Callable[..., Answer], tmp_path: Path
+) -> None:
+    red, green = class_folder / "red_square", class_folder / "green_square"
+    done = miniclip("embed", class_run.path, red, green, "-o", "index")
+    assert done.returncode == 0, done.stderr
+
+    unknown = miniclip("embed", class_run.path, "-o", "index", "--forget", red, "--forget", class_folder)
+    assert unknown.returncode == 1 and "the index has no such source; it has:" in unknown.stderr
+    done = miniclip("embed", class_run.path, "-o", "index", "--forget", red)
+    assert done.returncode == 0, done.stderr
+    assert f"{red} is out of the index" in done.stdout
+
+    found = json.loads(miniclip("search", "index", "red square", "-k", 60, "--json").stdout)
+    folders = {Path(result["path"]).parent for result in found["queries"][0]["results"]}
+    assert folders == {green}
+    assert "Embed what?" in miniclip("embed", class_run.path, "-o", "index").stderr
+
+
+def test_a_device_that_is_not_there_is_told(
+    class_run: RunDirectory, class_folder: Path, miniclip: Callable[..., Answer], tmp_path: Path
+) -> None:
+    done = miniclip("embed", class_run.path, class_folder, "-o", "index", "--device", "cuda:9")
+    assert done.returncode == 1 and "cuda:9" in done.stderr
+    assert not (tmp_path / "index").exists()

@@ -6,8 +6,7 @@ import sys
 import pytest
 
 from miniclip.commands.train import train
-from tests.conftest import run_miniclip
-from tests.in_process import undone
+from tests.in_process import train_in_process, undone
 
 
 @pytest.mark.parametrize(("rank", "said"), [("0", "torchrun started 2 processes"), ("1", "1")])
@@ -22,7 +21,7 @@ def test_several_processes_of_torchrun_are_refused_by_the_first(
 
 
 def test_an_old_name_is_told_on_the_command_line() -> None:
-    result = run_miniclip("--cfg", "job", "optimizer.every=5", "data.eval_crop=centre")
+    result = train_in_process("--cfg", "job", "optimizer.every=5", "data.eval_crop=centre")
     assert "  interval: 5\n" in result.stdout and "  eval_crop: center\n" in result.stdout
     assert "optimizer.every=5 is optimizer.interval=5 now" in result.stderr
 

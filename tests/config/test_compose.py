@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from miniclip.config.compose import LONGEST_NAME, folder_name, short_overrides
-from tests.conftest import TINY, run_miniclip
+from tests.conftest import TINY
 from tests.in_process import train_in_process
 
 FIXED = [
@@ -63,14 +63,14 @@ def test_the_name_of_a_run_stays_and_its_folder_is_safe(tmp_path: Path) -> None:
 
 def test_jobs_of_a_sweep_differ_in_what_is_swept(tmp_path: Path) -> None:
     settings = [*TINY, *TOO_LARGE, *FIXED, f"hydra.sweep.dir={tmp_path}"]
-    done = run_miniclip("-m", "optimizer.rho=0,0.05", *settings)
+    done = train_in_process("-m", "optimizer.rho=0,0.05", *settings)
     assert "2 jobs not completed" in done.stderr
     first, second = names(tmp_path)
     assert first.startswith("rho=0,") and second.startswith("rho=0.05,")
 
 
 def test_jobs_of_a_study_are_named_by_its_axes(tmp_path: Path) -> None:
-    run_miniclip(*TINY, "experiments=mlp_width", *TOO_LARGE, "seed=0", f"hydra.sweep.dir={tmp_path}")
+    train_in_process(*TINY, "experiments=mlp_width", *TOO_LARGE, "seed=0", f"hydra.sweep.dir={tmp_path}")
     assert [name.partition(",")[0] for name in names(tmp_path)] == [
         f"expansion={n}" for n in (0, 1, 2, 4, 8)
     ]
@@ -79,6 +79,6 @@ def test_jobs_of_a_study_are_named_by_its_axes(tmp_path: Path) -> None:
 def test_jobs_of_a_search_are_named_by_what_it_chooses(tmp_path: Path) -> None:
     pytest.importorskip("optuna")
     search = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "optimizer.rho=interval(0.01,0.1)"]
-    run_miniclip("-m", *TINY, *TOO_LARGE, *FIXED, *search, f"hydra.sweep.dir={tmp_path}")
+    train_in_process("-m", *TINY, *TOO_LARGE, *FIXED, *search, f"hydra.sweep.dir={tmp_path}")
     assert len(names(tmp_path)) == 2
     assert all(name.startswith("rho=0.0") for name in names(tmp_path))

@@ -16,6 +16,7 @@ import pytest
 from miniclip.config.optuna_sweeper import result_line
 from miniclip.runs.sweep import Sweep
 from tests.conftest import TINY, kill_in_its_first_job, run_miniclip
+from tests.in_process import train_in_process
 
 SMALL = (*TINY[:-1], "trainer.budget.epochs=1", "optimizer=adamw")
 
@@ -23,6 +24,11 @@ SMALL = (*TINY[:-1], "trainer.budget.epochs=1", "optimizer=adamw")
 def launched(folder: Path, *settings: str, **env: str) -> Sequence[dict[str, str]]:
     done = run_miniclip("-m", *SMALL, *settings, f"hydra.sweep.dir={folder}", **env)
     assert done.returncode == 0, done.stderr
+    return table(folder)
+
+
+def table(folder: Path) -> Sequence[dict[str, str]]:
+    """The rows of a sweep's table."""
     with open(folder / "summary.csv", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
@@ -81,7 +87,9 @@ def test_optuna_goes_on_with_its_study(tmp_path: Path) -> None:
 def test_a_search_heeds_the_command_line_where_a_study_has_the_same_axis(tmp_path: Path) -> None:
     pytest.importorskip("optuna")
     study = ["experiments=mlp_width", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=2"]
-    rows = launched(tmp_path, *study, "seed=7")
+    done = train_in_process("-m", *SMALL, *study, "seed=7", f"hydra.sweep.dir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    rows = table(tmp_path)
     assert len(rows) == 2 and all("seed=7" in row["overrides"] for row in rows)
 
 
@@ -108,13 +116,8 @@ def test_the_best_settings_of_a_search_can_be_typed_again() -> None:
 
 def test_the_ends_of_a_search_are_checked_before_it_starts(tmp_path: Path) -> None:
     pytest.importorskip("optuna")
-    done = run_miniclip(
-        "-m",
-        *SMALL,
-        "hydra/sweeper=optuna",
-        "optimizer.lr=interval(-1.0,1e-2)",
-        f"hydra.sweep.dir={tmp_path}",
-    )
+    search = ["hydra/sweeper=optuna", "optimizer.lr=interval(-1.0,1e-2)"]
+    done = train_in_process("-m", *SMALL, *search, f"hydra.sweep.dir={tmp_path}")
     assert done.returncode == 1 and "optimizer.lr=-1.0" in done.stderr
     assert not list(tmp_path.glob("*/job.json"))
 

@@ -9,8 +9,9 @@ import pytest
 
 from miniclip.errors import UserError
 from miniclip.evaluation import Result, TaskContext, flat_numbers
-from tests.conftest import TINY, run_miniclip
+from tests.conftest import TINY
 from tests.evaluation.conftest import evaluation_of
+from tests.in_process import train_in_process
 
 
 def numbers_of(folder: Path, task: str) -> dict:
@@ -84,7 +85,7 @@ def test_loggers_are_given_every_number_and_what_names_it() -> None:
 
 def test_training_ends_with_the_tasks_it_was_given(class_folder: Path, tmp_path: Path) -> None:
     settings = ["data=imagefolder", f"data.root={class_folder}", "trainer.budget.steps=2", "eval=zero_shot"]
-    done = run_miniclip(*TINY, *settings, f"hydra.run.dir={tmp_path / 'run'}")
+    done = train_in_process(*TINY, *settings, f"hydra.run.dir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
     numbers = numbers_of(tmp_path / "run", "zero_shot")
     last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])

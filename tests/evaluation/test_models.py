@@ -63,3 +63,25 @@ def test_the_scale_is_that_of_the_checkpoints_temperature(measured: Measured) ->
     features = measured.model.encode_text(["red", "blue"])
     assert measured.model.logit_scale == float(model.from_features(features, features).logit_scale.detach())
     assert not model.training
+
+
+def test_a_saved_model_measures_like_its_run(
+    class_run: RunDirectory, tmp_path: Path, miniclip: Callable[..., Answer]
+) -> None:
+    run, saved = shutil.copytree(class_run.path, tmp_path / "run"), tmp_path / "saved"
+    miniclip("export", run, "-o", saved)
+    done = miniclip("evaluate", saved, run, "retrieval")  # the run gives its data to what has none
+    assert done.returncode == 0, done.stderr
+    ours, theirs = (line.split() for line in done.stdout.splitlines()[-2:])
+    assert (ours[0], theirs[0]) == (str(run), str(saved)) and ours[1:] == theirs[1:]
+    (written,) = tmp_path.glob("saved_evaluation/*/retrieval.json")
+    assert json.loads(written.read_text())["protocol"].endswith("; float32")
+
+
+def test_a_saved_model_alone_takes_the_data_of_the_settings(
+    class_run: RunDirectory, tmp_path: Path, miniclip: Callable[..., Answer]
+) -> None:
+    miniclip("export", class_run.path, "-o", tmp_path / "saved")
+    done = miniclip("evaluate", tmp_path / "saved", "data=openmoji", "data.limit=40", "retrieval")
+    assert done.returncode == 0, done.stderr
+    assert "(val: 40 images, 48 captions; float32;" in done.stdout

@@ -17,7 +17,8 @@ from miniclip.models import (
     linformer_attention,
 )
 from miniclip.models.text_encoder import pool
-from miniclip.tokenizers import BPETokenizer, HFTokenizer
+from miniclip.tokenizers import HFTokenizer
+from tests.bundles import hugging_face_folder
 
 CAPTIONS = ["a small dog", "two men in the rain with umbrellas", ""]
 
@@ -97,21 +98,8 @@ def test_refuses_settings_out_of_range(setting: str, changes: dict[str, Any]) ->
 
 @pytest.fixture
 def bert(tmp_path: Path) -> Path:
-    """A small BERT with a tokenizer, in a folder as Hugging Face's `save_pretrained` leaves it."""
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
-
-    tokenizer = BPETokenizer(vocab_size=300, lowercase=True, context_length=16)
-    tokenizer.fit(CAPTIONS)
-    backend = tokenizer.backend
-    backend.no_truncation()
-    folder = tmp_path / "bert"
-    PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>", pad_token="<pad>").save_pretrained(
-        folder
-    )
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-    BertModel(BertConfig(vocab_size=300, **sizes)).save_pretrained(folder)
-    return folder
+    """A small BERT with a tokenizer."""
+    return hugging_face_folder(tmp_path / "bert")
 
 
 def hf_model(folder: Path | str, **changes: Any) -> HFTextModel:

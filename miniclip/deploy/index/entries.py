@@ -63,6 +63,13 @@ class EntryTable:
         rows = self.connection.execute("SELECT path, id FROM sources ORDER BY id")
         return {Path(os.fsdecode(path)): number for path, number in rows}
 
+    def folders(self) -> dict[Path, int]:
+        """Those of the sources that are folders."""
+        rows = self.connection.execute(
+            "SELECT path, id FROM sources WHERE kind = 'files' AND path = root ORDER BY id"
+        )
+        return {Path(os.fsdecode(path)): number for path, number in rows}
+
     def is_read(self, source: int, size: int, mtime_ns: int) -> bool:
         """Whether a table of this size and time has been read to its end."""
         row = self.connection.execute("SELECT size, mtime_ns FROM sources WHERE id = ?", [source])

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from miniclip.data.sources.walk import find_images
+from miniclip.data.sources.walk import find_images, is_visible, lies_within
 from miniclip.deploy.index.source import ImageSource, SourceImage, image_of_file
 from miniclip.deploy.index.tables import PARQUET_ENDINGS, open_table
 from miniclip.errors import UserError
@@ -51,6 +51,14 @@ class FolderSource(ImageSource):
     def images(self) -> Iterator[tuple[SourceImage, None]]:
         for name in self.names:
             yield image_of_file(self.root, name), None
+
+
+def is_below(path: Path, folder: Path) -> bool:
+    """Whether a folder lies in another one, among the images of that one."""
+    if path == folder or not path.is_relative_to(folder):
+        return False
+    is_entered = all(is_visible(part) for part in path.relative_to(folder).parts)
+    return is_entered and lies_within(os.path.realpath(folder), path)
 
 
 def _hint(folder: Path) -> str:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from tqdm import tqdm
 from miniclip.data.image_content import decode_without_torch
 from miniclip.deploy.index.entries import Encoded
 from miniclip.deploy.index.source import ImageSource, SourceImage
+from miniclip.deploy.index.sources import FolderSource, is_below
 from miniclip.deploy.index.writer import IndexWriter
 from miniclip.embedding_model import EmbeddingModel, FingerprintedModel
 from miniclip.errors import BrokenImage
@@ -38,6 +40,7 @@ class Changes:
         copied: images whose content the index knew: renamed, copied, or only touched.
         removed: images that are gone.
         unchanged: images that were passed over.
+        part_of_another: folders that lie in one that is in the index, with all their images.
         broken: images that cannot be read, those of former updates included, with the reason.
         seconds: how long embedding took, reading and decoding included.
     """
@@ -47,6 +50,7 @@ class Changes:
     copied: int = 0
     removed: int = 0
     unchanged: int = 0
+    part_of_another: list[Path] = field(default_factory=list)
     broken: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -80,11 +84,21 @@ def update(
     """
     changes = Changes()
     decode_size = decode_size_of(model)
+    folders = {source.path for source in sources if isinstance(source, FolderSource)}
+    folders |= writer.entries.folders().keys()
 
     with ThreadPoolExecutor(num_threads or os.cpu_count()) as threads:
         for source in sources:
+            if isinstance(source, FolderSource) and any(is_below(source.path, one) for one in folders):
+                changes.part_of_another.append(source.path)
+                continue
             work = _SourceUpdate(writer, model, source, changes, batch_size, decode_size)
             work.run(threads)
+
+    # their images are those of the folder around them now, which has taken over the vectors
+    for path, number in writer.entries.folders().items():
+        if any(is_below(path, one) for one in folders):
+            writer.forget(number)
     return changes
 
 
@@ -213,7 +227,7 @@ class _SourceUpdate:
         if not decoded:
             return np.empty((0, self.model.embed_dim), np.float32)
         images = stacked([one.pixels for one in decoded])  # (N, 3, S, S)
-        return np.asarray(self.model.encode_image(images), np.float32)
+        return as_array(self.model.encode_image(images))
 
 
 def decode_size_of(model: EmbeddingModel) -> int:
@@ -228,6 +242,11 @@ def stacked(arrays: Sequence[Any]) -> Any:
     import torch
 
     return torch.stack(list(arrays))
+
+
+def as_array(features: Any) -> np.ndarray:
+    """Features of either library, on whatever device, as float32 of NumPy."""
+    return np.asarray(features if isinstance(features, np.ndarray) else features.cpu(), np.float32)
 
 
 def _ahead(

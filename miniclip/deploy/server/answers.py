@@ -28,11 +28,12 @@ class Result(BaseModel):
 
 
 class Results(BaseModel):
-    """What a search finds, best first."""
+    """What a search finds, best first; `note` tells what of the query was not searched for."""
 
     index: str
     model: str
     seconds: float
+    note: str | None
     results: list[Result]
 
 

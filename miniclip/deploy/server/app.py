@@ -30,6 +30,8 @@ MAX_TEXT = 1_000
 MAX_ID = 2**63 - 1
 """SQLite's largest integer."""
 
+CUT = "The words are more than the model reads; it did not see the end of them."
+
 CACHE = "private, max-age=3600"
 """Of images: a changed one has another id."""
 
@@ -127,6 +129,7 @@ async def search(
             index=searcher.name,
             model=searcher.model.name,
             seconds=time.perf_counter() - start,
+            note=CUT if text is not None and searcher.is_too_long(text) else None,
             results=results,
         )
 

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 
 from miniclip.deploy.index import Found, Index
-from miniclip.deploy.index.update import decode_size_of, stacked
+from miniclip.deploy.index.update import as_array, decode_size_of, stacked
 from miniclip.deploy.server.images import decode_upload
-from miniclip.embedding_model import EmbeddingModel
+from miniclip.embedding_model import FingerprintedModel
 from miniclip.errors import UserError
 
 
@@ -22,7 +22,7 @@ class Searcher:
         name: by which a request chooses it.
     """
 
-    def __init__(self, name: str, index: Index, model: EmbeddingModel):
+    def __init__(self, name: str, index: Index, model: FingerprintedModel):
         self.name = name
         self.index = index
         self.model = model
@@ -31,6 +31,10 @@ class Searcher:
     def vector_of_text(self, text: str) -> np.ndarray:
         """The vector (D,) of words, of length 1."""
         return self._finite(self.model.encode_text([text]))
+
+    def is_too_long(self, text: str) -> bool:
+        """Whether the model does not read the end of the words."""
+        return bool(self.model.too_long([text]))
 
     def vector_of_image(self, content: bytes) -> np.ndarray:
         """The vector (D,) of an image's file, of length 1.
@@ -53,7 +57,7 @@ class Searcher:
         Raises:
             NoFiniteVector: when it is not finite, which JSON cannot tell.
         """
-        vector = np.asarray(features, np.float32)[0]
+        vector = as_array(features)[0]
         if not np.isfinite(vector).all():
             raise NoFiniteVector(f"The model {self.model.name} gives no finite vector for this query.")
         return vector

@@ -37,6 +37,10 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+FEW = (["👍", "🚒", "🐶"], np.arange(3 * 72 * 72 * 3, dtype=np.uint8).reshape(3, 72, 72, 3))
+"""What is drawn where only the keeping matters: all emoji take seconds."""
+
+
 def drawings(split: Any) -> set[str]:
     return {hashlib.sha256(pixels.tobytes()).hexdigest() for pixels in split.images.pixels}
 
@@ -85,8 +89,7 @@ def test_the_second_reading_comes_from_the_cache(cache: Path, monkeypatch: pytes
 
 
 def test_a_half_written_cache_is_never_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    few = (["👍", "🚒", "🐶"], np.arange(3 * 72 * 72 * 3, dtype=np.uint8).reshape(3, 72, 72, 3))
-    monkeypatch.setattr(module, "draw_all", lambda: few)
+    monkeypatch.setattr(module, "draw_all", lambda: FEW)
     monkeypatch.setattr(module, "captions_of", lambda character: ("an emoji",))
 
     def interrupted(*args: object) -> None:
@@ -96,7 +99,7 @@ def test_a_half_written_cache_is_never_read(tmp_path: Path, monkeypatch: pytest.
         during_writing.setattr(np, "save", interrupted)
         source(tmp_path).splits()
     train, val = source(tmp_path, val_fraction=0.4).splits()
-    assert sorted([*train.ids, *val.ids]) == sorted(few[0])
+    assert sorted([*train.ids, *val.ids]) == sorted(FEW[0])
 
 
 def test_limit_keeps_the_first_images(cache: Path) -> None:
@@ -125,19 +128,18 @@ def test_drawings_that_look_the_same_are_one() -> None:
     assert module.group_alike(drawings) == [[0, 4], [1], [2], [3, 6], [5]]
 
 
+def test_the_groups_that_are_kept_are_those_of_the_drawings(cache: Path) -> None:
+    drawings = source(cache)._drawings()
+    assert drawings.groups == module.group_alike(drawings.pixels)
+
+
 @pytest.mark.parametrize("damage", ["cut", "missing", "one bit", "characters", "a file"])
 def test_damaged_drawings_are_made_anew(
-    cache: Path,
-    tmp_path: Path,
-    damage: str,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (kept,) = cache.iterdir()
-    place = tmp_path / kept.name
-    shutil.copytree(kept, place)
-    characters, drawn = source(tmp_path)._drawings()
-    monkeypatch.setattr(module, "draw_all", lambda: (characters, drawn))  # drawing takes seconds
+    monkeypatch.setattr(module, "draw_all", lambda: FEW)
+    characters, drawn, groups = source(tmp_path)._drawings()
+    (place,) = tmp_path.iterdir()
     pixels = place / "pixels.npy"
     content = pixels.read_bytes()
     if damage == "missing":
@@ -153,17 +155,17 @@ def test_damaged_drawings_are_made_anew(
         pixels.write_bytes(content[:1000] if damage == "cut" else changed)
     again = source(tmp_path)._drawings()
     assert "are damaged and are made anew" in caplog.text
-    assert again[0] == characters and np.array_equal(again[1], drawn)
+    assert again.characters == characters and np.array_equal(again.pixels, drawn)
+    assert again.groups == groups
     assert pixels.read_bytes() == content
 
 
 def test_a_place_that_cannot_be_written_is_told_and_ends_nothing(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    drawings = source(cache)._drawings()
-    monkeypatch.setattr(module, "draw_all", lambda: drawings)
+    monkeypatch.setattr(module, "draw_all", lambda: FEW)
     (tmp_path / "file").write_text("")
-    assert source(tmp_path / "file" / "cache")._drawings()[0] == drawings[0]
+    assert source(tmp_path / "file" / "cache")._drawings().characters == FEW[0]
     assert "cannot be kept" in caplog.text and "data.cache_dir=FOLDER" in caplog.text
 
 

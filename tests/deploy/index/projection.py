@@ -11,6 +11,8 @@ from miniclip.deploy.index import Changes, open_source, open_writer, update
 
 SIDE = 4
 
+MAX_LETTERS = 200
+
 
 class ProjectionModel:
     """A `FingerprintedModel` whose weights are a random matrix of a seed."""
@@ -33,6 +35,9 @@ class ProjectionModel:
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:
         letters = [np.bincount(np.frombuffer(text.encode(), np.uint8) % 48, minlength=48) for text in texts]
         return normalized(np.stack(letters) @ self.weights)
+
+    def too_long(self, texts: Sequence[str]) -> list[str]:
+        return [text for text in texts if len(text) > MAX_LETTERS]
 
 
 def normalized(features: np.ndarray) -> np.ndarray:

@@ -45,6 +45,26 @@ def test_two_images_that_change_places_are_told_apart(photos: Path, tmp_path: Pa
     assert_holds(tmp_path / "index", expected_vectors(photos))
 
 
+def test_a_folder_in_another_one_is_that_ones(photos: Path, tmp_path: Path) -> None:
+    assert embed(tmp_path / "index", photos / "trip").new
+    changes = embed(tmp_path / "index", photos, photos / "trip")
+    assert changes.part_of_another == [photos / "trip"] and changes.copied > 0
+    assert_holds(tmp_path / "index", expected_vectors(photos))  # each image once
+
+    assert embed(tmp_path / "index", photos / "trip").part_of_another == [photos / "trip"]
+    assert_holds(tmp_path / "index", expected_vectors(photos))
+
+
+def test_a_folder_that_another_one_does_not_show_is_its_own(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (photos / ".hidden").mkdir()
+    (photos / "link").symlink_to(tmp_path / "elsewhere")
+    save_photo(photos / ".hidden" / "a.png", 200)
+    save_photo(photos / "link" / "b.png", 201)
+    changes = embed(tmp_path / "index", photos, photos / ".hidden", photos / "link")
+    assert changes.new == 12 and changes.part_of_another == []
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_after_random_changes_it_is_as_made_from_scratch(seed: int, photos: Path, tmp_path: Path) -> None:
     draw = random.Random(seed)

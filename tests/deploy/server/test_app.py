@@ -31,6 +31,13 @@ def test_words_find_what_the_index_finds(client: TestClient, searchers: list[Sea
     assert [result["score"] for result in lowest["results"]] == pytest.approx(scores[:2])
 
 
+def test_words_that_are_not_read_to_their_end_are_told(client: TestClient) -> None:
+    assert (
+        client.post("/search", data={"text": "red " * 200}).json()["note"].startswith("The words are more")
+    )
+    assert client.post("/search", data={"text": "red"}).json()["note"] is None
+
+
 def test_an_image_finds_itself(client: TestClient, album: Path) -> None:
     content = (album / "photos" / "2.png").read_bytes()
     for name in ("first", "second"):

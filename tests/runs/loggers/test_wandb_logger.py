@@ -22,7 +22,8 @@ from miniclip.runs import JsonlLogger, RunDirectory, RunFacts, WandbLogger
 from miniclip.runs.loggers import wandb_logger as module
 from miniclip.runs.loggers import wandb_server
 from miniclip.runs.loggers.background import Background
-from tests.conftest import ROOT, TINY, run_miniclip
+from tests.conftest import ROOT, TINY
+from tests.in_process import train_in_process
 
 
 def wandb_logger(mode: str) -> WandbLogger:
@@ -135,7 +136,7 @@ def test_two_jobs_of_a_sweep_are_two_runs_each_with_its_own_settings(tmp_path: P
         "trainer.budget.steps=2",
         "optimizer.rho=0.01,0.1",
     ]
-    done = run_miniclip("-m", *TINY, *settings, f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    done = train_in_process("-m", *TINY, *settings, f"hydra.sweep.dir={tmp_path / 'sweep'}")
     assert done.returncode == 0, done.stderr
     assert "wandb sync" in done.stdout
     rhos, ids = [], set()
@@ -209,8 +210,8 @@ def test_a_job_of_a_native_sweep(sweep: str, tmp_path: Path) -> None:
 
 def test_a_run_resumed_offline_is_the_same_run_and_whole(tmp_path: Path) -> None:
     settings = ["logger=wandb", "logger.wandb.mode=offline", f"hydra.run.dir={tmp_path / 'run'}"]
-    first = run_miniclip(*TINY, *settings, "trainer.budget.epochs=1")
-    again = run_miniclip(*TINY, *settings, "trainer.resume=auto", "trainer.budget.epochs=2")
+    first = train_in_process(*TINY, *settings, "trainer.budget.epochs=1")
+    again = train_in_process(*TINY, *settings, "trainer.resume=auto", "trainer.budget.epochs=2")
     assert first.returncode == again.returncode == 0, again.stderr
     parts = [wandb_records(folder) for folder in sorted((tmp_path / "run" / "wandb").glob("offline-run-*"))]
     assert len(parts) == 2

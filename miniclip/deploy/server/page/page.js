@@ -145,7 +145,8 @@ async function search() {
     at("columns").replaceChildren(...columns);
     const seconds = Math.max(...answers.map((answer) => answer.seconds));
     const count = answers.reduce((sum, answer) => sum + answer.results.length, 0);
-    tell(`${count} image${count === 1 ? "" : "s"} in ${(1000 * seconds).toFixed(0)} ms`);
+    const notes = new Set(answers.map((answer) => answer.note).filter(Boolean));
+    tell([`${count} image${count === 1 ? "" : "s"} in ${(1000 * seconds).toFixed(0)} ms.`, ...notes].join(" "));
   } catch (error) {
     if (number === searches) {
       tellError(error);

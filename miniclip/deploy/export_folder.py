@@ -1,0 +1,112 @@
+"""A folder that another library reads: whole or not there, and held against that library."""
+
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from miniclip.errors import UserError
+from miniclip.files import read_json
+
+LARGEST_DIFFERENCE = 1e-5
+"""By which an element of an embedding may differ from ours."""
+
+
+class Exported(NamedTuple):
+    """What came of an export.
+
+    Attributes:
+        folder: where it lies.
+        image_difference, text_difference: the largest, of an element of an embedding, from ours.
+    """
+
+    folder: Path
+    image_difference: float
+    text_difference: float
+
+
+@contextmanager
+def export_folder(folder: Path, library: str, names: Iterable[str]) -> Iterator[None]:
+    """A folder to export into, made where there is none, without a former export or a failed one.
+
+    Args:
+        names: of the files of such an export.
+
+    Raises:
+        UserError: when it holds an export in another format, whose files have the same names.
+    """
+    found = _format_of(folder)
+    if found not in (None, library):
+        raise UserError(f"{folder} holds an export in the format {found}. Give another folder: -o FOLDER")
+
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / name for name in names]
+    for path in paths:
+        path.unlink(missing_ok=True)
+    try:
+        yield
+    except BaseException:
+        for path in paths:
+            path.unlink(missing_ok=True)
+        if is_new:
+            with suppress(OSError):  # not empty
+                folder.rmdir()
+        raise
+
+
+def _format_of(folder: Path) -> str | None:
+    """The format of the export that a folder holds, or None."""
+    if (folder / "onnx.json").exists():
+        return "onnx"
+    if (folder / "open_clip_config.json").exists():
+        return "open_clip"
+    if not (folder / "config.json").exists():
+        return None
+    with suppress(ValueError):
+        if read_json(folder / "config.json").get("library") == "miniclip":
+            return "safetensors"
+    return "transformers"
+
+
+@contextmanager
+def refused_by(library: str) -> Iterator[None]:
+    """Whatever another library raises over a model is one line."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the library, to its own developers
+            yield
+    except UserError:
+        raise
+    except Exception as error:  # whatever its code raises, the model does not suit it
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        raise UserError(
+            f"{library} fails on this model ({reason[:200]}). The export was not kept; --format "
+            "safetensors works for every model."
+        ) from None
+
+
+def compared(
+    library: str, folder: Path, *, images: tuple[Tensor, Tensor], texts: tuple[Tensor, Tensor]
+) -> Exported:
+    """Hold another library's features against ours.
+
+    Args:
+        images, texts: their features and ours, each (B, embed_dim), of length 1.
+
+    Raises:
+        UserError: when they differ by more than rounding.
+    """
+    differences = torch.stack([(theirs - ours).abs().max() for theirs, ours in (images, texts)])  # (2,)
+    largest = float(differences.max())  # NaN where either is
+    if not largest <= LARGEST_DIFFERENCE:
+        raise UserError(
+            f"The features that {library} gives differ from ours by {largest:.1e}, more than "
+            f"{LARGEST_DIFFERENCE:.0e}. The export was not kept; --format safetensors works for every "
+            "model."
+        )
+    return Exported(folder, *differences.tolist())

@@ -1,0 +1,70 @@
+"""Images that an export is held against torch on, and refusals; each format has a test of its own."""
+
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from miniclip import MiniCLIP
+from miniclip.commands.export import NUM_SAMPLES, _samples
+from miniclip.config.restore import restore
+from miniclip.errors import UserError
+from miniclip.runs import RunDirectory
+from tests.in_process import Answer
+
+
+@pytest.fixture(scope="module")
+def model(class_run: RunDirectory) -> MiniCLIP:
+    return MiniCLIP.from_pretrained(class_run.path)
+
+
+def test_images_of_the_run_are_taken(model: MiniCLIP, class_run: RunDirectory) -> None:
+    images, texts = _samples(model, Namespace(model=class_run.path, images=None, int8=False))
+    split = restore(class_run.path).datasets()[0].split
+    assert 2 <= len(images) == len(texts) <= NUM_SAMPLES
+    own = {split.images[index].numpy().tobytes() for index in range(len(split))}
+    assert {np.asarray(image).transpose(2, 0, 1).tobytes() for image in images} <= own
+
+
+def test_images_of_a_folder_are_taken_from_its_whole_breadth(
+    model: MiniCLIP, class_run: RunDirectory, tmp_path: Path
+) -> None:
+    for level in range(2 * NUM_SAMPLES):
+        Image.new("RGB", (8, 8), (level, 0, 0)).save(tmp_path / f"{level:03}.png")
+    images, texts = _samples(model, Namespace(model=class_run.path, images=tmp_path, int8=True))
+    assert [image.getpixel((0, 0))[0] for image in images] == list(range(0, 2 * NUM_SAMPLES, 2))  # type: ignore[index]
+    assert len(texts) >= 2
+
+    for path in list(tmp_path.iterdir())[1:]:
+        path.unlink()
+    with pytest.raises(UserError, match="is no folder with two images"):
+        _samples(model, Namespace(model=class_run.path, images=tmp_path, int8=True))
+
+
+def test_without_images_of_its_own_int8_says_what_it_is_calibrated_on(
+    model: MiniCLIP, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model.save_pretrained(tmp_path)
+    images, _ = _samples(model, Namespace(model=tmp_path, images=None, int8=True))
+    assert len(images) == NUM_SAMPLES
+    assert "int8 is calibrated on drawings" in caplog.text
+
+
+def test_a_run_whose_data_are_not_opened_says_so(
+    model: MiniCLIP, class_run: RunDirectory, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = torch.load(class_run.best_checkpoint, weights_only=True)
+    del content["signature"]
+    torch.save(content, tmp_path / "foreign.pt")
+    images, _ = _samples(model, Namespace(model=tmp_path / "foreign.pt", images=None, int8=False))
+    assert len(images) == NUM_SAMPLES
+    assert "so drawings are taken" in caplog.text and "was not trained by you" in caplog.text
+
+
+def test_precisions_are_those_of_onnx(class_run: RunDirectory, miniclip: Callable[..., Answer]) -> None:
+    done = miniclip("export", class_run.path, "--int8", "-o", "out")
+    assert done.returncode == 1 and "--fp16 and --int8 go with --format onnx" in done.stderr

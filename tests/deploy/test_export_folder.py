@@ -1,0 +1,71 @@
+"""Folders of exports: whole or not there, of one format, and held against the library that reads them."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from miniclip.deploy.export_folder import compared, export_folder, refused_by
+from miniclip.errors import UserError
+
+NAMES = ("config.json", "tokenizer.json")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "found"),
+    [
+        ("config.json", '{"library": "miniclip"}', "safetensors"),
+        ("onnx.json", "{}", "onnx"),
+        ("open_clip_config.json", "{}", "open_clip"),
+        ("config.json", '{"model_type": "clip"}', "transformers"),
+        ("config.json", "{", "transformers"),
+    ],
+)
+def test_an_export_in_another_format_stays(tmp_path: Path, file: str, content: str, found: str) -> None:
+    (tmp_path / file).write_text(content)
+    for library in {"open_clip", "transformers"} - {found}:
+        with (
+            pytest.raises(UserError, match=f"the format {found}. Give another folder"),
+            export_folder(tmp_path, library, NAMES),
+        ):
+            pytest.fail("it went on")
+    assert (tmp_path / file).read_text() == content
+
+
+def test_a_former_export_makes_room(tmp_path: Path) -> None:
+    for name in (*NAMES, "notes.txt"):
+        (tmp_path / name).write_text("{}")
+    with export_folder(tmp_path, "transformers", NAMES):
+        assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_failed_export_leaves_nothing(tmp_path: Path, before: bool) -> None:
+    folder = tmp_path / "exported"
+    if before:
+        folder.mkdir()
+        (folder / "notes.txt").write_text("mine")
+    with pytest.raises(KeyboardInterrupt), export_folder(folder, "transformers", NAMES):
+        (folder / "tokenizer.json").write_text("{}")
+        raise KeyboardInterrupt
+    left = sorted(path.name for path in tmp_path.rglob("*"))
+    assert left == (["exported", "notes.txt"] if before else [])
+
+
+def test_what_a_library_raises_is_one_line() -> None:
+    line = re.escape("open_clip fails on this model (size mismatch). The export was not kept;")
+    with pytest.raises(UserError, match=line), refused_by("open_clip"):
+        raise RuntimeError("size mismatch\n\tof everything")
+    with pytest.raises(UserError, match=r"^ours$"), refused_by("open_clip"):
+        raise UserError("ours")
+
+
+def test_features_are_compared_to_rounding(tmp_path: Path) -> None:
+    ours = torch.eye(2)
+    near, far, broken = ours + 9e-6, ours + 2e-5, ours * torch.nan
+    done = compared("open_clip", tmp_path, images=(near, ours), texts=(ours, ours))
+    assert done.image_difference == pytest.approx(9e-6, rel=0.05) and done.text_difference == 0
+    for theirs in (far, broken):
+        with pytest.raises(UserError, match="differ from ours by"):
+            compared("open_clip", tmp_path, images=(ours, ours), texts=(theirs, ours))
