@@ -17,12 +17,16 @@ def comparison(results: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
         told = "; ".join(f"{protocol} ({fingerprint})" for fingerprint, protocol in data.items())
         return [f"No table: the models were measured on different data, {told}. Name one: data=..."]
 
+    # chance depends on the data alone, so that any of the models knows it
     chance = results[0][1]["chance"]
     rows = [("chance", chance), *((name, numbers["metrics"]) for name, numbers in results)]
+
     width = max(len(name) for name, _ in rows)
     header = "  ".join(f"{title} R@1/5/10" for title in DIRECTIONS.values())
     lines = [*data.values(), f"{'':{width}}  {header}    rsum"]
+
     for name, metrics in rows:
         cells = "  ".join(f"{joined_recalls(metrics, direction):>22}" for direction in DIRECTIONS)
         lines.append(f"{name:{width}}  {cells}  {metrics['rsum']:6.1f}")
+
     return lines

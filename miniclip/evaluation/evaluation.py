@@ -66,6 +66,7 @@ class Evaluation:
         Raises:
             UserError: when a task does not suit the data or the model.
         """
+        # all of them before the first is done, which may take long
         tasks = self.check(context)
         if tasks:
             context.folder.mkdir(parents=True, exist_ok=True)
@@ -73,6 +74,8 @@ class Evaluation:
         results = {}
         for name, task in tasks.items():
             result = task.run(context)
+
+            # each file says by itself what was measured, and on what
             numbers = {
                 "checkpoint": checkpoint,
                 "protocol": context.protocol,
@@ -99,6 +102,7 @@ def _leaves(numbers: dict[str, Any]) -> Iterator[tuple[str, float | str]]:
     """Numbers and names, also those inside; metrics without the word before them, no lists."""
     for key, value in numbers.items():
         if isinstance(value, dict):
+            # "metrics" says no more than the task's own name
             for inner, leaf in _leaves(value):
                 yield (inner if key == "metrics" else f"{key}/{inner}"), leaf
         elif isinstance(value, int | float | str):
@@ -107,6 +111,7 @@ def _leaves(numbers: dict[str, Any]) -> Iterator[tuple[str, float | str]]:
 
 def _as_json(numbers: dict[str, Any]) -> str:
     """Numbers as JSON, which has no NaN: null stands for it."""
+    # json writes NaN and reads it again, and then asks what to make of it
     finite = json.loads(json.dumps(numbers), parse_constant=lambda name: None)
     return json.dumps(finite, indent=2) + "\n"
 

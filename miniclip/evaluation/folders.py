@@ -17,18 +17,23 @@ def evaluation_folder(checkpoint: Path, fingerprint: str) -> Path:
         fingerprint: of the split that is measured on.
     """
     run = RunFiles.of_checkpoint(checkpoint)
+
+    # only a run knows by their fingerprints which data are its own
     if run is None or not run.environment.is_file():
         return folder_beside(checkpoint, fingerprint)
 
     names = _names_of_splits(run)
     name = names.get(fingerprint)
+
     parts = [run.evaluation.name]
     if checkpoint != run.best_checkpoint:
         parts.append(checkpoint.stem)
     if name is None:
         parts.append(fingerprint)
     elif name in ("test", SEEDED_TEST) and len(names) > 2:
+        # of two parts it is the one that the run was validated on, whose results lie at the top
         parts.append("test")
+
     return within(run.path, "/".join(parts))
 
 

@@ -66,6 +66,7 @@ class OpenClipModel:
             raise UserError(f"open_clip:{name} needs weights: open_clip:{name}:FILE, or a name of theirs.")
 
         try:
+            # weights_only: a file may be a stranger's, and nothing in it is executed
             model, _, self._transform = open_clip.create_model_and_transforms(
                 name, pretrained=weights, weights_only=True
             )
@@ -79,6 +80,8 @@ class OpenClipModel:
 
         self.name = f"open_clip {name} {Path(weights).stem}"
         self.model = model.to(device).eval()
+
+        # a number, or height and width
         size = model.visual.image_size
         self.image_size = size if isinstance(size, int) else max(size)
         self.device = device
@@ -88,6 +91,7 @@ class OpenClipModel:
         return float(self.model.logit_scale.exp())
 
     def preprocess(self, image: Image.Image | Tensor) -> Tensor:
+        # their transforms take images of Pillow, whose arrays are (H, W, 3)
         if isinstance(image, Tensor):
             image = Image.fromarray(image.permute(1, 2, 0).numpy())
         transformed: Tensor = self._transform(image)
@@ -100,9 +104,9 @@ class OpenClipModel:
 
     @torch.inference_mode()
     def encode_text(self, texts: Sequence[str]) -> Tensor:
-        token_ids = self._tokenizer(list(texts)).split(BATCH_SIZE)
+        token_ids = self._tokenizer(list(texts)).split(BATCH_SIZE)  # each (B, L)
         features = (self.model.encode_text(part.to(self.device), normalize=True) for part in token_ids)
-        return torch.cat([part.float() for part in features])
+        return torch.cat([part.float() for part in features])  # (M, D)
 
     def encode_dataset(self, dataset: ImageTextDataset) -> Tensor:
         return encode_one_by_one(self, dataset)
@@ -112,7 +116,9 @@ def encode_one_by_one(model: DatasetEncoder, dataset: ImageTextDataset) -> Tenso
     """All images of a data set by a model's own `preprocess`: `N images -> (N, D)` float32, of length 1."""
     images = dataset.split.images
     features = []
+
     for rows in sequential_batches(len(images), BATCH_SIZE):
-        batch = torch.stack([model.preprocess(images[row]) for row in rows])
-        features.append(model.encode_image(batch))
+        batch = torch.stack([model.preprocess(images[row]) for row in rows])  # (B, 3, S, S)
+        features.append(model.encode_image(batch))  # (B, D)
+
     return torch.cat(features)

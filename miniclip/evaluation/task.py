@@ -82,8 +82,9 @@ class TaskContext:
     @cached_property
     def features(self) -> Features:
         """Features of the validation images and of all their captions."""
-        texts, owners = caption_owners(self.val.split.captions)
-        text_features = _finite(self.model.encode_text(texts), self.model)
+        texts, owners = caption_owners(self.val.split.captions)  # M captions, and of each the image (M,)
+        text_features = _finite(self.model.encode_text(texts), self.model)  # (M, D)
+
         return Features(self.image_features, text_features, owners.to(text_features.device))
 
     @cached_property
@@ -93,6 +94,7 @@ class TaskContext:
         as_evaluated = ImageTextDataset.for_evaluation(self.train.split, self.val.crop)
         train_features = _finite(self.model.encode_dataset(as_evaluated), self.model)  # (N, D)
 
+        # scikit-learn computes on the host
         return (
             LabeledFeatures(train_features.cpu().numpy(), self.labels(self.train)),
             LabeledFeatures(self.image_features.cpu().numpy(), self.labels(self.val)),
@@ -105,6 +107,7 @@ class TaskContext:
 
     def labels(self, dataset: ImageTextDataset) -> np.ndarray:
         """Number of the class of each image, (N,) int64."""
+        # of both data sets together: one of them may lack a class
         numbers = {name: number for number, name in enumerate(self.classes)}
         return np.array([numbers[label] for label in dataset.split.labels or ()], dtype=np.int64)
 
@@ -150,6 +153,7 @@ def need_classes(name: str, context: TaskContext) -> None:
             f"{name} needs classes, the data set has none. Name a column (data.class_column=...), "
             "or take a set of classes (data=imagefolder data.root=...)."
         )
+
     if len(context.classes) < 2:
         raise UserError(f"{name} needs two classes; all images are of {context.classes[0]!r}.")
 
@@ -161,6 +165,7 @@ def need_probe() -> None:
 
 
 def _finite(features: Tensor, model: DatasetEncoder) -> Tensor:
+    # waits for the device, once for all features of a data set
     if not bool(torch.isfinite(features).all()):
         raise UserError(f"The features of {model.name} are not finite: its weights are broken.")
     return features

@@ -63,7 +63,7 @@ def draw_groups(groups: Sequence[Group], path: Path) -> Path:
 
     names = [_short(group.name, 70) for group in groups]
     axis.set_yticks(range(len(groups)), names, fontsize=8, parse_math=False)
-    axis.invert_yaxis()
+    axis.invert_yaxis()  # the first group on top, as in the table
     tidy(axis, "rsum: every seed, mean and 95 % interval", xlabel="rsum")
     return save(figure, path)
 
@@ -102,6 +102,7 @@ def draw_progress(groups: Sequence[Group], path: Path) -> Path:
         for place, group in enumerate(groups):
             _draw_curves(axis, group, panel, place=place)
 
+        # the same groups in the same colors: one legend is enough for all
         has_legend = axis is axes[0, 0] and len(groups) > 1
         tidy(axis, f"{panel.title} against {panel.unit}", xlabel=panel.unit, legend=has_legend)
     return save(figure, path)
@@ -149,6 +150,7 @@ def _scale(axis: "Axes", values: Sequence[float]) -> None:
     if not positive or max(positive) / min(positive) < LOG_RATIO:
         return
 
+    # a logarithm has no place for zero: below the smallest value the axis is linear
     if min(values) > 0:
         axis.set_xscale("log")
     else:

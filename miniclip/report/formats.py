@@ -139,6 +139,7 @@ def _row_as_html(row: Sequence[str], tag: str) -> str:
 
 def _embedded(path: Path) -> str:
     """A file as an address that holds its content."""
+    # inside of the page, which can then be sent and moved alone
     kind = mimetypes.guess_type(path.name)[0]
     content = base64.b64encode(path.read_bytes()).decode()
     return f"data:{kind};base64,{content}"
@@ -161,5 +162,6 @@ def _plain(text: str) -> str:
 
 def _cell(value: object) -> object:
     """A value that a spreadsheet takes for no formula."""
+    # the apostrophe makes it text; a negative number is one and no formula
     is_formula = str(value)[:1] in FORMULA and not isinstance(value, int | float)
     return f"'{value}" if is_formula else value

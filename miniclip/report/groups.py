@@ -57,6 +57,7 @@ def group_runs(runs: Sequence[Run]) -> tuple[list[Group], list[str]]:
         by_seed = sorted(runs_of[key], key=lambda run: run.seed)
         groups.append(Group(_name(settings, all_settings), settings, by_seed))
 
+    # no setting of the config, but what tells groups apart
     if not has_one_fingerprint:
         varied.append("data")
     groups.sort(key=lambda group: [_order(group.settings.get(setting)) for setting in varied])
@@ -75,6 +76,7 @@ def check_comparable(runs: Sequence[Run]) -> None:
 
 def varied_settings(runs: Sequence[Run]) -> list[str]:
     """Settings that not all runs share, those that only say where and how fast left out."""
+    # in the order of the config, which a set would lose
     keys = dict.fromkeys(key for run in runs for key in run.settings)
     return [key for key in keys if _tells_apart(key) and _differs(key, runs)]
 
@@ -97,6 +99,7 @@ def _tells_apart(key: str) -> bool:
 
 def _differs(key: str, runs: Sequence[Run]) -> bool:
     """Whether not all runs have the same value of a setting; one that lacks it has another."""
+    # as text, for lists are in no set; an ellipsis is no value of JSON, and stands for a missing one
     values = {json.dumps(run.settings.get(key, ...), default=str) for run in runs}
     return len(values) > 1
 

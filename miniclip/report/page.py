@@ -39,7 +39,7 @@ def write_report(
 
     page, markdown, table = (folder / f"report.{ending}" for ending in ("html", "md", "csv"))
     folder.mkdir(parents=True, exist_ok=True)
-    # the figures go into the page
+    # the figures go into the page, and are not needed beside it
     with tempfile.TemporaryDirectory() as figures:
         sections = sections_of(collection, groups, varied, control=held_against, folder=Path(figures))
         write_text(page, as_html(sections))
@@ -52,6 +52,7 @@ def write_report(
 def _without_perturbation(groups: Sequence[Group]) -> Group:
     """The first group that trains as AdamW does; the first of all where none does."""
     for group in groups:
+        # SAM with rho 0 is its base optimizer, bit for bit
         optimizer = str(group.settings.get("optimizer._target_"))
         if group.settings.get("optimizer.rho") == 0 or "AdamW" in optimizer:
             return group

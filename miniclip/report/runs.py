@@ -107,6 +107,7 @@ def read_collection(paths: Iterable[Path]) -> Collection:
         else:
             failures[folder] = found
 
+    # what one try of a job failed to do, another has done
     jobs_done = {_job(folder) for folder in runs}
     still_failed = [failure for failure in failures.values() if _job(failure.path) not in jobs_done]
     return Collection(list(runs.values()), still_failed)
@@ -145,6 +146,7 @@ def _read_run(folder: Path) -> Run:
         settings=flatten(files.read_config()),
         best=summary["best"],
         validations=[record for record in files.read_metrics() if "val/rsum" in record],
+        # of all parts that are measured: runs compare that share them, whatever they trained on
         fingerprint=" ".join(part["fingerprint"] for name, part in data.items() if name != "train"),
         ranks=_ranks(files.read_ranks(of_test=test is not None)),
         test=test,
@@ -155,6 +157,7 @@ def _read_run(folder: Path) -> Run:
 def _ranks(arrays: dict[str, np.ndarray] | None) -> tuple[Ranks, np.ndarray] | None:
     if arrays is None:
         return None
+    # images (N,) and captions (M,)
     ranks = Ranks(*(torch.from_numpy(arrays[name]) for name in Ranks._fields))
     return ranks, arrays["image_of_caption"]
 

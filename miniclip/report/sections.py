@@ -45,6 +45,7 @@ def sections_of(
         control: the group that the others are held against.
         folder: where figures are drawn.
     """
+    # chosen by validation, also where a test part is reported: else it would be chosen by the test
     best = max(collection.runs, key=lambda run: run.best["val/rsum"])
     sections = [
         Section(
@@ -55,6 +56,7 @@ def sections_of(
         )
     ]
 
+    # a setting of fewer than three numbers gives no chart
     axes = [draw_axis(groups, setting, folder / f"axis{n}.svg") for n, setting in enumerate(varied)]
     drawn = [path for path in axes if path is not None]
     if drawn:

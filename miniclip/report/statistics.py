@@ -64,6 +64,7 @@ def spread(values: Sequence[float]) -> Spread:
     if count < 2:
         return Spread(count, mean, math.nan, math.nan, math.nan)
 
+    # of a sample, not of all seeds there are
     deviation = float(np.std(values, ddof=1))
     quantile = float(t.ppf(0.975, count - 1))
     half_interval = quantile * deviation / math.sqrt(count)
@@ -74,6 +75,7 @@ def compare(group: Group, control: Group, *, seed: int = 0) -> Comparison:
     """Difference of rsum, group minus control."""
     of_group = spread(group.values("rsum"))
     of_control = spread(control.values("rsum"))
+    # NaN for one seed, and so is the noise that they make
     standard_errors = [side.deviation / math.sqrt(side.num_seeds) for side in (of_group, of_control)]
 
     low, high = paired_interval(group, control, seed=seed)

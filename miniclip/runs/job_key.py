@@ -33,6 +33,7 @@ def job_key(config: dict[str, Any]) -> str:
 
     Of an absolute path only the last part counts, so that data may move.
     """
+    # sorted, for the order of settings computes nothing, and by today's names, which old runs lack
     parts = _computed(renamed_config(config))
     return _hash(json.dumps(parts, sort_keys=True))
 

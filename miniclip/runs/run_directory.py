@@ -56,6 +56,7 @@ class RunDirectory(RunFiles):
             self.wandb_id,
         ):
             path.unlink(missing_ok=True)
+
         for folder in (self.checkpoints, self.evaluation, self.tensorboard):
             shutil.rmtree(folder, ignore_errors=True)
         self.checkpoints.mkdir()
@@ -80,7 +81,9 @@ class RunDirectory(RunFiles):
         """
         if source.resolve() == self.path.resolve():
             return True
+
         try:
+            # the lock keeps a second run from claiming it at the same time
             with RunDirectory(source).lock():
                 heir = _heir(source)
                 if heir is not None and heir != self.path.resolve():
@@ -136,6 +139,7 @@ def _heir(folder: Path) -> Path | None:
         heir = (folder / RunFiles(folder).continued_in.read_text(encoding="utf-8").strip()).resolve()
     except (OSError, ValueError):
         return None
+
     has_trained = RunFiles(heir).last_checkpoint.is_file()
     return heir if has_trained or read_state(heir).status == "running" else None
 

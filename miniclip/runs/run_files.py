@@ -245,6 +245,7 @@ def read_state(folder: Path) -> State:
     except ValueError:
         return State("unreadable", f"{run.status} is damaged")
 
+    # a process that is killed cannot say so, but the system takes its lock from it
     status = state.get("status", "running")  # without a file it has not come so far yet, or never will
     is_killed = status == "running" and not is_locked(run.lock_file)
     return State("killed" if is_killed else status, state.get("reason", ""))
@@ -273,5 +274,7 @@ def check_links(folder: Path) -> None:
 def _read_records(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
+
+    # a line without an end is half a record, which a killed process has left
     with open(path, encoding="utf-8") as file:
         return [json.loads(line) for line in file if line.endswith("\n")]

@@ -68,6 +68,7 @@ class Job:
 
     def rank(self) -> tuple[bool, bool, bool]:
         """Sorts tries of one job, the furthest first."""
+        # False sorts before True
         return not self.is_completed, self.state.status != "running", self.checkpoint is None
 
     def row(self) -> dict[str, str]:
@@ -78,6 +79,7 @@ class Job:
             **{key: best.get(f"val/{key}") for key in RECALLS},
             "test_rsum": test.get("test/rsum"),
         }
+
         # a job that has not come so far lacks them
         protocols = [record["protocol"] for record in (best, test) if "protocol" in record]
         return {
@@ -149,6 +151,7 @@ class Sweep:
 
         "auto" where there is none, or all are taken.
         """
+        # the lock is the system's: a job that is killed gives its GPU back, too
         for index in range(num_gpus):
             with locked(self.path / f".{platform.node()}_gpu{index}.lock", wait_seconds=0) as is_free:
                 if is_free:
@@ -168,6 +171,7 @@ class Sweep:
             writer.writeheader()
             writer.writerows(rows)
 
+            # each is replaced whole, so that a reader never sees half a table
             write_text(self.path / "summary.csv", buffer.getvalue())
             write_text(self.path / "summary.md", "\n".join(markdown_table(COLUMNS, rows)) + "\n")
 
@@ -190,5 +194,6 @@ def markdown_table(columns: Sequence[str], rows: Sequence[dict[str, str]]) -> li
 
 
 def _number(folder: Path) -> tuple[int, str]:
+    """What the folders of jobs are sorted by, "10_rho=0.1" after "9_rho=0.05"."""
     number = folder.name.partition("_")[0]
     return (int(number) if number.isdigit() else 0, folder.name)

@@ -16,6 +16,7 @@ import pytest
 from miniclip.config.optuna_sweeper import result_line
 from miniclip.runs.sweep import Sweep
 from tests.conftest import TINY, kill_in_its_first_job, run_miniclip
+from tests.in_process import train_in_process
 
 SMALL = (*TINY[:-1], "trainer.budget.epochs=1", "optimizer=adamw")
 

@@ -31,6 +31,7 @@ class FewShotProbe(Task):
             raise SettingError("shots", list(shots), "needs numbers of at least 1")
         if num_seeds < 1:
             raise SettingError("num_seeds", num_seeds, "must be at least 1")
+
         self.shots = shots
         self.num_seeds = num_seeds
 

@@ -18,6 +18,7 @@ class EmbeddingHealth(Task):
 
         measures = found._asdict()
         lines = [f"{name.replace('_', ' '):20} {value:10.3f}" for name, value in measures.items()]
+
         if found.has_collapsed:
             lines.append("COLLAPSED: a tower gives nearly the same features to everything.")
         return Result({**measures, "collapsed": found.has_collapsed, "cosines": counts}, lines)

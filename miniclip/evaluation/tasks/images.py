@@ -12,10 +12,12 @@ class ExampleImages(Task):
 
     def run(self, context: TaskContext) -> Result:
         features, split, folder = context.features, context.val.split, context.folder
+
         files = [
             draw_retrieval(features, split, folder / "retrieval.png", protocol=context.protocol),
             draw_similarity(features, split, folder / "similarity.png", protocol=context.protocol),
             draw_space(features, folder / "space.png", protocol=context.protocol),
         ]
+
         names = [file.name for file in files]
         return Result({"pictures": names}, [", ".join(names)])

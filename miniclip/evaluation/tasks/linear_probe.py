@@ -25,6 +25,8 @@ class LinearProbe(Task):
     def run(self, context: TaskContext) -> Result:
         train, val = context.labeled
         probe = linear_probe(train, val)
+
+        # percent of the images that one answer to all of them gets right
         most_common = 100 * np.bincount(val.labels).max() / len(val.labels)
 
         # files have kept the name "strength" for C
@@ -34,6 +36,7 @@ class LinearProbe(Task):
             "train_images": len(train.labels),
             "most_common_class": most_common,
         }
+
         images = counted(len(train.labels), "training image")
         line = (
             f"top-1 {probe.accuracy:.1f} with C = {probe.C:g} on {images}; "

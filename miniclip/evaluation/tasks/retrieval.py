@@ -27,6 +27,7 @@ class Retrieval(Task):
     def run(self, context: TaskContext) -> Result:
         features = context.features
         ranks = retrieval_ranks(*features)  # where the features lie: on the device of the model
+
         metrics = metrics_of_ranks(ranks)
         intervals = bootstrap(ranks, features.image_of_caption)
         chance = chance_metrics(features.image_of_caption)
@@ -38,6 +39,7 @@ class Retrieval(Task):
             "chance": chance,
             "folds": folds,
         }
+
         low, high = intervals["rsum"]
         lines = [
             *recall_table(metrics, intervals=intervals),
@@ -52,6 +54,7 @@ def _folds(features: Features) -> list[dict[str, Any]]:
     """Mean metrics over folds of each size of which there are two at least."""
     found = []
     for size in FOLD_SIZES:
+        # one fold alone would be the first images of the set, and no mean
         if len(features.images) >= 2 * size:
             metrics, count = fold_metrics(*features, fold_size=size)
             found.append({"images": size, "count": count, "metrics": metrics})

@@ -32,6 +32,7 @@ class Sharpness(Task):
             raise SettingError("num_batches", num_batches, "must be at least 1")
         if batch_size < 2:
             raise SettingError("batch_size", batch_size, "must be at least 2")
+
         self.radii = radii
         self.num_batches = num_batches
         self.batch_size = batch_size
@@ -40,6 +41,7 @@ class Sharpness(Task):
         need_training_images("sharpness", context)
         if not isinstance(context.model, MiniCLIP) or context.loss is None:
             raise UserError(f"sharpness is measured on MiniCLIP's runs, not on {context.model.name}.")
+
         if self.num_batches > len(context.train) // self.batch_size:
             raise UserError(
                 f"eval.tasks.sharpness.num_batches={self.num_batches} of "
@@ -56,6 +58,7 @@ class Sharpness(Task):
 
         protocol = f"train: {self.num_batches} x {self.batch_size} images, float32, batch statistics"
         draw_landscape(slices, context.folder / "sharpness.png", protocol=protocol)
+
         numbers: dict[str, Any] = {
             "protocol": protocol,
             "data_fingerprint": context.train.split.fingerprint(),
@@ -75,8 +78,11 @@ class Sharpness(Task):
         """The training loss on the first batches of an epoch."""
         model = context.model
         assert isinstance(model, MiniCLIP) and context.loss is not None  # see `check`
+
         order = EpochBatches(len(context.train), batch_size=self.batch_size, seed=context.seed)
         loader = Loader(context.train, order, tokenizer=model.tokenizer, device=model.device, num_workers=0)
+
+        # kept, for each measure goes through the same ones many times
         batches = list(islice(loader, self.num_batches))
         return LossSurface(model.model, context.loss, batches)
 

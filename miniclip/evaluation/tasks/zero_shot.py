@@ -46,6 +46,7 @@ class ZeroShot(Task):
     def run(self, context: TaskContext) -> Result:
         found = self._classify(context, context.image_features)
         names = self._names(context.classes)
+
         protocol = f"zero-shot, {context.protocol}"
         draw_confusion(found.confusion, names, context.folder / "zero_shot.png", protocol=protocol)
 
@@ -64,6 +65,7 @@ class ZeroShot(Task):
         # training says itself that features are not finite, and goes on
         if not (features.images.isfinite().all() and features.texts.isfinite().all()):
             return {f"val/zero_shot_{key}": math.nan for key in MEASURES}
+
         found = self._classify(context, features.images)
         return {f"val/zero_shot_{key}": getattr(found, key) for key in MEASURES}
 
@@ -71,10 +73,12 @@ class ZeroShot(Task):
         """What templates call the classes, given sorted: the file's names, or the data set's."""
         if self.class_names is not None:
             return read_class_names(self.class_names, classes)
+        # folders and tables write names of several words with underscores
         return [name.replace("_", " ") for name in classes]
 
     def _classify(self, context: TaskContext, image_features: Tensor) -> Classification:
         """The class of each validation image by its features (N, D)."""
+        # a class is one vector, the mean over all sentences with its name
         names = self._names(context.classes)
         embeddings = class_embeddings(context.model.encode_text, names, self.sentences)  # (C, D)
         labels = torch.from_numpy(context.labels(context.val)).to(embeddings.device)  # (N,)
@@ -89,12 +93,14 @@ def read_templates(source: str) -> tuple[str, ...]:
     """
     if source in TEMPLATES:
         return TEMPLATES[source]
+
     templates = _read_lines("templates", source, f"one of {', '.join(TEMPLATES)}")
     for line in templates:
         if line.count("{}") != 1:
             raise SettingError(
                 "templates", source, f"needs one {{}} for the class in each line, not: {line}"
             )
+
     return templates
 
 
@@ -109,6 +115,7 @@ def read_class_names(path: str, labels: Sequence[str]) -> tuple[str, ...]:
         raise SettingError(
             "class_names", path, f"has {counted(len(names), 'line')} for {len(labels)} classes"
         )
+
     return names
 
 
@@ -118,6 +125,7 @@ def _read_lines(setting: str, path: str, known: str) -> tuple[str, ...]:
         text = Path(path).expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise SettingError(setting, path, f"must be {known}, or a text file ({error})") from None
+
     lines = tuple(line.strip() for line in text.splitlines() if line.strip())
     if not lines:
         raise SettingError(setting, path, "is an empty file")

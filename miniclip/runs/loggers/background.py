@@ -13,10 +13,12 @@ class Background:
         threading.Thread(target=self._work, daemon=True).start()
 
     def add(self, call: Callable[[], object]) -> None:
+        """Have a call done after those before it, without waiting for it."""
         self.calls.put(call)
 
     def wait(self, seconds: float) -> bool:
         """Wait until all calls so far are done, but no longer. Returns whether they are."""
+        # calls are done in order: with this one all before it are
         done = threading.Event()
         self.calls.put(done.set)
         return done.wait(seconds)

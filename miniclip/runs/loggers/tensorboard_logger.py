@@ -33,6 +33,7 @@ class TensorboardLogger(View):
         self.writer.add_text("config", f"```\n{json.dumps(run.config, indent=2)}\n```")
 
     def _show(self, record: dict[str, Any]) -> None:
+        # the step is the axis of all curves, and a text has none
         for key, value in record.items():
             if isinstance(value, int | float) and key != "step":
                 self.writer.add_scalar(key, value, record["step"])

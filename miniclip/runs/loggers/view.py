@@ -53,8 +53,10 @@ class View(ABC):
         self._attempt(lambda: self._close(failed, summary, figures))
 
     def _attempt(self, action: Callable[[], None]) -> None:
+        """Do something of the view's, unless it has failed before."""
         if not self._is_open:
             return
+
         try:
             action()
         except Exception as error:  # whatever it is, no training may end by it

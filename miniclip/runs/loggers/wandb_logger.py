@@ -8,7 +8,6 @@ import shlex
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +15,12 @@ from miniclip.files import write_text
 from miniclip.metrics import DIRECTIONS, RECALL_AT, recall_keys
 from miniclip.runs.loggers.background import Background
 from miniclip.runs.loggers.view import RunFacts, View
-from miniclip.runs.loggers.wandb_server import end_telemetry, kill_service, why_offline
+from miniclip.runs.loggers.wandb_server import (
+    end_service,
+    end_telemetry,
+    kill_service,
+    why_offline,
+)
 from miniclip.runs.run_files import RunFiles
 
 log = logging.getLogger(__name__)
@@ -86,10 +90,13 @@ class WandbLogger(View):
     def start(self, folder: Path, run: RunFacts) -> None:
         self.background = Background()
         super().start(folder, run)
+        # a start that takes longer goes on beside the training
         self._wait(START_SECONDS)
 
     def finish(self, *, failed: bool, summary: dict[str, Any], figures: dict[str, Path]) -> None:
         super().finish(failed=failed, summary=summary, figures=figures)
+
+        # the start may still wait for a server that never answers
         self._wait(self.patience - LOCAL_SECONDS)
         if self._is_reaching:
             self._cut_off()
@@ -125,15 +132,18 @@ class WandbLogger(View):
         self._is_open = False
         folder = shlex.quote(str(self.folder / "wandb"))
         log.warning("Weights & Biases has not taken all of this run: wandb sync %s/*run-*", folder)
-        threading.Thread(target=self._end_service, daemon=True).start()
+        threading.Thread(target=end_service, daemon=True).start()
 
     def _attempt(self, action: Callable[[], None]) -> None:
+        # all that talks to W&B, and all that fails there, stays in the thread
         self.background.add(lambda: super(WandbLogger, self)._attempt(action))
 
     def _open(self, run: RunFacts) -> None:
         self.facts = run
         mode = os.environ.get("WANDB_MODE", "online") if self.mode == "online" else self.mode
         self._is_reaching = mode == "online"
+
+        # without a key W&B itself would ask for one at the terminal
         reason = why_offline(self._answers) if mode == "online" else ""
         if reason:
             log.warning("%s, so this run is kept offline. %s", reason, _how_to_sync(self.folder))
@@ -155,13 +165,10 @@ class WandbLogger(View):
         import wandb
 
         end_telemetry()
-        kept_id = RunFiles(self.folder).wandb_id
-        if not kept_id.exists():
-            write_text(kept_id, _assigned_id() or secrets.token_hex(4))
         self.run = wandb.init(
             project=self.project,
             entity=self.entity,
-            id=kept_id.read_text(encoding="utf-8").strip(),
+            id=_kept_id(self.folder),
             resume="allow" if mode == "online" else None,
             name=os.environ.get("WANDB_NAME") or self.facts.name,
             group=self.facts.group,
@@ -185,12 +192,15 @@ class WandbLogger(View):
         try:
             self._write(record)
         except Exception as error:
+            # written to files already: what fails now is no server
             if self._is_second_try:
                 raise
+
             self._go_on_offline(error)
             self._write(record)
 
     def _write(self, record: dict[str, Any]) -> None:
+        # a resumed run that is new to the server, or offline, has its former records in the file only
         if self._lacks_history:
             for earlier in RunFiles(self.folder).read_metrics():
                 if earlier["step"] <= record["step"] and earlier != record:
@@ -204,28 +214,23 @@ class WandbLogger(View):
         log.warning(
             "Weights & Biases fails (%s): kept offline from here. %s", text, _how_to_sync(self.folder)
         )
+
         self._is_second_try = True
         self._is_online = False
-        self._end_service()
+        end_service()
         self._init("offline")
-
-    def _end_service(self) -> None:
-        """End W&B's own process here, for which Python would else wait at its end."""
-        import wandb
-
-        with suppress(Exception):  # it may be gone
-            wandb.teardown()
 
     def _give_up(self, error: Exception) -> None:
         if self._is_open:  # else the run has left, and has told so
             super()._give_up(error)
-        self._end_service()
+        end_service()
 
     def _close(self, failed: bool, summary: dict[str, Any], figures: dict[str, Path]) -> None:
         import wandb
 
         for key, path in figures.items():
             self.run.log({f"figures/{key}": wandb.Image(str(path))})
+
         rows = _retrieval_rows(summary)
         if rows:
             self.run.log({"retrieval": wandb.Table(columns=HEADER, data=rows)})
@@ -236,7 +241,7 @@ class WandbLogger(View):
 
         self.run.summary.update(summary)
         self.run.finish(exit_code=1 if failed else 0)
-        self._end_service()
+        end_service()
 
 
 def _how_to_sync(folder: Path) -> str:
@@ -272,6 +277,14 @@ def _retrieval_rows(summary: dict[str, Any]) -> list[list[Any]]:
             median_rank = record[f"{part}/{direction}_median_rank"]
             rows.append([record.get("protocol", part), title, *recalls, median_rank])
     return rows
+
+
+def _kept_id(folder: Path) -> str:
+    """The id under which a run goes on: that which its directory keeps, else a new one."""
+    kept_id = RunFiles(folder).wandb_id
+    if not kept_id.exists():
+        write_text(kept_id, _assigned_id() or secrets.token_hex(4))
+    return kept_id.read_text(encoding="utf-8").strip()
 
 
 def _assigned_id() -> str | None:

@@ -15,6 +15,14 @@ PROBE_SECONDS = 4.0
 """A slow server, which answers each of several requests after two seconds, is still waited for."""
 
 
+def end_service() -> None:
+    """End W&B's own process here, for which Python would else wait at its end."""
+    import wandb
+
+    with suppress(Exception):  # it may be gone
+        wandb.teardown()
+
+
 def kill_service() -> None:
     """End W&B's own process at once; its orderly end would wait for the server."""
     from wandb.sdk import wandb_setup
@@ -40,6 +48,7 @@ def why_offline(answers: "queue.SimpleQueue[str]") -> str:
     key = _api_key()
     if not key:
         return "Weights & Biases has no API key (WANDB_API_KEY, or run: wandb login)"
+
     threading.Thread(target=lambda: answers.put(_problem_of_server(key)), daemon=True).start()
     try:
         answer = answers.get(timeout=PROBE_SECONDS)  # urllib's own limit is one for each read
@@ -50,6 +59,7 @@ def why_offline(answers: "queue.SimpleQueue[str]") -> str:
 
 def _problem_of_server(key: str) -> str:
     """Ask the server who the key belongs to."""
+    # the smallest question that needs a key
     request = urllib.request.Request(
         f"{_server().geturl().rstrip('/')}/graphql",
         data=json.dumps({"query": "query Viewer { viewer { id } }"}).encode(),
@@ -58,6 +68,7 @@ def _problem_of_server(key: str) -> str:
             "Authorization": "Basic " + base64.b64encode(f"api:{key}".encode()).decode(),
         },
     )
+
     try:
         with urllib.request.urlopen(request, timeout=PROBE_SECONDS) as response:
             answer = json.load(response)
@@ -76,6 +87,7 @@ def _api_key() -> str:
     """The key of the environment, or of the netrc file that `wandb login` writes; else empty."""
     if os.environ.get("WANDB_API_KEY"):
         return os.environ["WANDB_API_KEY"]
+
     with suppress(OSError, netrc.NetrcParseError):
         found = netrc.netrc(os.environ.get("NETRC")).authenticators(_server().netloc)
         return found[2] or "" if found else ""
