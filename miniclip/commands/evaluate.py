@@ -19,7 +19,6 @@ from omegaconf import DictConfig
 from miniclip.config.compose import compose
 from miniclip.config.hints import groups
 from miniclip.errors import UserError
-from miniclip.runs import RunFiles
 
 if TYPE_CHECKING:
     import torch
@@ -118,6 +117,8 @@ def _sorted_by_kind(words: Sequence[str]) -> _Words:
 
 def _is_model(path: Path) -> bool:
     """Whether a path is a file or a folder with a model, and not a mere folder."""
+    from miniclip.runs import RunFiles
+
     return path.is_file() or RunFiles(path).checkpoints.is_dir() or _lacks_data(str(path))
 
 

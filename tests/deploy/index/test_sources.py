@@ -102,5 +102,5 @@ def test_a_folder_of_tables_is_told_to_name_them(photos: Path, tmp_path: Path) -
 
 
 def test_an_index_is_searched_without_torch() -> None:
-    script = "import sys, miniclip.deploy.index, miniclip.commands.search; sys.exit('torch' in sys.modules)"
+    script = "import sys, miniclip.deploy.index, miniclip.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT).returncode == 0
