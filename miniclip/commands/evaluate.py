@@ -1,7 +1,7 @@
 """Measure trained models: print, and write into RUN/evaluation/.
 
 A model is a run directory, a checkpoint, a saved or an exported model, or open_clip:NAME:WEIGHTS; only
-the first two know their data, and give them to the others. Tasks are retrieval, zero_shot,
+the first two know their data, and give them to the others that follow. Tasks are retrieval, zero_shot,
 linear_probe, few_shot, health, pictures and sharpness; without any, those that suit the data but
 sharpness. Settings are those of the data (data.class_column=..., data=cifar10 data.root=...) and of the
 tasks (eval.tasks.zero_shot.templates=clip, eval.tasks.few_shot.num_seeds=3, ...). The validation part
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     restored = None
     retrieved = []
-    for name in sorted(words.models, key=_lacks_data):  # runs come first, for they name the data
+    for name in _in_order(words.models):
         if _lacks_data(name):
             context, checkpoint = _context_of_model(name, restored, words.of_data, device), name
         else:
@@ -75,6 +75,11 @@ def run(arguments: argparse.Namespace) -> None:
 
     if len(retrieved) > 1:
         print("\n".join(comparison(retrieved)))
+
+
+def _in_order(models: list[str]) -> list[str]:
+    """As typed, so that each has the data of the run before it; runs first where none is before it."""
+    return sorted(models, key=_lacks_data) if _lacks_data(models[0]) else models
 
 
 class _Words(NamedTuple):

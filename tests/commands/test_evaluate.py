@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from miniclip import MiniCLIP
+from miniclip.commands.evaluate import _in_order
 from miniclip.runs import RunDirectory
 from tests.conftest import TINY, Answer, fit
 
@@ -144,3 +145,13 @@ def test_a_model_without_data_says_on_what_it_is_measured(
     caplog.clear()
     assert miniclip("evaluate", saved, "retrieval", "data=openmoji", few).returncode == 0
     assert "measured on the drawings" not in caplog.text
+
+
+def test_a_model_without_data_takes_those_of_the_run_before_it(tmp_path: Path) -> None:
+    runs = [str(tmp_path / "a"), str(tmp_path / "b")]
+    onnx = tmp_path / "exported"
+    onnx.mkdir()
+    (onnx / "onnx.json").write_text("{}")
+    typed = [runs[0], str(onnx), runs[1]]
+    assert _in_order(typed) == typed
+    assert _in_order([str(onnx), *runs]) == [*runs, str(onnx)]
