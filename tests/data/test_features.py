@@ -43,9 +43,7 @@ def test_a_gradient_may_pass_where_they_go(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["torn", "changed", "short", "text"])
-def test_a_damaged_file_is_made_anew(
-    damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_damaged_file_is_made_anew(damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path, tower = tmp_path / "x.safetensors", Tower()
     kept_features(path, 4, tower)
     content = path.read_bytes()

