@@ -24,6 +24,7 @@ from miniclip.training.resuming import AUTO
 from miniclip.training.setup import TrainingSetup
 from miniclip.training.step import TrainingStep
 from miniclip.training.summary import summary_of
+from miniclip.training.tower_features import on_features
 from miniclip.training.validation import SplitEncoder, Validation
 
 log = logging.getLogger(__name__)
@@ -126,18 +127,37 @@ class Trainer:
             batch_size=self.batch_size,
             accumulate_steps=self.accumulate_steps,
         )
-        return _Loop(self, setup, run, logger).run_to_end(checkpoint)
+        clock, progress = Stopwatch(), Progress()
+        checkpointer = Checkpointer(setup, run, progress, every_epochs=self.checkpoint_every_epochs)
+        if checkpoint is not None:
+            checkpointer.resume(checkpoint, must_be_same=self.resume == AUTO)
+        clock.before = progress.total_seconds
+
+        # with the weights of the checkpoint
+        if setup.feature_folder is not None:
+            setup = on_features(setup, device=self.device, num_workers=self.num_workers)
+        return _Loop(self, setup, run, logger, checkpointer, clock).run_to_end()
 
 
 class _Loop:
-    """One call of `Trainer.fit`: resume; train, validate and save epoch by epoch; tell what came of it."""
+    """One call of `Trainer.fit`: train, validate and save epoch by epoch; tell what came of it."""
 
-    def __init__(self, trainer: Trainer, setup: TrainingSetup, run: RunDirectory, logger: JsonlLogger):
+    def __init__(
+        self,
+        trainer: Trainer,
+        setup: TrainingSetup,
+        run: RunDirectory,
+        logger: JsonlLogger,
+        checkpointer: Checkpointer,
+        clock: Stopwatch,
+    ):
         world = World()
         self.trainer = trainer
         self.setup = setup
         self.run = run
-        self.progress = Progress()
+        self.checkpointer = checkpointer
+        self.clock = clock
+        self.progress = checkpointer.progress
         self.interruption = Interruption(world)
         self.broken_images = BrokenImages(setup.train_set, self.progress)
         self.batches = EpochBatches(
@@ -179,17 +199,9 @@ class _Loop:
             interruption=self.interruption,
         )
         self.validation = Validation(setup, encoder, logger, self.progress)
-        self.checkpointer = Checkpointer(
-            setup, run, self.progress, every_epochs=trainer.checkpoint_every_epochs
-        )
 
-    def run_to_end(self, checkpoint: Path | None) -> FitResult:
+    def run_to_end(self) -> FitResult:
         trainer, progress = self.trainer, self.progress
-        self.clock = Stopwatch()
-        if checkpoint is not None:
-            self.checkpointer.resume(checkpoint, must_be_same=trainer.resume == AUTO)
-        self.clock.before = progress.total_seconds
-
         self.plan = Plan(
             trainer.budget,
             self.batches,
@@ -213,7 +225,9 @@ class _Loop:
                 raise
 
         self.broken_images.log_sum()
-        summary = summary_of(self.setup, progress, seconds=self.clock.seconds, device=trainer.device)
+        # of the whole model, also where the loop sees none of its frozen towers
+        whole = self.checkpointer.setup
+        summary = summary_of(whole, progress, seconds=self.clock.seconds, device=trainer.device)
         self.run.write_summary(summary)
         self.checkpointer.load_best()
         return FitResult(summary, self.validation.encode())
