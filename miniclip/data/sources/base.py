@@ -17,14 +17,20 @@ from miniclip.data.dataset import (
     evaluated_size,
     without_broken,
 )
+from miniclip.data.eval_preprocessing import CROPS
 from miniclip.data.leaks import check_leaks
+from miniclip.data.sources.checks import (
+    check_fractions,
+    check_sizes,
+    check_val_fraction,
+    check_view,
+    existing_path,
+)
 from miniclip.data.split import SEEDED_TEST, Parts, Split, concatenated
-from miniclip.data.transforms import CenterCrop, Crop, RandomResizedCrop, RandomSquareCrop, SquashResize
+from miniclip.data.transforms import Crop, RandomResizedCrop, RandomSquareCrop
 from miniclip.errors import SettingError, UserError
 
 log = logging.getLogger(__name__)
-
-MIN_IMAGE_SIZE = 16
 
 
 class DataSource(ABC):
@@ -85,24 +91,9 @@ class DataSource(ABC):
         use: Literal["parts", "all"] = "parts",
     ):
         # choices are held against their Literal types before a source is made
-        if image_size < MIN_IMAGE_SIZE:
-            raise SettingError("image_size", image_size, f"must be at least {MIN_IMAGE_SIZE} pixels")
-        if len(crop_scale) != 2 or not 0 < crop_scale[0] <= crop_scale[1] <= 1:
-            allowed = "must be two fractions with 0 < least <= most <= 1"
-            raise SettingError("crop_scale", list(crop_scale), allowed)
-        if limit is not None and limit < 1:
-            raise SettingError("limit", limit, "must be at least 1, or null for all images")
-        if not 0 <= max_broken_fraction <= 1:
-            raise SettingError("max_broken_fraction", max_broken_fraction, "must lie between 0 and 1")
-        if not 0 <= seeded_test_fraction < 1:
-            allowed = "must be at least 0 and below 1"
-            raise SettingError("seeded_test_fraction", seeded_test_fraction, allowed)
-        if cache == "features" and crop != "eval":
-            allowed = "keeps one view of each image, so that nothing may be drawn; needs data.crop=eval"
-            raise SettingError("cache", cache, allowed)
-        if crop == "eval" and flip:
-            allowed = "mirrors nothing with data.crop=eval, which draws nothing; give false"
-            raise SettingError("flip", flip, allowed)
+        check_sizes(image_size, crop_scale, limit)
+        check_fractions(max_broken_fraction, seeded_test_fraction)
+        check_view(crop, flip=flip, cache=cache)
 
         self.image_size = image_size
         self.crop_scale = (crop_scale[0], crop_scale[1])
@@ -205,7 +196,7 @@ class DataSource(ABC):
         return self._for_training(train), self._for_evaluation(measured)
 
     def _for_training(self, split: Split) -> ImageTextDataset:
-        crop = self._crop_of_evaluation()
+        crop: Crop = CROPS[self.eval_crop](self.image_size)
         if self.crop == "eval":
             images = self.pixel_cache.keep(split, size=crop.image_size, crop=crop)
         else:
@@ -222,7 +213,7 @@ class DataSource(ABC):
         )
 
     def _for_evaluation(self, split: Split) -> ImageTextDataset:
-        crop = self._crop_of_evaluation()
+        crop: Crop = CROPS[self.eval_crop](self.image_size)
 
         # crops of evaluation draw nothing, so that what they see is all a cache need keep
         dataset = ImageTextDataset.for_evaluation(split, crop)
@@ -235,11 +226,6 @@ class DataSource(ABC):
         if self.crop == "shifted":
             return RandomSquareCrop(self.image_size, flip=self.flip)
         return RandomResizedCrop(self.image_size, crop_scale=self.crop_scale, flip=self.flip)
-
-    def _crop_of_evaluation(self) -> Crop:
-        if self.eval_crop == "squash":
-            return SquashResize(self.image_size)
-        return CenterCrop(self.image_size)
 
     def _limited(self, split: Split) -> Split:
         if len(split) == 0:
@@ -270,29 +256,6 @@ class FolderSource(DataSource):
         self.root = existing_path("root", root, kind="folder")
         self.val_fraction = val_fraction
         self.split_seed = split_seed
-
-
-def check_val_fraction(value: float) -> None:
-    """Hold a fraction of images that validate against its range.
-
-    Raises:
-        SettingError: when it is no fraction.
-    """
-    if not 0 < value < 1:
-        raise SettingError("val_fraction", value, "must lie between 0 and 1")
-
-
-def existing_path(setting: str, value: str, *, kind: Literal["file", "folder"] = "file") -> Path:
-    """`value` as a path that exists and is of the kind.
-
-    Raises:
-        SettingError: when it is missing or of another kind.
-    """
-    path = Path(value).expanduser()
-    if not (path.is_file() if kind == "file" else path.is_dir()):
-        problem = f"is not a {kind}" if path.exists() else "does not exist"
-        raise SettingError(setting, value, f"{problem}; give the path of a {kind}")
-    return path
 
 
 def _test_of(parts: Parts) -> Split:
