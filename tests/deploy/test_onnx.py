@@ -54,9 +54,7 @@ def exported(model: MiniCLIP, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_batches_and_lengths_of_any_size_give_the_features_of_torch(
-    model: MiniCLIP, exported: Path
-) -> None:
+def test_batches_and_lengths_of_any_size_give_torchs_features(model: MiniCLIP, exported: Path) -> None:
     assert_gives_features_of(model, OnnxModel(exported))
 
 
