@@ -17,6 +17,9 @@ from miniclip.renamed import renamed_words
 BROKEN_PIPE = 128 + 13
 """Exit status of a command whose reader has gone: SIGPIPE, which Windows does not name."""
 
+INTERRUPTED = 128 + 2
+"""Exit status after Ctrl-C: SIGINT."""
+
 
 @contextmanager
 def console() -> Iterator[None]:
@@ -42,7 +45,7 @@ def console() -> Iterator[None]:
 
 @contextmanager
 def one_line_errors(words: Sequence[str]) -> Iterator[None]:
-    """What a user can fix ends the command with one line.
+    """What a user can fix, and Ctrl-C, end the command with one line.
 
     Args:
         words: all that was typed, by which a wrong one is explained.
@@ -51,6 +54,9 @@ def one_line_errors(words: Sequence[str]) -> Iterator[None]:
         yield
     except (UserError, HydraException, OmegaConfBaseException) as error:
         sys.exit(f"Error: {what_is_wrong(error, words)}")
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        sys.exit(INTERRUPTED)
 
 
 def with_new_names(words: Sequence[str]) -> list[str]:

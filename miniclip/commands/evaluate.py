@@ -9,6 +9,7 @@ is measured; data.eval_split=test takes the test part, data.use=all every image.
 """
 
 import argparse
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -32,6 +33,8 @@ EXAMPLES = """\
   miniclip evaluate RUN open_clip:RN50:/path/to/weights.pt retrieval
   miniclip evaluate RUN exported retrieval
 """
+
+log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,7 +95,8 @@ def _sorted_by_kind(words: Sequence[str]) -> _Words:
     known_tasks = groups()["eval/tasks"]
     # jobs of sweeps lie in folders such as 0_rho=0.05
     paths = [word for word in words if Path(word).exists()]
-    tasks = [word for word in words if word in known_tasks and word not in paths]
+    # a folder of figures may be called health
+    tasks = [word for word in words if word in known_tasks and not _is_model(Path(word))]
     settings = [word for word in words if ("=" in word or word.startswith("~")) and word not in paths]
     models = [word for word in words if word not in tasks and word not in settings]
 
@@ -109,6 +113,13 @@ def _sorted_by_kind(words: Sequence[str]) -> _Words:
     of_tasks = [word for word in settings if word.lstrip("~").startswith(("eval.", "eval/", "eval="))]
     of_data = [word for word in settings if word not in of_tasks]
     return _Words(models, tasks, of_tasks, of_data)
+
+
+def _is_model(path: Path) -> bool:
+    """Whether a path is a file or a folder with a model, and not a mere folder."""
+    from miniclip.runs import RunFiles
+
+    return path.is_file() or RunFiles(path).checkpoints.is_dir() or _lacks_data(str(path))
 
 
 def _is_of_open_clip(word: str) -> bool:
@@ -133,6 +144,12 @@ def _context_of_model(
 
     model, decoding = _model_without_data(name, device)
     if restored is None:
+        if not any(word.startswith("data=") for word in of_data):
+            log.warning(
+                "%s brings no data of its own, and is measured on the drawings of data=openmoji; name its "
+                "run too, or data=...",
+                name,
+            )
         settings = [f"data.{key}={value}" for key, value in decoding.items()]
         train, measured = read_data(compose(*of_data, *settings))
     else:

@@ -56,8 +56,14 @@ def run(arguments: argparse.Namespace) -> None:
 
     if (arguments.fp16 or arguments.int8) and arguments.format != "onnx":
         raise UserError("--fp16 and --int8 go with --format onnx.")
+    if arguments.images is not None and arguments.format == "safetensors":
+        raise UserError("--images goes with the formats that are held against torch, not with safetensors.")
     model = MiniCLIP.from_pretrained(arguments.model)
-    print(FORMATS[arguments.format](model, arguments))
+    try:
+        print(FORMATS[arguments.format](model, arguments))
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"The folder {arguments.out} cannot be written ({reason}).") from None
 
 
 def _safetensors(model: "MiniCLIP", arguments: argparse.Namespace) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from miniclip.errors import UserError
-from miniclip.files import read_json
+from miniclip.pretrained.target import check_target
 
 LARGEST_DIFFERENCE = 1e-5
 """By which an element of an embedding may differ from ours."""
@@ -37,12 +37,9 @@ def export_folder(folder: Path, library: str, names: Iterable[str]) -> Iterator[
         names: of the files of such an export.
 
     Raises:
-        UserError: when it holds an export in another format, whose files have the same names.
+        UserError: see `check_target`.
     """
-    found = _format_of(folder)
-    if found not in (None, library):
-        raise UserError(f"{folder} holds an export in the format {found}. Give another folder: -o FOLDER")
-
+    check_target(folder, library)
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / name for name in names]
@@ -57,20 +54,6 @@ def export_folder(folder: Path, library: str, names: Iterable[str]) -> Iterator[
             with suppress(OSError):  # not empty
                 folder.rmdir()
         raise
-
-
-def _format_of(folder: Path) -> str | None:
-    """The format of the export that a folder holds, or None."""
-    if (folder / "onnx.json").exists():
-        return "onnx"
-    if (folder / "open_clip_config.json").exists():
-        return "open_clip"
-    if not (folder / "config.json").exists():
-        return None
-    with suppress(ValueError):
-        if read_json(folder / "config.json").get("library") == "miniclip":
-            return "safetensors"
-    return "transformers"
 
 
 @contextmanager

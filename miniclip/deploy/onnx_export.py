@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import math
 import tempfile
 import time
 import warnings
@@ -15,6 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from miniclip.deploy import onnx_files as files
+from miniclip.deploy.export_folder import export_folder
 from miniclip.deploy.onnx_files import Precision
 from miniclip.deploy.onnx_model import OnnxModel
 from miniclip.deploy.onnx_precision import convert
@@ -71,9 +73,15 @@ def export_onnx(
         UserError: when a package is missing, a part cannot be exported, or the graphs give other features.
     """
     _need_packages()
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / files.CONFIG).unlink(missing_ok=True)
+    with export_folder(folder, "onnx", (files.CONFIG, files.IMAGE, files.TEXT, files.TOKENIZER)):
+        _write(model, folder, images, texts, precision)
+        return _held_against_torch(model, folder, images, texts, precision)
 
+
+def _write(
+    model: MiniCLIP, folder: Path, images: Sequence[Image.Image], texts: Sequence[str], precision: Precision
+) -> None:
+    """Write the graphs and what goes with them."""
     pixels = torch.stack([model.preprocess(image) for image in images])
     token_ids, attention_mask = model.tokenizer.encode(list(texts))
     network = model.model.eval()
@@ -83,7 +91,6 @@ def export_onnx(
     _write_graph(_TextTower(network), of_texts, 2, folder / files.TEXT, precision)
     write_text(folder / files.TOKENIZER, model.tokenizer.state()["backend"])
     write_json(folder / files.CONFIG, _config(model, folder, precision))
-    return _held_against_torch(model, folder, images, texts, precision)
 
 
 class _ImageTower(nn.Module):
@@ -188,17 +195,16 @@ def _held_against_torch(
     pixels = np.stack([exported.preprocess(image) for image in images])
     theirs = model.encode_image(torch.from_numpy(pixels))
     of_images = _difference(exported.encode_image(pixels), theirs)
-    of_texts = max(
-        _difference(exported.encode_text(part), model.encode_text(part))
-        for part in (list(texts), [texts[0]])
+    of_texts = float(
+        np.max(
+            [
+                _difference(exported.encode_text(part), model.encode_text(part))
+                for part in (list(texts), [texts[0]])
+            ]
+        )
     )
 
-    if precision == "fp32" and max(of_images, of_texts) > LARGEST_DIFFERENCE:
-        (folder / files.CONFIG).unlink()
-        raise UserError(
-            f"The exported model differs from torch's by {max(of_images, of_texts):.1e}, more than "
-            f"{LARGEST_DIFFERENCE:.0e}. It was not kept; --format safetensors works for every model."
-        )
+    _check_difference(float(np.max([of_images, of_texts])), precision)
     return Exported(
         folder,
         of_images,
@@ -208,6 +214,16 @@ def _held_against_torch(
         len(images) / _seconds(lambda: exported.encode_image(pixels)),
         len(texts) / _seconds(lambda: exported.encode_text(texts)),
     )
+
+
+def _check_difference(largest: float, precision: Precision) -> None:
+    """Stop at features that are no numbers (`largest` is NaN), and in float32 at more than rounding."""
+    limit = LARGEST_DIFFERENCE if precision == "fp32" else math.inf
+    if not largest <= limit:
+        raise UserError(
+            f"The model exported in {precision} differs from torch's by {largest:.1e}, more than "
+            f"{limit:.0e}. It was not kept; --format safetensors works for every model."
+        )
 
 
 def _difference(ours: np.ndarray, theirs: Tensor) -> float:

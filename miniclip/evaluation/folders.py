@@ -1,5 +1,6 @@
 """Folder of an evaluation: where the results of a checkpoint on some data belong."""
 
+import os
 from pathlib import Path
 
 from miniclip.data.split import SEEDED_TEST
@@ -44,7 +45,11 @@ def folder_beside(model: Path, fingerprint: str) -> Path:
         model: its file or folder.
         fingerprint: of the split that is measured on.
     """
-    return within(model.parent, f"{model.stem}_evaluation/{fingerprint}")
+    name = model.stem
+    if model.is_dir():  # named ".", or v1.0 beside v1.1
+        model = Path(os.path.abspath(model))
+        name = model.name
+    return within(model.parent, f"{name}_evaluation/{fingerprint}")
 
 
 def _names_of_splits(run: RunFiles) -> dict[str, str]:

@@ -15,6 +15,7 @@ from miniclip.models.image_encoder import adopt_preprocessing
 from miniclip.pretrained.bundle import ModelBundle
 from miniclip.pretrained.loading import assemble, check_finite, named_by, without_places
 from miniclip.pretrained.parts import MODEL_PARTS, PARTIAL, PARTS, Config, check_parts, node_at
+from miniclip.pretrained.target import check_target
 from miniclip.tokenizers import Tokenizer
 from miniclip.training.contents import check_part, check_plain, shown
 
@@ -51,9 +52,13 @@ def save_folder(bundle: ModelBundle, folder: Path, *, fingerprint: str) -> Path:
 
     Returns:
         the folder.
+
+    Raises:
+        UserError: see `check_target`.
     """
     from safetensors.torch import save
 
+    check_target(folder, "safetensors")
     folder.mkdir(parents=True, exist_ok=True)
     state = bundle.model.state_dict()
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}

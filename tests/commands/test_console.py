@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from miniclip.commands.console import INTERRUPTED, one_line_errors
 from tests.conftest import ROOT
 
 SPEAK = "from miniclip.commands.console import console\nwith console():\n    "
@@ -34,3 +35,9 @@ def test_a_reader_that_goes_ends_a_command_in_silence() -> None:
 def test_a_closed_stream_takes_everything() -> None:
     done = speak("import sys; sys.stderr.write('lost'); print('kept')", "2>&-")
     assert (done.returncode, done.stdout) == (0, b"kept\n")
+
+
+def test_an_interrupt_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended, one_line_errors([]):
+        raise KeyboardInterrupt
+    assert ended.value.code == INTERRUPTED and capsys.readouterr().err == "Stopped.\n"

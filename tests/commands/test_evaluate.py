@@ -5,9 +5,11 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 from PIL import Image
 
+from miniclip import MiniCLIP
 from miniclip.runs import RunDirectory
 from tests.conftest import TINY, Answer, fit
 from tests.evaluation.conftest import evaluation_of
@@ -117,3 +119,29 @@ def test_a_job_of_a_sweep_is_a_run_like_any_other(
     done = miniclip("evaluate", job.name, "retrieval")
     assert done.returncode == 0, done.stderr
     assert (job / "evaluation" / "retrieval.json").is_file()
+
+
+def test_a_folder_that_is_called_like_a_task_is_no_model(
+    class_run: RunDirectory, tmp_path: Path, miniclip: Callable[..., Answer]
+) -> None:
+    run = shutil.copytree(class_run.path, tmp_path / "run")
+    (tmp_path / "retrieval").mkdir()
+    done = miniclip("evaluate", run, "retrieval")
+    assert done.returncode == 0, done.stderr
+    assert (run / "evaluation" / "retrieval.json").is_file()
+
+
+def test_a_model_without_data_says_on_what_it_is_measured(
+    class_run: RunDirectory,
+    tmp_path: Path,
+    miniclip: Callable[..., Answer],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    saved = MiniCLIP.from_pretrained(class_run.path).save_pretrained(tmp_path / "saved")
+    few = "data.limit=40"
+    assert miniclip("evaluate", saved, "retrieval", few).returncode == 0
+    assert "measured on the drawings of data=openmoji" in caplog.text
+
+    caplog.clear()
+    assert miniclip("evaluate", saved, "retrieval", "data=openmoji", few).returncode == 0
+    assert "measured on the drawings" not in caplog.text

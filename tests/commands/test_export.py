@@ -68,3 +68,19 @@ def test_a_run_whose_data_are_not_opened_says_so(
 def test_precisions_are_those_of_onnx(class_run: RunDirectory, miniclip: Callable[..., Answer]) -> None:
     done = miniclip("export", class_run.path, "--int8", "-o", "out")
     assert done.returncode == 1 and "--fp16 and --int8 go with --format onnx" in done.stderr
+
+
+def test_an_option_that_would_do_nothing_is_told(
+    class_run: RunDirectory, miniclip: Callable[..., Answer]
+) -> None:
+    done = miniclip("export", class_run.path, "--images", "photos", "-o", "out")
+    assert done.returncode == 1 and "--images goes with the formats" in done.stderr
+
+
+@pytest.mark.parametrize("out", ["file", "file/below"])
+def test_a_folder_that_cannot_be_made_is_one_line(
+    class_run: RunDirectory, miniclip: Callable[..., Answer], tmp_path: Path, out: str
+) -> None:
+    (tmp_path / "file").touch()
+    done = miniclip("export", class_run.path, "-o", tmp_path / out)
+    assert done.returncode == 1 and f"The folder {tmp_path / out} cannot be written" in done.stderr

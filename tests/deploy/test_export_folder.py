@@ -18,19 +18,26 @@ NAMES = ("config.json", "tokenizer.json")
         ("config.json", '{"library": "miniclip"}', "safetensors"),
         ("onnx.json", "{}", "onnx"),
         ("open_clip_config.json", "{}", "open_clip"),
-        ("config.json", '{"model_type": "clip"}', "transformers"),
+        ("config.json", '{"model_type": "vision-text-dual-encoder"}', "transformers"),
+        ("config.json", '{"model_type": "clip"}', "transformers (clip)"),
         ("config.json", "{", "transformers"),
     ],
 )
 def test_an_export_in_another_format_stays(tmp_path: Path, file: str, content: str, found: str) -> None:
     (tmp_path / file).write_text(content)
-    for library in {"open_clip", "transformers"} - {found}:
+    for library in {"safetensors", "onnx", "open_clip", "transformers"} - {found}:
         with (
-            pytest.raises(UserError, match=f"the format {found}. Give another folder"),
+            pytest.raises(UserError, match=re.escape(f"the format {found}. Give another folder")),
             export_folder(tmp_path, library, NAMES),
         ):
             pytest.fail("it went on")
     assert (tmp_path / file).read_text() == content
+
+
+def test_a_run_is_no_place_for_an_export(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(UserError, match="is a run"), export_folder(tmp_path, "onnx", NAMES):
+        pytest.fail("it went on")
 
 
 def test_a_former_export_makes_room(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Models in ONNX: every kind of part gives torch's features, in batches and lengths of any size."""
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,8 @@ from PIL import Image
 from miniclip import MiniCLIP
 from miniclip.data.eval_preprocessing import EvalPreprocessing
 from miniclip.deploy import OnnxModel
-from miniclip.deploy.onnx_export import export_onnx
+from miniclip.deploy.onnx_export import _check_difference, export_onnx
+from miniclip.deploy.onnx_files import Precision
 from miniclip.errors import UserError
 from miniclip.runs import RunDirectory
 from tests.bundles import CAPTIONS, bundle_of
@@ -129,6 +131,21 @@ def test_a_file_that_is_another_is_named(exported: Path, tmp_path: Path, name: s
     (folder / name).unlink()
     with pytest.raises(UserError, match=f"{name} cannot be read"):
         OnnxModel(folder)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_features_that_are_no_numbers_are_not_kept(precision: Precision) -> None:
+    with pytest.raises(UserError, match=f"exported in {precision} differs from torch's by nan"):
+        _check_difference(math.nan, precision)
+
+
+def test_a_failed_export_leaves_no_graph(
+    model: MiniCLIP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("miniclip.deploy.onnx_export.LARGEST_DIFFERENCE", -1.0)
+    with pytest.raises(UserError, match="It was not kept"):
+        export_onnx(model, tmp_path / "exported", images=drawings(), texts=CAPTIONS)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_is_no_export_is_told(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from miniclip.errors import UserError
-from miniclip.evaluation.folders import evaluation_folder
+from miniclip.evaluation.folders import evaluation_folder, folder_beside
 from miniclip.runs import RunDirectory
 from tests.conftest import Answer, class_settings, fit, interrupt_at_step
 
@@ -30,6 +30,16 @@ def test_a_folder_says_which_checkpoint_and_which_data(tmp_path: Path) -> None:
     assert evaluation_folder(checkpoints / "last.pt", "v") == run / "evaluation" / "last"
     lone = tmp_path / "lone" / "model.pt"
     assert evaluation_folder(lone, "v") == tmp_path / "lone" / "model_evaluation" / "v"
+
+
+def test_folders_of_models_have_results_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("model.v1", "model.v2"):
+        (tmp_path / name).mkdir()
+        assert folder_beside(tmp_path / name, "v") == tmp_path / f"{name}_evaluation" / "v"
+    monkeypatch.chdir(tmp_path / "model.v1")
+    assert folder_beside(Path("."), "v") == tmp_path / "model.v1_evaluation" / "v"
 
 
 def test_a_run_that_was_validated_on_a_test_part_has_no_folder_for_it(tmp_path: Path) -> None:

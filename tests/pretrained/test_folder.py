@@ -101,6 +101,17 @@ def test_a_saved_model_is_saved_again_in_its_place(saved: Path, tmp_path: Path) 
     assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in saved.iterdir())
 
 
+def test_no_folder_holds_two_models(saved: Path, tmp_path: Path) -> None:
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "onnx" / "onnx.json").write_text("{}")
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    model = MiniCLIP.from_pretrained(saved)
+    for name, told in (("onnx", "holds a model in the format onnx"), ("run", "is a run")):
+        with pytest.raises(UserError, match=told):
+            model.save_pretrained(tmp_path / name)
+        assert len(list((tmp_path / name).iterdir())) == 1
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [

@@ -96,15 +96,16 @@ def reading(folder: Path) -> Iterator[sqlite3.Connection]:
             f"{folder} holds no index. Make one with: miniclip embed MODEL FOLDER_OF_IMAGES -o {folder}"
         )
 
-    with _damage_told(folder), closing(_connected(path, "mode=ro")) as connection:
-        if not os.access(folder, os.W_OK):
-            # nobody writes here, and SQLite could not lay its own files beside
-            connection.close()
-            connection = _connected(path, "immutable=1")
-        with closing(connection):
-            connection.execute("BEGIN")
-            _check_format(connection, path)
-            yield connection
+    with _damage_told(folder), closing(_connected(path, _how_to_read(path))) as connection:
+        connection.execute("BEGIN")
+        _check_format(connection, path)
+        yield connection
+
+
+def _how_to_read(path: Path) -> str:
+    """SQLite reads what it may not write beside files of a writer, or as a file that nobody changes."""
+    has_writer = path.with_name(f"{FILE_NAME}-wal").exists()  # of another user, or it was killed
+    return "mode=ro" if has_writer or os.access(path.parent, os.W_OK) else "immutable=1"
 
 
 @contextmanager

@@ -11,6 +11,9 @@ import numpy as np
 
 from miniclip.deploy.index.source import SourceImage
 
+NEVER = -2
+"""Time of change that no file has, for an image that is to be read again."""
+
 
 class Known(NamedTuple):
     """An image as the index knows it."""
@@ -48,15 +51,35 @@ class EntryTable:
         self.connection = connection
 
     def source(self, path: Path, *, kind: str, root: Path, image_column: str | None) -> int:
-        """The number of a source, which is new or known."""
-        values = [os.fsencode(path), kind, os.fsencode(root), image_column]
-        self.connection.execute(
-            "INSERT INTO sources (path, kind, root, image_column) VALUES (?, ?, ?, ?) "
-            "ON CONFLICT (path) DO UPDATE SET root = excluded.root, image_column = excluded.image_column",
-            values,
-        )
-        row = self.connection.execute("SELECT id FROM sources WHERE path = ?", values[:1]).fetchone()
-        return row[0]
+        """The number of a source, which is new or known.
+
+        Where its images are those of another column or folder than before, all are read again.
+        """
+        values = [kind, os.fsencode(root), image_column, os.fsencode(path)]
+        find = "SELECT id, kind, root, image_column FROM sources WHERE path = ?"
+        row = self.connection.execute(find, values[-1:]).fetchone()
+        if row is None:
+            self.connection.execute(
+                "INSERT INTO sources (kind, root, image_column, path) VALUES (?, ?, ?, ?)", values
+            )
+            row = self.connection.execute(find, values[-1:]).fetchone()
+
+        number, *former = row
+        if former != values[:-1]:
+            self._change_place(number, values[:-1])
+        return number
+
+    def _change_place(self, source: int, values: Sequence[str | bytes | None]) -> None:
+        """Change kind, root and image_column of a source; none of its images counts as seen any more."""
+        with self.connection:
+            self.connection.execute("BEGIN IMMEDIATE")
+            for table in ("entries", "broken"):
+                self.connection.execute(f"UPDATE {table} SET mtime_ns = {NEVER} WHERE source = ?", [source])
+            self.connection.execute(
+                "UPDATE sources SET kind = ?, root = ?, image_column = ?, size = NULL, mtime_ns = NULL "
+                "WHERE id = ?",
+                [*values, source],
+            )
 
     def sources(self) -> dict[Path, int]:
         """The sources by their paths."""

@@ -46,11 +46,15 @@ def normalized(features: np.ndarray) -> np.ndarray:
 
 
 def embed(
-    folder: Path, *sources: Path, model: ProjectionModel | None = None, batch_size: int = 4
+    folder: Path,
+    *sources: Path,
+    model: ProjectionModel | None = None,
+    batch_size: int = 4,
+    image_column: str | None = None,
 ) -> Changes:
     """Bring an index up to date."""
     model = model or ProjectionModel()
-    opened = [open_source(source) for source in sources]
+    opened = [open_source(source, image_column=image_column) for source in sources]
     with open_writer(folder, model, model_path=Path("projection")) as writer:
         changes = update(writer, model, opened, batch_size=batch_size)
         writer.pack()

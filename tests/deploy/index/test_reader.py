@@ -1,5 +1,6 @@
 """Searching: as by brute force, exactly and by a graph, and beside a writer."""
 
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -214,3 +215,16 @@ def test_an_image_that_became_a_link_to_another_place_is_not_read(photos: Path, 
     entry.path.symlink_to(secret)
     with pytest.raises(BrokenImage, match="is a link out of"):
         entry.content()
+
+
+def test_a_reader_without_the_right_to_write_sees_the_last_commit_of_a_writer(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, model = tmp_path / "index", ProjectionModel()
+    embed(folder, photos)
+    save_photo(photos / "new.png", 100)
+    with open_writer(folder, model, model_path=Path("projection")) as writer:
+        update(writer, model, [open_source(photos)])
+        # who may write everything, as root, could not be told apart
+        monkeypatch.setattr(os, "access", lambda *_: False)
+        assert len(Index(folder)) == 11

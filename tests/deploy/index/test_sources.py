@@ -11,7 +11,7 @@ import pytest
 from miniclip.deploy.index import Index, open_source
 from miniclip.errors import UserError
 from tests.conftest import ROOT
-from tests.deploy.index.conftest import vectors_by_name
+from tests.deploy.index.conftest import assert_holds, expected_vectors, vectors_by_name
 from tests.deploy.index.projection import embed
 
 
@@ -59,6 +59,23 @@ def test_a_table_holds_images(photos: Path, tmp_path: Path) -> None:
     assert (changes.embedded, changes.copied, len(changes.broken)) == (0, 4, 1)
 
 
+def test_another_column_of_a_table_is_read_anew(photos: Path, tmp_path: Path) -> None:
+    table, folder = tmp_path / "rows.parquet", tmp_path / "index"
+    files = sorted(photos.rglob("*.png"))[:4]
+    front, back = ([file.read_bytes() for file in part] for part in (files[:2], files[2:]))
+    names = [str(file.relative_to(tmp_path)) for file in files[:2]]
+    pyarrow.parquet.write_table(pyarrow.table({"image": front, "back": back, "name": names}), table)
+
+    embed(folder, table)
+    embed(folder, table, image_column="back")
+    expected = expected_vectors(photos)
+    assert_holds(folder, {f"{table}, row {row}": expected[str(file)] for row, file in enumerate(files[2:])})
+
+    # a column of names makes of the same table one of files
+    embed(folder, table, image_column="name")
+    assert_holds(folder, {str(file): expected[str(file)] for file in files[:2]})
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
@@ -85,5 +102,5 @@ def test_a_folder_of_tables_is_told_to_name_them(photos: Path, tmp_path: Path) -
 
 
 def test_an_index_is_searched_without_torch() -> None:
-    script = "import sys, miniclip.deploy.index, miniclip.commands.search; sys.exit('torch' in sys.modules)"
+    script = "import sys, miniclip.deploy.index, miniclip.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT).returncode == 0
