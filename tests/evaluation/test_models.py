@@ -21,13 +21,15 @@ def test_open_clip_is_measured_by_the_same_protocol(
     model = open_clip.create_model("ViT-S-32-alt")
     torch.save(model.state_dict(), tmp_path / "weights.pt")
     run = shutil.copytree(class_run.path, tmp_path / "run")
-    done = miniclip("evaluate", run, f"open_clip:ViT-S-32-alt:{tmp_path / 'weights.pt'}", "retrieval", "zero_shot")
+    done = miniclip(
+        "evaluate", run, f"open_clip:ViT-S-32-alt:{tmp_path / 'weights.pt'}", "retrieval", "zero_shot"
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith("open_clip ViT-S-32-alt")
     folder = tmp_path / "outputs" / "open_clip" / "ViT-S-32-alt" / "weights" / "evaluation"
-    theirs = json.loads((folder / "retrieval.json").read_text())
+    measured = json.loads((folder / "retrieval.json").read_text())
     ours = json.loads((run / "evaluation" / "retrieval.json").read_text())
-    assert theirs["protocol"] == ours["protocol"]
+    assert measured["protocol"] == ours["protocol"]
 
 
 def test_another_data_set_is_seen_as_the_run_saw_its_own(class_run: RunDirectory, tmp_path: Path) -> None:
