@@ -47,6 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
     at_least("--batch-size", arguments.batch_size, 1)
     if arguments.threads is not None:
         at_least("--threads", arguments.threads, 1)
+    _check_options_of_tables(arguments)
     sources = [
         open_source(path, root=arguments.root, image_column=arguments.image_column)
         for path in dict.fromkeys(arguments.sources)
@@ -72,6 +73,15 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.npy:
         for path in write_arrays(arguments.out):
             print(path)
+
+
+def _check_options_of_tables(arguments: argparse.Namespace) -> None:
+    """Stop at an option that no source would read."""
+    if any(not path.is_dir() for path in arguments.sources):
+        return
+    for option, value in (("--image-column", arguments.image_column), ("--root", arguments.root)):
+        if value is not None:
+            raise UserError(f"{option} {value} is read with a table only, and no table is named.")
 
 
 def _forget(paths: list[Path], writer: "IndexWriter") -> None:

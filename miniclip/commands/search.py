@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from miniclip.commands.models import load_model
-from miniclip.errors import UserError, at_least
+from miniclip.errors import UserError, at_least, in_range
 
 if TYPE_CHECKING:
     from miniclip.deploy.index import Found
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image", type=Path, action="append", default=[], help="an image to search by")
     parser.add_argument("--text", help="words that are added to each --image")
     parser.add_argument("-k", type=int, default=10, help="images per query (10)")
-    parser.add_argument("--threshold", type=float, help="the lowest score that is shown")
+    parser.add_argument("--threshold", type=float, help="the lowest score that is shown, -1 to 1")
     parser.add_argument("--model", type=Path, help="where the index's model lies now")
     parser.add_argument("--sheet", type=Path, help="PNG to draw what is found into")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
@@ -71,6 +71,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _check(arguments: argparse.Namespace) -> None:
     at_least("-k", arguments.k, 1)
+    if arguments.threshold is not None:
+        in_range("--threshold", arguments.threshold, -1, 1)
     if not arguments.texts and not arguments.image:
         raise UserError('Search for what? Give words ("a dog") or --image FILE.')
     if arguments.text is not None and not arguments.image:

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from miniclip.data.eval_preprocessing import EvalPreprocessing
-from miniclip.errors import UserError
+from miniclip.errors import UserError, at_least
 
 ImageInput = str | Path | Image.Image | Tensor
 """A file, an image of Pillow, or pixels (3, H, W) uint8."""
@@ -27,14 +27,17 @@ def batches_of(
     Raises:
         UserError: when an image cannot be read, or a tensor has another shape.
     """
+    at_least("batch_size", batch_size, 1)
     if isinstance(images, Tensor) and images.is_floating_point():
-        yield from _checked(images, preprocess.image_size).split(batch_size)
+        yield from _checked(images, preprocess.image_size).float().split(batch_size)
         return
 
     is_one = isinstance(images, str | Path | Image.Image) or (
         isinstance(images, Tensor) and images.ndim == 3
     )
     several: list[ImageInput] = [images] if is_one else list(images)  # type: ignore[list-item, arg-type]
+    for image in several:
+        _check_kind(image)
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         for start in range(0, len(several), batch_size):
             part = several[start : start + batch_size]
@@ -57,9 +60,20 @@ def _seen(image: ImageInput, preprocess: EvalPreprocessing) -> Tensor:
     """What the network sees of one image, (3, S, S)."""
     if isinstance(image, str | Path):
         return preprocess.read(Path(image).expanduser())
-    if isinstance(image, Tensor) and (image.ndim != 3 or len(image) != 3 or image.dtype != torch.uint8):
+    return preprocess(image)
+
+
+def _check_kind(image: object) -> None:
+    """Stop at what is neither a file nor an image."""
+    if isinstance(image, str | Path | Image.Image):
+        return
+    if not isinstance(image, Tensor):
+        raise UserError(
+            f"encode_image takes files, images of Pillow or tensors, not {type(image).__name__}. Make of "
+            "an array (H, W, 3) uint8 an image: PIL.Image.fromarray(array)"
+        )
+    if image.ndim != 3 or len(image) != 3 or image.dtype != torch.uint8 or not image.numel():
         raise UserError(
             f"An image as a tensor has the shape (3, H, W) and uint8, not {tuple(image.shape)} and "
             f"{image.dtype}."
         )
-    return preprocess(image)

@@ -12,7 +12,7 @@ from miniclip.data.dataset import ImageTextDataset
 from miniclip.data.eval_preprocessing import EvalPreprocessing
 from miniclip.data.loader import Loader
 from miniclip.data.sampler import sequential_batches
-from miniclip.errors import counted
+from miniclip.errors import UserError, at_least, counted, one_of
 from miniclip.metrics.features import encode_images, encode_texts
 from miniclip.pretrained.bundle import ModelBundle
 from miniclip.pretrained.folder import is_model_folder, load_folder, save_folder
@@ -24,6 +24,9 @@ from miniclip.tokenizers import Tokenizer
 log = logging.getLogger(__name__)
 
 BATCH_SIZE = 256
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+"""In which a model computes."""
 
 
 class MiniCLIP:
@@ -73,6 +76,8 @@ class MiniCLIP:
         path = Path(source).expanduser()
         if not path.exists() and is_repo_name(str(source)):
             path = download(str(source), token=token)
+        if (path / "onnx.json").is_file():
+            raise UserError(f"{path} holds a model in ONNX, which miniclip.deploy.OnnxModel loads.")
         bundle = load_folder(path) if is_model_folder(path) else load_run(path)
         return cls(bundle, device=device)
 
@@ -101,10 +106,16 @@ class MiniCLIP:
         Args:
             dtype: of the arithmetic, such as torch.bfloat16 (autocast: weights and features stay float32,
                 in which `miniclip evaluate` measures); None leaves it.
+
+        Raises:
+            SettingError: when autocast does not compute in a dtype.
         """
+        if dtype is not None:
+            one_of("dtype", str(dtype), [str(known) for known in DTYPES])
+        self.model = self.model.to(device)
+        # after what may fail, so that a model never says that it is where it is not
         self.device = torch.device(device)
         self.dtype = dtype or self.dtype
-        self.model = self.model.to(self.device)
         return self
 
     @property
@@ -157,6 +168,7 @@ class MiniCLIP:
         A text with more than `tokenizer.context_length` tokens loses its tail, which is logged.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
+        at_least("batch_size", batch_size, 1)
         if not texts:
             return torch.zeros(0, self.embed_dim, device=self.device)
         self._tell_too_long(texts)

@@ -40,6 +40,7 @@ def test_a_folder_is_embedded_and_searched(
 
     assert "60 images (0 new" in miniclip("embed", class_run.path, class_folder, "-o", "index").stdout
     assert "-k=0: must be at least 1" in miniclip("search", "index", "x", "-k", 0).stderr
+    assert "--threshold=nan: must lie" in miniclip("search", "index", "x", "--threshold", "nan").stderr
     assert "Search for what?" in miniclip("search", "index").stderr
     assert "holds no index" in miniclip("search", "nowhere", "x").stderr
     assert "is missing" in miniclip("search", "index", "--image", "none.jpg").stderr
@@ -70,3 +71,11 @@ def test_a_device_that_is_not_there_is_told(
     done = miniclip("embed", class_run.path, class_folder, "-o", "index", "--device", "cuda:9")
     assert done.returncode == 1 and "cuda:9" in done.stderr
     assert not (tmp_path / "index").exists()
+
+
+@pytest.mark.parametrize("option", ["--image-column", "--root"])
+def test_an_option_of_tables_is_told_without_one(
+    class_folder: Path, miniclip: Callable[..., Answer], option: str
+) -> None:
+    done = miniclip("embed", "RUN", class_folder, "-o", "index", option, "x")
+    assert done.returncode == 1 and f"{option} x is read with a table only" in done.stderr

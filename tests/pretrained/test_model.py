@@ -12,7 +12,7 @@ from PIL import Image
 
 from miniclip import MiniCLIP
 from miniclip.config.restore import restore
-from miniclip.errors import UserError
+from miniclip.errors import SettingError, UserError
 from miniclip.runs import RunDirectory
 
 
@@ -116,6 +116,42 @@ def test_a_tensor_of_another_shape_is_told(model: MiniCLIP) -> None:
         model.encode_image(torch.zeros(3, 8, 8))
     with pytest.raises(UserError, match=r"\(3, H, W\) and uint8"):
         model.encode_image([torch.zeros(3, 8, 8)])
+
+
+def test_what_is_no_image_is_told(model: MiniCLIP) -> None:
+    array = np.zeros((8, 8, 3), np.uint8)
+    for images, told in (
+        (array, "not ndarray"),
+        ([array], r"PIL\.Image\.fromarray"),
+        ([None], "not NoneType"),
+        (torch.zeros(3, 0, 8, dtype=torch.uint8), r"not \(3, 0, 8\)"),
+    ):
+        with pytest.raises(UserError, match=told):
+            model.encode_image(images)  # type: ignore[arg-type]
+
+
+def test_a_batch_is_of_one_image_at_least_and_of_any_float(model: MiniCLIP) -> None:
+    images = torch.rand(2, 3, model.preprocess.image_size, model.preprocess.image_size)
+    assert torch.equal(model.encode_image(images.double()), model.encode_image(images))
+    for batch_size in (0, -1):
+        with pytest.raises(SettingError, match=f"batch_size={batch_size}"):
+            model.encode_image(images, batch_size=batch_size)
+        with pytest.raises(SettingError, match=f"batch_size={batch_size}"):
+            model.encode_text("a dog", batch_size=batch_size)
+
+
+def test_a_move_that_fails_changes_nothing(model: MiniCLIP) -> None:
+    with pytest.raises(SettingError, match=r"dtype=torch\.float64: must be torch\.float32"):
+        model.to("cpu", torch.float64)
+    with pytest.raises(RuntimeError):
+        model.to("nowhere", torch.bfloat16)
+    assert (model.device, model.precision) == (torch.device("cpu"), "float32")
+
+
+def test_a_model_in_onnx_is_named(tmp_path: Path) -> None:
+    (tmp_path / "onnx.json").write_text("{}")
+    with pytest.raises(UserError, match=r"miniclip\.deploy\.OnnxModel"):
+        MiniCLIP.from_pretrained(tmp_path)
 
 
 def test_an_image_that_cannot_be_read_is_named(model: MiniCLIP, tmp_path: Path) -> None:
