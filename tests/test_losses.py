@@ -112,7 +112,7 @@ def test_the_sigmoid_loss_takes_several_positives_where_they_are_wanted() -> Non
 
 
 def test_the_sigmoid_loss_and_its_gradients_are_open_clips() -> None:
-    open_clip = pytest.importorskip("open_clip.loss", reason="needs the extra bench")
+    open_clip = pytest.importorskip("open_clip.loss", reason="needs the extra open_clip")
     images, texts = pairs()
     scale, bias = torch.tensor(10.0, requires_grad=True), torch.tensor(-10.0, requires_grad=True)
     theirs = open_clip.SigLipLoss()(images, texts, scale, bias)

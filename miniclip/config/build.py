@@ -15,6 +15,7 @@ from miniclip.data.eval_preprocessing import EvalPreprocessing
 from miniclip.errors import counted
 from miniclip.losses import Loss
 from miniclip.models import CLIP, HFTextModel
+from miniclip.models.frozen_towers import check_frozen
 from miniclip.models.image_encoder import preprocessing_of
 from miniclip.preprocessing import MEAN, STD, Preprocessing
 from miniclip.provenance import sign
@@ -61,6 +62,7 @@ def build(cfg: DictConfig, run: RunDirectory) -> tuple[Trainer, TrainingSetup, J
         schedule=make(cfg, "schedule"),
         precision=make_precision(cfg, trainer),
         preprocessing=_preprocessing(cfg, model),
+        feature_folder=source.cache_dir if source.keeps_features else None,
         signature=sign(config["data"]),
     )
     run.write_environment(trainer.device, facts)
@@ -123,14 +125,18 @@ def check(cfg: DictConfig) -> None:
 
     with warnings.catch_warnings(), torch.device("meta"):
         warnings.simplefilter("ignore")  # what is worth saying is said when the parts are made
-        make_model(cfg, vocab_size=1)
+        model = make_model(cfg, vocab_size=1)
 
     trainer: Trainer = make(cfg, "trainer")
     with trainer.device:
         sample = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.LayerNorm(1))
     make_optimizer(cfg, sample)
 
-    for part in ("data", "tokenizer", "schedule", "logger", "eval"):
+    source: DataSource = make(cfg, "data")
+    if source.keeps_features:
+        check_frozen(model)
+
+    for part in ("tokenizer", "schedule", "logger", "eval"):
         make(cfg, part)
 
 

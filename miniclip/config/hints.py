@@ -102,7 +102,8 @@ def explained(message: str, words: Sequence[str] = ()) -> str:
             if reason:
                 return f"{typed}: {reason}"
             group = key[1].rpartition(".")[0].replace(".", "/")
-            return f"{typed}: the option chosen for {group} has no setting {key[1]}; others have."
+            others = _holders(group, key[1])
+            return f"{typed}: the option chosen for {group} has no setting {key[1]}; {others}."
         return f"{typed}: there is no setting {key[1]}.{is_named(key[1], words)}"
 
     # encoder/text=nosuch
@@ -129,6 +130,19 @@ def explained(message: str, words: Sequence[str] = ()) -> str:
 
     # what Hydra says of its grammar ends with its documentation's address
     return message.partition("\nSee https://")[0]
+
+
+def _holders(group: str, key: str) -> str:
+    """Which options of a group have a setting, as a person reads it."""
+    prefix = group.replace("/", ".") + "."
+    options = [
+        f"{group}={option}"
+        for option in groups().get(group, [])
+        if key in _paths(_content(CONF / group / f"{option}.yaml"), prefix)
+    ]
+    if not options:  # it stands in what several options share
+        return "others have"
+    return f"{' and '.join(options)} {'have' if len(options) > 1 else 'has'} it"
 
 
 def not_chosen(key: str) -> str:
@@ -238,12 +252,15 @@ def _known_keys() -> list[str]:
             group = "data"
 
         prefix = "" if group == "." else group.replace("/", ".") + "."
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        keys |= set(_paths(content, prefix))
+        keys |= set(_paths(_content(path), prefix))
 
     # groups, as dotted places, too
     keys |= {group.replace("/", ".") for group in groups()}
     return sorted(keys)
+
+
+def _content(path: Path) -> dict[str, object]:
+    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
 
 
 def _paths(content: dict[str, object], prefix: str) -> Iterable[str]:

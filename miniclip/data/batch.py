@@ -17,8 +17,9 @@ class Batch(NamedTuple):
     """Images with one caption each, complete and on the model's device.
 
     Attributes:
-        images: (B, 3, H, W) float32, normalized, in channels_last memory.
-        token_ids: (B, L) int64; L is 0 where the loader has no tokenizer.
+        images: (B, 3, H, W) float32, normalized, in channels_last memory; where frozen towers' features are
+            cached, those of the images, (B, width).
+        token_ids: (B, L) int64; L is 0 where the loader has no tokenizer. Or features of the captions.
         attention_mask: (B, L) bool.
         positives: (B, B) bool, which captions are right for which images; None is the diagonal.
         num_false_negatives: right pairs off the diagonal, which a loss of one positive takes for wrong.
@@ -41,7 +42,7 @@ class CollatedBatch(NamedTuple):
     """Items stacked on the host: what a worker process hands over.
 
     Attributes:
-        images: (B, 3, H, W) uint8 in channels_last memory.
+        images: (B, 3, H, W) uint8 in channels_last memory, or features (B, width) float32.
         boxes: (B, 5) int64, the parts of the images still to be cut out; None where that is done.
         image_ids, captions, problems: see `Batch`.
     """
@@ -78,6 +79,17 @@ def collate(
     return CollatedBatch(
         images=images,
         boxes=torch.tensor([item.box for item in items]) if image_size is None else None,
+        image_ids=torch.tensor([item.index for item in items]),
+        captions=[item.caption for item in items],
+        problems=[item.problem for item in items if item.problem is not None],
+    )
+
+
+def collate_features(items: Sequence[Item]) -> CollatedBatch:
+    """Stack items of a `FeatureDataset`."""
+    return CollatedBatch(
+        images=torch.stack([item.image for item in items]),
+        boxes=None,
         image_ids=torch.tensor([item.index for item in items]),
         captions=[item.caption for item in items],
         problems=[item.problem for item in items if item.problem is not None],

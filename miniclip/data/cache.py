@@ -183,7 +183,7 @@ def _write_whole(folder: Path, results: Iterable[DecodedImage | BrokenImage]) ->
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     except OSError as error:
-        raise _unwritable(folder, error) from None
+        raise unwritable(folder, error) from None
 
     try:
         _write(partial, results)
@@ -193,7 +193,7 @@ def _write_whole(folder: Path, results: Iterable[DecodedImage | BrokenImage]) ->
         if not isinstance(error, OSError):
             raise
         if not folder.is_dir():  # else another process was faster
-            raise _unwritable(folder, error) from None
+            raise unwritable(folder, error) from None
 
 
 def _write(folder: Path, results: Iterable[DecodedImage | BrokenImage]) -> None:
@@ -208,9 +208,10 @@ def _write(folder: Path, results: Iterable[DecodedImage | BrokenImage]) -> None:
     (folder / "index.json").write_text(json.dumps(index.sealed(checksum)._asdict()))
 
 
-def _unwritable(folder: Path, error: OSError) -> UserError:
+def unwritable(path: Path, error: OSError) -> UserError:
+    """What is told where a cache cannot be written."""
     return UserError(
-        f"The cache {folder} cannot be written ({error.strerror or error}). Make room, or choose another "
+        f"The cache {path} cannot be written ({error.strerror or error}). Make room, or choose another "
         "place: data.cache_dir=FOLDER"
     )
 

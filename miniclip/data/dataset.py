@@ -7,7 +7,7 @@ import operator
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, SupportsIndex
+from typing import ClassVar, Literal, NamedTuple, SupportsIndex
 
 import numpy as np
 import torch
@@ -31,12 +31,17 @@ EVALUATED_SCALE = 0.5
 constant, so that no setting of training, nor a cache, changes what is measured."""
 
 
+def evaluated_size(image_size: int) -> int:
+    """Shortest side at which evaluation decodes images of which the model sees `image_size` pixels."""
+    return math.ceil(image_size / math.sqrt(EVALUATED_SCALE))
+
+
 @dataclass(frozen=True, slots=True)
 class Item:
     """One image with one of its captions.
 
     Attributes:
-        image: (3, H, W) uint8, all of it.
+        image: (3, H, W) uint8, all of it; of a `FeatureDataset` what a tower made of it, (width,) float32.
         box: the part that the model sees.
         caption: as it was written.
         index: place of the image in the split.
@@ -90,8 +95,11 @@ class ImageTextDataset(Dataset[tuple[Tensor, str]]):
     @classmethod
     def for_evaluation(cls, split: Split, crop: Crop) -> "ImageTextDataset":
         """A split as evaluation sees it: its pixels do not depend on how it, or another, is trained on."""
-        size = math.ceil(crop.image_size / math.sqrt(EVALUATED_SCALE))
-        return cls(split.with_images(split.images.decoded_at(size)), crop)
+        images = split.images.decoded_at(evaluated_size(crop.image_size))
+        return cls(split.with_images(images), crop)
+
+    holds_features: ClassVar[bool] = False
+    """Whether an item holds a tower's features in place of an image; see `FeatureDataset`."""
 
     @property
     def is_decoded(self) -> bool:
@@ -132,12 +140,18 @@ class ImageTextDataset(Dataset[tuple[Tensor, str]]):
 
     def _read(self, epoch: int, index: int, problem: BrokenImage | None) -> Item:
         """The item of one epoch, which stands in for another if there is a `problem`."""
+        row, caption, generator = self._choose(epoch, index)
+        image = self.images[row]
+        height, width = image.shape[1:]
+        box = self.crop.box(height, width, generator)
+        return Item(image, box, caption, row, problem)
+
+    def _choose(self, epoch: int, index: int) -> tuple[int, str, torch.Generator]:
+        """The row of an item, its caption, and the generator that its crop is drawn with."""
         row, choice = index, 0
         if self.captions == "all":
             row = int(np.searchsorted(self._first_item, index, side="right")) - 1
             choice = index - int(self._first_item[row])
-
-        image = self.images[row]
         captions = self.split.captions[row]
 
         # the caption is drawn whether it is used or not, so that crops do not depend on that setting
@@ -145,9 +159,7 @@ class ImageTextDataset(Dataset[tuple[Tensor, str]]):
         drawn = int(torch.randint(len(captions), (), generator=generator))
         if self.captions == "random":
             choice = drawn
-        height, width = image.shape[1:]
-        box = self.crop.box(height, width, generator)
-        return Item(image, box, captions[choice], row, problem)
+        return row, captions[choice], generator
 
 
 class TrainingSets(NamedTuple):

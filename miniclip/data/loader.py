@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from miniclip.data.batch import Batch, CollatedBatch, collate, positive_pairs
+from miniclip.data.batch import Batch, CollatedBatch, collate, collate_features, positive_pairs
 from miniclip.data.buffer_pool import BufferPool
 from miniclip.data.dataset import ImageTextDataset, Item
 from miniclip.data.transforms import crop_and_resize_batch, normalize
@@ -84,6 +84,9 @@ class Loader:
     def _read(self, keys: list[Any]) -> Batch:
         """A batch that no worker process has a part in."""
         items = [self.dataset.item(key) for key in keys]
+        if self.dataset.holds_features:
+            return self._finish(collate_features(items))
+
         # a GPU crops a whole batch faster than the CPU crops its images
         travel_whole = self.device.type != "cpu" and self.dataset.is_decoded
         size = None if travel_whole else self.dataset.crop.image_size
@@ -110,8 +113,10 @@ class Loader:
         )
 
     def _normalized(self, batch: CollatedBatch) -> Tensor:
-        """What the model sees of the images, (B, 3, H, W) float32 on the device."""
+        """What the model sees of the images, (B, 3, H, W) float32 on the device; features as they are."""
         pixels = self._on_device(batch.images)
+        if self.dataset.holds_features:
+            return pixels
         if batch.boxes is not None:
             boxes = self._on_device(batch.boxes)
             pixels = crop_and_resize_batch(pixels, boxes, self.dataset.crop.image_size)

@@ -57,7 +57,7 @@ class OpenClipModel:
         try:
             import open_clip
         except ImportError:
-            raise UserError(f'open_clip:{text} needs open_clip: pip install -e ".[bench]"') from None
+            raise UserError(f'open_clip:{text} needs open_clip: pip install -e ".[open_clip]"') from None
 
         name, _, weights = text.partition(":")
         if name not in open_clip.list_models():

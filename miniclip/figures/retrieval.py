@@ -21,6 +21,11 @@ NUM_EXAMPLES = 3
 NUM_IN_MATRIX = 10
 NUM_POINTS = 300
 
+# of the figure of examples, inches
+CELL_WIDTH, CELL_HEIGHT = 11 / 6, 1.5
+IMAGE_SIDE = 1.25
+"""The longer one."""
+
 
 def draw_retrieval(features: Features, split: Split, path: Path, *, protocol: str) -> Path:
     """Draw captions with their five nearest images and images with their five nearest captions.
@@ -29,33 +34,37 @@ def draw_retrieval(features: Features, split: Split, path: Path, *, protocol: st
     """
     num_examples = min(NUM_EXAMPLES, len(split))
     examples = [int(row) for row in np.linspace(0, len(split) - 1, num_examples)]
-    figure, axes = new_figure(2 * num_examples, 1 + NUM_NEAREST, size=(11, 2 * num_examples * 1.5))
-    for axis in axes.flat:
-        axis.axis("off")
+    rows, columns = 2 * num_examples, 1 + NUM_NEAREST
+    figure, axes = new_figure(1, 1, size=(columns * CELL_WIDTH, rows * CELL_HEIGHT))
+    # one axis for all cells: one each takes three times as long to draw
+    axis = axes[0, 0]
+    axis.axis("off")
+    axis.set_xlim(0, columns)
+    axis.set_ylim(rows, 0)
 
-    _nearest_images(axes[:num_examples], features, split, examples)
-    _nearest_captions(axes[num_examples:], features, split, examples)
+    _nearest_images(axis, features, split, examples)
+    _nearest_captions(axis, features, split, examples)
     figure.suptitle(f"A caption's nearest images, an image's nearest captions ({protocol})")
     return save(figure, path)
 
 
-def _nearest_images(axes: np.ndarray, features: Features, split: Split, examples: list[int]) -> None:
+def _nearest_images(axis: "Axes", features: Features, split: Split, examples: list[int]) -> None:
     """A row per example: its first caption, then the images that lie nearest."""
     first_captions = features.first_captions
     for row, image in enumerate(examples):
-        _text(axes[row, 0], f"“{split.captions[image][0]}”")
+        _text(axis, (row, 0), f"“{split.captions[image][0]}”")
         for column, nearest in enumerate(_nearest(first_captions[image], features.images), start=1):
-            _image(axes[row, column], split.images[nearest], hit=nearest == image)
+            _image(axis, (row, column), split.images[nearest], hit=nearest == image)
 
 
-def _nearest_captions(axes: np.ndarray, features: Features, split: Split, examples: list[int]) -> None:
-    """A row per example: the image, then the captions that lie nearest."""
+def _nearest_captions(axis: "Axes", features: Features, split: Split, examples: list[int]) -> None:
+    """A row per example, below those of `_nearest_images`: the image, then its nearest captions."""
     captions = [caption for captions_of_image in split.captions for caption in captions_of_image]
     owners = features.image_of_caption.cpu()
-    for row, image in enumerate(examples):
-        _image(axes[row, 0], split.images[image])
+    for row, image in enumerate(examples, start=len(examples)):
+        _image(axis, (row, 0), split.images[image])
         for column, nearest in enumerate(_nearest(features.images[image], features.texts), start=1):
-            _text(axes[row, column], captions[nearest], hit=int(owners[nearest]) == image)
+            _text(axis, (row, column), captions[nearest], hit=int(owners[nearest]) == image)
 
 
 def draw_similarity(features: Features, split: Split, path: Path, *, protocol: str) -> Path:
@@ -112,20 +121,23 @@ def _nearest(feature: Tensor, others: Tensor) -> list[int]:
     return (others @ feature).topk(min(NUM_NEAREST, len(others))).indices.tolist()
 
 
-def _image(axis: "Axes", pixels: Tensor, *, hit: bool | None = None) -> None:
-    """An image (3, H, W), framed as a hit or a miss."""
-    image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
-    axis.imshow(np.asarray(ImageOps.contain(image, (160, 160))))
+def _image(axis: "Axes", cell: tuple[int, int], pixels: Tensor, *, hit: bool | None = None) -> None:
+    """An image (3, H, W) in a cell (row, column), framed as a hit or a miss."""
+    from matplotlib.patches import Rectangle
+
+    image = ImageOps.contain(Image.fromarray(pixels.permute(1, 2, 0).numpy()), (160, 160))
+    inches = IMAGE_SIDE / max(image.size)  # per pixel
+    width, height = image.width * inches / CELL_WIDTH, image.height * inches / CELL_HEIGHT
+    left, top = cell[1] + (1 - width) / 2, cell[0] + (0.9 - height) / 2
+    axis.imshow(np.asarray(image), extent=(left, left + width, top + height, top), aspect="auto")
     if hit is None:
         return
 
     color = GREEN if hit else ORANGE
-    axis.axis("on")
-    axis.set_xticks([])
-    axis.set_yticks([])
-    for spine in axis.spines.values():
-        spine.set(color=color, linewidth=3 if hit else 1.5)
-    axis.set_xlabel("hit" if hit else "miss", color=color, fontsize=8)
+    frame = Rectangle((left, top), width, height, fill=False, color=color, linewidth=3 if hit else 1.5)
+    axis.add_patch(frame)
+    word = "hit" if hit else "miss"
+    axis.text(cell[1] + 0.5, top + height + 0.02, word, ha="center", va="top", color=color, fontsize=8)
 
 
 def _image_above(axis: "Axes", column: int, pixels: Tensor) -> None:
@@ -136,9 +148,10 @@ def _image_above(axis: "Axes", column: int, pixels: Tensor) -> None:
     place.axis("off")
 
 
-def _text(axis: "Axes", text: str, *, hit: bool | None = None) -> None:
-    """A caption, marked as a hit or a miss."""
+def _text(axis: "Axes", cell: tuple[int, int], text: str, *, hit: bool | None = None) -> None:
+    """A caption in a cell (row, column), marked as a hit or a miss."""
     color = "black" if hit is None else GREEN if hit else ORANGE
     mark = "" if hit is None else "✓ " if hit else "✗ "
     wrapped = "\n".join(textwrap.wrap(mark + text, width=20, max_lines=6))
-    axis.text(0.5, 0.5, wrapped, ha="center", va="center", fontsize=9, color=color, parse_math=False)
+    x, y = cell[1] + 0.5, cell[0] + 0.45
+    axis.text(x, y, wrapped, ha="center", va="center", fontsize=9, color=color, parse_math=False)

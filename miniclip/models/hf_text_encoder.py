@@ -1,12 +1,12 @@
 """Text towers out of the package transformers."""
 
-import os
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from miniclip.errors import SettingError, UserError
+from miniclip.files import located
 from miniclip.models.text_encoder import Pooling, pool
 
 
@@ -17,7 +17,8 @@ class HFTextModel(nn.Module):
 
     Args:
         vocab_size: number of token ids that the tokenizer gives.
-        name: a name on the hub, or a local folder with the model's files.
+        name: a name on the hub, a local folder with the model's files, or `package:NAME/FOLDER`, a folder
+            inside an installed package.
         config: the model's configuration; given, nothing is read, and the weights are random until those of
             a checkpoint come. A run writes it into its checkpoints.
         frozen: train the linear layer after it only.
@@ -56,10 +57,14 @@ class HFTextModel(nn.Module):
             self.model.pooler = None  # ours takes its place
 
     def forward(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return self.proj(self.features(token_ids, attention_mask))
+
+    def features(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """What the linear layer reads: the pooled tokens, `token_ids, attention_mask (B, L) -> (B, D)`."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             outputs = self.model(input_ids=token_ids, attention_mask=attention_mask)
         tokens = outputs.last_hidden_state  # (B, L, D)
-        return self.proj(pool(tokens, attention_mask, self.pooling))
+        return pool(tokens, attention_mask, self.pooling)
 
     def train(self, mode: bool = True) -> "HFTextModel":
         """Training mode; a frozen model stays without dropout."""
@@ -130,7 +135,7 @@ def _hugging_face_model(name: str, config: dict[str, Any] | None) -> Any:
         made = AutoConfig.for_model(settings.pop("model_type"), **settings)
         return AutoModel.from_config(made, trust_remote_code=False)
 
-    place = os.path.expanduser(name)
+    place = located(name)
     try:
         if torch.get_default_device().type == "meta":  # only whether it fits is asked
             made = AutoConfig.from_pretrained(place, trust_remote_code=False)

@@ -93,9 +93,18 @@ class ImageEncoder(nn.Module):
         self.register_buffer("pixel_shift", shift, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
+        return self.proj(self.features(images))
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the linear layer reads, `images (B, 3, H, W) -> (B, width)`."""
         if self.pixel_factor is not None and self.pixel_shift is not None:
             images = torch.addcmul(self.pixel_shift, images, self.pixel_factor)
-        return self.proj(self.backbone(images))
+        return self.backbone(images)
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the linear layer alone learns."""
+        return not any(parameter.requires_grad for parameter in self.backbone.parameters())
 
     def train(self, mode: bool = True) -> "ImageEncoder":
         """Training mode for what learns; what does not learn stays in evaluation mode."""

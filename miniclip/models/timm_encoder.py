@@ -7,7 +7,7 @@ from torch import nn
 from miniclip.errors import SettingError, UserError
 from miniclip.models.image_encoder import IMAGENET, ImageEncoder, Preprocessing, width_of
 from miniclip.models.small_map_conv import SmallMapConv2d
-from miniclip.models.weights import existing_file, fitting_state, read_state
+from miniclip.models.weights import existing_file, fitting_state, read_state, with_names_of_timm
 
 
 class TimmEncoder(ImageEncoder):
@@ -15,7 +15,8 @@ class TimmEncoder(ImageEncoder):
 
     Args:
         architecture: timm's name of it.
-        weights: null, "pretrained" for those that timm fetches, or the path of a state dict.
+        weights: null, "pretrained" for those that timm fetches, or the path of a state dict, also of one of
+            EfficientNet-Lite in the names of the package efficientnet-pytorch.
         image_size: pixels; models of a fixed size are made for it.
         encoder_settings: see `ImageEncoder`.
 
@@ -37,7 +38,7 @@ class TimmEncoder(ImageEncoder):
         if weights is not None and weights != "pretrained":
             path = existing_file(weights, "null, pretrained")
             classifier = str(backbone.default_cfg.get("classifier", "head"))
-            state = read_state(path)
+            state = with_names_of_timm(read_state(path), backbone)
             backbone.load_state_dict(fitting_state(state, path, backbone, architecture, classifier))
 
         SmallMapConv2d.replace_in(backbone)

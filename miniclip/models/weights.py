@@ -1,20 +1,45 @@
 """Files of a backbone's weights: found, read, and held against the architecture."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from miniclip.errors import SettingError
+from miniclip.files import located
+
+LAYERS = {
+    "_conv_stem": "conv_stem",
+    "_bn0": "bn1",
+    "_conv_head": "conv_head",
+    "_bn1": "bn2",
+    "_fc": "classifier",
+}
+LAYERS_OF_BLOCK = {
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn1",
+    "_project_conv": "conv_pw",
+    "_bn2": "bn2",
+}
+LAYERS_OF_EXPANDED_BLOCK = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+"""Names of EfficientNet-Lite's layers in the package efficientnet-pytorch, and in timm."""
 
 
 def existing_file(weights: str, names: str) -> Path:
-    """Path of a file of weights.
+    """Path of a file of weights; `package:NAME/FILE` is one inside an installed package.
 
     Args:
         names: what `weights` might have been instead, for the error.
     """
-    path = Path(weights).expanduser()
+    path = Path(located(weights))
     if not path.is_file():
         raise SettingError("weights", weights, f"is no file and none of {names}")
     return path
@@ -34,6 +59,33 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise SettingError("weights", str(path), "holds no state dict, tensors by name")
     return content
+
+
+def with_names_of_timm(state: dict[str, Tensor], backbone: nn.Module) -> dict[str, Tensor]:
+    """A state dict of EfficientNet-Lite as the package efficientnet-pytorch names it, by timm's names.
+
+    The packages count blocks through where timm counts them by stage, and a block without expansion has a
+    batch norm less. Any other state dict is left as it is.
+    """
+    if "_conv_stem.weight" not in state:
+        return state
+
+    places: list[str] = []
+    stages: Any = getattr(backbone, "blocks", nn.Sequential())
+    for stage, blocks in enumerate(stages.children()):
+        places += [f"blocks.{stage}.{number}" for number, _ in enumerate(blocks.children())]
+
+    numbers = {str(number) for number in range(len(places))}
+    named = {}
+    for key, value in state.items():
+        first, *rest = key.split(".")
+        if first == "_blocks" and rest[0] in numbers:
+            number, layer, *rest = rest
+            is_expanded = f"_blocks.{number}._expand_conv.weight" in state
+            layers = LAYERS_OF_EXPANDED_BLOCK if is_expanded else LAYERS_OF_BLOCK
+            first = f"{places[int(number)]}.{layers.get(layer, layer)}"
+        named[".".join([LAYERS.get(first, first), *rest])] = value
+    return named
 
 
 def fitting_state(

@@ -1,6 +1,5 @@
 """Tokenizers of Hugging Face models."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import tokenizers
 from tokenizers import processors
 
 from miniclip.errors import SettingError, UserError
+from miniclip.files import located
 from miniclip.tokenizers.base import END, PAD, Tokenizer
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab*", "*.model", "*.tiktoken", "tekken.json")
@@ -18,7 +18,8 @@ class HFTokenizer(Tokenizer):
     """The tokenizer of a Hugging Face model.
 
     Args:
-        name: a name on the hub, or a local folder with the tokenizer's files.
+        name: a name on the hub, a local folder with the tokenizer's files, or `package:NAME/FOLDER`, a
+            folder inside an installed package.
         context_length, pad_to_multiple_of: see `Tokenizer`.
 
     Raises:
@@ -52,16 +53,15 @@ def _loaded(name: str) -> Any:
     """
     from transformers import AutoTokenizer
 
-    folder = Path(name).expanduser()
+    place = located(name)
+    folder = Path(place)
     # without files transformers makes an empty vocabulary up
     if folder.is_dir() and not any(any(folder.glob(files)) for files in TOKENIZER_FILES):
         allowed = "holds no tokenizer; save tokenizer.json and tokenizer_config.json into it"
         raise SettingError("name", name, allowed)
 
     try:
-        loaded = AutoTokenizer.from_pretrained(
-            os.path.expanduser(name), use_fast=True, trust_remote_code=False
-        )
+        loaded = AutoTokenizer.from_pretrained(place, use_fast=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from miniclip.data.dataset import ImageTextDataset
@@ -22,6 +23,8 @@ class TrainingSetup:
         preprocessing: what an image needs before the model sees it, as plain data.
         measures: what else each validation records, from the validation split's features.
         test_set: what the best checkpoint is measured on, once; training never looks at it.
+        feature_folder: where features of the frozen towers are kept, on which the rest is trained; None
+            trains with the towers.
         signature: of the config's data, by the user's key, kept in every checkpoint; None without a key.
     """
 
@@ -37,4 +40,5 @@ class TrainingSetup:
     preprocessing: dict[str, Any]
     measures: Sequence[Callable[[Features], dict[str, float]]] = ()
     test_set: ImageTextDataset | None = None
+    feature_folder: Path | None = None
     signature: str | None = None

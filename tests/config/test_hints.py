@@ -57,6 +57,19 @@ def test_the_setting_that_was_meant(word: str, meant: str) -> None:
     assert message == f"{word}: there is no setting {key}. Did you mean {meant}?"
 
 
+@pytest.mark.parametrize(
+    ("key", "group", "who"),
+    [
+        ("data.class_column", "data", "data=hub and data=parquet have it"),
+        ("loss.initial_bias", "loss", "loss=siglip has it"),
+        ("data.root", "data", "others have"),  # a part that several share
+    ],
+)
+def test_a_setting_of_another_option_says_of_which(key: str, group: str, who: str) -> None:
+    message = explained(f"Could not override '{key}'.", [f"{key}=1"])
+    assert message == f"{key}=1: the option chosen for {group} has no setting {key}; {who}."
+
+
 def test_where_no_optimizer_wraps_another_its_settings_are_its_own() -> None:
     assert "Did you mean optimizer.lr?" in is_named("lr", ["optimizer=adamw", "lr=1"])
 

@@ -17,17 +17,19 @@ from tests.evaluation.conftest import Measured
 def test_open_clip_is_measured_by_the_same_protocol(
     class_run: RunDirectory, tmp_path: Path, miniclip: Callable[..., Answer]
 ) -> None:
-    open_clip = pytest.importorskip("open_clip", reason="needs the extra bench")
-    model = open_clip.create_model("RN50")
+    open_clip = pytest.importorskip("open_clip", reason="needs the extra open_clip")
+    model = open_clip.create_model("ViT-S-32-alt")
     torch.save(model.state_dict(), tmp_path / "weights.pt")
     run = shutil.copytree(class_run.path, tmp_path / "run")
-    done = miniclip("evaluate", run, f"open_clip:RN50:{tmp_path / 'weights.pt'}", "retrieval", "zero_shot")
+    done = miniclip(
+        "evaluate", run, f"open_clip:ViT-S-32-alt:{tmp_path / 'weights.pt'}", "retrieval", "zero_shot"
+    )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1].startswith("open_clip RN50")
-    folder = tmp_path / "outputs" / "open_clip" / "RN50" / "weights" / "evaluation"
-    theirs = json.loads((folder / "retrieval.json").read_text())
+    assert done.stdout.splitlines()[-1].startswith("open_clip ViT-S-32-alt")
+    folder = tmp_path / "outputs" / "open_clip" / "ViT-S-32-alt" / "weights" / "evaluation"
+    measured = json.loads((folder / "retrieval.json").read_text())
     ours = json.loads((run / "evaluation" / "retrieval.json").read_text())
-    assert theirs["protocol"] == ours["protocol"]
+    assert measured["protocol"] == ours["protocol"]
 
 
 def test_another_data_set_is_seen_as_the_run_saw_its_own(class_run: RunDirectory, tmp_path: Path) -> None:

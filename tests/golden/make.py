@@ -91,12 +91,14 @@ class Recipe(NamedTuple):
     settings: Sequence[str]
 
 
+def recipe_of(*optimizers: str) -> Recipe:
+    """A sweep of optimizers, of which each begins with the same weights."""
+    return Recipe(optimizers, [*TINY, *EXACT, *STEPS, f"optimizer={','.join(optimizers)}"])
+
+
 RECIPES = {
     "default": Recipe(["default"], [*DEFAULT, *EXACT, *STEPS]),
-    "optimizers": Recipe(
-        OPTIMIZERS,
-        [*TINY, *EXACT, *STEPS, f"optimizer={','.join(OPTIMIZERS)}"],
-    ),
+    "optimizers": recipe_of(*OPTIMIZERS),
     "accumulate": Recipe(
         ["accumulate"], [*TINY, *EXACT, *STEPS, "trainer.accumulate_steps=2", "trainer.grad_clip_norm=0.1"]
     ),
@@ -112,12 +114,12 @@ def miniclip(*words: object) -> None:
         cli.main()
 
 
-def train(name: str, folder: Path) -> dict[str, dict[str, list[float]]]:
-    """Train a recipe of `RECIPES` and return the metrics of each of its jobs."""
-    names, settings = RECIPES[name]
+def train(recipe: Recipe, folder: Path) -> dict[str, dict[str, list[float]]]:
+    """Train a recipe and return the metrics of each of its jobs."""
+    names, settings = recipe
     if len(names) == 1:
         miniclip("train", *settings, f"hydra.run.dir={folder}")
-        return {name: read_metrics(folder)}
+        return {names[0]: read_metrics(folder)}
 
     miniclip("train", "-m", *settings, f"hydra.sweep.dir={folder}")
     return {name: read_metrics(job) for name, job in zip(names, jobs(folder), strict=True)}
@@ -200,8 +202,8 @@ def main() -> None:
             "environment": environment(),
             "training": {
                 key: metrics
-                for recipe in RECIPES
-                for key, metrics in train(recipe, folder / recipe).items()
+                for title, recipe in RECIPES.items()
+                for key, metrics in train(recipe, folder / title).items()
             },
             "evaluation": evaluate(run),
             "resumed": resume(run, folder / "resumed"),

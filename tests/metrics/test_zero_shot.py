@@ -21,7 +21,7 @@ def encode(texts: list[str]) -> torch.Tensor:
 
 
 def test_embeddings_are_open_clips() -> None:
-    open_clip = pytest.importorskip("open_clip", reason="needs the extra bench")
+    open_clip = pytest.importorskip("open_clip", reason="needs the extra open_clip")
 
     class Model(torch.nn.Module):
         def encode_text(self, texts: torch.Tensor, normalize: bool) -> torch.Tensor:

@@ -7,7 +7,7 @@ from miniclip.tokenizers import CLIPTokenizer
 
 
 def test_clips_vocabulary_gives_open_clips_ids() -> None:
-    open_clip = pytest.importorskip("open_clip", reason="needs the extra bench")
+    open_clip = pytest.importorskip("open_clip", reason="needs the extra open_clip")
     tokenizer = CLIPTokenizer(context_length=77)
     assert tokenizer.vocab_size == 49408
     theirs = open_clip.get_tokenizer("ViT-B-32")

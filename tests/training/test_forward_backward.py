@@ -73,5 +73,5 @@ def test_the_loss_is_called_by_name_with_the_rows_of_all_processes() -> None:
         return inputs["image_features"].sum()
 
     accumulation(loss=loss, world=Twice())([batch()], first_pass=None)
-    assert seen.keys() == {"image_features", "text_features", "logit_scale", "positives"}
+    assert seen.keys() >= {"image_features", "text_features", "logit_scale", "positives"}
     assert seen["image_features"].shape[0] == seen["text_features"].shape[0] == 16

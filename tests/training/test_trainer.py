@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import shutil
 import signal
 from pathlib import Path
@@ -21,7 +20,7 @@ from miniclip.runs import JsonlLogger, RunDirectory, RunFacts
 from miniclip.tokenizers import BPETokenizer, Tokenizer
 from miniclip.training.checkpoint import load_checkpoint
 from miniclip.training.interruption import Interrupted
-from tests.conftest import TINY, fit, interrupt_at_step
+from tests.conftest import TINY, fit, interrupt_at_step, signal_at_step
 
 DROPOUT = "encoder.text.dropout=0.1"  # so that the random state matters
 
@@ -133,23 +132,6 @@ def assert_resumes_exactly(whole: RunDirectory, tmp_path: Path, *settings: str) 
         for run in (resumed, whole)
     ]
     assert losses[0] == losses[1]
-
-
-def signal_at_step(monkeypatch: pytest.MonkeyPatch, *, step: int) -> None:
-    """Send this process a Ctrl-C in the middle of a step."""
-    from miniclip.training.step import TrainingStep
-
-    original = TrainingStep.__call__
-    calls = 0
-
-    def counting(self: Any, *args: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == step:
-            os.kill(os.getpid(), signal.SIGINT)
-        return original(self, *args)
-
-    monkeypatch.setattr(TrainingStep, "__call__", counting)
 
 
 def test_resume_takes_a_run_directory_or_a_checkpoint(whole: RunDirectory, tmp_path: Path) -> None:

@@ -10,15 +10,27 @@ from typing import Any, ClassVar, Literal
 import platformdirs
 
 from miniclip.data.cache import PixelCache
-from miniclip.data.dataset import CaptionChoice, ImageTextDataset, TrainingSets, without_broken
+from miniclip.data.dataset import (
+    CaptionChoice,
+    ImageTextDataset,
+    TrainingSets,
+    evaluated_size,
+    without_broken,
+)
+from miniclip.data.eval_preprocessing import CROPS
 from miniclip.data.leaks import check_leaks
+from miniclip.data.sources.checks import (
+    check_fractions,
+    check_sizes,
+    check_val_fraction,
+    check_view,
+    existing_path,
+)
 from miniclip.data.split import SEEDED_TEST, Parts, Split, concatenated
-from miniclip.data.transforms import CenterCrop, Crop, RandomResizedCrop, RandomSquareCrop, SquashResize
+from miniclip.data.transforms import Crop, RandomResizedCrop, RandomSquareCrop
 from miniclip.errors import SettingError, UserError
 
 log = logging.getLogger(__name__)
-
-MIN_IMAGE_SIZE = 16
 
 
 class DataSource(ABC):
@@ -26,9 +38,9 @@ class DataSource(ABC):
 
     Args:
         image_size: side of the square images the model sees, pixels.
-        crop: what of an image trains: "resized", a part of random size, proportions and place; or
-            "shifted", a square of 7/8 of the shorter side at a random place, which a cache has at hand
-            without resizing.
+        crop: what of an image trains: "resized", a part of random size, proportions and place; "shifted",
+            a square of 7/8 of the shorter side at a random place, which a cache has at hand without
+            resizing; or "eval", just what evaluation sees, where nothing is drawn.
         crop_scale: fraction of the image's area that a resized crop keeps, (least, most).
         eval_crop: what of an image evaluation sees: "squash", squeezed into the square, or its "center"
             alone. Titles tell of what lies at the edges, too.
@@ -39,8 +51,9 @@ class DataSource(ABC):
             in training and leaves it out of validation.
         max_broken_fraction: fraction of the images that may be broken before "skip" stops too.
         cache: "none" decodes an image each time it is read; "memory" and "disk" decode all of them once, in
-            parallel, and keep their pixels at the size that crops need.
-        cache_dir: where "disk" keeps them; null is the user's cache folder.
+            parallel, and keep their pixels at the size that crops need. "features" is for frozen towers:
+            keeps on disk what they make of images and captions, and training goes on from there.
+        cache_dir: where "disk" and "features" keep it; null is the user's cache folder.
         limit: keep only the first images of each split; null keeps all.
         seed: seed of crops and caption choice.
         seeded_test_fraction: fraction of the training images that is set apart as a test part, "seeded
@@ -66,30 +79,21 @@ class DataSource(ABC):
         flip: bool,
         limit: int | None,
         seed: int,
-        crop: Literal["resized", "shifted"] = "resized",
+        crop: Literal["resized", "shifted", "eval"] = "resized",
         eval_crop: Literal["squash", "center"] = "squash",
         captions: CaptionChoice = "random",
         on_broken_image: Literal["raise", "skip"] = "raise",
         max_broken_fraction: float = 0.01,
-        cache: Literal["none", "memory", "disk"] = "none",
+        cache: Literal["none", "memory", "disk", "features"] = "none",
         cache_dir: str | None = None,
         seeded_test_fraction: float = 0.0,
         eval_split: Literal["val", "test"] | None = None,
         use: Literal["parts", "all"] = "parts",
     ):
         # choices are held against their Literal types before a source is made
-        if image_size < MIN_IMAGE_SIZE:
-            raise SettingError("image_size", image_size, f"must be at least {MIN_IMAGE_SIZE} pixels")
-        if len(crop_scale) != 2 or not 0 < crop_scale[0] <= crop_scale[1] <= 1:
-            allowed = "must be two fractions with 0 < least <= most <= 1"
-            raise SettingError("crop_scale", list(crop_scale), allowed)
-        if limit is not None and limit < 1:
-            raise SettingError("limit", limit, "must be at least 1, or null for all images")
-        if not 0 <= max_broken_fraction <= 1:
-            raise SettingError("max_broken_fraction", max_broken_fraction, "must lie between 0 and 1")
-        if not 0 <= seeded_test_fraction < 1:
-            allowed = "must be at least 0 and below 1"
-            raise SettingError("seeded_test_fraction", seeded_test_fraction, allowed)
+        check_sizes(image_size, crop_scale, limit)
+        check_fractions(max_broken_fraction, seeded_test_fraction)
+        check_view(crop, flip=flip, cache=cache)
 
         self.image_size = image_size
         self.crop_scale = (crop_scale[0], crop_scale[1])
@@ -102,7 +106,9 @@ class DataSource(ABC):
         self.skips_broken = on_broken_image == "skip"
         self.max_broken_fraction = max_broken_fraction
         self.cache_dir = platformdirs.user_cache_path("miniclip") if cache_dir is None else Path(cache_dir)
-        self.pixel_cache = PixelCache(cache, self.cache_dir, skips_broken=self.skips_broken)
+        self.keeps_features = cache == "features"
+        of_pixels = "none" if cache == "features" else cache
+        self.pixel_cache = PixelCache(of_pixels, self.cache_dir, skips_broken=self.skips_broken)
         self.seeded_test_fraction = seeded_test_fraction
         self.eval_split = eval_split
         self.use = use
@@ -112,6 +118,8 @@ class DataSource(ABC):
         """Shortest side an image may be decoded at: its smallest crop still has `image_size` pixels."""
         if self.crop == "shifted":
             return RandomSquareCrop.source_size(self.image_size)
+        if self.crop == "eval":
+            return evaluated_size(self.image_size)
         return math.ceil(self.image_size / math.sqrt(self.crop_scale[0]))
 
     @abstractmethod
@@ -188,9 +196,12 @@ class DataSource(ABC):
         return self._for_training(train), self._for_evaluation(measured)
 
     def _for_training(self, split: Split) -> ImageTextDataset:
-        crop: Crop = RandomSquareCrop(self.image_size, flip=self.flip)
-        if self.crop == "resized":
-            crop = RandomResizedCrop(self.image_size, crop_scale=self.crop_scale, flip=self.flip)
+        crop: Crop = CROPS[self.eval_crop](self.image_size)
+        if self.crop == "eval":
+            images = self.pixel_cache.keep(split, size=crop.image_size, crop=crop)
+        else:
+            crop = self._random_crop()
+            images = self.pixel_cache.keep(split, size=self.decode_size)
 
         return ImageTextDataset(
             split,
@@ -198,13 +209,11 @@ class DataSource(ABC):
             seed=self.seed,
             captions=self.captions,
             max_broken_fraction=self.max_broken_fraction if self.skips_broken else None,
-            images=self.pixel_cache.keep(split, size=self.decode_size),
+            images=images,
         )
 
     def _for_evaluation(self, split: Split) -> ImageTextDataset:
-        crop: Crop = CenterCrop(self.image_size)
-        if self.eval_crop == "squash":
-            crop = SquashResize(self.image_size)
+        crop: Crop = CROPS[self.eval_crop](self.image_size)
 
         # crops of evaluation draw nothing, so that what they see is all a cache need keep
         dataset = ImageTextDataset.for_evaluation(split, crop)
@@ -212,6 +221,11 @@ class DataSource(ABC):
         if not self.skips_broken:
             return dataset
         return without_broken(dataset, max_broken_fraction=self.max_broken_fraction)
+
+    def _random_crop(self) -> Crop:
+        if self.crop == "shifted":
+            return RandomSquareCrop(self.image_size, flip=self.flip)
+        return RandomResizedCrop(self.image_size, crop_scale=self.crop_scale, flip=self.flip)
 
     def _limited(self, split: Split) -> Split:
         if len(split) == 0:
@@ -242,29 +256,6 @@ class FolderSource(DataSource):
         self.root = existing_path("root", root, kind="folder")
         self.val_fraction = val_fraction
         self.split_seed = split_seed
-
-
-def check_val_fraction(value: float) -> None:
-    """Hold a fraction of images that validate against its range.
-
-    Raises:
-        SettingError: when it is no fraction.
-    """
-    if not 0 < value < 1:
-        raise SettingError("val_fraction", value, "must lie between 0 and 1")
-
-
-def existing_path(setting: str, value: str, *, kind: Literal["file", "folder"] = "file") -> Path:
-    """`value` as a path that exists and is of the kind.
-
-    Raises:
-        SettingError: when it is missing or of another kind.
-    """
-    path = Path(value).expanduser()
-    if not (path.is_file() if kind == "file" else path.is_dir()):
-        problem = f"is not a {kind}" if path.exists() else "does not exist"
-        raise SettingError(setting, value, f"{problem}; give the path of a {kind}")
-    return path
 
 
 def _test_of(parts: Parts) -> Split:

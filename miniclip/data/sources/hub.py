@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from miniclip.data.sources.base import DataSource, check_val_fraction
+from miniclip.data.sources.base import DataSource
 from miniclip.data.sources.caption_cells import captions_of_rows
+from miniclip.data.sources.checks import check_val_fraction
 from miniclip.data.sources.columns import ColumnNames, find_columns
 from miniclip.data.sources.image_cells import EncodedImages, check_missing, find_files, image_cells
 from miniclip.data.sources.rows import PARTS, Rows, names_training_rows, splits_of_rows, whole_splits

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from miniclip.data.sources.base import DataSource, check_val_fraction, existing_path
+from miniclip.data.sources.base import DataSource
 from miniclip.data.sources.captions import (
     Captions,
     by_file,
@@ -11,6 +11,7 @@ from miniclip.data.sources.captions import (
     seeded_split,
     split_of_found_files,
 )
+from miniclip.data.sources.checks import check_val_fraction, existing_path
 from miniclip.data.sources.columns import CaptionColumn, ColumnNames
 from miniclip.data.sources.delimited import read_table
 from miniclip.data.sources.json_table import read_json_table

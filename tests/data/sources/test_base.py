@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from miniclip import data
 from miniclip.data import Folder
@@ -85,3 +86,23 @@ def test_eval_split_names_a_part_there_is(picture_folder: Path) -> None:
     for read in (source.datasets, source.training_sets):
         with pytest.raises(SettingError, match=r"eval_split=test.*seeded_test_fraction"):
             read()
+
+
+@pytest.mark.parametrize("eval_crop", ["squash", "center"])
+def test_training_may_see_what_evaluation_sees(
+    tmp_path: Path, picture_folder: Path, eval_crop: Any
+) -> None:
+    (tmp_path / "table.csv").write_text("image,caption\n0.jpg,one\n1.jpg,two\n")
+    table = {"train_csv": str(tmp_path / "table.csv"), "train_root": str(picture_folder)}
+    same = {"val_csv": table["train_csv"], "val_root": table["train_root"]}
+    columns = {"image_column": None, "caption_column": None, "separator": None}
+    settings: dict[str, Any] = {**table, **same, **columns, **COMMON, "crop": "eval", "flip": False}
+    for cache in ("none", "memory"):
+        train, val = data.CSVTable(**settings, eval_crop=eval_crop, cache=cache).datasets()
+        for epoch in range(2):
+            assert torch.equal(train[epoch, 1][0], val[1][0])
+
+    with pytest.raises(SettingError, match=r"flip=True: mirrors nothing with data\.crop=eval"):
+        data.CSVTable(**settings | {"flip": True})
+    with pytest.raises(SettingError, match="cache=features: keeps one view of each image"):
+        data.CSVTable(**settings | {"crop": "resized", "cache": "features"})

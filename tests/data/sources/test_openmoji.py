@@ -11,7 +11,7 @@ import pytest
 from miniclip.config.compose import compose
 from miniclip.config.instantiate import make
 from miniclip.data import OpenMoji
-from miniclip.data.sources import openmoji as module
+from miniclip.data.sources import openmoji, openmoji_drawings
 from miniclip.errors import SettingError
 from tests.data.sources.conftest import part_ids
 
@@ -74,8 +74,8 @@ def test_the_split_follows_its_seed_alone(cache: Path) -> None:
 
 
 def test_names_and_aliases_are_captions() -> None:
-    assert module.captions_of("👍") == ("thumbs up", "thumbsup", "+1")
-    assert module.captions_of("👩🏽‍🚒") == ("woman firefighter medium skin tone",)
+    assert openmoji.captions_of("👍") == ("thumbs up", "thumbsup", "+1")
+    assert openmoji.captions_of("👩🏽‍🚒") == ("woman firefighter medium skin tone",)
 
 
 def test_nothing_blank_is_kept(cache: Path) -> None:
@@ -84,13 +84,13 @@ def test_nothing_blank_is_kept(cache: Path) -> None:
 
 
 def test_the_second_reading_comes_from_the_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "draw_all", lambda: pytest.fail("drawn again"))
+    monkeypatch.setattr(openmoji_drawings, "draw_all", lambda: pytest.fail("drawn again"))
     assert len(source(cache).splits()[0]) > 3000
 
 
 def test_a_half_written_cache_is_never_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "draw_all", lambda: FEW)
-    monkeypatch.setattr(module, "captions_of", lambda character: ("an emoji",))
+    monkeypatch.setattr(openmoji_drawings, "draw_all", lambda: FEW)
+    monkeypatch.setattr(openmoji, "captions_of", lambda character: ("an emoji",))
 
     def interrupted(*args: object) -> None:
         raise KeyboardInterrupt
@@ -125,20 +125,20 @@ def test_drawings_that_look_the_same_are_one() -> None:
     moved[10:12, 10:14] += 40  # a few pixels
     other[6:12, 6:12] += 40  # a whole cell
     drawings = np.stack([*pixels, moved, other, pixels[3]])
-    assert module.group_alike(drawings) == [[0, 4], [1], [2], [3, 6], [5]]
+    assert openmoji_drawings.group_alike(drawings) == [[0, 4], [1], [2], [3, 6], [5]]
 
 
 def test_the_groups_that_are_kept_are_those_of_the_drawings(cache: Path) -> None:
-    drawings = source(cache)._drawings()
-    assert drawings.groups == module.group_alike(drawings.pixels)
+    drawings = openmoji_drawings.drawings_in(cache)
+    assert drawings.groups == openmoji_drawings.group_alike(drawings.pixels)
 
 
 @pytest.mark.parametrize("damage", ["cut", "missing", "one bit", "characters", "a file"])
 def test_damaged_drawings_are_made_anew(
     tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module, "draw_all", lambda: FEW)
-    characters, drawn, groups = source(tmp_path)._drawings()
+    monkeypatch.setattr(openmoji_drawings, "draw_all", lambda: FEW)
+    characters, drawn, groups = openmoji_drawings.drawings_in(tmp_path)
     (place,) = tmp_path.iterdir()
     pixels = place / "pixels.npy"
     content = pixels.read_bytes()
@@ -153,7 +153,7 @@ def test_damaged_drawings_are_made_anew(
         changed = bytearray(content)
         changed[len(content) // 2] ^= 1
         pixels.write_bytes(content[:1000] if damage == "cut" else changed)
-    again = source(tmp_path)._drawings()
+    again = openmoji_drawings.drawings_in(tmp_path)
     assert "are damaged and are made anew" in caplog.text
     assert again.characters == characters and np.array_equal(again.pixels, drawn)
     assert again.groups == groups
@@ -163,9 +163,9 @@ def test_damaged_drawings_are_made_anew(
 def test_a_place_that_cannot_be_written_is_told_and_ends_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module, "draw_all", lambda: FEW)
+    monkeypatch.setattr(openmoji_drawings, "draw_all", lambda: FEW)
     (tmp_path / "file").write_text("")
-    assert source(tmp_path / "file" / "cache")._drawings().characters == FEW[0]
+    assert openmoji_drawings.drawings_in(tmp_path / "file" / "cache").characters == FEW[0]
     assert "cannot be kept" in caplog.text and "data.cache_dir=FOLDER" in caplog.text
 
 

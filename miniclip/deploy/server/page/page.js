@@ -130,6 +130,7 @@ async function search() {
     return;
   }
   const number = ++searches;
+  keepInAddress(at("words").value.trim());
   tell("Searching…");
   try {
     if (indexes.length === 0) {
@@ -152,6 +153,11 @@ async function search() {
       tellError(error);
     }
   }
+}
+
+// words in the address survive a reload and can be sent to others
+function keepInAddress(words) {
+  history.replaceState(null, "", words ? `/?q=${encodeURIComponent(words)}` : "/");
 }
 
 function setQuery(next, source, name) {
@@ -323,6 +329,11 @@ async function begin() {
     const total = indexes.map((facts) => `${facts.name}: ${facts.num_images.toLocaleString("en")} images`);
     tell(total.join(" · "));
     at("words").focus();
+    const words = new URLSearchParams(location.search).get("q");
+    if (words) {
+      at("words").value = words;
+      search();
+    }
   } catch (error) {
     tellError(error);
   }

@@ -1,0 +1,156 @@
+"""Features of frozen towers in place of images and captions, kept in files that are whole or not there."""
+
+import json
+import logging
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from miniclip.data.cache import unwritable
+from miniclip.data.dataset import ImageTextDataset, Item, Key
+from miniclip.data.transforms import Box
+from miniclip.errors import BrokenImage, UserError
+from miniclip.files import locked, replacing
+from miniclip.tokenizers import Tokenizer
+
+log = logging.getLogger(__name__)
+
+NO_BOX = Box(0, 0, 0, 0)
+"""Of features nothing is cut out."""
+
+
+class Features(NamedTuple):
+    """What a frozen tower makes of the images of a split, or of captions.
+
+    Attributes:
+        rows: (N, width) float32.
+        problems: why an image could not be read, by its row: text and reason of a `BrokenImage`.
+    """
+
+    rows: Tensor
+    problems: dict[int, tuple[str, str]]
+
+
+class FeatureDataset(ImageTextDataset):
+    """A data set whose images went through a frozen tower before.
+
+    An item draws the same caption as that of the data set itself, and the same image stands in for one that
+    cannot be read.
+
+    Args:
+        dataset: the data set itself.
+        features: a row for each image of its split.
+    """
+
+    holds_features = True
+
+    def __init__(self, dataset: ImageTextDataset, features: Features):
+        super().__init__(
+            dataset.split,
+            dataset.crop,
+            seed=dataset.seed,
+            captions=dataset.captions,
+            max_broken_fraction=dataset.max_broken_fraction,
+            images=dataset.images,
+        )
+        self.features = features
+
+    @property
+    def is_decoded(self) -> bool:
+        """Nothing is left to decode: no worker process is needed."""
+        return True
+
+    def __getitem__(self, key: Key | tuple[int, Key]) -> tuple[Tensor, str]:
+        item = self.item(key)
+        return item.image, item.caption
+
+    def _read(self, epoch: int, index: int, problem: BrokenImage | None) -> Item:
+        row, caption, _ = self._choose(epoch, index)
+        if row in self.features.problems:
+            raise BrokenImage(*self.features.problems[row])
+        return Item(self.features.rows[row], NO_BOX, caption, row, problem)
+
+
+class CaptionFeatures(Tokenizer):
+    """Looks up what a frozen tower made of captions, in the place of a tokenizer.
+
+    Args:
+        captions: all that will be asked for.
+        features: a row for each of them.
+        context_length: of the tokenizer whose place it takes.
+    """
+
+    def __init__(self, captions: Sequence[str], features: Tensor, *, context_length: int):
+        super().__init__(None, context_length=context_length)
+        self.row_of = {caption: row for row, caption in enumerate(captions)}
+        self.features = features
+
+    def encode(self, captions: list[str]) -> tuple[Tensor, Tensor]:
+        """Features (B, width) float32, and an empty mask (B, 0)."""
+        rows = torch.tensor([self.row_of[caption] for caption in captions])
+        return self.features[rows], torch.zeros(len(captions), 0, dtype=torch.bool)
+
+
+def kept_features(path: Path, num_rows: int, compute: Callable[[], Features]) -> Features:
+    """The features in a file, which are computed and written if it is missing or damaged.
+
+    Of several processes that want the same file one computes, and the others wait for it.
+
+    Args:
+        num_rows: how many rows it must have.
+
+    Raises:
+        UserError: when the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(path, error) from None
+
+    with locked(path.with_suffix(".lock"), wait_seconds=-1):
+        features = _read(path, num_rows)
+        if features is None:
+            _write(path, compute())
+            features = _read(path, num_rows)
+    if features is None:
+        raise UserError(f"The cache {path} cannot be read back. Is the disk full or broken?")
+    return features
+
+
+def _write(path: Path, features: Features) -> None:
+    # JSON has no whole numbers as keys
+    problems = json.dumps([[row, *problem] for row, problem in features.problems.items()])
+    rows = features.rows.contiguous()
+    metadata = {"problems": problems, "checksum": str(_checksum(rows, problems))}
+    try:
+        with replacing(path, "wb") as file:
+            file.write(save({"features": rows}, metadata))
+    except OSError as error:
+        raise unwritable(path, error) from None
+
+
+def _read(path: Path, num_rows: int) -> Features | None:
+    """The features in a file, mapped into memory; None where there is none, or it is damaged."""
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            rows = file.get_tensor("features")
+            metadata = file.metadata()
+        if len(rows) == num_rows and metadata["checksum"] == str(_checksum(rows, metadata["problems"])):
+            problems = {row: (text, reason) for row, text, reason in json.loads(metadata["problems"])}
+            return Features(rows, problems)
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        log.debug("%s: %s", path, error)
+    log.warning("The cache %s is damaged and is made anew.", path)
+    return None
+
+
+def _checksum(rows: Tensor, problems: str) -> int:
+    return zlib.crc32(rows.numpy().data, zlib.crc32(problems.encode()))

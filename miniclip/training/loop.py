@@ -1,0 +1,228 @@
+"""The loop of epochs, validations and checkpoints that a trainer runs."""
+
+import logging
+from itertools import islice
+from typing import Any, NamedTuple, Protocol
+
+import torch
+
+from miniclip.data.loader import Loader
+from miniclip.data.sampler import EpochBatches
+from miniclip.distributed import World
+from miniclip.errors import as_override
+from miniclip.metrics import Features
+from miniclip.optim import set_learning_rate
+from miniclip.runs import JsonlLogger, RunDirectory
+from miniclip.training.budget import Budget
+from miniclip.training.checkpointer import Checkpointer
+from miniclip.training.guards import BrokenImages, TooManyBroken, TooManySkipped, check_weights
+from miniclip.training.interruption import Interrupted, Interruption, ignore_in_worker
+from miniclip.training.plan import Plan
+from miniclip.training.progress import Stopwatch
+from miniclip.training.recorder import Recorder
+from miniclip.training.setup import TrainingSetup
+from miniclip.training.step import TrainingStep
+from miniclip.training.summary import summary_of
+from miniclip.training.validation import SplitEncoder, Validation
+
+log = logging.getLogger(__name__)
+
+
+class FitResult(NamedTuple):
+    """Result of `Trainer.fit`.
+
+    Attributes:
+        summary: what `summary.json` holds: the best validation record and what it cost.
+        features: the validation split as the best checkpoint sees it.
+    """
+
+    summary: dict[str, Any]
+    features: Features
+
+
+class LoopSettings(Protocol):
+    """What the loop reads of a trainer's settings."""
+
+    budget: Budget
+    batch_size: int
+    accumulate_steps: int
+    max_skipped_steps: int
+    grad_clip_norm: float | None
+    validate_every_epochs: int
+    num_workers: int
+    device: torch.device
+
+
+class Loop:
+    """One call of `Trainer.fit`: train, validate and save epoch by epoch; tell what came of it."""
+
+    def __init__(
+        self,
+        trainer: LoopSettings,
+        setup: TrainingSetup,
+        run: RunDirectory,
+        logger: JsonlLogger,
+        checkpointer: Checkpointer,
+        clock: Stopwatch,
+    ):
+        world = World()
+        self.trainer = trainer
+        self.setup = setup
+        self.run = run
+        self.checkpointer = checkpointer
+        self.clock = clock
+        self.progress = checkpointer.progress
+        self.interruption = Interruption(world)
+        self.broken_images = BrokenImages(setup.train_set, self.progress)
+        self.batches = EpochBatches(
+            len(setup.train_set),
+            batch_size=trainer.batch_size,
+            seed=setup.config["seed"],
+            accumulate_steps=trainer.accumulate_steps,
+            world=world,
+        )
+        self.loader = Loader(
+            setup.train_set,
+            self.batches,
+            tokenizer=setup.tokenizer,
+            device=trainer.device,
+            num_workers=trainer.num_workers,
+            worker_init=ignore_in_worker,
+        )
+        self.step = TrainingStep(
+            setup.model,
+            setup.loss,
+            setup.optimizer,
+            setup.precision,
+            grad_clip_norm=trainer.grad_clip_norm,
+            world=world,
+        )
+        self.recorder = Recorder(
+            logger,
+            self.progress,
+            run,
+            train_set=setup.train_set,
+            max_skipped_steps=trainer.max_skipped_steps,
+        )
+        encoder = SplitEncoder(
+            setup,
+            setup.val_set,
+            device=trainer.device,
+            batch_size=trainer.batch_size,
+            num_workers=trainer.num_workers,
+            interruption=self.interruption,
+        )
+        self.validation = Validation(setup, encoder, logger, self.progress)
+
+    def run_to_end(self) -> FitResult:
+        trainer, progress = self.trainer, self.progress
+        self.plan = Plan(
+            trainer.budget,
+            self.batches,
+            progress,
+            self.setup.optimizer,
+            accumulate_steps=trainer.accumulate_steps,
+        )
+        self.batches.start_at(progress.epoch, progress.position)
+        self.reading = iter(self.loader)
+
+        with self.interruption.caught():
+            try:
+                self._train()
+            except Interrupted:
+                self._save()
+                again = as_override("trainer.resume", self.run.path)
+                log.warning("Interrupted at step %d. Go on with: %s", progress.step, again)
+                raise
+            except (TooManyBroken, TooManySkipped):
+                self._save()
+                raise
+
+        self.broken_images.log_sum()
+        # of the whole model, also where the loop sees none of its frozen towers
+        whole = self.checkpointer.setup
+        summary = summary_of(whole, progress, seconds=self.clock.seconds, device=trainer.device)
+        self.run.write_summary(summary)
+        self.checkpointer.load_best()
+        return FitResult(summary, self.validation.encode())
+
+    def _train(self) -> None:
+        """Train until the budget is used up."""
+        progress = self.progress
+        if progress.validation_due:  # it was interrupted
+            self._validate_and_save()
+
+        while not self.plan.is_done:
+            self._train_epoch()
+            is_due = progress.epoch % self.trainer.validate_every_epochs == 0 and progress.position == 0
+            progress.validation_due = self.plan.is_done or is_due
+            if progress.validation_due:
+                self._validate_and_save()
+            else:
+                self._save()
+                self.checkpointer.keep(is_best=False)
+
+        # as many steps as a smaller budget than before, or an older version, left unvalidated
+        if progress.validated_step != progress.step:
+            self._validate_and_save()
+        # a run that was resumed at its end, in another directory, has saved nothing yet
+        if not self.run.last_checkpoint.exists():
+            self._save()
+
+    def _train_epoch(self) -> None:
+        """Train one epoch, or what is left of it in the epoch and in the budget."""
+        progress = self.progress
+        clock = Stopwatch(before=progress.seconds)
+        self.setup.model.train()
+
+        title = self.plan.title(progress.epoch + 1)
+        with self.recorder.epoch(title, num_images=self.batches.num_images) as bar:
+            while self.batches.steps_left(progress.position) > 0:
+                self._train_step(clock)
+                bar.update(self.batches.images_per_step)
+                if self.plan.is_done:
+                    break
+
+        progress.seconds = clock.seconds
+        if self.batches.steps_left(progress.position) == 0:
+            progress.epoch, progress.position = progress.epoch + 1, 0
+
+    def _train_step(self, clock: Stopwatch) -> None:
+        """Read the batches of a step, train on them, and record."""
+        setup, progress = self.setup, self.progress
+        batches = list(islice(self.reading, self.trainer.accumulate_steps))
+        self.interruption.check()
+        self.broken_images.count(problem for batch in batches for problem in batch.problems)
+
+        set_learning_rate(setup.optimizer, setup.schedule.factor(*self.plan.done_of_total))
+        result = self.step(batches)
+
+        progress.forward_passes = self.plan.passes_at(progress.step + 1)
+        progress.step += 1
+        progress.position += self.batches.images_per_step
+        progress.images += self.batches.images_per_step
+        progress.seconds = clock.seconds
+        self.recorder.add(
+            result,
+            lr=setup.optimizer.param_groups[0]["lr"],
+            image_ids=[batch.image_ids for batch in batches],
+            num_false_negatives=sum(batch.num_false_negatives for batch in batches),
+        )
+
+    def _validate_and_save(self) -> None:
+        self._check_weights()
+        is_best = self.validation(epoch=self.plan.title(self.progress.epochs_begun))
+        self._save()
+        self.checkpointer.keep(is_best=is_best)
+
+    def _save(self) -> None:
+        self._check_weights()
+        self.progress.total_seconds = self.clock.seconds
+        self.checkpointer.save()
+
+    def _check_weights(self) -> None:
+        check_weights(
+            self.setup.model,
+            step=self.progress.step,
+            last_checkpoint=self.run.last_checkpoint,
+        )
