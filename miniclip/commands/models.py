@@ -33,3 +33,20 @@ def load_model(path: Path, *, device: str = "cpu") -> "FingerprintedModel":
             f"There is no model {path}. Name a run directory, a checkpoint, a saved or an exported model."
         )
     return MiniCLIP.from_pretrained(path, device=find_device(device))
+
+
+def load_model_of_index(model_path: str, given: Path | None) -> "FingerprintedModel":
+    """The model that made an index.
+
+    Args:
+        model_path: where it lay then.
+        given: where it lies now, as the option --model names it; None where it has stayed.
+
+    Raises:
+        UserError: when there is none.
+    """
+    if given is None and not Path(model_path).exists():
+        raise UserError(
+            f"The index was made by {model_path}, which is gone. Say where it lies now: --model ..."
+        )
+    return load_model(given or Path(model_path))

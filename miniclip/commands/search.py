@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from miniclip.commands.models import load_model
+from miniclip.commands.models import load_model_of_index
 from miniclip.errors import UserError, at_least, in_range
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
     _check(arguments)
     index = Index(arguments.index)
     facts = index.facts
-    model = load_model(arguments.model or Path(facts.model_path))
+    model = load_model_of_index(facts.model_path, arguments.model)
     check_model(arguments.index, facts, model)
 
     queries = []

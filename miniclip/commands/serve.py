@@ -11,7 +11,7 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from miniclip.commands.models import load_model
+from miniclip.commands.models import load_model_of_index
 from miniclip.errors import SettingError, UserError, in_range
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _searchers(indexes: list[Path], models: list[Path]) -> "list[Searcher]":
     for number, folder in enumerate(indexes):
         index = Index(folder, in_memory=True)
         facts = index.facts
-        model = load_model(models[number] if models else Path(facts.model_path))
+        model = load_model_of_index(facts.model_path, models[number] if models else None)
         check_model(folder, facts, model)
 
         name = folder.absolute().name

@@ -1,6 +1,7 @@
 """From a run to answers: embed a folder, and search it by words, by images and by both."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,6 +45,12 @@ def test_a_folder_is_embedded_and_searched(
     assert "Search for what?" in miniclip("search", "index").stderr
     assert "holds no index" in miniclip("search", "nowhere", "x").stderr
     assert "is missing" in miniclip("search", "index", "--image", "none.jpg").stderr
+
+    moved = shutil.copytree(class_run.path, tmp_path / "run")
+    miniclip("embed", moved, class_folder, "-o", "index")
+    shutil.rmtree(moved)
+    assert "Say where it lies now: --model" in miniclip("search", "index", "x").stderr
+    assert miniclip("search", "index", "x", "--model", class_run.path).returncode == 0
 
 
 def test_a_source_leaves_the_index(
