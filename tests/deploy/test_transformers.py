@@ -81,7 +81,7 @@ def test_other_features_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_saved_model_is_not_written_over(tmp_path: Path) -> None:
     model = MiniCLIP(bundle_of(*TRANSFORMER, "projection=none"))
     model.save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="holds an export in the format safetensors"):
+    with pytest.raises(UserError, match="holds a model in the format safetensors"):
         export_transformers(model, tmp_path, images=squares(32), texts=TEXTS)
     assert MiniCLIP.from_pretrained(tmp_path).fingerprint == model.fingerprint
 
