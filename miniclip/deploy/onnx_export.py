@@ -75,7 +75,16 @@ def export_onnx(
     _need_packages()
     with export_folder(folder, "onnx", (files.CONFIG, files.IMAGE, files.TEXT, files.TOKENIZER)):
         _write(model, folder, images, texts, precision)
-        return _held_against_torch(model, folder, images, texts, precision)
+        try:
+            return _held_against_torch(model, folder, images, texts, precision)
+        except UserError:
+            raise
+        except Exception as error:  # onnxruntime has classes for each of its own
+            reason = (str(error).strip() or repr(error)).splitlines()[0]
+            raise UserError(
+                f"The graphs in ONNX do not run ({reason[:200]}). They were not kept; --format safetensors "
+                "works for every model."
+            ) from None
 
 
 def _write(

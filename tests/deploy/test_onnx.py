@@ -148,6 +148,16 @@ def test_a_failed_export_leaves_no_graph(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
+def test_graphs_that_do_not_run_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # ONNX rounds the division of a negative number up, and python down
+    monkeypatch.setattr("miniclip.models.attention.bigbird.rounded_up", lambda a, b: -(-a // b) * b)
+    model = MiniCLIP(bundle_of("encoder/text/attention=bigbird"))
+    with pytest.raises(UserError, match="do not run"):
+        export_onnx(model, tmp_path / "exported", images=drawings(), texts=CAPTIONS)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_that_is_no_export_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no model in ONNX"):
         OnnxModel(tmp_path)

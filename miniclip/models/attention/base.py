@@ -95,7 +95,8 @@ def precise(x: Tensor) -> Tensor:
 
 def rounded_up(number: int, multiple: int) -> int:
     """The next multiple, or the number itself where it is one."""
-    return -(-number // multiple) * multiple
+    # without a negative number, whose division ONNX rounds towards zero
+    return (number + multiple - 1) // multiple * multiple
 
 
 def missing_package(option: str, package: str) -> UserError:
