@@ -17,16 +17,16 @@ from typing import get_args
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from torchvision import transforms
 
+from benchmarks.loading import Usual
 from benchmarks.timing import alternate, conditions
 from miniclip import MiniCLIP
 from miniclip.data.sources.walk import find_images
 from miniclip.deploy import OnnxModel
 from miniclip.deploy.onnx_export import export_onnx
 from miniclip.deploy.onnx_files import Precision
-from miniclip.preprocessing import MEAN, STD
 
 BATCH_SIZE = 64
 NUM_WORKERS = 2
@@ -37,31 +37,12 @@ NUM_EXAMPLES = 64
 LOOP = "torch, DataLoader"
 
 
-class Usual(Dataset[Tensor]):
-    """The rival's dataset."""
-
-    def __init__(self, files: list[Path], image_size: int):
-        self.files = files
-        self.transform = transforms.Compose(
-            [
-                transforms.Resize((image_size, image_size), transforms.InterpolationMode.BICUBIC),
-                transforms.ToTensor(),
-                transforms.Normalize(MEAN, STD),
-            ]
-        )
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return self.transform(Image.open(self.files[index]).convert("RGB"))
-
-
 @torch.inference_mode()
 def usual_vectors(model: MiniCLIP, files: list[Path]) -> Tensor:
     """The rival's loop, `N files -> (N, D)`."""
-    dataset = Usual(files, model.preprocess.image_size)
-    batches = DataLoader(dataset, batch_size=BATCH_SIZE, num_workers=NUM_WORKERS)
+    size = model.preprocess.image_size
+    resize = transforms.Resize((size, size), transforms.InterpolationMode.BICUBIC)
+    batches = DataLoader(Usual(files, resize), batch_size=BATCH_SIZE, num_workers=NUM_WORKERS)
     return torch.cat([model.model.encode_image(images) for images in batches])
 
 

@@ -11,7 +11,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
 
@@ -38,16 +38,16 @@ CPU = torch.device("cpu")
 
 
 class Usual(Dataset[Tensor]):
-    """The rival's dataset."""
+    """The rival's dataset.
 
-    def __init__(self, files: list[Path]):
+    Args:
+        resize: torchvision's transform to the size that the model sees.
+    """
+
+    def __init__(self, files: list[Path], resize: Callable[[Image.Image], Image.Image]):
         self.files = files
         self.transform = transforms.Compose(
-            [
-                transforms.RandomResizedCrop(IMAGE_SIZE),
-                transforms.ToTensor(),
-                transforms.Normalize(MEAN, STD),
-            ]
+            [resize, transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
         )
 
     def __len__(self) -> int:
@@ -59,9 +59,8 @@ class Usual(Dataset[Tensor]):
 
 def usual_batches(files: list[Path]) -> Iterable[Tensor]:
     """One epoch of the rival."""
-    return DataLoader(
-        Usual(files), batch_size=BATCH_SIZE, shuffle=True, num_workers=NUM_WORKERS, drop_last=True
-    )
+    dataset = Usual(files, transforms.RandomResizedCrop(IMAGE_SIZE))
+    return DataLoader(dataset, batch_size=BATCH_SIZE, shuffle=True, num_workers=NUM_WORKERS, drop_last=True)
 
 
 def our_batches(root: Path, cache: str, crop: str = "resized") -> Iterable[Tensor]:

@@ -2,7 +2,8 @@
 
     python -m benchmarks.sam_scorecard
 
-Needs the extra `bench`. Every cell is what happened when it was tried here; nothing is looked up.
+Needs the extra `bench`. Every cell is what happened when it was tried here; nothing is looked up. It is
+one file in spite of its length: each way is one function, and the table at the end is read beside them.
 """
 
 import importlib.metadata

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from miniclip.data.split import Split
+    from miniclip.deploy.export_folder import Exported
     from miniclip.deploy.onnx_files import Precision
     from miniclip.pretrained import MiniCLIP
 
@@ -88,26 +89,38 @@ def _onnx(model: "MiniCLIP", arguments: argparse.Namespace) -> str:
 def _open_clip(model: "MiniCLIP", arguments: argparse.Namespace) -> str:
     from miniclip.deploy.open_clip_export import export_open_clip
 
-    images, texts = _samples(model, arguments)
-    done = export_open_clip(model, arguments.out, images=images, texts=texts)
-    return (
-        f"open_clip's features differ from ours by at most {done.image_difference:.1e} (images) and "
-        f"{done.text_difference:.1e} (texts)\n"
-        f'Load it with open_clip.create_model_and_transforms("local-dir:{done.folder}") and '
-        f'open_clip.get_tokenizer("local-dir:{done.folder}")'
-    )
+    calls = "open_clip.create_model_and_transforms", "open_clip.get_tokenizer"
+    return _read_back(export_open_clip, "open_clip", calls, "local-dir:", model, arguments)
 
 
 def _transformers(model: "MiniCLIP", arguments: argparse.Namespace) -> str:
     from miniclip.deploy.transformers_export import export_transformers
 
+    calls = "AutoModel.from_pretrained", "AutoProcessor.from_pretrained"
+    return _read_back(export_transformers, "transformers", calls, "", model, arguments)
+
+
+def _read_back(
+    export: "Callable[..., Exported]",
+    library: str,
+    calls: tuple[str, str],
+    prefix: str,
+    model: "MiniCLIP",
+    arguments: argparse.Namespace,
+) -> str:
+    """Export for a library that reads the folder back; tell how near it comes and how it is loaded.
+
+    Args:
+        calls: of the library, which take the folder.
+        prefix: of the folder's name in them.
+    """
     images, texts = _samples(model, arguments)
-    done = export_transformers(model, arguments.out, images=images, texts=texts)
+    done = export(model, arguments.out, images=images, texts=texts)
+    load = " and ".join(f'{call}("{prefix}{done.folder}")' for call in calls)
     return (
-        f"transformers' features differ from ours by at most {done.image_difference:.1e} (images) and "
+        f"The features of {library} differ from ours by at most {done.image_difference:.1e} (images) and "
         f"{done.text_difference:.1e} (texts)\n"
-        f'Load it with AutoModel.from_pretrained("{done.folder}") and '
-        f'AutoProcessor.from_pretrained("{done.folder}")'
+        f"Load it with {load}"
     )
 
 

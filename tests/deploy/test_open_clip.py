@@ -122,7 +122,7 @@ def test_the_command_exports_a_saved_model(
     MiniCLIP(bundle_of(*TRANSFORMER, "projection=none")).save_pretrained(tmp_path / "saved")
     done = miniclip("export", tmp_path / "saved", "--format", "open_clip", "-o", tmp_path / "exported")
     assert done.returncode == 0, done.stderr
-    assert "open_clip's features differ from ours by at most" in done.stdout
+    assert "The features of open_clip differ from ours by at most" in done.stdout
     assert f"local-dir:{tmp_path / 'exported'}" in done.stdout
 
 
