@@ -187,6 +187,6 @@ def _images_of(folder: Path, image_size: int) -> "list[Image.Image]":
     names = find_images(folder) if folder.is_dir() else []
     if len(names) < 2:
         raise UserError(f"--images {folder} is no folder with two images or more.")
-    step = max(1, len(names) // NUM_SAMPLES)
-    paths = [folder / name for name in names[::step][:NUM_SAMPLES]]
+    count = min(NUM_SAMPLES, len(names))
+    paths = [folder / names[number * len(names) // count] for number in range(count)]
     return [decode_without_torch(read_content(path), str(path), decode_size=image_size) for path in paths]

@@ -39,6 +39,12 @@ def test_images_of_a_folder_are_taken_from_its_whole_breadth(
     assert [image.getpixel((0, 0))[0] for image in images] == list(range(0, 2 * NUM_SAMPLES, 2))  # type: ignore[index]
     assert len(texts) >= 2
 
+    for level in range(100, 2 * NUM_SAMPLES):
+        (tmp_path / f"{level:03}.png").unlink()
+    fewer, _ = _samples(model, Namespace(model=class_run.path, images=tmp_path, int8=True))
+    levels = [image.getpixel((0, 0))[0] for image in fewer]  # type: ignore[index]
+    assert len(levels) == NUM_SAMPLES and levels[0] == 0 and levels[-1] > 95
+
     for path in list(tmp_path.iterdir())[1:]:
         path.unlink()
     with pytest.raises(UserError, match="is no folder with two images"):
