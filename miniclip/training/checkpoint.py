@@ -40,8 +40,12 @@ def copy_checkpoint(source: Path, target: Path) -> None:
     replace(partial, target)
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
+def load_checkpoint(path: Path, *, mapped: bool = False) -> dict[str, Any]:
     """Read a checkpoint onto the CPU; nothing in the file is executed.
+
+    Args:
+        mapped: leave the tensors in the file, which each is read from when it is used; a file that is
+            changed meanwhile changes them.
 
     Raises:
         UserError: when it is missing, damaged, of another format, or holds anything but what a run writes.
@@ -52,7 +56,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
     try:
         _check_archive(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # a damaged file makes almost any of torch's reader
         # torch's own words advise to let the file execute code
         known = isinstance(error, UserError | OSError)
