@@ -29,7 +29,7 @@ MAY_KNOW_HYDRA = {"config", "commands", "cli"}
 LIGHT = {"cli", "errors", "files", "provenance", "renamed"}
 """What an answer to --help imports: no torch."""
 
-HEAVY = {"wandb", "transformers", "matplotlib"}
+HEAVY = {"wandb", "transformers", "matplotlib", "torchvision"}
 """Imported where they are used."""
 
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -3,7 +3,7 @@
 import os
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -84,8 +84,12 @@ def copy_checkpoint(source: Path, target: Path) -> None:
     replace(partial, target)
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
+def load_checkpoint(path: Path, *, unread: Collection[str] = ()) -> dict[str, Any]:
     """Read a checkpoint onto the CPU; nothing in the file is executed.
+
+    Args:
+        unread: parts that the caller does not use, which are not held against what was written. Where there
+            are any, all tensors stay in the file, from which each is read when it is used.
 
     Raises:
         CheckpointError: when it is missing, damaged, of another format, or holds anything but what a run
@@ -96,7 +100,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"The checkpoint {path} {problem}.")
 
     try:
-        content = _read(path)
+        content = _read(path, unread)
     except Exception as error:  # a damaged file makes almost any of torch's reader
         # torch's own words advise to let the file execute code
         known = isinstance(error, UserError | OSError)
@@ -117,20 +121,21 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read(path: Path) -> Any:
-    """What the file holds, once all of it was held against its digests, or the checksums of older files.
+def _read(path: Path, unread: Collection[str]) -> Any:
+    """What the file holds, once what is read was held against its digests, or the checksums of older files.
 
     Raises:
         UserError: when bytes are damaged.
     """
     _check_archive(path, tensors=False)
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=bool(unread))
 
     digests = content.pop(DIGESTS, None) if isinstance(content, dict) else None
     if digests is None:
         _check_archive(path, tensors=True)
     else:
-        check_digests(content, digests)
+        read = {name: part for name, part in content.items() if name not in unread}
+        check_digests(read, digests)
     return content
 
 
