@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from miniclip.commands.console import console, let_waiting_threads_sleep, with_new_names
 from miniclip.config.compose import HOME, prepare_hydra, refuse_unknown, what_is_wrong
 from miniclip.config.refusals import refuse_misspelled
-from miniclip.errors import UserError
+from miniclip.errors import UserError, without_secrets
 
 EXAMPLES = """\
   miniclip train optimizer=sam optimizer.rho=0.05
@@ -91,7 +91,7 @@ def _train() -> None:
     except (_Refused, UserError, HydraException, OmegaConfBaseException) as raised:
         error = raised.error if isinstance(raised, _Refused) else raised
         if os.environ.get(FULL_ERROR) == "1":
-            traceback.print_exc()
+            print(without_secrets(traceback.format_exc()), end="", file=sys.stderr)
         sys.exit(f"Error: {what_is_wrong(error, words)}")
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from miniclip.errors import UserError
+from miniclip.errors import UserError, without_secrets
 from miniclip.files import locked, replacing, write_json, write_text
 from miniclip.runs.environment import environment
 from miniclip.runs.run_files import RunFiles, check_links, read_state
@@ -115,7 +115,11 @@ class RunDirectory(RunFiles):
         """Record how the run stands, and when."""
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         process = {"host": platform.node(), "pid": os.getpid()}  # for people
-        write_json(self.status, {"status": status, "time": now, **process, **details})
+        told = {
+            name: without_secrets(value) if isinstance(value, str) else value
+            for name, value in details.items()
+        }
+        write_json(self.status, {"status": status, "time": now, **process, **told})
 
     def append_skipped(self, step: int, images: list[str]) -> None:
         """Record which images a step that was skipped had seen."""
