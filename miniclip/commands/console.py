@@ -4,6 +4,7 @@ import io
 import logging
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from miniclip.config.compose import what_is_wrong
+from miniclip.disk_errors import disk_error_behind, disk_errors_told
 from miniclip.errors import UserError, without_secrets
 from miniclip.renamed import renamed_words
 
@@ -32,6 +34,7 @@ def console() -> Iterator[None]:
     """
     sys.excepthook = _print_traceback
     logging.raiseExceptions = False  # a message that cannot be written is no reason for pages of others
+    tell_of_thread, threading.excepthook = threading.excepthook, _tell_of_thread
     sys.stdout = sys.stdout or _nowhere()
     sys.stderr = sys.stderr or _nowhere()
     for stream in (sys.stdout, sys.stderr):
@@ -43,6 +46,7 @@ def console() -> Iterator[None]:
     except BrokenPipeError:
         sys.exit(BROKEN_PIPE)
     finally:
+        threading.excepthook = tell_of_thread
         _flush()
 
 
@@ -54,7 +58,8 @@ def one_line_errors(words: Sequence[str]) -> Iterator[None]:
         words: all that was typed, by which a wrong one is explained.
     """
     try:
-        yield
+        with disk_errors_told():
+            yield
     except (UserError, HydraException, OmegaConfBaseException) as error:
         sys.exit(f"Error: {what_is_wrong(error, words)}")
     except KeyboardInterrupt:
@@ -86,6 +91,12 @@ def _print_traceback(kind: type[BaseException], error: BaseException, trace: Tra
 
 def _nowhere() -> io.TextIOWrapper:
     return io.TextIOWrapper(open(os.devnull, "wb"), encoding="utf-8")
+
+
+def _tell_of_thread(ended: threading.ExceptHookArgs) -> None:
+    """What ended a thread; the disk's errors are told by those who wait for its work."""
+    if ended.exc_value is None or disk_error_behind(ended.exc_value) is None:
+        threading.__excepthook__(ended)
 
 
 def _flush() -> None:
