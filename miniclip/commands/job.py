@@ -40,16 +40,17 @@ log = logging.getLogger(__name__)
 def run_job(cfg: DictConfig) -> float:
     """One run, or one of a sweep. Returns the best rsum, for sweepers to maximise."""
     settings = HydraConfig.get()
-    run = RunDirectory(Path(settings.runtime.output_dir))
+    place = Path(settings.runtime.output_dir)
     if settings.mode is RunMode.MULTIRUN:
-        return _job_of_sweep(cfg, run, Path(settings.sweep.dir), list(settings.overrides.task))
+        return _job_of_sweep(cfg, place, Path(settings.sweep.dir), list(settings.overrides.task))
 
+    run = RunDirectory(place)
     with run.lock():
         check_directory(cfg.trainer.resume, run)
         return _train(cfg, run)
 
 
-def _job_of_sweep(cfg: DictConfig, run: RunDirectory, folder: Path, overrides: list[str]) -> float:
+def _job_of_sweep(cfg: DictConfig, place: Path, folder: Path, overrides: list[str]) -> float:
     """Train unless that is done; what fails is told and leaves the other jobs running."""
     sweep = Sweep(folder)
     config: Any = OmegaConf.to_container(cfg, resolve=True)
@@ -59,18 +60,22 @@ def _job_of_sweep(cfg: DictConfig, run: RunDirectory, folder: Path, overrides: l
     before = sweep.job(key)
     if before is not None and before.is_completed:
         log.info("Done already: %s", before.path)
+        for damage in before.damages:
+            log.warning("%s", damage)
         return before.summary["best_rsum"]
     if before is not None and before.state.status == "running":
         log.warning("Another process is at it: %s", before.path)
         return math.nan
 
-    if sweep.is_of_another_job(run.path, key):  # the same number and name in an earlier launch
-        run = RunDirectory(run.path.with_name(f"{run.path.name}_{key[:8]}"))
+    if sweep.is_of_another_job(place, key):  # the same number and name in an earlier launch
+        place = place.with_name(f"{place.name}_{key[:8]}")
 
     try:
+        with disk_errors_told():
+            run = RunDirectory(place)
         with disk_errors_told(), run.lock(), _own_device(cfg, sweep) as device:
             resume = None if before is None else before.checkpoint
-            if before is None or resume is None or before.path != run.path:
+            if before is None or resume is None or before.path.resolve() != run.path.resolve():
                 run.clear()  # what an earlier try left
             run.write_job(key=key, overrides=overrides)
 

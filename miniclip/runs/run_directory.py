@@ -1,6 +1,7 @@
 """The run directory while it is written: the truth about a run, readable without MiniCLIP."""
 
 import json
+import logging
 import os
 import platform
 import shutil
@@ -16,7 +17,10 @@ import torch
 from miniclip.errors import UserError, without_secrets
 from miniclip.files import append, as_json, locked, overwrite, replacing, write_json, write_text
 from miniclip.runs.environment import environment
-from miniclip.runs.run_files import RunFiles, check_links, read_state
+from miniclip.runs.run_files import RunFiles, read_state
+from miniclip.runs.small_files import DamagedFile
+
+log = logging.getLogger(__name__)
 
 Status = Literal["running", "completed", "interrupted", "diverged", "failed"]
 
@@ -31,12 +35,12 @@ class RunDirectory(RunFiles):
         path: the run directory; it and its folders of checkpoints and figures are made.
 
     Raises:
-        UserError: when a link in the place of a file leads out of the directory.
+        DamagedFile: when something else lies in the place of a file, or a link that leads out.
     """
 
     def __init__(self, path: Path):
         super().__init__(path)
-        check_links(path)
+        self.check_places()
         for folder in (self.checkpoints, self.figures):
             folder.mkdir(parents=True, exist_ok=True)
 
@@ -96,8 +100,17 @@ class RunDirectory(RunFiles):
     def go_on_from(self, source: Path) -> None:
         """Be the same run in Weights & Biases as the run in another directory, if that never finished."""
         former = RunFiles(source)
-        if former.wandb_id.is_file() and not former.summary.exists() and source != self.path:
-            write_text(self.wandb_id, former.wandb_id.read_text(encoding="utf-8"))
+        former.check_links()
+        if former.summary.exists() or source == self.path:
+            return
+
+        try:
+            kept_id = former.read_wandb_id()
+        except DamagedFile as error:
+            log.warning("%s It is another run in Weights & Biases now.", error)
+            return
+        if kept_id is not None:
+            write_text(self.wandb_id, kept_id)
 
     def write_config(self, text: str) -> None:
         """Record the resolved config, as YAML."""
@@ -146,8 +159,11 @@ class RunDirectory(RunFiles):
 def _heir(folder: Path) -> Path | None:
     """The directory in which a run has trained on, or does so now; one that left no checkpoint is none."""
     try:
-        heir = (folder / RunFiles(folder).continued_in.read_text(encoding="utf-8").strip()).resolve()
-    except (OSError, ValueError):
+        path = RunFiles(folder).read_heir()
+        heir = None if path is None else path.resolve()
+    except (DamagedFile, OSError):
+        return None
+    if heir is None:
         return None
 
     has_trained = RunFiles(heir).last_checkpoint.is_file()
