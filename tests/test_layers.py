@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "miniclip"
 
 FLOORS = (
-    {"errors"},
+    {"errors", "stop_signals"},
     {"files", "provenance", "signature", "renamed"},
     {"distributed", "embedding_model", "preprocessing", "tokenizers", "optim"},
     {"losses", "data", "models"},
@@ -26,7 +26,7 @@ FLOORS = (
 
 MAY_KNOW_HYDRA = {"config", "commands", "cli"}
 
-LIGHT = {"cli", "errors", "files", "provenance", "renamed"}
+LIGHT = {"cli", "errors", "files", "provenance", "renamed", "stop_signals"}
 """What an answer to --help imports: no torch."""
 
 HEAVY = {"wandb", "transformers", "matplotlib"}
