@@ -5,8 +5,9 @@ import logging
 import os
 import platform
 import shutil
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +23,10 @@ from miniclip.runs.small_files import DamagedFile
 
 log = logging.getLogger(__name__)
 
-Status = Literal["running", "completed", "interrupted", "diverged", "failed"]
+Status = Literal["running", "completed", "interrupted", "diverged", "out_of_memory", "failed"]
+
+HEARTBEAT_SECONDS = 20.0
+"""How often a run shows that it is alive; see `RunDirectory.heartbeat`."""
 
 JOB_FORMAT = 2
 """Of `job.json`. Keys of format 1 were hashed from names that have changed since."""
@@ -40,6 +44,7 @@ class RunDirectory(RunFiles):
 
     def __init__(self, path: Path):
         super().__init__(path)
+        self._others_see_lock = True
         self.check_places()
         for folder in (self.checkpoints, self.figures):
             folder.mkdir(parents=True, exist_ok=True)
@@ -75,7 +80,30 @@ class RunDirectory(RunFiles):
         with locked(self.lock_file) as is_free:
             if not is_free:
                 raise UserError(f"Another process trains in {self.path}; give this run another folder.")
+
+            # a file system without locks gives it to everybody
+            with locked(self.lock_file, wait_seconds=0) as is_still_free:
+                self._others_see_lock = not is_still_free
             yield
+
+    @contextmanager
+    def heartbeat(self) -> Iterator[None]:
+        """Show inside the context that this process is alive: the time of its status is renewed.
+
+        A run on another machine, or on a file system without locks, is known by it.
+        """
+        is_over = threading.Event()
+
+        def beat() -> None:
+            while not is_over.wait(HEARTBEAT_SECONDS):
+                with suppress(OSError):  # the disk's trouble is told where something is to be kept
+                    os.utime(self.status)
+
+        threading.Thread(target=beat, name="heartbeat", daemon=True).start()
+        try:
+            yield
+        finally:
+            is_over.set()
 
     def claim(self, source: Path) -> bool:
         """Become the run that goes on with the one in `source`.
@@ -127,7 +155,9 @@ class RunDirectory(RunFiles):
     def write_status(self, status: Status, **details: Any) -> None:
         """Record how the run stands, and when."""
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        process = {"host": platform.node(), "pid": os.getpid()}  # for people
+        process: dict[str, Any] = {"host": platform.node(), "pid": os.getpid()}
+        if not self._others_see_lock:
+            process["lock"] = False
         told = {
             name: without_secrets(value) if isinstance(value, str) else value
             for name, value in details.items()

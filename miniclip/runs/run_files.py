@@ -1,8 +1,11 @@
 """The files of a run: their names, and how they are read. Nothing here creates or changes one."""
 
 import os
+import platform
 import re
+import time
 from collections.abc import Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +34,12 @@ JOB = "job.json"
 LOG = "train.log"
 STATUS = "status.json"
 SUMMARY = "summary.json"
+
+SILENT_SECONDS = 120.0
+"""So long after its last heartbeat a run whose lock cannot be seen is taken for killed.
+
+Six beats, for a network file system may show the time of a file a minute late.
+"""
 
 FILES = (
     CHECKPOINTS,
@@ -304,9 +313,9 @@ class State(NamedTuple):
     """How a run stands.
 
     Attributes:
-        status: of `status.json`; "killed" where no process holds the directory of a run that never ended,
-            and "unreadable" where that file is damaged.
-        reason: why it failed, else empty.
+        status: of `status.json`; "killed" where the process of a run that never ended is gone, and
+            "unreadable" where that file is damaged.
+        reason: why it ended so, else empty.
     """
 
     status: str
@@ -330,10 +339,31 @@ def read_state(folder: Path) -> State:
     except DamagedFile as error:
         return State(UNREADABLE, str(error))
 
-    # a process that is killed cannot say so, but the system takes its lock from it
     status = state.get("status", "running")  # without a file it has not come so far yet, or never will
-    is_killed = status == "running" and not is_held
-    return State("killed" if is_killed else status, state.get("reason", ""))
+    if status != "running" or is_held or _is_heard(run, state):
+        return State(status, state.get("reason", ""))
+
+    # a process that is killed cannot say so, but the system takes its lock from it
+    return State("killed", _last_heard(run, state))
+
+
+def _is_heard(run: RunFiles, state: dict[str, Any]) -> bool:
+    """Whether a run whose lock is not held here is alive by its heartbeat.
+
+    One of this machine whose lock holds is not: the lock would say so.
+    """
+    is_of_this_machine = state.get("host", platform.node()) == platform.node()
+    if is_of_this_machine and state.get("lock", True):
+        return False
+    return abs(time.time() - run.status.stat().st_mtime) < SILENT_SECONDS
+
+
+def _last_heard(run: RunFiles, state: dict[str, Any]) -> str:
+    """What is known of the end of a run that was killed."""
+    if "host" not in state:
+        return ""
+    last = datetime.fromtimestamp(run.status.stat().st_mtime, timezone.utc)
+    return f"process {state.get('pid')} on {state['host']} is gone, last heard {last:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def find_runs(folder: Path) -> list[Path]:

@@ -17,7 +17,6 @@ from miniclip.data.loader import Loader
 from miniclip.data.sampler import sequential_batches
 from miniclip.models.folded_batch_norm import with_folded_batch_norms
 from miniclip.models.frozen_towers import head_of
-from miniclip.training.interruption import ignore_in_worker
 from miniclip.training.progress import image_bar
 from miniclip.training.setup import TrainingSetup
 
@@ -131,7 +130,6 @@ class _Towers:
             sequential_batches(len(images), IMAGES_AT_ONCE.get(self.device.type, 64)),
             device=self.device,
             num_workers=self.num_workers,
-            worker_init=ignore_in_worker,
         )
         tower = self._image_tower(dataset.crop.image_size)
 

@@ -1,4 +1,4 @@
-"""Stopped at a random step and resumed, a run comes to what it would have come to: to the bit, in every variant."""
+"""Stopped at a random step and resumed, a run comes to what it would have come to, to the bit."""
 
 import random
 import shutil
