@@ -30,7 +30,7 @@ from miniclip.runs.sweep import Sweep
 from miniclip.training import Trainer, TrainingSetup
 from miniclip.training.guards import Diverged
 from miniclip.training.held_out import HeldOutResult, measure_test
-from miniclip.training.reproducibility import release_memory
+from miniclip.training.reproducibility import deterministic_algorithms, release_memory
 from miniclip.training.resuming import check_directory, go_on
 
 log = logging.getLogger(__name__)
@@ -93,7 +93,8 @@ def _train(cfg: DictConfig, run: RunDirectory) -> float:
     """Train and measure one run; whatever happens, its status is written."""
     run.write_status("running")
     try:
-        summary, measured = _train_and_measure(cfg, run)
+        with deterministic_algorithms(cfg.trainer.deterministic):
+            summary, measured = _train_and_measure(cfg, run)
     except (KeyboardInterrupt, SystemExit):  # submitit exits when Slurm's time is up
         run.write_status("interrupted")
         raise

@@ -14,7 +14,14 @@ from miniclip.runs.run_files import RunFiles
 IGNORED_ROOT_KEYS = ("name", "logger", "eval", "hydra")
 """Root keys that change nothing of what is trained."""
 
-IGNORED_KEYS = ("device", "resume", "num_workers", "cache_dir", "checkpoint_every_epochs")
+IGNORED_KEYS = (
+    "device",
+    "deterministic",
+    "resume",
+    "num_workers",
+    "cache_dir",
+    "checkpoint_every_epochs",
+)
 """Nor do these settings, wherever they are. A cache does: it shrinks images before they are cropped."""
 
 HELPER = "_"

@@ -42,6 +42,7 @@ FREE = (
     "trainer.checkpoint_every_epochs",
     "trainer.num_workers",
     "trainer.device",
+    "trainer.deterministic",
     "trainer.resume",
     "data.cache",
     "data.cache_dir",

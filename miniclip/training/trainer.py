@@ -10,6 +10,7 @@ from miniclip.training.device import find_device
 from miniclip.training.loop import FitResult, Loop
 from miniclip.training.plan import check_batches_fit
 from miniclip.training.progress import Progress, Stopwatch
+from miniclip.training.reproducibility import deterministic_algorithms
 from miniclip.training.resuming import AUTO
 from miniclip.training.setup import TrainingSetup
 from miniclip.training.tower_features import on_features
@@ -29,6 +30,9 @@ class Trainer:
         checkpoint_every_epochs: epochs between checkpoints that are kept; last and best always are.
         num_workers: processes that read images; 0 reads in the main process.
         device: "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1", ...
+        deterministic: take only operators that give the same bits each time, those of cuDNN and cuBLAS
+            among them, at some cost in speed. One that torch has in no such form is told by name and runs as
+            it is. On the CPU a run repeats itself to the bit without this. TF32 stays as it is.
         resume: null, the path of a checkpoint or run directory, or "auto": this run directory's last
             checkpoint, else that of the newest run beside it that is of the same settings and was
             interrupted or killed, else a fresh start. See `miniclip.training.changed_settings` for what may
@@ -50,6 +54,7 @@ class Trainer:
         checkpoint_every_epochs: int,
         num_workers: int,
         device: str,
+        deterministic: bool,
         resume: str | None,
     ):
         for setting, value, least in (
@@ -74,6 +79,7 @@ class Trainer:
         self.checkpoint_every_epochs = checkpoint_every_epochs
         self.num_workers = num_workers
         self.device = find_device(device)
+        self.deterministic = deterministic
         self.resume = resume
 
     def fit(
@@ -106,7 +112,8 @@ class Trainer:
             checkpointer.resume(checkpoint, must_be_same=self.resume == AUTO)
         clock.before = progress.total_seconds
 
-        # with the weights of the checkpoint
-        if setup.feature_folder is not None:
-            setup = on_features(setup, device=self.device, num_workers=self.num_workers)
-        return Loop(self, setup, run, logger, checkpointer, clock).run_to_end()
+        with deterministic_algorithms(self.deterministic):
+            # with the weights of the checkpoint
+            if setup.feature_folder is not None:
+                setup = on_features(setup, device=self.device, num_workers=self.num_workers)
+            return Loop(self, setup, run, logger, checkpointer, clock).run_to_end()

@@ -1,4 +1,4 @@
-"""Stopped at a random step and resumed, a run comes to what it would have come to: to the bit, in every variant."""
+"""Stopped anywhere and resumed, a run comes to what it would have come to: to the bit, in every variant."""
 
 import random
 import shutil
@@ -44,8 +44,8 @@ VARIANTS: dict[str, Sequence[str]] = {
     "grad_clip_norm": ["trainer.grad_clip_norm=0.1"],
     "dropout": ["encoder.text.dropout=0.2"],
     **{f"attention={name}": [f"encoder/text/attention={name}"] for name in ATTENTIONS},
-    "bag": ["encoder/text=bag", "~encoder.text.num_layers"],
-    **{f"crop={name}": [f"data.crop={name}"] for name in ("resized", "shifted", "eval")},
+    **{f"crop={name}": [f"data.crop={name}"] for name in ("resized", "shifted")},
+    "crop=eval": ["data.crop=eval", "data.flip=false"],
     "eval_crop=center": ["data.eval_crop=center", "data.flip=false"],
     **{f"cache={name}": [f"data.cache={name}", "data.crop=shifted"] for name in ("memory", "disk")},
     "workers": ["trainer.num_workers=2"],

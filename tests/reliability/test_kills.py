@@ -1,15 +1,12 @@
 """A run that is killed at any instants goes on as if nothing had happened."""
 
 import random
-import signal
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.reliability.kills import Death, die, random_kills, read_deaths
-from tests.reliability.trials import TINY, Trial, before_call, outcome, signal_self
+from tests.reliability.trials import TINY, Trial, outcome
 
 STEP = "miniclip.training.step:TrainingStep.__call__"
 STEPS_PER_EPOCH = 5
@@ -24,7 +21,7 @@ def finished(folder: Path, *settings: str) -> dict[str, Any]:
 
 
 def killed(folder: Path, *settings: str, seed: int) -> tuple[dict[str, Any], list[Death]]:
-    """What a run comes to that is killed at seeded instants, and goes on each time; and the kills that hit."""
+    """What a run comes to that is killed at seeded instants and goes on each time; the kills that hit."""
     told = folder.with_suffix(".json")
     kills = random_kills(random.Random(seed), KILLS_IN_A_ROW)
     trial = Trial(
