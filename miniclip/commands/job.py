@@ -17,7 +17,8 @@ from miniclip.config.compose import short_overrides
 from miniclip.config.instantiate import make
 from miniclip.data import ImageTextDataset
 from miniclip.data.eval_preprocessing import EvalPreprocessing
-from miniclip.errors import UserError, counted
+from miniclip.disk_errors import DiskError, disk_errors_told
+from miniclip.errors import UserError, as_override, counted
 from miniclip.evaluation import Result, TaskContext, flat_numbers
 from miniclip.figures import draw_curves, draw_retrieval
 from miniclip.metrics import Features, recall_table, retrieval_ranks
@@ -67,7 +68,7 @@ def _job_of_sweep(cfg: DictConfig, run: RunDirectory, folder: Path, overrides: l
         run = RunDirectory(run.path.with_name(f"{run.path.name}_{key[:8]}"))
 
     try:
-        with run.lock(), _own_device(cfg, sweep) as device:
+        with disk_errors_told(), run.lock(), _own_device(cfg, sweep) as device:
             resume = None if before is None else before.checkpoint
             if before is None or resume is None or before.path != run.path:
                 run.clear()  # what an earlier try left
@@ -93,11 +94,15 @@ def _train(cfg: DictConfig, run: RunDirectory) -> float:
     """Train and measure one run; whatever happens, its status is written."""
     run.write_status("running")
     try:
-        with deterministic_algorithms(cfg.trainer.deterministic):
+        with deterministic_algorithms(cfg.trainer.deterministic), disk_errors_told():
             summary, measured = _train_and_measure(cfg, run)
     except (KeyboardInterrupt, SystemExit):  # submitit exits when Slurm's time is up
-        run.write_status("interrupted")
+        _write_last_status(run, "interrupted")
         raise
+    except DiskError as error:
+        # with room on the disk it would not fail again
+        _write_last_status(run, "interrupted" if error.takes_no_more else "failed", reason=str(error))
+        raise DiskError(error.cause, _way_on(run, error)) from error
     except BaseException as error:
         cause = _root(error)
         if _is_out_of_memory(cause):
@@ -105,11 +110,11 @@ def _train(cfg: DictConfig, run: RunDirectory) -> float:
                 f"Out of memory: {str(cause).splitlines()[0]}. Lower trainer.batch_size, for which "
                 "trainer.accumulate_steps makes up in part, image_size, or the widths of the model."
             )
-            run.write_status("failed", reason=str(told))
+            _write_last_status(run, "failed", reason=str(told))
             raise told from error
 
         status: Status = "diverged" if isinstance(cause, Diverged) else "failed"
-        run.write_status(status, reason=f"{type(cause).__name__}: {cause}")
+        _write_last_status(run, status, reason=f"{type(cause).__name__}: {cause}")
         raise
 
     run.write_status("completed")
@@ -117,6 +122,22 @@ def _train(cfg: DictConfig, run: RunDirectory) -> float:
     for task, result in measured.items():
         log.info("%s\n%s", task, "\n".join(f"  {line}" for line in result.lines))
     return summary["best_rsum"]
+
+
+def _write_last_status(run: RunDirectory, status: Status, **details: str) -> None:
+    """Record how a run has ended that did not complete; if that fails, what ended it is still told."""
+    try:
+        run.write_status(status, **details)
+    except OSError as error:
+        log.debug("%s: %s", run.status, error)
+
+
+def _way_on(run: RunDirectory, error: DiskError) -> str:
+    """How to go on with a run whose disk takes no more, or where else to begin it."""
+    if run.last_checkpoint.is_file():
+        return f"Then go on with: {as_override('trainer.resume', str(run.path))}"
+    is_of_run = run.path.is_dir() and str(error.cause.filename).startswith(str(run.path))
+    return "Where a run is written: hydra.run.dir=FOLDER" if is_of_run else ""
 
 
 def _train_and_measure(cfg: DictConfig, run: RunDirectory) -> tuple[dict[str, Any], dict[str, Result]]:

@@ -22,7 +22,8 @@ from omegaconf.errors import OmegaConfBaseException
 from miniclip.commands.console import console, let_waiting_threads_sleep, with_new_names
 from miniclip.config.compose import HOME, prepare_hydra, refuse_unknown, what_is_wrong
 from miniclip.config.refusals import refuse_misspelled
-from miniclip.errors import UserError
+from miniclip.disk_errors import disk_errors_told
+from miniclip.errors import UserError, without_secrets
 
 EXAMPLES = """\
   miniclip train optimizer=sam optimizer.rho=0.05
@@ -32,6 +33,11 @@ EXAMPLES = """\
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 """Variable of the environment: 1 shows tracebacks."""
+
+ELSEWHERE = "Where a run is written: hydra.run.dir=FOLDER"
+"""Advice where the run directory cannot be written."""
+
+OF_HYDRA = "A file in the run directory's .hydra"
 
 FLAGS_OF_HYDRA = (
     "--help",
@@ -84,14 +90,14 @@ def _train() -> None:
         _refuse_flags(sys.argv[1:])
         refuse_misspelled(words)
         prepare_hydra()
-        with _past_hydras_printer():
+        with _past_hydras_printer(), disk_errors_told(ELSEWHERE, unnamed=OF_HYDRA):
             hydra.main(config_path=str(HOME / "conf"), config_name="config", version_base="1.3")(_job)()
     except KeyboardInterrupt as interruption:
         sys.exit(128 + getattr(interruption, "signum", 2))
     except (_Refused, UserError, HydraException, OmegaConfBaseException) as raised:
         error = raised.error if isinstance(raised, _Refused) else raised
         if os.environ.get(FULL_ERROR) == "1":
-            traceback.print_exc()
+            print(without_secrets(traceback.format_exc()), end="", file=sys.stderr)
         sys.exit(f"Error: {what_is_wrong(error, words)}")
 
 
@@ -149,7 +155,8 @@ def _job(cfg: DictConfig) -> float:
         # brings torch, for which a misspelt setting need not wait
         from miniclip.commands.job import run_job
 
-        return run_job(cfg)
+        with disk_errors_told(ELSEWHERE):  # also of what is written before the training
+            return run_job(cfg)
     except UserError as error:
         if settings.mode is RunMode.RUN:
             raise _Refused(error) from error

@@ -21,6 +21,12 @@ IGNORED_KEYS = (
     "num_workers",
     "cache_dir",
     "checkpoint_every_epochs",
+    "checkpoint_every_steps",
+    "checkpoint_every_minutes",
+    "save_in_background",
+    "keep_last",
+    "keep_best",
+    "on_save_error",
 )
 """Nor do these settings, wherever they are. A cache does: it shrinks images before they are cropped."""
 

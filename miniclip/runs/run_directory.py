@@ -13,8 +13,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from miniclip.errors import UserError
-from miniclip.files import locked, replacing, write_json, write_text
+from miniclip.errors import UserError, without_secrets
+from miniclip.files import append, as_json, locked, overwrite, replacing, write_json, write_text
 from miniclip.runs.environment import environment
 from miniclip.runs.run_files import RunFiles, check_links, read_state
 
@@ -115,12 +115,22 @@ class RunDirectory(RunFiles):
         """Record how the run stands, and when."""
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         process = {"host": platform.node(), "pid": os.getpid()}  # for people
-        write_json(self.status, {"status": status, "time": now, **process, **details})
+        told = {
+            name: without_secrets(value) if isinstance(value, str) else value
+            for name, value in details.items()
+        }
+        text = as_json({"status": status, "time": now, **process, **told})
+        try:
+            write_text(self.status, text)
+        except OSError:
+            # a full disk has no room for a second file
+            if not self.status.is_file():
+                raise
+            overwrite(self.status, text)
 
     def append_skipped(self, step: int, images: list[str]) -> None:
         """Record which images a step that was skipped had seen."""
-        with open(self.skipped_batches, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, "images": images}, ensure_ascii=False) + "\n")
+        append(self.skipped_batches, json.dumps({"step": step, "images": images}, ensure_ascii=False))
 
     def write_ranks(self, *, of_test: bool = False, **ranks: torch.Tensor) -> None:
         """Record where each image and caption stood, as named NumPy arrays."""

@@ -15,7 +15,7 @@ import torch
 log = logging.getLogger(__name__)
 
 CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
-"""Variable of the environment, which cuBLAS reads once: with workspaces of fixed sizes it repeats its sums."""
+"""Environment variable that cuBLAS reads once; with workspaces of fixed sizes it repeats its sums."""
 
 NOT_DETERMINISTIC = " does not have a deterministic implementation"
 """What torch's warning of an operator says after its name."""

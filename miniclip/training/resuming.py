@@ -9,13 +9,17 @@ from typing import Any
 from miniclip.errors import SettingError, UserError
 from miniclip.runs import RunDirectory, RunFiles, read_state
 from miniclip.training.changed_settings import changed_settings
-from miniclip.training.checkpoint import load_checkpoint
+from miniclip.training.checkpoint import CheckpointError, load_checkpoint
+from miniclip.training.kept_checkpoints import checkpoints_in
 from miniclip.training.progress import Progress
 
 log = logging.getLogger(__name__)
 
 AUTO = "auto"
 """The value of `trainer.resume` that looks for an interrupted run by itself."""
+
+LAST = "last.pt"
+"""The checkpoint in whose place another is taken: whoever names one of the others means that one."""
 
 
 def check_directory(resume: str | None, run: RunDirectory) -> None:
@@ -70,7 +74,7 @@ def find_checkpoint(resume: str | None, run: RunDirectory, config: dict[str, Any
 
 def _interrupted_run(run: RunDirectory, config: dict[str, Any]) -> Path | None:
     """The last checkpoint of this run directory, else of the newest fitting one beside it."""
-    if run.last_checkpoint.is_file():
+    if checkpoints_in(run.checkpoints):  # the last may be missing: see `load_sound`
         return run.last_checkpoint
 
     num_others = 0
@@ -134,9 +138,53 @@ def _record(line: str) -> dict[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
+def load_sound(path: Path) -> tuple[Path, dict[str, Any]]:
+    """A checkpoint; in place of a damaged or missing last one the newest sound one beside it.
+
+    Returns:
+        its path and its content.
+
+    Raises:
+        CheckpointError: when there is none.
+    """
+    try:
+        return path, load_checkpoint(path)
+    except CheckpointError as error:
+        found = _newest_sound(path.parent) if path.name == LAST else None
+        if found is None:
+            raise
+
+        log.warning(
+            "%s Going on from the newest sound checkpoint beside it, %s, of step %d.",
+            error,
+            found[0],
+            found[1]["progress"]["step"],
+        )
+        return found
+
+
+def _newest_sound(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The checkpoint of a folder that has come furthest, of those that are whole."""
+    newest, furthest = None, (-1, -1)
+    for path in checkpoints_in(folder):
+        try:
+            content = load_checkpoint(path)
+        except CheckpointError:
+            continue
+        # the same step was saved before its validation and after it
+        come = content["progress"]["step"], content["progress"]["validations"]
+        if come > furthest:
+            newest, furthest = (path, content), come
+    return newest
+
+
 def is_checkpoint_of(path: Path, best: dict[str, Any]) -> bool:
-    """Whether a file holds the weights that a validation record was measured with."""
-    progress = load_checkpoint(path)["progress"]
+    """Whether a file holds, undamaged, the weights that a validation record was measured with."""
+    try:
+        progress = load_checkpoint(path)["progress"]
+    except CheckpointError as error:
+        log.warning("%s", error)
+        return False
     kept = progress["best"]
     if kept is None or progress["step"] != best["step"]:
         return False

@@ -17,7 +17,7 @@ from miniclip.config.compose import compose
 from miniclip.config.restore import restore
 from miniclip.errors import SettingError, UserError
 from miniclip.runs import RunDirectory
-from miniclip.training import TrainingStep, checkpointer, validation
+from miniclip.training import TrainingStep, checkpointer, kept_checkpoints, validation
 from miniclip.training.checkpoint import load_checkpoint, save_checkpoint
 from miniclip.training.interruption import Interrupted
 from miniclip.training.resuming import check_directory, find_checkpoint
@@ -126,7 +126,7 @@ INSTANTS = [
     *(("step", number, how) for number in range(1, 7) for how in ("signal", "killed")),
     *(("encode", number, how) for number in (1, 2) for how in ("signal", "killed")),
     *(("save_checkpoint", number, "killed") for number in (1, 2)),
-    *(("copy_checkpoint", number, "killed") for number in (1, 2)),
+    *(("copy_checkpoint", number, "killed") for number in (1, 2, 3)),
 ]
 
 
@@ -140,7 +140,11 @@ def test_from_every_instant_a_resumed_run_equals_the_uninterrupted_one(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    modules: dict[str, Any] = {"step": TrainingStep, "encode": validation}
+    modules: dict[str, Any] = {
+        "step": TrainingStep,
+        "encode": validation,
+        "copy_checkpoint": kept_checkpoints,
+    }
     target = modules.get(where, checkpointer)
     stop_at(monkeypatch, target, "__call__" if where == "step" else where, number, how=how)
     with pytest.raises(Interrupted if how == "signal" else Killed):
