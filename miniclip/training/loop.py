@@ -147,7 +147,7 @@ class Loop:
         summary = summary_of(whole, progress, seconds=self.clock.seconds, device=trainer.device)
         self.run.write_summary(summary)
         self.checkpointer.load_best()
-        self.checkpointer.tidy()
+        self.checkpointer.keep_finished()
         return FitResult(summary, self.validation.encode())
 
     def _train(self) -> None:

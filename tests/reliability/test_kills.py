@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.reliability.kills import Death, die, random_kills, read_deaths
 from tests.reliability.trials import TINY, Trial, outcome
 
