@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import platformdirs
 import pytest
+import torch
 from omegaconf import DictConfig
 from PIL import Image
 
@@ -22,6 +23,7 @@ from miniclip.config.build import build
 from miniclip.config.compose import compose
 from miniclip.runs import RunDirectory, RunFacts
 from miniclip.training import TrainingStep
+from miniclip.training.digests import DIGESTS
 from miniclip.training.resuming import go_on
 from tests.in_process import Answer, miniclip_in_process
 
@@ -113,6 +115,13 @@ def fit_config(folder: Path, cfg: DictConfig) -> RunDirectory:
     summary, _ = trainer.fit(experiment, run, logger, checkpoint=checkpoint)
     logger.finish(failed=False, summary=summary, figures={})
     return run
+
+
+def parts_of(checkpoint: Path) -> dict[str, Any]:
+    """The parts of a checkpoint without their digests: changed and written anew, they are well-formed."""
+    content = torch.load(checkpoint, weights_only=True)
+    del content[DIGESTS]
+    return content
 
 
 def interrupt_at_step(monkeypatch: pytest.MonkeyPatch, *, step: int) -> None:

@@ -5,15 +5,17 @@ import logging
 import os
 import sys
 import threading
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import TracebackType
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from miniclip.config.compose import what_is_wrong
 from miniclip.disk_errors import disk_error_behind, disk_errors_told
-from miniclip.errors import UserError
+from miniclip.errors import UserError, without_secrets
 from miniclip.renamed import renamed_words
 
 BROKEN_PIPE = 128 + 13
@@ -30,6 +32,7 @@ def console() -> Iterator[None]:
     What it cannot show is escaped; a stream that was closed takes everything and keeps nothing; a reader
     that has gone (`| head -1`) ends a command in silence, but not a training.
     """
+    sys.excepthook = _print_traceback
     logging.raiseExceptions = False  # a message that cannot be written is no reason for pages of others
     tell_of_thread, threading.excepthook = threading.excepthook, _tell_of_thread
     sys.stdout = sys.stdout or _nowhere()
@@ -78,6 +81,12 @@ def let_waiting_threads_sleep() -> None:
     Threads of libgomp, which torch brings on Linux, wait in a loop. After this many turns they sleep.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+
+
+def _print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print a traceback as Python does, without passwords and the environment's keys."""
+    lines = traceback.format_exception(kind, error, trace)
+    print(without_secrets("".join(lines)), end="", file=sys.stderr)
 
 
 def _nowhere() -> io.TextIOWrapper:

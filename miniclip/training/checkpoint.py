@@ -3,30 +3,75 @@
 import os
 import shutil
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from miniclip.errors import UserError, counted
 from miniclip.files import flatten, partial_path, replace, replacing
 from miniclip.renamed import renamed_config
 from miniclip.training.contents import check_contents, check_progress
+from miniclip.training.digests import DIGESTS, check_digests, digests_of
 
 FORMAT = 2
 """What is written. Format 1 counted positions in batches; it is read as well."""
 
+TENSORS = "/data/"
+"""What lies between an archive's own name and the number of a tensor's memory."""
+
+READ_AT_ONCE = 2**20
+
+
+class CheckpointError(UserError):
+    """A file is no checkpoint to go on with: it is missing, damaged, or holds anything else."""
+
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write `content` to `path`, replacing it in one step: a reader sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write `content` to `path`, replacing it in one step: a reader sees the old file or the new one.
+
+    Raises:
+        OSError: when the system does not write it; no part of it is left.
+    """
+    parts = {"format": FORMAT, **content}
+    whole = {**parts, DIGESTS: digests_of(parts)}
     with replacing(path, "wb") as file:
-        torch.save({"format": FORMAT, **content}, file)
+        output = _Output(file)
+        torch.save(whole, output)  # type: ignore[arg-type]  # all that torch calls is there
+        output.check()
         file.flush()
         os.fsync(file.fileno())
+
+
+class _Output:
+    """A file as torch writes to it, which keeps the system's reason why it cannot be written.
+
+    torch goes on after an error, and tells of a position in its place.
+    """
+
+    def __init__(self, file: IO[bytes]):
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes | memoryview) -> int:
+        if self.error is None:
+            try:
+                self.file.write(data)
+            except OSError as error:
+                self.error = error
+        return memoryview(data).nbytes
+
+    def flush(self) -> None:
+        """Nothing: what `check` tells would be lost."""
+
+    def check(self) -> None:
+        """Raise what went wrong, if anything did."""
+        if self.error is not None:
+            raise self.error
 
 
 def copy_checkpoint(source: Path, target: Path) -> None:
@@ -38,29 +83,50 @@ def copy_checkpoint(source: Path, target: Path) -> None:
     except OSError:
         shutil.copyfile(source, partial)
     replace(partial, target)
+    partial.unlink(missing_ok=True)  # two names of one file are not replaced by each other
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU; nothing in the file is executed.
+def save_weights(path: Path, weights: Mapping[str, Tensor], facts: Mapping[str, object]) -> None:
+    """Write a state dict as safetensors, which any library reads, with facts about it as text.
 
     Raises:
-        UserError: when it is missing, damaged, of another format, or holds anything but what a run writes.
+        OSError: when the system does not write it; no part of it is left.
+    """
+    # safetensors takes no tensor that lies in another order, or shares memory with a second one
+    tensors = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in weights.items()
+    }
+    metadata = {name: str(fact) for name, fact in facts.items()}
+    with replacing(path, "wb") as file:
+        file.write(safetensors.torch.save(tensors, metadata))
+
+
+def load_checkpoint(path: Path, *, unread: Collection[str] = ()) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU; nothing in the file is executed.
+
+    Args:
+        unread: parts that the caller does not use, which are not held against what was written. Where there
+            are any, all tensors stay in the file, from which each is read when it is used.
+
+    Raises:
+        CheckpointError: when it is missing, damaged, of another format, or holds anything but what a run
+            writes.
     """
     if not path.is_file():
         problem = "is no file" if path.exists() else "does not exist"
-        raise UserError(f"The checkpoint {path} {problem}.")
+        raise CheckpointError(f"The checkpoint {path} {problem}.")
 
     try:
-        _check_archive(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = _read(path, unread)
     except Exception as error:  # a damaged file makes almost any of torch's reader
         # torch's own words advise to let the file execute code
         known = isinstance(error, UserError | OSError)
         reason = error if known else "it cannot be read as plain tensors and data"
-        raise UserError(f"The checkpoint {path} is damaged or no checkpoint ({reason}).") from None
+        raise CheckpointError(f"The checkpoint {path} is damaged or no checkpoint ({reason}).") from None
 
     if not isinstance(content, dict) or content.get("format") not in (1, FORMAT):
-        raise UserError(f"The file {path} is not a MiniCLIP checkpoint of format {FORMAT}.")
+        raise CheckpointError(f"The file {path} is not a MiniCLIP checkpoint of format {FORMAT}.")
 
     try:
         check_contents(content)
@@ -69,7 +135,34 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         check_progress(content["progress"])
     except (UserError, LookupError, TypeError) as error:
         reason = error if isinstance(error, UserError) else f"its progress is that of no run ({error!r})"
-        raise UserError(f"The checkpoint {path} is refused: {reason}.") from None
+        raise CheckpointError(f"The checkpoint {path} is refused: {reason}.") from None
+    return content
+
+
+def sound_beside(path: Path) -> str:
+    """Where to find another checkpoint than a damaged one, as the end of a sentence; empty if nowhere."""
+    steps: list[str] = []
+    for other in sorted(set(path.parent.glob("*.pt")) - {path}):
+        with suppress(CheckpointError):
+            steps.append(f"{other.name} (step {load_checkpoint(other)['progress']['step']})")
+    return f" Sound ones beside it: {', '.join(steps)}." if steps else ""
+
+
+def _read(path: Path, unread: Collection[str]) -> Any:
+    """What the file holds, once what is read was held against its digests, or the checksums of older files.
+
+    Raises:
+        UserError: when bytes are damaged.
+    """
+    _check_archive(path, tensors=False)
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=bool(unread))
+
+    digests = content.pop(DIGESTS, None) if isinstance(content, dict) else None
+    if digests is None:
+        _check_archive(path, tensors=True)
+    else:
+        read = {name: part for name, part in content.items() if name not in unread}
+        check_digests(read, digests)
     return content
 
 
@@ -103,8 +196,11 @@ def fitting(path: Path) -> Iterator[None]:
         raise UserError(f"The checkpoint {path} does not fit this run ({reason}).") from error
 
 
-def _check_archive(path: Path) -> None:
+def _check_archive(path: Path, *, tensors: bool) -> None:
     """Hold the archive that torch writes against its checksums, which torch does not look at.
+
+    Args:
+        tensors: whether to read the tensors, too, which are nearly all of it.
 
     Raises:
         UserError: when bytes are damaged, or its content would take more memory than the file.
@@ -117,9 +213,19 @@ def _check_archive(path: Path) -> None:
         is_packed = any(member.compress_type != zipfile.ZIP_STORED for member in members)
         if is_packed or sum(member.file_size for member in members) > path.stat().st_size:
             raise UserError("it holds more than its size says")
-        damaged = archive.testzip()
-    if damaged is not None:
-        raise UserError("its bytes are not those that were written: a checksum differs")
+
+        for member in members:
+            if tensors or TENSORS not in member.filename:
+                _check_member(archive, member)
+
+
+def _check_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+    try:
+        with archive.open(member) as file:
+            while file.read(READ_AT_ONCE):
+                pass
+    except zipfile.BadZipFile:
+        raise UserError("its bytes are not those that were written: a checksum differs") from None
 
 
 def load_model(model: nn.Module, checkpoint: dict[str, Any], config: dict[str, Any]) -> None:

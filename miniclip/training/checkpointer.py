@@ -1,7 +1,10 @@
 """Checkpoints of a run: which parts they hold, which of them are kept, and how a run goes on from one."""
 
 import logging
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,10 +24,13 @@ from miniclip.training.checkpoint import (
     load_checkpoint,
     load_model,
     save_checkpoint,
+    save_weights,
 )
-from miniclip.training.progress import Progress
+from miniclip.training.kept_checkpoints import KeptCheckpoints
+from miniclip.training.progress import Progress, Stopwatch
 from miniclip.training.reproducibility import RandomState
-from miniclip.training.resuming import carry_on_metrics, carry_on_skipped, is_checkpoint_of
+from miniclip.training.resuming import carry_on_metrics, carry_on_skipped, is_checkpoint_of, load_sound
+from miniclip.training.saver import SaveFailed, Saver, snapshot
 from miniclip.training.setup import TrainingSetup
 
 log = logging.getLogger(__name__)
@@ -52,7 +58,18 @@ class OptimizerState:
         self.optimizer = optimizer
 
     def state_dict(self) -> dict[str, Any]:
-        return self.optimizer.state_dict()
+        """The moments, and the settings as they were made.
+
+        The schedule sets each learning rate anew before a step: what it was in the last one, a run that has
+        been resumed and took none yet does not know, and both are to write the same.
+        """
+        state = self.optimizer.state_dict()
+        groups: list[dict[str, Any]] = []
+        for group in state["param_groups"]:
+            as_made = {name: value for name, value in group.items() if name != "initial_lr"}
+            as_made["lr"] = group.get("initial_lr", group["lr"])
+            groups.append(as_made)
+        return {**state, "param_groups": groups}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over the moments.
@@ -128,44 +145,108 @@ def stateful_parts(setup: TrainingSetup, run: RunDirectory, progress: Progress) 
     }
 
 
+@dataclass(frozen=True)
+class SaveSettings:
+    """When checkpoints are written, and which are kept; see `Trainer`."""
+
+    every_epochs: int
+    every_steps: int | None
+    every_minutes: float | None
+    in_background: bool
+    keep_last: int
+    keep_best: int
+    on_error: str
+
+
 class Checkpointer:
-    """Saves and loads the parts of a run; keeps the last and the best checkpoint, and some epochs'.
+    """Saves and loads the parts of a run; keeps the last and the best checkpoint, and some others.
 
     Args:
         setup: what is trained.
         run: where the checkpoints lie.
         progress: of the run.
-        every_epochs: epochs between checkpoints that are kept under a name of their own.
+        settings: when checkpoints are written, and which are kept.
     """
 
-    def __init__(self, setup: TrainingSetup, run: RunDirectory, progress: Progress, *, every_epochs: int):
+    def __init__(self, setup: TrainingSetup, run: RunDirectory, progress: Progress, settings: SaveSettings):
         self.setup = setup
         self.run = run
         self.progress = progress
-        self.every_epochs = every_epochs
+        self.settings = settings
         self.parts = stateful_parts(setup, run, progress)
         self.data = {
             "train": setup.train_set.split.fingerprint(),
             "val": setup.val_set.split.fingerprint(),
         }
+        self.kept = KeptCheckpoints(run, keep_last=settings.keep_last, keep_best=settings.keep_best)
+        self.saver = Saver(run, in_background=settings.in_background, on_error=settings.on_error)
+        self._since_save = Stopwatch()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether a checkpoint is to be saved after this step, though no epoch ends with it."""
+        settings = self.settings
+        by_steps = settings.every_steps is not None and self.progress.step % settings.every_steps == 0
+        seconds = math.inf if settings.every_minutes is None else 60 * settings.every_minutes
+        return by_steps or self._since_save.seconds >= seconds
 
     def save(self) -> None:
-        """Write the last checkpoint: the state of every part, and what describes the run."""
+        """Write the last checkpoint: the state of every part, and what describes the run.
+
+        Raises:
+            SaveFailed: when the system refuses it, or the one before, and `settings.on_error` says so.
+        """
+        self.saver.wait()  # so that there are no two snapshots
         content: dict[str, Any] = {name: part.state_dict() for name, part in self.parts.items()}
         content |= {"config": self.setup.config, "data": self.data}
         if self.setup.signature is not None:
             content["signature"] = self.setup.signature
-        save_checkpoint(self.run.last_checkpoint, content)
+        if self.settings.in_background:
+            content = snapshot(content)
 
-    def keep(self, *, is_best: bool) -> None:
-        """Give the last checkpoint the other names that it deserves: best.pt, epoch_0010.pt."""
-        last, progress = self.run.last_checkpoint, self.progress
-        if is_best:
-            copy_checkpoint(last, self.run.best_checkpoint)
+        self._since_save = Stopwatch()
+        self.saver.start(self.run.last_checkpoint, partial(self._write, content, self.progress.step))
 
-        at_end_of_epoch = progress.position == 0 and progress.epoch > 0
-        if at_end_of_epoch and progress.epoch % self.every_epochs == 0:
-            copy_checkpoint(last, self.run.checkpoint(f"epoch_{progress.epoch:04d}"))
+    def keep(self, *, is_best: bool, was_validated: bool = True) -> bool:
+        """Give the last checkpoint the other names that it deserves: best.pt, epoch_0010.pt.
+
+        Returns:
+            whether it has them: a save that failed is no candidate.
+
+        Raises:
+            SaveFailed: see `save`.
+        """
+        for path, give_name in self._names(is_best=is_best, was_validated=was_validated):
+            self.saver.wait()
+            if self.saver.failure is not None:
+                return False
+            self.saver.run_now(path, give_name)
+        return self.saver.failure is None
+
+    def wait(self) -> None:
+        """Return when nothing is being saved any more; see `save`."""
+        self.saver.wait()
+
+    @property
+    def failure(self) -> SaveFailed | None:
+        """Why the newest save is not whole; None if it is."""
+        return self.saver.failure
+
+    def keep_finished(self) -> None:
+        """Write the weights of the best checkpoint as safetensors; keep what a finished run needs.
+
+        The model has these weights: see `load_best`.
+
+        Raises:
+            SaveFailed: when the system refuses it, whatever `settings.on_error` says.
+        """
+        best = self.progress.best or {}
+        facts = {name: best[name] for name in ("step", "epoch", "val/rsum", "protocol")}
+        path = self.kept.best_weights
+        self.saver.run_now(path, partial(save_weights, path, self.setup.model.state_dict(), facts))
+        if self.saver.failure is not None:
+            raise self.saver.failure
+        self.kept.remove_former()
 
     def resume(self, path: Path, *, must_be_same: bool) -> None:
         """Go on where a checkpoint stands.
@@ -176,19 +257,41 @@ class Checkpointer:
         Raises:
             UserError: when its weights, settings or data are of another run.
         """
+        path, checkpoint = load_sound(path)
         with fitting(path):
-            checkpoint = load_checkpoint(path)
             check_architecture(self.setup.model, checkpoint, self.setup.config)
             self._compare(checkpoint, path, must_be_same=must_be_same)
             self._load(checkpoint, path)
             log.info("Resumed from %s at step %d.", path, self.progress.step)
             self._find_best(path)
+            if path.resolve() == self.run.last_checkpoint.resolve():
+                self.kept.sound_step = self.progress.step
             carry_on_metrics(path.parent.parent, self.run, self.progress)
             carry_on_skipped(path.parent.parent, self.run, self.progress)
 
     def load_best(self) -> None:
         """Give the model the weights of the best checkpoint."""
         load_model(self.setup.model, load_checkpoint(self.run.best_checkpoint), self.setup.config)
+
+    def _names(self, *, is_best: bool, was_validated: bool) -> list[tuple[Path, Callable[[], None]]]:
+        """Which names the last checkpoint deserves, and how it gets them."""
+        run, kept, progress = self.run, self.kept, self.progress
+        names: list[tuple[Path, Callable[[], None]]] = []
+        if is_best:
+            names.append((run.best_checkpoint, kept.add_best))
+        if was_validated and self.settings.keep_best > 1:
+            names.append((run.best_checkpoint, partial(kept.add_validated, progress.step)))
+
+        at_end_of_epoch = progress.position == 0 and progress.epoch > 0
+        if at_end_of_epoch and progress.epoch % self.settings.every_epochs == 0:
+            path = run.checkpoint(f"epoch_{progress.epoch:04d}")
+            names.append((path, partial(copy_checkpoint, run.last_checkpoint, path)))
+        return names
+
+    def _write(self, content: dict[str, Any], step: int) -> None:
+        self.kept.before_replacing_last()
+        save_checkpoint(self.run.last_checkpoint, content)
+        self.kept.after_replacing_last(step)
 
     def _load(self, checkpoint: dict[str, Any], path: Path) -> None:
         for name, part in self.parts.items():
@@ -223,7 +326,12 @@ class Checkpointer:
         if progress.best is None:
             return
 
-        for candidate in (within(path.parent, self.run.best_checkpoint.name), path):
+        names = (
+            "best.pt",
+            path.name,
+            *(f"{kind}_{progress.best['step']:08d}.pt" for kind in ("best", "step")),
+        )
+        for candidate in (within(path.parent, name) for name in names):
             if candidate.is_file() and is_checkpoint_of(candidate, progress.best):
                 if candidate != self.run.best_checkpoint:
                     copy_checkpoint(candidate, self.run.best_checkpoint)

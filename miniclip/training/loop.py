@@ -13,13 +13,15 @@ from miniclip.errors import as_override
 from miniclip.metrics import Features
 from miniclip.optim import set_learning_rate
 from miniclip.runs import JsonlLogger, RunDirectory
+from miniclip.stop_signals import stop_signals
 from miniclip.training.budget import Budget
 from miniclip.training.checkpointer import Checkpointer
 from miniclip.training.guards import BrokenImages, TooManyBroken, TooManySkipped, check_weights
-from miniclip.training.interruption import Interrupted, Interruption, ignore_in_worker
+from miniclip.training.interruption import Interrupted, Interruption
 from miniclip.training.plan import Plan
 from miniclip.training.progress import Stopwatch
 from miniclip.training.recorder import Recorder
+from miniclip.training.saver import SaveFailed
 from miniclip.training.setup import TrainingSetup
 from miniclip.training.step import TrainingStep
 from miniclip.training.summary import summary_of
@@ -87,7 +89,6 @@ class Loop:
             tokenizer=setup.tokenizer,
             device=trainer.device,
             num_workers=trainer.num_workers,
-            worker_init=ignore_in_worker,
         )
         self.step = TrainingStep(
             setup.model,
@@ -126,16 +127,18 @@ class Loop:
         self.batches.start_at(progress.epoch, progress.position)
         self.reading = iter(self.loader)
 
-        with self.interruption.caught():
+        with stop_signals.caught():
             try:
-                self._train()
+                with stop_signals.deferred():
+                    self._train()
+                    self._finish_saving()
             except Interrupted:
-                self._save()
+                self._save_before_stop()
                 again = as_override("trainer.resume", self.run.path)
                 log.warning("Interrupted at step %d. Go on with: %s", progress.step, again)
                 raise
             except (TooManyBroken, TooManySkipped):
-                self._save()
+                self._save_before_stop()
                 raise
 
         self.broken_images.log_sum()
@@ -144,6 +147,7 @@ class Loop:
         summary = summary_of(whole, progress, seconds=self.clock.seconds, device=trainer.device)
         self.run.write_summary(summary)
         self.checkpointer.load_best()
+        self.checkpointer.keep_finished()
         return FitResult(summary, self.validation.encode())
 
     def _train(self) -> None:
@@ -160,14 +164,11 @@ class Loop:
                 self._validate_and_save()
             else:
                 self._save()
-                self.checkpointer.keep(is_best=False)
+                self.checkpointer.keep(is_best=False, was_validated=False)
 
         # as many steps as a smaller budget than before, or an older version, left unvalidated
         if progress.validated_step != progress.step:
             self._validate_and_save()
-        # a run that was resumed at its end, in another directory, has saved nothing yet
-        if not self.run.last_checkpoint.exists():
-            self._save()
 
     def _train_epoch(self) -> None:
         """Train one epoch, or what is left of it in the epoch and in the budget."""
@@ -182,6 +183,7 @@ class Loop:
                 bar.update(self.batches.images_per_step)
                 if self.plan.is_done:
                     break
+                self._save_if_due()
 
         progress.seconds = clock.seconds
         if self.batches.steps_left(progress.position) == 0:
@@ -209,16 +211,50 @@ class Loop:
             num_false_negatives=sum(batch.num_false_negatives for batch in batches),
         )
 
+    def _save_if_due(self) -> None:
+        """Save inside an epoch; its end is saved anyway."""
+        is_inside = self.batches.steps_left(self.progress.position) > 0
+        if is_inside and self.checkpointer.is_due:
+            self.recorder.read()  # what is not yet counted and logged would be lost
+            self._save()
+
     def _validate_and_save(self) -> None:
         self._check_weights()
+        self.checkpointer.wait()  # workers are forks, which a thread that writes could lock up
+        best_before = self.progress.best
         is_best = self.validation(epoch=self.plan.title(self.progress.epochs_begun))
         self._save()
-        self.checkpointer.keep(is_best=is_best)
+        if not self.checkpointer.keep(is_best=is_best) and is_best:
+            log.warning("The weights of step %d, the best until now, are not saved.", self.progress.step)
+            self.progress.best = best_before
 
     def _save(self) -> None:
         self._check_weights()
         self.progress.total_seconds = self.clock.seconds
         self.checkpointer.save()
+
+    def _finish_saving(self) -> None:
+        """See to it that the end of the run is saved.
+
+        Raises:
+            SaveFailed: when it cannot be, whatever `trainer.on_save_error` says.
+        """
+        checkpointer = self.checkpointer
+        checkpointer.wait()
+        # a run that was resumed at its end, in another directory, has saved nothing yet
+        if checkpointer.failure is not None or not self.run.last_checkpoint.exists():
+            self._save()
+            checkpointer.wait()
+        if checkpointer.failure is not None:
+            raise checkpointer.failure
+
+    def _save_before_stop(self) -> None:
+        """Save where a run ends early; why it does is more than that it cannot be saved."""
+        try:
+            self._save()
+            self.checkpointer.wait()
+        except SaveFailed as error:
+            log.error("%s", error)
 
     def _check_weights(self) -> None:
         check_weights(

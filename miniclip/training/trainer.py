@@ -1,15 +1,17 @@
 """The trainer: its settings, and how a training starts."""
 
 from pathlib import Path
+from typing import Literal
 
-from miniclip.errors import SettingError
+from miniclip.errors import SettingError, one_of
 from miniclip.runs import JsonlLogger, RunDirectory
 from miniclip.training.budget import Budget
-from miniclip.training.checkpointer import Checkpointer
+from miniclip.training.checkpointer import Checkpointer, SaveSettings
 from miniclip.training.device import find_device
 from miniclip.training.loop import FitResult, Loop
 from miniclip.training.plan import check_batches_fit
 from miniclip.training.progress import Progress, Stopwatch
+from miniclip.training.reproducibility import deterministic_algorithms
 from miniclip.training.resuming import AUTO
 from miniclip.training.setup import TrainingSetup
 from miniclip.training.tower_features import on_features
@@ -26,9 +28,23 @@ class Trainer:
             not finite.
         grad_clip_norm: longest gradient; null does not clip.
         validate_every_epochs: epochs between validations; the last epoch is always validated.
-        checkpoint_every_epochs: epochs between checkpoints that are kept; last and best always are.
+        checkpoint_every_epochs: epochs between checkpoints that are kept, as epoch_0010.pt.
+        checkpoint_every_steps: steps between saves of last.pt inside an epoch; null saves at its end only.
+            The end of each epoch, and each validation, saves it as well.
+        checkpoint_every_minutes: minutes between such saves, or null.
+        save_in_background: write checkpoints in a thread while training goes on. That costs memory for a
+            copy of weights and moments, one at a time.
+        keep_last: how many checkpoints that last.pt has replaced stay, as step_00001200.pt, until the run
+            ends: what is gone on from where last.pt is damaged.
+        keep_best: how many of the best validations' checkpoints stay: best.pt, and of more than one each
+            as best_00001200.pt.
+        on_save_error: "raise" ends the run when a checkpoint cannot be written, "warn" trains on and tries
+            again at the next one. The end of a run is an error if it cannot be written, either way.
         num_workers: processes that read images; 0 reads in the main process.
         device: "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1", ...
+        deterministic: take only operators that give the same bits each time, those of cuDNN and cuBLAS
+            among them, at some cost in speed. One that has no such form is told by name and runs as it
+            is. On the CPU a run repeats itself to the bit without this. TF32 stays as it is.
         resume: null, the path of a checkpoint or run directory, or "auto": this run directory's last
             checkpoint, else that of the newest run beside it that is of the same settings and was
             interrupted or killed, else a fresh start. See `miniclip.training.changed_settings` for what may
@@ -48,8 +64,15 @@ class Trainer:
         grad_clip_norm: float | None,
         validate_every_epochs: int,
         checkpoint_every_epochs: int,
+        checkpoint_every_steps: int | None,
+        checkpoint_every_minutes: float | None,
+        save_in_background: bool,
+        keep_last: int,
+        keep_best: int,
+        on_save_error: Literal["raise", "warn"],
         num_workers: int,
         device: str,
+        deterministic: bool,
         resume: str | None,
     ):
         for setting, value, least in (
@@ -58,12 +81,19 @@ class Trainer:
             ("max_skipped_steps", max_skipped_steps, 0),
             ("validate_every_epochs", validate_every_epochs, 1),
             ("checkpoint_every_epochs", checkpoint_every_epochs, 1),
+            ("checkpoint_every_steps", checkpoint_every_steps, 1),
+            ("keep_last", keep_last, 0),
+            ("keep_best", keep_best, 1),
             ("num_workers", num_workers, 0),
         ):
-            if value < least:
+            if value is not None and value < least:
                 raise SettingError(setting, value, f"must be at least {least}")
         if grad_clip_norm is not None and not grad_clip_norm > 0:
             raise SettingError("grad_clip_norm", grad_clip_norm, "must be above 0, or null")
+        if checkpoint_every_minutes is not None and not checkpoint_every_minutes > 0:
+            minutes = checkpoint_every_minutes
+            raise SettingError("checkpoint_every_minutes", minutes, "must be above 0, or null")
+        one_of("on_save_error", on_save_error, ("raise", "warn"))
 
         self.budget = budget
         self.batch_size = batch_size
@@ -71,9 +101,18 @@ class Trainer:
         self.max_skipped_steps = max_skipped_steps
         self.grad_clip_norm = grad_clip_norm
         self.validate_every_epochs = validate_every_epochs
-        self.checkpoint_every_epochs = checkpoint_every_epochs
+        self.saving = SaveSettings(
+            every_epochs=checkpoint_every_epochs,
+            every_steps=checkpoint_every_steps,
+            every_minutes=checkpoint_every_minutes,
+            in_background=save_in_background,
+            keep_last=keep_last,
+            keep_best=keep_best,
+            on_error=on_save_error,
+        )
         self.num_workers = num_workers
         self.device = find_device(device)
+        self.deterministic = deterministic
         self.resume = resume
 
     def fit(
@@ -93,6 +132,7 @@ class Trainer:
             SettingError: when a batch is larger than the training set.
             UserError: when the checkpoint is of another run.
             Diverged: when values that are not finite end the run.
+            SaveFailed: when a checkpoint cannot be written.
             Interrupted: on Ctrl-C or termination, after `last.pt` was saved.
         """
         check_batches_fit(
@@ -101,12 +141,13 @@ class Trainer:
             accumulate_steps=self.accumulate_steps,
         )
         clock, progress = Stopwatch(), Progress()
-        checkpointer = Checkpointer(setup, run, progress, every_epochs=self.checkpoint_every_epochs)
+        checkpointer = Checkpointer(setup, run, progress, self.saving)
         if checkpoint is not None:
             checkpointer.resume(checkpoint, must_be_same=self.resume == AUTO)
         clock.before = progress.total_seconds
 
-        # with the weights of the checkpoint
-        if setup.feature_folder is not None:
-            setup = on_features(setup, device=self.device, num_workers=self.num_workers)
-        return Loop(self, setup, run, logger, checkpointer, clock).run_to_end()
+        with deterministic_algorithms(self.deterministic):
+            # with the weights of the checkpoint
+            if setup.feature_folder is not None:
+                setup = on_features(setup, device=self.device, num_workers=self.num_workers)
+            return Loop(self, setup, run, logger, checkpointer, clock).run_to_end()

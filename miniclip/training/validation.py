@@ -15,7 +15,7 @@ from miniclip.errors import counted
 from miniclip.metrics import Features, encode, health, protocol_name, recall_line, retrieval_metrics
 from miniclip.metrics.health import Health
 from miniclip.runs import JsonlLogger
-from miniclip.training.interruption import Interruption, ignore_in_worker
+from miniclip.training.interruption import Interruption
 from miniclip.training.progress import Progress, image_bar
 from miniclip.training.setup import TrainingSetup
 
@@ -54,7 +54,6 @@ class SplitEncoder:
             sequential_batches(len(dataset), batch_size),
             device=device,
             num_workers=num_workers,
-            worker_init=ignore_in_worker,
         )
 
     def __call__(self, title: str) -> Features:
@@ -152,8 +151,9 @@ class Validation:
             log.warning("The validation loss is not finite: these weights are no candidate for best.pt.")
         elif found.has_collapsed:
             log.warning(
-                "The features have collapsed: effective rank %.1f of images, %.1f of captions. Lower the "
-                "learning rate, or warm up longer.",
+                "The features have collapsed: effective rank %.1f of images, %.1f of captions. These "
+                "weights are the best only until others have not. Lower the learning rate, or warm up "
+                "longer.",
                 found.image_rank,
                 found.text_rank,
             )
@@ -193,9 +193,18 @@ class Validation:
         return loss / self.setup.loss.chance(size) if size > 1 else math.nan
 
 
-def selection_key(record: dict[str, Any]) -> tuple[float, float]:
-    """What the best checkpoint is chosen by: rsum, then the loss, for equal captions bound the recalls."""
-    return record["val/rsum"], -record["val/loss"]
+def selection_key(record: dict[str, Any]) -> tuple[bool, float, float]:
+    """What the best checkpoint is chosen by: rsum, then the loss, for equal captions bound the recalls.
+
+    Weights whose features have collapsed come behind all others.
+    """
+    return not _has_collapsed(record), record["val/rsum"], -record["val/loss"]
+
+
+def _has_collapsed(record: dict[str, Any]) -> bool:
+    """Whether the health in a validation record is that of collapsed features; records of old lack it."""
+    measures = [record.get(f"health/{name}") for name in Health._fields]
+    return None not in measures and Health._make(measures).has_collapsed
 
 
 def _epoch_line(record: dict[str, Any], epoch: str) -> str:

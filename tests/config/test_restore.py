@@ -26,7 +26,7 @@ from miniclip.pretrained.parts import PARTS
 from miniclip.runs import RunDirectory
 from miniclip.signature import fits, signature_of
 from miniclip.training.checkpoint import load_checkpoint
-from tests.conftest import ROOT, TINY, fit
+from tests.conftest import ROOT, TINY, fit, parts_of
 
 SMALL = (*TINY, "data.limit=16", "trainer.budget.steps=1", "precision=fp32")
 SECRET = "a-secret-of-the-environment"
@@ -43,7 +43,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
 
 @pytest.fixture(scope="module")
 def content(run: RunDirectory) -> Node:
-    whole = torch.load(run.best_checkpoint, weights_only=True)
+    whole = parts_of(run.best_checkpoint)
     return {**whole, "optimizer": {"state": {}, "param_groups": []}}  # a smaller file
 
 
@@ -260,7 +260,7 @@ def test_the_command_refuses_it_in_one_line(
 
 
 def test_resuming_executes_nothing(run: RunDirectory, evil: Node, canary: Path, tmp_path: Path) -> None:
-    content = torch.load(run.last_checkpoint, weights_only=True)
+    content = parts_of(run.last_checkpoint)
     path = attacked(content, ATTACKS["in a list"], evil, tmp_path / "evil.pt")
     with pytest.raises(UserError, match=r"evil\.pt"):
         fit(tmp_path / "run", *SMALL, f"trainer.resume={path}")
@@ -579,7 +579,7 @@ ODD_RUNS: dict[str, Node] = {
 
 @pytest.mark.parametrize("name", ODD_RUNS)
 def test_resuming_odd_contents_is_one_line(name: str, run: RunDirectory, tmp_path: Path) -> None:
-    content = torch.load(run.last_checkpoint, weights_only=True)
+    content = parts_of(run.last_checkpoint)
     path = changed(content, tmp_path / "odd.pt", **ODD_RUNS[name])
     with pytest.raises(UserError, match=r"odd\.pt") as caught:
         fit(tmp_path / "run", *SMALL, f"trainer.resume={path}")
@@ -677,7 +677,7 @@ def moved(content: Node) -> Node:
 def test_what_a_user_did_not_sign_is_not_opened(
     change: Callable[[Node], Node], run_of_table: RunDirectory, table: Path, tmp_path: Path
 ) -> None:
-    content = torch.load(run_of_table.best_checkpoint, weights_only=True)
+    content = parts_of(run_of_table.best_checkpoint)
     path = changed(content, tmp_path / "foreign.pt", **change(content))
     assert_refused(path, table)
 
@@ -768,7 +768,7 @@ def test_clip_benchmark_opens_no_data(run_of_table: RunDirectory, table: Path, o
 def test_resuming_opens_nothing_that_a_file_names(run: RunDirectory, tmp_path: Path) -> None:
     private = tmp_path / "private"
     private.mkdir()
-    content = torch.load(run.last_checkpoint, weights_only=True)
+    content = parts_of(run.last_checkpoint)
     config = copy.deepcopy(content["config"])
     config["data"] = {**config["data"], "_target_": "miniclip.data.Folder", "root": str(private)}
     config["data"]["cache_dir"] = str(private)
@@ -797,7 +797,7 @@ def test_without_a_key_a_run_trains_unsigned(
 def test_a_checkpoint_of_version_0_1_0_asks_for_its_places(
     run_of_table: RunDirectory, table: Path, tmp_path: Path
 ) -> None:
-    content = torch.load(run_of_table.best_checkpoint, weights_only=True)
+    content = parts_of(run_of_table.best_checkpoint)
     progress = content["progress"]
     progress["batch"] = progress.pop("position") // 8
     for new in ("forward_passes", "total_seconds", "validations", "validated_step", "validation_due"):

@@ -13,6 +13,7 @@ from miniclip.errors import SettingError, UserError
 from miniclip.integrations.clip_benchmark import load
 from miniclip.preprocessing import MEAN, STD, Preprocessing
 from miniclip.runs import RunDirectory
+from tests.conftest import parts_of
 
 STATE: dict[str, Any] = {
     "image_size": 4,
@@ -75,7 +76,7 @@ def test_a_crop_that_is_none_is_refused() -> None:
 def test_a_checkpoints_own_preprocessing_is_what_evaluation_does(
     class_run: RunDirectory, tmp_path: Any
 ) -> None:
-    checkpoint = torch.load(class_run.best_checkpoint, weights_only=True)
+    checkpoint = parts_of(class_run.best_checkpoint)
     assert checkpoint["preprocessing"]["eval_crop"] == "squash"
     checkpoint["preprocessing"] |= {"eval_crop": "center", "image_size": 24}
     torch.save(checkpoint, tmp_path / "other.pt")
@@ -94,7 +95,7 @@ def test_a_checkpoints_own_preprocessing_is_what_evaluation_does(
 
 
 def test_a_checkpoint_with_an_unknown_crop_is_refused(class_run: RunDirectory, tmp_path: Any) -> None:
-    checkpoint = torch.load(class_run.best_checkpoint, weights_only=True)
+    checkpoint = parts_of(class_run.best_checkpoint)
     checkpoint["preprocessing"]["eval_crop"] = "left"
     torch.save(checkpoint, tmp_path / "other.pt")
     with pytest.raises(UserError, match=r"other\.pt cannot be restored: the preprocessing 'left'"):

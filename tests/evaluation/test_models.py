@@ -10,7 +10,7 @@ import torch
 
 from miniclip.config.restore import restore
 from miniclip.runs import RunDirectory
-from tests.conftest import Answer
+from tests.conftest import Answer, parts_of
 from tests.evaluation.conftest import Measured
 
 
@@ -33,7 +33,7 @@ def test_open_clip_is_measured_by_the_same_protocol(
 
 
 def test_another_data_set_is_seen_as_the_run_saw_its_own(class_run: RunDirectory, tmp_path: Path) -> None:
-    checkpoint = torch.load(class_run.best_checkpoint, weights_only=True)
+    checkpoint = parts_of(class_run.best_checkpoint)
     checkpoint["preprocessing"]["eval_crop"] = "center"
     torch.save(checkpoint, tmp_path / "centre.pt")
     assert restore(tmp_path / "centre.pt", "data=openmoji").config.data.eval_crop == "center"

@@ -14,15 +14,25 @@ from miniclip.errors import UserError
 from miniclip.optim import SAM, as_pass_optimizer
 from miniclip.runs import RunDirectory
 from miniclip.training.checkpoint import load_checkpoint, save_checkpoint
-from miniclip.training.checkpointer import Checkpointer, DoesNotFit, OptimizerState
+from miniclip.training.checkpointer import Checkpointer, DoesNotFit, OptimizerState, SaveSettings
 from miniclip.training.progress import Progress
 from tests.conftest import TINY
 
+SETTINGS = SaveSettings(
+    every_epochs=2,
+    every_steps=None,
+    every_minutes=None,
+    in_background=False,
+    keep_last=1,
+    keep_best=1,
+    on_error="raise",
+)
 
-def checkpointer(folder: Path, *overrides: str, every_epochs: int = 2) -> Checkpointer:
+
+def checkpointer(folder: Path, *overrides: str) -> Checkpointer:
     run = RunDirectory(folder)
     _, setup, _ = build(compose(*TINY, *overrides), run)
-    return Checkpointer(setup, run, Progress(), every_epochs=every_epochs)
+    return Checkpointer(setup, run, Progress(), SETTINGS)
 
 
 @pytest.fixture(scope="module")
@@ -68,20 +78,20 @@ def test_the_same_settings_can_be_asked_for(saved: Checkpointer, tmp_path: Path)
 def test_best_and_epochs_are_kept_under_names_of_their_own(saved: Checkpointer, tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     progress = Progress()
-    keeper = Checkpointer(saved.setup, run, progress, every_epochs=2)
+    keeper = Checkpointer(saved.setup, run, progress, SETTINGS)
 
     def names() -> set[str]:
         return {path.name for path in run.checkpoints.iterdir()}
 
-    for epoch, position, is_best, expected in (
-        (0, 8, True, {"last.pt", "best.pt"}),
-        (1, 0, False, {"last.pt", "best.pt"}),
-        (2, 8, False, {"last.pt", "best.pt"}),
-        (2, 0, False, {"last.pt", "best.pt", "epoch_0002.pt"}),
+    for step, epoch, position, is_best, expected in (
+        (1, 0, 8, True, {"last.pt", "best.pt"}),
+        (2, 1, 0, False, {"last.pt", "best.pt", "step_00000001.pt"}),
+        (3, 2, 8, False, {"last.pt", "best.pt", "step_00000002.pt"}),
+        (4, 2, 0, False, {"last.pt", "best.pt", "step_00000003.pt", "epoch_0002.pt"}),
     ):
-        progress.epoch, progress.position = epoch, position
+        progress.step, progress.epoch, progress.position = step, epoch, position
         keeper.save()
-        keeper.keep(is_best=is_best)
+        assert keeper.keep(is_best=is_best)
         assert names() == expected
     assert load_checkpoint(run.best_checkpoint)["progress"]["position"] == 8
 
