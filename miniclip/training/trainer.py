@@ -1,5 +1,6 @@
 """The trainer: its settings, and how a training starts."""
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +16,9 @@ from miniclip.training.reproducibility import deterministic_algorithms
 from miniclip.training.resuming import AUTO
 from miniclip.training.setup import TrainingSetup
 from miniclip.training.tower_features import on_features
+
+LEAST_LIMIT_OF_WORKERS = 64
+"""So many workers are allowed on every machine: a config may have been made on a larger one."""
 
 
 class Trainer:
@@ -40,7 +44,8 @@ class Trainer:
             as best_00001200.pt.
         on_save_error: "raise" ends the run when a checkpoint cannot be written, "warn" trains on and tries
             again at the next one. The end of a run is an error if it cannot be written, either way.
-        num_workers: processes that read images; 0 reads in the main process.
+        num_workers: processes that read images; 0 reads in the main process. The most are 64, or four per
+            processor where that is more.
         device: "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1", ...
         deterministic: take only operators that give the same bits each time, those of cuDNN and cuBLAS
             among them, at some cost in speed. One that has no such form is told by name and runs as it
@@ -88,6 +93,7 @@ class Trainer:
         ):
             if value is not None and value < least:
                 raise SettingError(setting, value, f"must be at least {least}")
+        _check_workers(num_workers)
         if grad_clip_norm is not None and not grad_clip_norm > 0:
             raise SettingError("grad_clip_norm", grad_clip_norm, "must be above 0, or null")
         if checkpoint_every_minutes is not None and not checkpoint_every_minutes > 0:
@@ -151,3 +157,16 @@ class Trainer:
             if setup.feature_folder is not None:
                 setup = on_features(setup, device=self.device, num_workers=self.num_workers)
             return Loop(self, setup, run, logger, checkpointer, clock).run_to_end()
+
+
+def _check_workers(num_workers: int) -> None:
+    """Refuse a number of processes that a machine takes minutes to start, or dies of.
+
+    Raises:
+        SettingError: names the machine's processors.
+    """
+    num_processors = os.cpu_count() or 1
+    most = max(LEAST_LIMIT_OF_WORKERS, 4 * num_processors)
+    if num_workers > most:
+        allowed = f"must be at most {most}; this machine has {num_processors} processors"
+        raise SettingError("num_workers", num_workers, allowed)
