@@ -1,6 +1,7 @@
 """Errors a user can fix, which the command line prints as one line; how settings and counts are written."""
 
 import math
+import os
 import re
 import shlex
 from collections.abc import Sequence
@@ -8,9 +9,23 @@ from collections.abc import Sequence
 PLAIN_VALUE = re.compile(r"[\w./+-]*[A-Za-z_/][\w./+-]*", re.ASCII)
 """Text that Hydra takes as it is: no number, and no sign of its grammar."""
 
+PASSWORD_IN_URL = re.compile(r"://[^/\s]+@")
+
+TOKEN = re.compile(
+    r"\b(hf_|gh[opsu]_|github_pat_|glpat-|sk-|AKIA|wandb_v\d_)[\w-]{16,}",  # of hubs, hosts and clouds
+    re.ASCII,
+)
+
+NAME_OF_SECRET = re.compile(r"(?i)(^|_)(api_?key|access_key|token)$|secret|passw(or)?d$")
+"""Names of variables of the environment, and of settings, whose values are for nobody's eyes."""
+
+SHORTEST_SECRET = 12
+"""Letters; a shorter value of the environment may be a word of any text."""
+
 SECRETS = (
     (re.compile(r"//\S*@"), "//***@"),  # user:password before a host
-    (re.compile(r"[^\s/:@]+:(?!//)[^\s]*@"), "***@"),
+    (re.compile(r"[^\s/:@]+:(?![/\\])[^\s]*@"), "***@"),
+    (TOKEN, r"\1***"),
     (re.compile(r"\bhf_\w+"), "hf_***"),
     (re.compile(r"(?i)\b(token|key|password|secret)=[^\s&]+"), r"\1=***"),
 )
@@ -112,10 +127,29 @@ def one_of(setting: str, value: object, choices: Sequence[str]) -> None:
 
 
 def without_secrets(text: str) -> str:
-    """The text with *** for passwords and tokens."""
+    """The text with *** for passwords, tokens, and the environment's keys."""
+    for secret in _secrets_of_environment():
+        text = text.replace(secret, "***")
     for pattern, replacement in SECRETS:
         text = pattern.sub(replacement, text)
     return text
+
+
+def holds_secret(text: str) -> bool:
+    """Whether a text surely holds a password, a token, or one of the environment's keys."""
+    has_key = any(secret in text for secret in _secrets_of_environment())
+    return has_key or PASSWORD_IN_URL.search(text) is not None or TOKEN.search(text) is not None
+
+
+def is_name_of_secret(name: str) -> bool:
+    """Whether a variable of the environment or a setting is by its name a password or a key."""
+    return NAME_OF_SECRET.search(name) is not None
+
+
+def _secrets_of_environment() -> list[str]:
+    """Passwords and keys that the environment holds, the longest first."""
+    values = {value for name, value in os.environ.items() if is_name_of_secret(name)}
+    return sorted((value for value in values if len(value) >= SHORTEST_SECRET), key=len, reverse=True)
 
 
 def counted(count: int, noun: str) -> str:

@@ -5,18 +5,22 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any, Literal
 
 from filelock import FileLock, Timeout
 
+from miniclip.disk_errors import naming
 from miniclip.errors import UserError
 
 LOOK_SECONDS = 0.2
 """Looking whether a lock is held takes it for a moment; so long two that look at once do not disturb."""
 
 IS_WINDOWS = os.name == "nt"
+
+LOOK_BYTES = 4096
+"""So much of a file is read at once to find the end of its last line."""
 
 REPLACE_SECONDS = 2.0
 """Windows replaces no file that another process has open; readers of small files are done long before."""
@@ -70,17 +74,24 @@ def replacing(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
     It is always made anew: a link that lies in the place of either file is replaced, not followed.
     """
     partial = partial_path(path)
-    partial.unlink(missing_ok=True)
 
     # the same bytes on every system
     text_format = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
-    try:
-        with open(partial, mode.replace("w", "x"), **text_format) as file:  # type: ignore[call-overload]
-            yield file
-        replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with naming(path, partial):
+        try:
+            partial.unlink(missing_ok=True)
+            with open(partial, mode.replace("w", "x"), **text_format) as file:  # type: ignore[call-overload]
+                yield file
+            replace(partial, path)
+        except BaseException:
+            _remove(partial)
+            raise
+
+
+def _remove(path: Path) -> None:
+    """Remove a file if that can be done: the error on whose account it goes is the one to tell."""
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 def partial_path(path: Path) -> Path:
@@ -102,15 +113,63 @@ def replace(source: Path, target: Path) -> None:
             return
 
 
+def append(path: Path, line: str) -> None:
+    """Add a line of UTF-8 to a file, whole or not at all.
+
+    What an earlier process has left of a line, when it was killed or the disk was full, is cut off first.
+    """
+    with naming(path), open(path, "ab+", buffering=0) as file:
+        end = _end_of_lines(file)
+        file.truncate(end)
+        try:
+            # half a character, of a name that is no UTF-8, becomes what JSON reads as one
+            _write_all(file, f"{line}\n".encode(errors="backslashreplace"))
+        except BaseException:
+            with suppress(OSError):
+                file.truncate(end)
+            raise
+
+
+def _end_of_lines(file: IO[bytes]) -> int:
+    """Where the last whole line of a file ends, in bytes."""
+    end = file.seek(0, os.SEEK_END)
+    while end > 0:
+        start = max(0, end - LOOK_BYTES)
+        file.seek(start)
+        newline = file.read(end - start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        end = start
+    return end
+
+
+def _write_all(file: IO[bytes], content: bytes) -> None:
+    """Write to a file without a buffer, which takes what fits; the next try says why it was not all."""
+    while content:
+        content = content[file.write(content) :]
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace a text file in one step."""
     with replacing(path) as file:
         file.write(text)
 
 
+def overwrite(path: Path, text: str) -> None:
+    """Write a text where a file lies, which takes no room on a full disk; for a file of one block."""
+    with naming(path), open(path, "rb+", buffering=0) as file:
+        _write_all(file, text.encode())
+        file.truncate()
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Replace a JSON file in one step."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, as_json(content))
+
+
+def as_json(content: dict[str, Any]) -> str:
+    """The text of a JSON file."""
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -72,6 +72,7 @@ def undone(cwd: Path | None = None) -> Iterator[None]:
     """Undo what Hydra and the command line set in a process that they take for their own."""
     root = logging.getLogger()
     handlers, level, raises = root.handlers[:], root.level, logging.raiseExceptions
+    excepthook = sys.excepthook
     num_threads = torch.get_num_threads()
     folder = Path.cwd()
     if cwd is not None:
@@ -87,6 +88,7 @@ def undone(cwd: Path | None = None) -> Iterator[None]:
         root.handlers[:] = handlers
         root.setLevel(level)
         logging.raiseExceptions = raises
+        sys.excepthook = excepthook
         torch.set_num_threads(num_threads)
         GlobalHydra.instance().clear()
         HydraConfig.instance().cfg = None

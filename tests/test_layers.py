@@ -8,7 +8,8 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "miniclip"
 
 FLOORS = (
-    {"errors"},
+    {"errors", "stop_signals"},
+    {"disk_errors"},
     {"files", "provenance", "signature", "renamed"},
     {"distributed", "embedding_model", "preprocessing", "tokenizers", "optim"},
     {"losses", "data", "models"},
@@ -26,10 +27,10 @@ FLOORS = (
 
 MAY_KNOW_HYDRA = {"config", "commands", "cli"}
 
-LIGHT = {"cli", "errors", "files", "provenance", "renamed"}
+LIGHT = {"cli", "disk_errors", "errors", "files", "provenance", "renamed", "stop_signals"}
 """What an answer to --help imports: no torch."""
 
-HEAVY = {"wandb", "transformers", "matplotlib"}
+HEAVY = {"wandb", "transformers", "matplotlib", "torchvision"}
 """Imported where they are used."""
 
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -4,14 +4,18 @@ import io
 import logging
 import os
 import sys
+import threading
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import TracebackType
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from miniclip.config.compose import what_is_wrong
-from miniclip.errors import UserError
+from miniclip.disk_errors import disk_error_behind, disk_errors_told
+from miniclip.errors import UserError, without_secrets
 from miniclip.renamed import renamed_words
 
 BROKEN_PIPE = 128 + 13
@@ -28,7 +32,9 @@ def console() -> Iterator[None]:
     What it cannot show is escaped; a stream that was closed takes everything and keeps nothing; a reader
     that has gone (`| head -1`) ends a command in silence, but not a training.
     """
+    sys.excepthook = _print_traceback
     logging.raiseExceptions = False  # a message that cannot be written is no reason for pages of others
+    tell_of_thread, threading.excepthook = threading.excepthook, _tell_of_thread
     sys.stdout = sys.stdout or _nowhere()
     sys.stderr = sys.stderr or _nowhere()
     for stream in (sys.stdout, sys.stderr):
@@ -40,6 +46,7 @@ def console() -> Iterator[None]:
     except BrokenPipeError:
         sys.exit(BROKEN_PIPE)
     finally:
+        threading.excepthook = tell_of_thread
         _flush()
 
 
@@ -51,7 +58,8 @@ def one_line_errors(words: Sequence[str]) -> Iterator[None]:
         words: all that was typed, by which a wrong one is explained.
     """
     try:
-        yield
+        with disk_errors_told():
+            yield
     except (UserError, HydraException, OmegaConfBaseException) as error:
         sys.exit(f"Error: {what_is_wrong(error, words)}")
     except KeyboardInterrupt:
@@ -75,8 +83,20 @@ def let_waiting_threads_sleep() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 
+def _print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print a traceback as Python does, without passwords and the environment's keys."""
+    lines = traceback.format_exception(kind, error, trace)
+    print(without_secrets("".join(lines)), end="", file=sys.stderr)
+
+
 def _nowhere() -> io.TextIOWrapper:
     return io.TextIOWrapper(open(os.devnull, "wb"), encoding="utf-8")
+
+
+def _tell_of_thread(ended: threading.ExceptHookArgs) -> None:
+    """What ended a thread; the disk's errors are told by those who wait for its work."""
+    if ended.exc_value is None or disk_error_behind(ended.exc_value) is None:
+        threading.__excepthook__(ended)
 
 
 def _flush() -> None:

@@ -9,11 +9,13 @@ if TYPE_CHECKING:
     from miniclip.embedding_model import FingerprintedModel
 
 
-def load_model(path: Path, *, device: str = "cpu") -> "FingerprintedModel":
+def load_model(path: Path, *, device: str = "cpu", reads_images: bool = True) -> "FingerprintedModel":
     """The model of a run directory, a checkpoint or a saved or exported folder.
 
     Args:
         device: where it is to compute, as the option --device names it.
+        reads_images: make the image tower at once, so that what is wrong with it is told now. For texts
+            alone, False saves a second or two.
 
     Raises:
         UserError: when there is none, or it cannot compute there.
@@ -32,15 +34,21 @@ def load_model(path: Path, *, device: str = "cpu") -> "FingerprintedModel":
         raise UserError(
             f"There is no model {path}. Name a run directory, a checkpoint, a saved or an exported model."
         )
-    return MiniCLIP.from_pretrained(path, device=find_device(device))
+    model = MiniCLIP.from_pretrained(path, device=find_device(device))
+    if reads_images:
+        model.make_image_tower()
+    return model
 
 
-def load_model_of_index(model_path: str, given: Path | None) -> "FingerprintedModel":
+def load_model_of_index(
+    model_path: str, given: Path | None, *, reads_images: bool = True
+) -> "FingerprintedModel":
     """The model that made an index.
 
     Args:
         model_path: where it lay then.
         given: where it lies now, as the option --model names it; None where it has stayed.
+        reads_images: see `load_model`.
 
     Raises:
         UserError: when there is none.
@@ -49,4 +57,4 @@ def load_model_of_index(model_path: str, given: Path | None) -> "FingerprintedMo
         raise UserError(
             f"The index was made by {model_path}, which is gone. Say where it lies now: --model ..."
         )
-    return load_model(given or Path(model_path))
+    return load_model(given or Path(model_path), reads_images=reads_images)

@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
     _check(arguments)
     index = Index(arguments.index)
     facts = index.facts
-    model = load_model_of_index(facts.model_path, arguments.model)
+    model = load_model_of_index(facts.model_path, arguments.model, reads_images=bool(arguments.image))
     check_model(arguments.index, facts, model)
 
     queries = []

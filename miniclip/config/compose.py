@@ -16,7 +16,7 @@ from miniclip.config.hints import HOME, explained, groups, is_named
 from miniclip.config.hydra_internals import config_of_run, forget_option
 from miniclip.config.optuna_sweeper import register_optuna
 from miniclip.config.refusals import refuse_misspelled
-from miniclip.errors import UserError
+from miniclip.errors import UserError, without_secrets
 from miniclip.renamed import renamed_words
 
 log = logging.getLogger(__name__)
@@ -52,9 +52,9 @@ def compose(*words: str) -> DictConfig:
 def what_is_wrong(error: Exception, words: Sequence[str]) -> str:
     """An error of Hydra or ours as the user is told it."""
     if isinstance(error, UserError):
-        return str(error)
+        return without_secrets(str(error))
     wrong = f"{error.override}: " if isinstance(error, OverrideParseException) else ""
-    return wrong + explained(str(error), words)
+    return without_secrets(wrong + explained(str(error), words))
 
 
 def prepare_hydra() -> None:

@@ -3,11 +3,22 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from miniclip.config.hints import HOME, SEVERAL, groups, is_named, listed, settings_of_hydra
-from miniclip.errors import HOW_TO_LOG_IN, SettingError, UserError, without_secrets
+from miniclip.errors import (
+    HOW_TO_LOG_IN,
+    SettingError,
+    UserError,
+    holds_secret,
+    is_name_of_secret,
+    without_secrets,
+)
 
-PASSWORD_IN_URL = re.compile(r"://[^/\s]+@")
+KEPT = "holds a password or a key, and settings are written into files; leave it out"
+
+OF_ENVIRONMENT = re.compile(r"\boc\.env:\s*(\w+)")
+"""Settings that are looked up in the environment; the group is the variable's name."""
 
 WANDB_SWEEPS = "experiments/wandb"
 """Directory of sweep definitions of Weights & Biases, below one that Hydra searches for experiments."""
@@ -91,19 +102,39 @@ def _refuse_wandb_sweeps(word: str, group: str, value: str) -> None:
             raise UserError(f"{word}: is a sweep of Weights & Biases; start it with: wandb sweep {file}")
 
 
-def _refuse_secrets(key: str, value: str) -> None:
-    """Refuse passwords, before Hydra writes what was typed into the run directory.
+def refuse_secrets_of_files(node: Any, place: str = "") -> None:
+    """Refuse passwords in a composed config, which the user's own files may have brought.
+
+    Args:
+        node: of the config, as plain data, interpolations not resolved.
 
     Raises:
         SettingError: names the setting, and not the password.
     """
-    shown = without_secrets(value)
-    is_hub = key == "data.hub" and not Path(value).exists()
-    if shown == value or not (is_hub or PASSWORD_IN_URL.search(value)):
-        return
+    if isinstance(node, dict | list):
+        for key, below in node.items() if isinstance(node, dict) else enumerate(node):
+            refuse_secrets_of_files(below, f"{place}.{key}" if place else str(key))
+    elif isinstance(node, str):
+        _refuse_secrets(place, node)
 
-    kept = "holds a password, and settings are written into files; leave it out"
-    raise SettingError(key, shown, HOW_TO_LOG_IN if is_hub else kept)
+
+def _refuse_secrets(key: str, value: str) -> None:
+    """Refuse passwords and keys, before Hydra writes what was typed into the run directory.
+
+    Raises:
+        SettingError: names the setting, and not the password.
+    """
+    name = key.rpartition(".")[2]
+    if value not in ("", "null") and is_name_of_secret(name):
+        raise SettingError(key, "***", KEPT)
+    for variable in OF_ENVIRONMENT.findall(value):
+        if is_name_of_secret(variable):
+            raise SettingError(key, value, f"{variable} {KEPT}")
+
+    shown = without_secrets(value)
+    is_hub = key == "data.hub" and shown != value and not Path(value).exists()
+    if is_hub or holds_secret(value):
+        raise SettingError(key, shown, HOW_TO_LOG_IN if is_hub else KEPT)
 
 
 def _refuse_unknown_of_hydra(key: str) -> None:

@@ -24,12 +24,11 @@ from miniclip.errors import SettingError, UserError
 from miniclip.models import CLIP
 from miniclip.pretrained import ModelBundle
 from miniclip.pretrained.loading import (
+    bundle_of,
     full_name,
     make,
-    model_of,
     named_after,
     named_by,
-    preprocessing_of,
     read_checkpoint,
 )
 from miniclip.pretrained.parts import Config, check_config, checked_part
@@ -116,12 +115,13 @@ def restore(path: Path, *changes: str) -> Restored:
     check_config(config)
     unopened = () if is_own else _unnamed_places(config, changes)
 
+    bundle = bundle_of(checkpoint, config)
     return Restored(
         checkpoint.path,
         OmegaConf.create(config),
-        model_of(checkpoint, config),
-        checkpoint.tokenizer,
-        preprocessing_of(checkpoint, config),
+        bundle.model,
+        bundle.tokenizer,
+        bundle.preprocessing,
         unopened,
     )
 

@@ -6,6 +6,7 @@ import shlex
 import sys
 import typing
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from miniclip.config import hydra_internals
 from miniclip.config.build import check
 from miniclip.config.compose import refuse_unknown, tell_jobs_what_is_swept, what_is_wrong
 from miniclip.config.optuna_sweeper import OPTUNA, settings_to_check
-from miniclip.config.refusals import refuse_misspelled
+from miniclip.config.refusals import refuse_misspelled, refuse_secrets_of_files
 from miniclip.errors import UserError, counted
 from miniclip.runs.job_key import job_key, search_key
 from miniclip.runs.sweep import Sweep
@@ -38,9 +39,16 @@ class SweepGuard(Callback):
     def __init__(self, swept: Sequence[str] = ()):
         self.swept = swept
 
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        try:
+            _refuse_secrets(config)
+        except UserError as error:
+            sys.exit(f"Error: {error}")
+
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         overrides = _with_axes_of_files(config)
         try:
+            _refuse_secrets(config)
             tell_jobs_what_is_swept(config, hydra_internals.parse_overrides(overrides))
             _require_plugins(config)
             keys = _keys_of_jobs(config, overrides)
@@ -71,6 +79,18 @@ class SweepGuard(Callback):
             lines = [f"{counted(len(failures), 'job')} not completed:", *failures]
             print("\n".join(lines), file=sys.stderr)
         return not failures
+
+
+def _refuse_secrets(config: DictConfig) -> None:
+    """Refuse passwords and keys in a config, before Hydra writes it down as it stands and a run resolved.
+
+    Raises:
+        UserError: names the setting.
+    """
+    refuse_secrets_of_files(OmegaConf.to_container(config, resolve=False))
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    with suppress(OmegaConfBaseException):  # the job tells what cannot be resolved
+        refuse_secrets_of_files(OmegaConf.to_container(own, resolve=True))
 
 
 def _with_axes_of_files(config: DictConfig) -> list[str]:

@@ -9,8 +9,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as F
 from tqdm import tqdm
 
 from miniclip.data.images import Images
@@ -66,6 +64,9 @@ def decode_all(
 
 def _shrunk(image: Tensor, size: int, crop: Crop | None) -> Tensor:
     """The image (3, H, W) at the size at which it is kept."""
+    from torchvision.transforms.v2 import InterpolationMode
+    from torchvision.transforms.v2 import functional as F
+
     height, width = image.shape[1:]
     if crop is not None:
         return crop_and_resize(image, crop.box(height, width, torch.Generator()), size)

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from miniclip.models.attention import TokenPacking
 
@@ -119,6 +118,9 @@ def _wait(device: torch.device) -> None:
 
 
 def _flops(layer: nn.Module, tokens: Tensor, places: TokenPacking) -> int:
+    # it imports triton, which only this measure needs
+    from torch.utils.flop_counter import FlopCounterMode
+
     with FlopCounterMode(display=False) as counter:
         _run(layer, tokens.detach(), places, trains=False)
     return counter.get_total_flops()

@@ -1,19 +1,23 @@
-"""Image towers out of torchvision's classifiers."""
+"""Image towers out of torchvision's classifiers.
+
+torchvision is imported where it is used: it takes as long as torch itself, and a text needs no image tower.
+"""
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.error import URLError
 
 import torch
-import torchvision
 from torch import Tensor, nn
-from torchvision.models.vision_transformer import interpolate_embeddings
 
 from miniclip.errors import SettingError, UserError
 from miniclip.models.image_encoder import HALF, IMAGENET, ImageEncoder, Preprocessing, width_of
 from miniclip.models.small_map_conv import SmallMapConv2d
 from miniclip.models.weights import existing_file, fitting_state, read_state
+
+if TYPE_CHECKING:
+    from torchvision.models import WeightsEnum
 
 OLD_DENSENET_KEY = re.compile(r"^(.*denselayer\d+\.(?:norm|conv))\.([12]\..+)$")
 """Published DenseNet weights write `norm.1`, where the module of today has `norm1`."""
@@ -37,7 +41,9 @@ class TorchvisionEncoder(ImageEncoder):
     """
 
     def __init__(self, *, architecture: str, weights: str | None, image_size: int, **encoder_settings: Any):
-        known = torchvision.models.list_models(module=torchvision.models)
+        from torchvision import models
+
+        known = models.list_models(module=models)
         if architecture not in known:
             raise SettingError("architecture", architecture, f"must be one of {', '.join(known)}")
 
@@ -61,6 +67,8 @@ class TorchvisionEncoder(ImageEncoder):
 
 
 def _torchvision_model(architecture: str, image_size: int, *, from_scratch: bool) -> nn.Module:
+    from torchvision.models import get_model
+
     settings: dict[str, Any] = {}
     if architecture.startswith(("resnet", "resnext", "wide_resnet")):
         settings["zero_init_residual"] = from_scratch
@@ -70,10 +78,10 @@ def _torchvision_model(architecture: str, image_size: int, *, from_scratch: bool
         settings |= {"aux_logits": False, "init_weights": True}
 
     try:
-        return torchvision.models.get_model(architecture, weights=None, **settings)
+        return get_model(architecture, weights=None, **settings)
     except NotImplementedError:  # some cannot be made on a device without memory
         with torch.device("cpu"):
-            return torchvision.models.get_model(architecture, weights=None, **settings)
+            return get_model(architecture, weights=None, **settings)
     except (AssertionError, RuntimeError, ValueError) as error:
         raise SettingError("image_size", image_size, f"does not suit {architecture} ({error})") from None
 
@@ -81,7 +89,10 @@ def _torchvision_model(architecture: str, image_size: int, *, from_scratch: bool
 def _torchvision_state(
     backbone: nn.Module, architecture: str, weights: str, classifier: str, image_size: int
 ) -> dict[str, Tensor]:
-    known = torchvision.models.get_model_weights(architecture)
+    from torchvision.models import get_model_weights
+    from torchvision.models.vision_transformer import interpolate_embeddings
+
+    known = get_model_weights(architecture)
     if weights in known.__members__:
         state, source = _downloaded(known[weights], weights), weights
     else:
@@ -99,7 +110,9 @@ def _torchvision_state(
 
 def _torchvision_preprocessing(architecture: str, weights: str) -> Preprocessing:
     """That of the named weights; of a file, that of the architecture's default weights."""
-    known = torchvision.models.get_model_weights(architecture)
+    from torchvision.models import get_model_weights
+
+    known = get_model_weights(architecture)
     named: Any = known[weights] if weights in known.__members__ else known["DEFAULT"]
 
     transforms = named.transforms()
@@ -110,7 +123,7 @@ def _torchvision_preprocessing(architecture: str, weights: str) -> Preprocessing
     return Preprocessing(mean, std, transforms.interpolation.value, fraction)
 
 
-def _downloaded(weights: torchvision.models.WeightsEnum, name: str) -> dict[str, Tensor]:
+def _downloaded(weights: "WeightsEnum", name: str) -> dict[str, Tensor]:
     try:
         return weights.get_state_dict(progress=False, check_hash=True)
     except (URLError, OSError) as error:

@@ -11,9 +11,15 @@ from miniclip import __version__
 from miniclip.data.eval_preprocessing import EvalPreprocessing
 from miniclip.errors import UserError
 from miniclip.files import read_json, replacing, within, write_json, write_text
-from miniclip.models.image_encoder import adopt_preprocessing
 from miniclip.pretrained.bundle import ModelBundle
-from miniclip.pretrained.loading import assemble, check_finite, named_by, without_places
+from miniclip.pretrained.loading import (
+    check_finite,
+    late_tower_of,
+    named_after,
+    named_by,
+    text_model_of,
+    without_places,
+)
 from miniclip.pretrained.parts import MODEL_PARTS, PARTIAL, PARTS, Config, check_parts, node_at
 from miniclip.pretrained.target import check_target
 from miniclip.tokenizers import Tokenizer
@@ -82,7 +88,7 @@ def load_folder(folder: Path) -> ModelBundle:
     from safetensors.torch import load_file
 
     saved = _read_config(within(folder, CONFIG))
-    try:
+    with named_after(folder):
         config = _as_config(saved)
         tokenizer = _tokenizer(saved, within(folder, TOKENIZER))
         check_part("preprocessing", saved.get("preprocessing"))
@@ -94,12 +100,11 @@ def load_folder(folder: Path) -> ModelBundle:
         except (SafetensorError, OSError, ValueError) as error:
             raise UserError(f"{WEIGHTS} is damaged ({error})") from None
         check_finite(weights)
-        model = assemble(config, tokenizer, {"model": weights, "config": config})
-        adopt_preprocessing(model.image_encoder, saved["preprocessing"])
-    except UserError as error:
-        raise UserError(f"The model in {folder} cannot be loaded: {error}") from None
+        checkpoint = {"model": weights, "config": config, "preprocessing": saved["preprocessing"]}
+        model = text_model_of(config, tokenizer, checkpoint)
+    late_tower = late_tower_of(config, checkpoint, folder)
 
-    bundle = ModelBundle(str(saved["name"]), config, model, tokenizer, preprocessing)
+    bundle = ModelBundle(str(saved["name"]), config, model, tokenizer, preprocessing, late_tower)
     if bundle.fingerprint() != saved.get("fingerprint"):
         raise UserError(
             f"The model in {folder} is not the one that was saved: its fingerprint differs, so a file was "

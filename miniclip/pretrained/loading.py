@@ -8,18 +8,20 @@ Weights come from the checkpoint, and so does the configuration of a Hugging Fac
 import functools
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from miniclip.data.eval_preprocessing import EvalPreprocessing
 from miniclip.errors import SettingError, UserError, counted
 from miniclip.models import CLIP
 from miniclip.models.image_encoder import adopt_preprocessing
-from miniclip.pretrained.bundle import ModelBundle
+from miniclip.pretrained.bundle import LateTower, ModelBundle
 from miniclip.pretrained.parts import Config, check_config, checked_part, node_at
 from miniclip.runs import RunFiles
 from miniclip.tokenizers import Tokenizer
@@ -35,6 +37,14 @@ from miniclip.training.contents import shown
 LOADS_CODE = ("auto_map", "_implementation", "kernel_config", "quantization_config", "use_kernels")
 """In the keys of a Hugging Face configuration that can name code to load."""
 
+TOWER = "image_encoder."
+"""What the names of the image tower's weights begin with."""
+
+ONLY_FOR_TRAINING = ("optimizer", "scaler", "random_state")
+"""Parts of a checkpoint that no one needs who uses the model."""
+
+Module = TypeVar("Module", bound=nn.Module)
+
 READS_FILES = re.compile("architecture|model_args|.*backbone.*")
 """Keys of a Hugging Face configuration by which vision models read files; text models lack them."""
 
@@ -44,7 +54,7 @@ class ReadCheckpoint(NamedTuple):
 
     Attributes:
         path: of the file.
-        content: all of it.
+        content: of it, but for what only training goes on with, in memory.
         config: of the run, with the image size and the crop that the checkpoint was validated with.
         tokenizer: of the run.
     """
@@ -59,13 +69,10 @@ def load_run(path: Path) -> ModelBundle:
     """The model of a run directory (its best checkpoint) or of a checkpoint.
 
     Raises:
-        UserError: see `read_checkpoint` and `model_of`.
+        UserError: see `read_checkpoint` and `bundle_of`.
     """
     checkpoint = read_checkpoint(path)
-    model = model_of(checkpoint, checkpoint.config)
-    preprocessing = preprocessing_of(checkpoint, checkpoint.config)
-    name = checkpoint.config["name"]
-    return ModelBundle(name, checkpoint.config, model, checkpoint.tokenizer, preprocessing)
+    return bundle_of(checkpoint, checkpoint.config)
 
 
 def read_checkpoint(path: Path) -> ReadCheckpoint:
@@ -77,52 +84,57 @@ def read_checkpoint(path: Path) -> ReadCheckpoint:
     """
     path = RunFiles(path).best_checkpoint if path.is_dir() else path
     try:
-        content = load_checkpoint(path)
+        content = load_checkpoint(path, unread=ONLY_FOR_TRAINING)
     except CheckpointError as error:  # another model is not taken in its place
         raise CheckpointError(f"{error}{sound_beside(path)}") from None
     with named_after(path):
         check_config(content["config"])
         with named_by("model"):
-            check_finite(content["model"])
+            weights = _in_memory(content["model"])
+            check_finite(weights)
         with named_by("tokenizer"):
             tokenizer = Tokenizer.from_state(content["tokenizer"])
         config = _as_evaluated(without_places(content["config"]), content["preprocessing"])
-    return ReadCheckpoint(path, content, config, tokenizer)
+    content = {name: part for name, part in content.items() if name not in ONLY_FOR_TRAINING}
+    return ReadCheckpoint(path, {**content, "model": weights}, config, tokenizer)
 
 
-def model_of(checkpoint: ReadCheckpoint, config: Config) -> CLIP:
+def bundle_of(checkpoint: ReadCheckpoint, config: Config) -> ModelBundle:
     """The model of a config with the weights of a checkpoint, in evaluation mode on the CPU.
 
     Raises:
-        UserError: when they are of different architectures.
+        UserError: when they are of different architectures; of the image tower, when it is made.
     """
+    content = checkpoint.content
     with named_after(checkpoint.path):
-        model = assemble(config, checkpoint.tokenizer, checkpoint.content)
-    adopt_preprocessing(model.image_encoder, checkpoint.content["preprocessing"])
-    return model
-
-
-def preprocessing_of(checkpoint: ReadCheckpoint, config: Config) -> EvalPreprocessing:
-    """The preprocessing of a checkpoint, with the image size and the crop of a config."""
+        text_model = text_model_of(config, checkpoint.tokenizer, content)
     seen = {key: config["data"][key] for key in ("image_size", "eval_crop")}
-    return EvalPreprocessing.from_state({**checkpoint.content["preprocessing"], **seen})
+    preprocessing = EvalPreprocessing.from_state({**content["preprocessing"], **seen})
+    late_tower = late_tower_of(config, content, checkpoint.path)
+    return ModelBundle(config["name"], config, text_model, checkpoint.tokenizer, preprocessing, late_tower)
 
 
-def assemble(config: Config, tokenizer: Tokenizer, checkpoint: dict[str, Any]) -> CLIP:
-    """The parts of a config put together, with the weights `checkpoint["model"]`.
+def text_model_of(config: Config, tokenizer: Tokenizer, checkpoint: dict[str, Any]) -> CLIP:
+    """All parts of a config but the image tower, put together, with their weights in `checkpoint["model"]`.
 
     Raises:
         UserError: when the weights are of another architecture.
     """
-    # first on a device without memory: sizes out of a file can be anything
-    with warnings.catch_warnings(), torch.device("meta"):
-        warnings.simplefilter("ignore")  # what is worth saying is said when the model is made
-        without_memory = _model(config, tokenizer)
-    check_architecture(without_memory, checkpoint, config)
+    weights = {name: tensor for name, tensor in checkpoint["model"].items() if not name.startswith(TOWER)}
+    make_model = functools.partial(_model_without_tower, config, tokenizer)
+    return _with_weights(make_model, {**checkpoint, "model": weights}, config)
 
-    model = _model(config, tokenizer)
-    load_model(model, checkpoint, config)
-    return model.to(memory_format=torch.channels_last).eval()
+
+def late_tower_of(config: Config, checkpoint: dict[str, Any], path: Path) -> LateTower:
+    """The image tower of a config with its weights in `checkpoint["model"]`, to be made later.
+
+    Args:
+        checkpoint: has the `config` and the `preprocessing` that the weights were made with, too.
+        path: of the file or the folder that it was read from, which errors name.
+    """
+    weights = {name: tensor for name, tensor in checkpoint["model"].items() if name.startswith(TOWER)}
+    own = {"model": weights, "config": checkpoint["config"], "preprocessing": checkpoint["preprocessing"]}
+    return LateTower(weights, functools.partial(_image_tower, config, own, path))
 
 
 def make(config: Config, place: str, **run_time: Any) -> Any:
@@ -152,17 +164,69 @@ def named_by(place: str) -> Iterator[None]:
 
 
 @contextmanager
-def named_after(checkpoint: Path) -> Iterator[None]:
-    """Errors begin with the file that they are about."""
+def named_after(path: Path) -> Iterator[None]:
+    """Errors begin with the checkpoint, or the folder of a saved model, that they are about."""
     try:
         yield
     except UserError as error:
-        raise UserError(f"The checkpoint {checkpoint} cannot be restored: {error}") from None
+        is_saved = path.is_dir()
+        what = f"model in {path} cannot be loaded" if is_saved else f"checkpoint {path} cannot be restored"
+        raise UserError(f"The {what}: {error}") from None
 
 
-def _model(config: Config, tokenizer: Tokenizer) -> CLIP:
+def _in_memory(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of tensors that lie in a file, as precise as a model holds them."""
+    return {
+        name: tensor.to(torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True)
+        for name, tensor in weights.items()
+    }
+
+
+def _image_tower(config: Config, checkpoint: dict[str, Any], path: Path) -> nn.Module:
+    """The image tower of a `LateTower`."""
+
+    def make_tower() -> nn.ModuleDict:
+        return nn.ModuleDict({TOWER.removesuffix("."): make(config, "encoder.image")})
+
+    with named_after(path):
+        (tower,) = _with_weights(make_tower, checkpoint, config).values()
+    adopt_preprocessing(tower, checkpoint["preprocessing"])
+    return tower
+
+
+class _WithoutInitialization(TorchFunctionMode):
+    """Parameters keep what stands in their memory; of those without memory, to initialize takes a second.
+
+    For that, torch imports its compiler.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        arguments = kwargs or {}
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return arguments["tensor"] if "tensor" in arguments else args[0]
+        return func(*args, **arguments)
+
+
+def _with_weights(make_module: Callable[[], Module], checkpoint: dict[str, Any], config: Config) -> Module:
+    """A module with the weights `checkpoint["model"]`, in evaluation mode.
+
+    Raises:
+        UserError: when the weights are of another architecture.
+    """
+    # first on a device without memory: sizes out of a file can be anything
+    with warnings.catch_warnings(), torch.device("meta"), _WithoutInitialization():
+        warnings.simplefilter("ignore")  # what is worth saying is said when the model is made
+        without_memory = make_module()
+    check_architecture(without_memory, checkpoint, config)
+
+    module = make_module()
+    load_model(module, checkpoint, config)
+    return module.to(memory_format=torch.channels_last).eval()
+
+
+def _model_without_tower(config: Config, tokenizer: Tokenizer) -> CLIP:
     return CLIP(
-        image_encoder=make(config, "encoder.image"),
+        image_encoder=nn.Module(),  # in its place: it cannot be called
         text_encoder=_text_encoder(config, vocab_size=tokenizer.vocab_size),
         projection=make(config, "projection"),
         temperature=make(config, "temperature"),
@@ -233,7 +297,7 @@ def _as_evaluated(config: Config, preprocessing: Config) -> Config:
     return {**config, "data": {**data, "image_size": size, "eval_crop": seen.crop_name}}
 
 
-def check_finite(weights: dict[str, torch.Tensor]) -> None:
+def check_finite(weights: dict[str, Tensor]) -> None:
     """Refuse weights that are no numbers.
 
     Raises:

@@ -14,6 +14,7 @@ from miniclip.data.loader import Loader
 from miniclip.data.sampler import sequential_batches
 from miniclip.errors import UserError, at_least, counted, one_of
 from miniclip.metrics.features import encode_images, encode_texts
+from miniclip.models import CLIP
 from miniclip.pretrained.bundle import ModelBundle
 from miniclip.pretrained.folder import is_model_folder, load_folder, save_folder
 from miniclip.pretrained.hub import download, is_repo_name, upload
@@ -44,7 +45,6 @@ class MiniCLIP:
     Attributes:
         name: how tables call it.
         device: where it computes.
-        model: the network; it stays in the mode, training or evaluation, that it is in.
         tokenizer: texts to token ids.
         preprocess: an image to what the network sees.
     """
@@ -55,7 +55,6 @@ class MiniCLIP:
         self.tokenizer: Tokenizer = bundle.tokenizer
         self.preprocess: EvalPreprocessing = bundle.preprocessing
         self.dtype = torch.float32
-        self.model = bundle.model
         self.to(device)
 
     @classmethod
@@ -112,11 +111,29 @@ class MiniCLIP:
         """
         if dtype is not None:
             one_of("dtype", str(dtype), [str(known) for known in DTYPES])
-        self.model = self.model.to(device)
+        self.bundle.text_model.to(device)
         # after what may fail, so that a model never says that it is where it is not
         self.device = torch.device(device)
         self.dtype = dtype or self.dtype
         return self
+
+    @property
+    def model(self) -> CLIP:
+        """The network; it stays in the mode, training or evaluation, that it is in.
+
+        Loading leaves its image tower for later, see `make_image_tower`.
+        """
+        return self.bundle.model
+
+    def make_image_tower(self) -> None:
+        """Make the image tower of a loaded model now, not when `encode_image` or `model` first needs it.
+
+        Texts need none, and the library that it is made of takes as long to import as torch.
+
+        Raises:
+            UserError: when the weights are not those of the image tower in the config.
+        """
+        self.bundle.make_image_tower()
 
     @property
     def precision(self) -> str:
@@ -131,12 +148,13 @@ class MiniCLIP:
     @property
     def logit_scale(self) -> float:
         """What cosines are multiplied by to become logits."""
-        training = self.model.training
-        self.model.eval()
+        model = self.bundle.text_model
+        training = model.training
+        model.eval()
         # in evaluation no temperature depends on the similarities it is given
         with torch.no_grad():
-            scale = self.model.temperature(torch.zeros(1, 1, device=self.device))
-        self.model.train(training)
+            scale = model.temperature(torch.zeros(1, 1, device=self.device))
+        model.train(training)
         return float(scale)
 
     @cached_property
@@ -158,8 +176,9 @@ class MiniCLIP:
             UserError: when an image cannot be read, or a tensor has another shape.
         """
         seen = batches_of(images, self.preprocess, batch_size=batch_size)
+        model = self.model
         with self._autocast():
-            features = [encode_images(self.model, [batch.to(self.device)]) for batch in seen]
+            features = [encode_images(model, [batch.to(self.device)]) for batch in seen]
         return torch.cat([torch.zeros(0, self.embed_dim, device=self.device), *features])
 
     def encode_text(self, texts: str | Sequence[str], *, batch_size: int = BATCH_SIZE) -> Tensor:
@@ -174,7 +193,7 @@ class MiniCLIP:
         self._tell_too_long(texts)
         with self._autocast():
             return encode_texts(
-                self.model, texts, self.tokenizer, device=self.device, batch_size=batch_size
+                self.bundle.text_model, texts, self.tokenizer, device=self.device, batch_size=batch_size
             )
 
     def similarity(

@@ -3,7 +3,7 @@
 import os
 import shutil
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from miniclip.disk_errors import naming
 from miniclip.errors import UserError, counted
 from miniclip.files import flatten, partial_path, replace, replacing
 from miniclip.renamed import renamed_config
@@ -77,13 +78,14 @@ class _Output:
 def copy_checkpoint(source: Path, target: Path) -> None:
     """Give a written checkpoint a second name; as a hard link where the file system has them."""
     partial = partial_path(target)
-    partial.unlink(missing_ok=True)
-    try:
-        os.link(source, partial)
-    except OSError:
-        shutil.copyfile(source, partial)
-    replace(partial, target)
-    partial.unlink(missing_ok=True)  # two names of one file are not replaced by each other
+    with naming(target, partial):
+        partial.unlink(missing_ok=True)
+        try:
+            os.link(source, partial)
+        except OSError:
+            shutil.copyfile(source, partial)
+        replace(partial, target)
+        partial.unlink(missing_ok=True)  # two names of one file are not replaced by each other
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor], facts: Mapping[str, object]) -> None:
@@ -102,8 +104,12 @@ def save_weights(path: Path, weights: Mapping[str, Tensor], facts: Mapping[str, 
         file.write(safetensors.torch.save(tensors, metadata))
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
+def load_checkpoint(path: Path, *, unread: Collection[str] = ()) -> dict[str, Any]:
     """Read a checkpoint onto the CPU; nothing in the file is executed.
+
+    Args:
+        unread: parts that the caller does not use, which are not held against what was written. Where there
+            are any, all tensors stay in the file, from which each is read when it is used.
 
     Raises:
         CheckpointError: when it is missing, damaged, of another format, or holds anything but what a run
@@ -114,7 +120,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"The checkpoint {path} {problem}.")
 
     try:
-        content = _read(path)
+        content = _read(path, unread)
     except Exception as error:  # a damaged file makes almost any of torch's reader
         # torch's own words advise to let the file execute code
         known = isinstance(error, UserError | OSError)
@@ -144,20 +150,21 @@ def sound_beside(path: Path) -> str:
     return f" Sound ones beside it: {', '.join(steps)}." if steps else ""
 
 
-def _read(path: Path) -> Any:
-    """What the file holds, once all of it was held against its digests, or the checksums of older files.
+def _read(path: Path, unread: Collection[str]) -> Any:
+    """What the file holds, once what is read was held against its digests, or the checksums of older files.
 
     Raises:
         UserError: when bytes are damaged.
     """
     _check_archive(path, tensors=False)
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=bool(unread))
 
     digests = content.pop(DIGESTS, None) if isinstance(content, dict) else None
     if digests is None:
         _check_archive(path, tensors=True)
     else:
-        check_digests(content, digests)
+        read = {name: part for name, part in content.items() if name not in unread}
+        check_digests(read, digests)
     return content
 
 

@@ -8,19 +8,20 @@ import torch
 
 from miniclip.data.loader import Loader
 from miniclip.data.sampler import EpochBatches
+from miniclip.disk_errors import DiskError
 from miniclip.distributed import World
 from miniclip.errors import as_override
 from miniclip.metrics import Features
 from miniclip.optim import set_learning_rate
 from miniclip.runs import JsonlLogger, RunDirectory
+from miniclip.stop_signals import stop_signals
 from miniclip.training.budget import Budget
 from miniclip.training.checkpointer import Checkpointer
 from miniclip.training.guards import BrokenImages, TooManyBroken, TooManySkipped, check_weights
-from miniclip.training.interruption import Interrupted, Interruption, ignore_in_worker
+from miniclip.training.interruption import Interrupted, Interruption
 from miniclip.training.plan import Plan
 from miniclip.training.progress import Stopwatch
 from miniclip.training.recorder import Recorder
-from miniclip.training.saver import SaveFailed
 from miniclip.training.setup import TrainingSetup
 from miniclip.training.step import TrainingStep
 from miniclip.training.summary import summary_of
@@ -88,7 +89,6 @@ class Loop:
             tokenizer=setup.tokenizer,
             device=trainer.device,
             num_workers=trainer.num_workers,
-            worker_init=ignore_in_worker,
         )
         self.step = TrainingStep(
             setup.model,
@@ -127,10 +127,11 @@ class Loop:
         self.batches.start_at(progress.epoch, progress.position)
         self.reading = iter(self.loader)
 
-        with self.interruption.caught():
+        with stop_signals.caught():
             try:
-                self._train()
-                self._finish_saving()
+                with stop_signals.deferred():
+                    self._train()
+                    self._finish_saving()
             except Interrupted:
                 self._save_before_stop()
                 again = as_override("trainer.resume", self.run.path)
@@ -236,7 +237,7 @@ class Loop:
         """See to it that the end of the run is saved.
 
         Raises:
-            SaveFailed: when it cannot be, whatever `trainer.on_save_error` says.
+            DiskError: when it cannot be, whatever `trainer.on_save_error` says.
         """
         checkpointer = self.checkpointer
         checkpointer.wait()
@@ -252,7 +253,7 @@ class Loop:
         try:
             self._save()
             self.checkpointer.wait()
-        except SaveFailed as error:
+        except DiskError as error:
             log.error("%s", error)
 
     def _check_weights(self) -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from miniclip import MiniCLIP
 from miniclip.runs import RunDirectory
+from miniclip.training.checkpoint import load_checkpoint, save_checkpoint
 from tests.in_process import Answer
 
 
@@ -51,6 +53,29 @@ def test_a_folder_is_embedded_and_searched(
     shutil.rmtree(moved)
     assert "Say where it lies now: --model" in miniclip("search", "index", "x").stderr
     assert miniclip("search", "index", "x", "--model", class_run.path).returncode == 0
+
+
+def test_the_image_tower_is_made_at_once_or_not_at_all(
+    class_run: RunDirectory,
+    class_folder: Path,
+    miniclip: Callable[..., Answer],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    content = load_checkpoint(class_run.best_checkpoint)
+    del content["model"]["image_encoder.proj.bias"]
+    save_checkpoint(tmp_path / "other.pt", content)
+    refused = miniclip("embed", "other.pt", class_folder, "-o", "index")
+    assert "image_encoder.proj.bias" in refused.stderr
+    assert not (tmp_path / "index").exists()
+
+    miniclip("embed", class_run.path, class_folder / "red_square", "-o", "index")
+    towers = []
+    monkeypatch.setattr(MiniCLIP, "make_image_tower", lambda model: towers.append(model))
+    assert miniclip("search", "index", "red square").returncode == 0
+    assert not towers
+    assert miniclip("search", "index", "--image", class_folder / "red_square" / "0.png").returncode == 0
+    assert len(towers) == 1
 
 
 def test_a_source_leaves_the_index(

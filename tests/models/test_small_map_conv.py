@@ -72,3 +72,10 @@ def test_large_maps_and_float32_take_torchs_own_path() -> None:
     _, fast = both(1)
     assert fast(torch.randn(1, 8, 9, 9).bfloat16()).grad_fn.name() == "ConvolutionBackward0"
     assert fast.float()(torch.randn(1, 8, 2, 2)).grad_fn.name() == "ConvolutionBackward0"
+
+
+def test_a_bias_that_it_is_given_later_is_added() -> None:
+    plain, fast = both(stride=1)
+    plain.bias = fast.bias = nn.Parameter(torch.ones(16).bfloat16())
+    images = torch.randn(5, 8, 2, 2).bfloat16()
+    torch.testing.assert_close(fast(images), plain(images))

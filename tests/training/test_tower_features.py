@@ -180,6 +180,47 @@ def test_other_weights_and_another_preprocessing_make_another_file(
     assert asked == []
 
 
+def batch_norms(tower: torch.nn.Module) -> int:
+    return sum(isinstance(module, torch.nn.BatchNorm2d) for module in tower.modules())
+
+
+@pytest.mark.parametrize(("precision", "folds"), [("fp32", True), ("bf16", False)])
+def test_batch_norms_are_folded_in_float32_and_never_in_the_model(
+    frozen: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: str,
+    folds: bool,
+) -> None:
+    from miniclip.models.image_encoder import ImageEncoder
+
+    asked: list[ImageEncoder] = []
+    features = ImageEncoder.features
+
+    def watching(self: ImageEncoder, images: torch.Tensor) -> torch.Tensor:
+        asked.append(self)
+        return features(self, images)
+
+    settings = (
+        "data.cache=features",
+        "data.limit=9",
+        f"data.cache_dir={tmp_path}",
+        f"precision={precision}",
+    )
+    setup = built(tmp_path, *frozen, *settings)
+    tower = setup.model.image_encoder
+    state = {name: tensor.clone() for name, tensor in setup.model.state_dict().items()}
+    monkeypatch.setattr(ImageEncoder, "features", watching)
+    cached = features_of(setup)
+
+    # the last one made the features of the validation part
+    assert batch_norms(tower) > 0
+    assert (batch_norms(asked[-1]) == 0) is folds
+    assert cached.model.image_encoder is tower.proj
+    assert list(setup.model.state_dict()) == list(state)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in setup.model.state_dict().items())
+
+
 def test_another_image_stands_in_for_a_broken_one(
     frozen: tuple[str, ...], tmp_path: Path, picture_folder: Path
 ) -> None:

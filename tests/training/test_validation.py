@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import signal
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +18,7 @@ from miniclip.losses import Loss
 from miniclip.metrics import encode, recall_line, retrieval_metrics
 from miniclip.metrics.health import Health
 from miniclip.runs import JsonlLogger, RunDirectory, RunFacts
-from miniclip.training.interruption import Interrupted, Interruption
+from miniclip.stop_signals import Interrupted, stop_signals
 from miniclip.training.progress import Progress
 from miniclip.training.setup import TrainingSetup
 from miniclip.training.validation import SplitEncoder, Validation, selection_key
@@ -58,10 +60,10 @@ def test_a_split_is_encoded_in_order(setup: TrainingSetup) -> None:
 
 
 def test_a_signal_stops_between_two_batches(setup: TrainingSetup) -> None:
-    interruption = Interruption()
-    interruption.signum = 2
-    with pytest.raises(Interrupted):
-        encoder(setup, interruption=interruption)("validation")
+    with stop_signals.caught(), pytest.raises(Interrupted), stop_signals.deferred():
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Interrupted):
+            encoder(setup)("validation")
 
 
 def test_a_record_holds_the_numbers_of_the_weights(

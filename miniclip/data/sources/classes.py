@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import torchvision.datasets as sets
 from PIL import UnidentifiedImageError
 from torch import Tensor
 
@@ -70,6 +69,8 @@ class ImageClasses(FolderSource):
         return {part: ClassFolders(self.root / part, root=self.root) for part in ("train", *parts)}
 
     def _part(self, part: str) -> Any:
+        import torchvision.datasets as sets
+
         if self.dataset in ("CIFAR10", "CIFAR100"):
             return getattr(sets, self.dataset)(str(self.root), train=part == "train")
         names = {"train": "trainval"} if self.dataset == "OxfordIIITPet" else {}

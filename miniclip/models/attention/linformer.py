@@ -170,6 +170,8 @@ def start_as_folding(projection: Tensor) -> None:
     Captions of up to k tokens then start with exact attention, which learns faster than the package's
     random mixtures of all.
     """
+    if projection.is_meta:  # it has no values, and torch would import its compiler to know theirs
+        return
     places = torch.arange(projection.shape[-2], device=projection.device)  # (L,)
     projection.zero_()
     projection[..., places, places % projection.shape[-1]] = 1

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from miniclip.errors import SettingError
+from miniclip.files import append
 from miniclip.runs.loggers.view import RunFacts, View
 
 
@@ -42,8 +43,7 @@ class JsonlLogger:
         }
 
         # the file first: a view that goes on offline reads from it what it has missed
-        with open(self.metrics, "a", encoding="utf-8") as file:
-            file.write(json.dumps(finite) + "\n")
+        append(self.metrics, json.dumps(finite))
 
         for view in self.views.values():
             view.log(record)
