@@ -34,7 +34,7 @@ from miniclip.stop_signals import Interrupted, signal_name, stop_signals
 from miniclip.training import Trainer, TrainingSetup
 from miniclip.training.guards import Diverged
 from miniclip.training.held_out import HeldOutResult, measure_test
-from miniclip.training.reproducibility import release_memory
+from miniclip.training.reproducibility import deterministic_algorithms, release_memory
 from miniclip.training.resuming import check_directory, go_on
 
 log = logging.getLogger(__name__)
@@ -120,7 +120,12 @@ def _train(cfg: DictConfig, run: RunDirectory) -> float:
     """Train and measure one run; whatever happens, its status is written."""
     run.write_status("running")
     try:
-        with disk_errors_told(), run.heartbeat(), stop_signals.raised(partial(_write_interrupted, run)):
+        with (
+            deterministic_algorithms(cfg.trainer.deterministic),
+            disk_errors_told(),
+            run.heartbeat(),
+            stop_signals.raised(partial(_write_interrupted, run)),
+        ):
             summary, measured = _train_and_measure(cfg, run)
             stop_signals.check()  # a library may have swallowed it
     except (KeyboardInterrupt, SystemExit) as error:

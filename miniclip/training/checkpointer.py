@@ -59,7 +59,18 @@ class OptimizerState:
         self.optimizer = optimizer
 
     def state_dict(self) -> dict[str, Any]:
-        return self.optimizer.state_dict()
+        """The moments, and the settings as they were made.
+
+        The schedule sets each learning rate anew before a step: what it was in the last one, a run that has
+        been resumed and took none yet does not know, and both are to write the same.
+        """
+        state = self.optimizer.state_dict()
+        groups: list[dict[str, Any]] = []
+        for group in state["param_groups"]:
+            as_made = {name: value for name, value in group.items() if name != "initial_lr"}
+            as_made["lr"] = group.get("initial_lr", group["lr"])
+            groups.append(as_made)
+        return {**state, "param_groups": groups}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over the moments.

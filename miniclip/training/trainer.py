@@ -11,6 +11,7 @@ from miniclip.training.device import find_device
 from miniclip.training.loop import FitResult, Loop
 from miniclip.training.plan import check_batches_fit
 from miniclip.training.progress import Progress, Stopwatch
+from miniclip.training.reproducibility import deterministic_algorithms
 from miniclip.training.resuming import AUTO
 from miniclip.training.setup import TrainingSetup
 from miniclip.training.tower_features import on_features
@@ -41,6 +42,9 @@ class Trainer:
             again at the next one. The end of a run is an error if it cannot be written, either way.
         num_workers: processes that read images; 0 reads in the main process.
         device: "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1", ...
+        deterministic: take only operators that give the same bits each time, those of cuDNN and cuBLAS
+            among them, at some cost in speed. One that has no such form is told by name and runs as it
+            is. On the CPU a run repeats itself to the bit without this. TF32 stays as it is.
         resume: null, the path of a checkpoint or run directory, or "auto": this run directory's last
             checkpoint, else that of the newest run beside it that is of the same settings and was
             interrupted or killed, else a fresh start. See `miniclip.training.changed_settings` for what may
@@ -68,6 +72,7 @@ class Trainer:
         on_save_error: Literal["raise", "warn"],
         num_workers: int,
         device: str,
+        deterministic: bool,
         resume: str | None,
     ):
         for setting, value, least in (
@@ -107,6 +112,7 @@ class Trainer:
         )
         self.num_workers = num_workers
         self.device = find_device(device)
+        self.deterministic = deterministic
         self.resume = resume
 
     def fit(
@@ -140,7 +146,8 @@ class Trainer:
             checkpointer.resume(checkpoint, must_be_same=self.resume == AUTO)
         clock.before = progress.total_seconds
 
-        # with the weights of the checkpoint
-        if setup.feature_folder is not None:
-            setup = on_features(setup, device=self.device, num_workers=self.num_workers)
-        return Loop(self, setup, run, logger, checkpointer, clock).run_to_end()
+        with deterministic_algorithms(self.deterministic):
+            # with the weights of the checkpoint
+            if setup.feature_folder is not None:
+                setup = on_features(setup, device=self.device, num_workers=self.num_workers)
+            return Loop(self, setup, run, logger, checkpointer, clock).run_to_end()
