@@ -68,9 +68,7 @@ class Saver:
             if self.on_error == "raise":
                 raise
             if str(before) != str(error):
-                log.warning(
-                    "A checkpoint is not saved. %s Training goes on; the next save tries again.", error
-                )
+                log.warning("A checkpoint is not saved. %s Training goes on; the next tries again.", error)
 
 
 def snapshot(value: Any) -> Any:
