@@ -30,8 +30,8 @@ def test_the_settings_that_help_are_named_with_their_values(tmp_path: Path) -> N
     assert out_of_memory_text(torch.OutOfMemoryError(OF_CUDA), run) == (
         "Out of memory: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of "
         "79.10 GiB of which 1.31 GiB is free. Half the batch (trainer.batch_size=64 now): "
-        "trainer.batch_size=32 trainer.accumulate_steps=6, with as many images per step but half the negatives. Lower one of "
-        "image_size=224, encoder.text.width=256. Or precision=amp instead of fp32."
+        "trainer.batch_size=32 trainer.accumulate_steps=6, with as many images per step but half the "
+        "negatives. Lower one of image_size=224, encoder.text.width=256. Or precision=amp instead of fp32."
     )
 
 
