@@ -191,16 +191,17 @@ def outcome(folder: Path) -> dict[str, Any]:
 def _digests(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """Of the parts that training changes, each value; a tensor by its bytes."""
     parts = ("model", "optimizer", "scaler", "random_state")
-    return {name: _plain(checkpoint[name]) for name in parts}
+    return {name: plain(checkpoint[name]) for name in parts}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value that is equal to another where the tensors in both are, to the bit."""
     if isinstance(value, torch.Tensor):
         return value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
     if isinstance(value, dict):
-        return {key: _plain(below) for key, below in value.items()}
+        return {key: plain(below) for key, below in value.items()}
     if isinstance(value, list | tuple | np.ndarray):
-        return [_plain(below) for below in value]
+        return [plain(below) for below in value]
     return value
 
 
