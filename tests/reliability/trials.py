@@ -8,6 +8,7 @@ each trial is a fork of it, in a process group of its own as a shell would give 
     assert trial.wait() == 143
 """
 
+import atexit
 import importlib
 import json
 import multiprocessing
@@ -124,7 +125,10 @@ def _command(
     sys.argv = ["miniclip", *words]
     if before is not None:
         before()
-    cli.main()
+    try:
+        cli.main()
+    finally:
+        atexit._run_exitfuncs()  # which the end of Python calls, and that of multiprocessing does not
 
 
 def at_call(target: str, number: int, action: Callable[[], object]) -> None:
