@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "miniclip"
 
 FLOORS = (
     {"errors"},
-    {"files", "provenance", "signature", "renamed"},
+    {"files", "provenance", "signature", "renamed", "table_cells", "tokenizer_file"},
     {"distributed", "embedding_model", "preprocessing", "tokenizers", "optim"},
     {"losses", "data", "models"},
     {"metrics"},

@@ -93,6 +93,7 @@ def load_folder(folder: Path) -> ModelBundle:
             weights = load_file(within(folder, WEIGHTS))
         except (SafetensorError, OSError, ValueError) as error:
             raise UserError(f"{WEIGHTS} is damaged ({error})") from None
+        check_part("model", weights)
         check_finite(weights)
         model = assemble(config, tokenizer, {"model": weights, "config": config})
         adopt_preprocessing(model.image_encoder, saved["preprocessing"])
@@ -163,6 +164,8 @@ def _as_config(saved: dict[str, Any]) -> Config:
     for key, kind in (("name", str), ("embed_dim", int)):
         if type(saved.get(key)) is not kind:
             raise UserError(f"its {key} is {shown(saved.get(key))}")
+    if not saved["name"].isprintable():
+        raise UserError(f"its name is {shown(saved['name'])}")
     parts = {place: _as_target(saved.get(name), place, name) for place, name in NAMES.items()}
     config: Config = {
         "embed_dim": saved["embed_dim"],

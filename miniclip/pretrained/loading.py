@@ -33,6 +33,10 @@ READS_FILES = re.compile("architecture|model_args|.*backbone.*")
 """Keys of a Hugging Face configuration by which vision models read files; text models lack them."""
 
 
+FEW = 10_000
+"""Layers and labels, which any configuration may name."""
+
+
 class ReadCheckpoint(NamedTuple):
     """A checkpoint whose parts were held against what they may be; nothing is made yet but the tokenizer.
 
@@ -105,6 +109,7 @@ def assemble(config: Config, tokenizer: Tokenizer, checkpoint: dict[str, Any]) -
     Raises:
         UserError: when the weights are of another architecture.
     """
+    _check_depth(config, num_tensors=len(checkpoint["model"]))
     # first on a device without memory: sizes out of a file can be anything
     with warnings.catch_warnings(), torch.device("meta"):
         warnings.simplefilter("ignore")  # what is worth saying is said when the model is made
@@ -114,6 +119,19 @@ def assemble(config: Config, tokenizer: Tokenizer, checkpoint: dict[str, Any]) -
     model = _model(config, tokenizer)
     load_model(model, checkpoint, config)
     return model.to(memory_format=torch.channels_last).eval()
+
+
+def _check_depth(node: Any, *, num_tensors: int) -> None:
+    """Refuse more layers than there are weights: making each takes its time, also without memory.
+
+    Raises:
+        UserError: names the setting.
+    """
+    for key, value in node.items() if isinstance(node, dict) else ():
+        is_count = re.search("layer|num_labels", str(key)) is not None
+        if is_count and isinstance(value, int) and value > max(num_tensors, FEW):
+            raise UserError(f"{shown(key)} is {shown(value)}, and it has weights for {num_tensors} at most")
+        _check_depth(value, num_tensors=num_tensors)
 
 
 def make(config: Config, place: str, **run_time: Any) -> Any:

@@ -21,6 +21,7 @@ UNREADABLE = (
     LookupError,
     TypeError,
     AttributeError,
+    RecursionError,
     zipfile.BadZipFile,
 )
 """What a run's damaged or foreign files raise."""

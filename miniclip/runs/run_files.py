@@ -1,6 +1,7 @@
 """The files of a run: their names, and how they are read. Nothing here creates or changes one."""
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +38,20 @@ FILES = (
     "wandb_id",
 )
 """All that is written into a run directory, but for its log and Hydra's own files."""
+
+
+MOST_RANKS_BYTES = 2**30
+"""Of ranks in memory: those of thirty million captions."""
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Reads plain data without aliases: a run writes none, and a few lines of them stand for billions."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.events.AliasEvent):
+            raise yaml.YAMLError("it holds aliases, which no run writes")
+        node: yaml.Node | None = super().compose_node(parent, index)
+        return node
 
 
 class RunFiles:
@@ -183,9 +198,10 @@ class RunFiles:
             OSError, ValueError: when it is missing or damaged.
         """
         try:
-            config = yaml.safe_load(self.config.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise ValueError(f"{self.config} is damaged ({error})") from None
+            config = yaml.load(self.config.read_text(encoding="utf-8"), Loader=_PlainLoader)
+        except (yaml.YAMLError, RecursionError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ValueError(f"{self.config} is damaged ({reason})") from None
         if not isinstance(config, dict):
             raise ValueError(f"{self.config} is no config")
         return renamed_config(config)
@@ -211,6 +227,10 @@ class RunFiles:
         path = self.ranks_test if of_test else self.ranks
         if not path.is_file():
             return None
+        with zipfile.ZipFile(path) as archive:
+            num_bytes = sum(member.file_size for member in archive.infolist())
+        if num_bytes > MOST_RANKS_BYTES:
+            raise ValueError(f"{path} would take {num_bytes:,} bytes of memory")
         with np.load(path) as arrays:
             return dict(arrays)
 

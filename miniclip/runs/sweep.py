@@ -22,6 +22,7 @@ from miniclip.runs import RunFiles, State, read_state
 from miniclip.runs.job_key import read_job_key
 from miniclip.runs.run_directory import JOB_FORMAT
 from miniclip.runs.run_files import find_jobs
+from miniclip.table_cells import markdown_cell, spreadsheet_cell
 
 RECALLS = tuple(f"{direction}_r{k}" for direction in DIRECTIONS for k in (min(RECALL_AT), max(RECALL_AT)))
 """Of the six, those that a sweep's table has room for: i2t_r1, i2t_r10, t2i_r1, t2i_r10."""
@@ -169,7 +170,9 @@ class Sweep:
             buffer = io.StringIO()
             writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
             writer.writeheader()
-            writer.writerows(rows)
+            writer.writerows(
+                {column: spreadsheet_cell(cell) for column, cell in row.items()} for row in rows
+            )
 
             # each is replaced whole, so that a reader never sees half a table
             write_text(self.path / "summary.csv", buffer.getvalue())
@@ -188,7 +191,7 @@ def markdown_table(columns: Sequence[str], rows: Sequence[dict[str, str]]) -> li
     """A table in Markdown, a line each."""
     lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     for row in rows:
-        cells = (row[column].replace("|", "\\|") for column in columns)
+        cells = (markdown_cell(row[column]) for column in columns)
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
