@@ -24,6 +24,7 @@ from miniclip.runs.loggers.wandb_server import (
 )
 from miniclip.runs.run_files import RunFiles
 from miniclip.runs.small_files import DamagedFile
+from miniclip.table_cells import spreadsheet_cell
 
 log = logging.getLogger(__name__)
 
@@ -291,7 +292,7 @@ def _retrieval_rows(summary: dict[str, Any]) -> list[list[Any]]:
         for direction, title in DIRECTIONS.items():
             recalls = [record[f"{part}/{direction}_r{k}"] for k in RECALL_AT]
             median_rank = record[f"{part}/{direction}_median_rank"]
-            rows.append([record.get("protocol", part), title, *recalls, median_rank])
+            rows.append([spreadsheet_cell(record.get("protocol", part)), title, *recalls, median_rank])
     return rows
 
 
