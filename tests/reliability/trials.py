@@ -116,6 +116,7 @@ def _command(
 ) -> None:
     """The command line, in a fork of the server."""
     os.setsid()
+    multiprocessing.set_start_method("fork", force=True)  # of its workers; this process itself has a server
     file = os.open(output, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
     for stream in (1, 2):
         os.dup2(file, stream)
