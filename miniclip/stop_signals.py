@@ -3,6 +3,7 @@
 Imports nothing but the standard library: a command takes them over before it imports what takes long.
 """
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -194,8 +195,7 @@ def leave_to_main_process(worker_id: int = 0) -> None:
     """Make this process, a worker, heed no signal that asks it to stop, and end with the main process.
 
     A group of processes is signaled as one by shells, `timeout` and clusters; without its workers the main
-    process could not finish its step. It terminates a worker that does not end by itself: a second SIGTERM
-    ends it.
+    process could not finish its step. A second SIGTERM ends it.
     """
     for signum in SIGNALS:
         signal.signal(signum, signal.SIG_IGN)
@@ -211,13 +211,19 @@ def leave_to_main_process(worker_id: int = 0) -> None:
             os._exit(1)
 
     signal.signal(signal.SIGTERM, end_at_the_second)
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_end_with_main_process, daemon=True).start()
 
 
-def _end_with(parent: int) -> None:
-    """Wait until the parent process is gone, whatever the main thread is doing, and end this one."""
-    while os.getppid() == parent:
-        time.sleep(LOOK_SECONDS)
+def _end_with_main_process() -> None:
+    """Wait until the main process is gone, whatever the main thread is doing, and end this one."""
+    main = multiprocessing.parent_process()
+    assert main is not None
+
+    if os.getppid() == main.pid:
+        while os.getppid() == main.pid:
+            time.sleep(LOOK_SECONDS)
+    else:  # it has a server that forks
+        main.join()
     os._exit(1)
 
 

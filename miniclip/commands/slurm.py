@@ -21,7 +21,10 @@ def requeued(words: Sequence[str]) -> bool:
     if job is None or scontrol is None:
         return False
     if not _goes_on(words):
-        _tell(f"Slurm's job {job} is not queued again, as it would begin anew: give it trainer.resume=auto")
+        _tell(
+            f"Slurm's job {job} is not queued again, as it would begin anew: give it trainer.resume=auto, "
+            "or a sweep hydra.sweep.dir=FOLDER"
+        )
         return False
 
     try:

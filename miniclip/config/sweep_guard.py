@@ -1,4 +1,4 @@
-"""Checks of a sweep before its first job starts, and what came of it at its end."""
+"""Checks of a run or a sweep before Hydra writes its first file, and what came of a sweep at its end."""
 
 import atexit
 import importlib.util
@@ -21,13 +21,17 @@ from miniclip.config.compose import refuse_unknown, tell_jobs_what_is_swept, wha
 from miniclip.config.optuna_sweeper import OPTUNA, settings_to_check
 from miniclip.config.refusals import refuse_misspelled, refuse_secrets_of_files
 from miniclip.errors import UserError, counted
+from miniclip.files import is_locked
+from miniclip.runs import RunFiles
 from miniclip.runs.job_key import job_key, search_key
+from miniclip.runs.run_directory import folder_is_busy
 from miniclip.runs.sweep import Sweep
 
 
 class SweepGuard(Callback):
     """Hydra callback: checks all jobs of a sweep before the first one starts, tells last what failed.
 
+    A run it keeps from a directory in which another process trains, before Hydra describes it there.
     Of a sweep by Optuna it checks every value of each axis once.
 
     Args:
@@ -42,6 +46,9 @@ class SweepGuard(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         try:
             _refuse_secrets(config)
+            folder = Path(config.hydra.run.dir)
+            if is_locked(RunFiles(folder).lock_file):
+                raise UserError(folder_is_busy(folder))
         except UserError as error:
             sys.exit(f"Error: {error}")
 

@@ -3,7 +3,9 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
+from multiprocessing import active_children
+from multiprocessing.util import Finalize
 from threading import Barrier
 from typing import Any, TypeVar
 
@@ -57,6 +59,7 @@ class Loader:
         self._processes: DataLoader[Any] | None = None
 
         if num_workers > 0 and not dataset.is_decoded:
+            _kill_workers_at_exit()
             self._processes = DataLoader(
                 _Items(dataset),
                 batch_sampler=order,
@@ -144,6 +147,21 @@ class _Items(Dataset[Item]):
 
     def __getitem__(self, key: int | tuple[int, int]) -> Item:
         return self.dataset.item(key)
+
+
+@cache
+def _kill_workers_at_exit() -> None:
+    """Have workers that are still there at the end of this process killed, which waits for them.
+
+    It would terminate them only, and they ignore that: see `leave_to_main_process`.
+    """
+    Finalize(None, _kill_workers, exitpriority=0)
+
+
+def _kill_workers() -> None:
+    for process in active_children():
+        if process.daemon:
+            process.kill()
 
 
 def _in_threads(

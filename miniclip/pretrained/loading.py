@@ -49,6 +49,10 @@ READS_FILES = re.compile("architecture|model_args|.*backbone.*")
 """Keys of a Hugging Face configuration by which vision models read files; text models lack them."""
 
 
+FEW = 10_000
+"""Layers and labels, which any configuration may name."""
+
+
 class ReadCheckpoint(NamedTuple):
     """A checkpoint whose parts were held against what they may be; nothing is made yet but the tokenizer.
 
@@ -120,6 +124,7 @@ def text_model_of(config: Config, tokenizer: Tokenizer, checkpoint: dict[str, An
     Raises:
         UserError: when the weights are of another architecture.
     """
+    _check_depth(config, num_tensors=len(checkpoint["model"]))
     weights = {name: tensor for name, tensor in checkpoint["model"].items() if not name.startswith(TOWER)}
     make_model = functools.partial(_model_without_tower, config, tokenizer)
     return _with_weights(make_model, {**checkpoint, "model": weights}, config)
@@ -135,6 +140,19 @@ def late_tower_of(config: Config, checkpoint: dict[str, Any], path: Path) -> Lat
     weights = {name: tensor for name, tensor in checkpoint["model"].items() if name.startswith(TOWER)}
     own = {"model": weights, "config": checkpoint["config"], "preprocessing": checkpoint["preprocessing"]}
     return LateTower(weights, functools.partial(_image_tower, config, own, path))
+
+
+def _check_depth(node: Any, *, num_tensors: int) -> None:
+    """Refuse more layers than there are weights: making each takes its time, also without memory.
+
+    Raises:
+        UserError: names the setting.
+    """
+    for key, value in node.items() if isinstance(node, dict) else ():
+        is_count = re.search("layer|num_labels", str(key)) is not None
+        if is_count and isinstance(value, int) and value > max(num_tensors, FEW):
+            raise UserError(f"{shown(key)} is {shown(value)}, and it has weights for {num_tensors} at most")
+        _check_depth(value, num_tensors=num_tensors)
 
 
 def make(config: Config, place: str, **run_time: Any) -> Any:

@@ -79,7 +79,7 @@ class RunDirectory(RunFiles):
         """
         with locked(self.lock_file) as is_free:
             if not is_free:
-                raise UserError(f"Another process trains in {self.path}; give this run another folder.")
+                raise UserError(folder_is_busy(self.path))
 
             # a file system without locks gives it to everybody
             with locked(self.lock_file, wait_seconds=0) as is_still_free:
@@ -184,6 +184,11 @@ class RunDirectory(RunFiles):
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Record what came of the training."""
         write_json(self.summary, summary)
+
+
+def folder_is_busy(folder: Path) -> str:
+    """What a run is told whose directory another process holds."""
+    return f"Another process trains in {folder}; give this run another folder: hydra.run.dir=..."
 
 
 def _heir(folder: Path) -> Path | None:

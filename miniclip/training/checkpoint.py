@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from miniclip.disk_errors import naming
 from miniclip.errors import UserError, counted
 from miniclip.files import flatten, partial_path, replace, replacing
 from miniclip.renamed import renamed_config
@@ -77,13 +78,14 @@ class _Output:
 def copy_checkpoint(source: Path, target: Path) -> None:
     """Give a written checkpoint a second name; as a hard link where the file system has them."""
     partial = partial_path(target)
-    partial.unlink(missing_ok=True)
-    try:
-        os.link(source, partial)
-    except OSError:
-        shutil.copyfile(source, partial)
-    replace(partial, target)
-    partial.unlink(missing_ok=True)  # two names of one file are not replaced by each other
+    with naming(target, partial):
+        partial.unlink(missing_ok=True)
+        try:
+            os.link(source, partial)
+        except OSError:
+            shutil.copyfile(source, partial)
+        replace(partial, target)
+        partial.unlink(missing_ok=True)  # two names of one file are not replaced by each other
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor], facts: Mapping[str, object]) -> None:

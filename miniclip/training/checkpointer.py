@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from miniclip.disk_errors import DiskError
 from miniclip.errors import UserError
 from miniclip.files import within
 from miniclip.models.image_encoder import adopt_preprocessing
@@ -30,7 +31,7 @@ from miniclip.training.kept_checkpoints import KeptCheckpoints
 from miniclip.training.progress import Progress, Stopwatch
 from miniclip.training.reproducibility import RandomState
 from miniclip.training.resuming import carry_on_metrics, carry_on_skipped, is_checkpoint_of, load_sound
-from miniclip.training.saver import SaveFailed, Saver, snapshot
+from miniclip.training.saver import Saver, snapshot
 from miniclip.training.setup import TrainingSetup
 
 log = logging.getLogger(__name__)
@@ -179,7 +180,7 @@ class Checkpointer:
             "val": setup.val_set.split.fingerprint(),
         }
         self.kept = KeptCheckpoints(run, keep_last=settings.keep_last, keep_best=settings.keep_best)
-        self.saver = Saver(run, in_background=settings.in_background, on_error=settings.on_error)
+        self.saver = Saver(in_background=settings.in_background, on_error=settings.on_error)
         self._since_save = Stopwatch()
 
     @property
@@ -194,7 +195,7 @@ class Checkpointer:
         """Write the last checkpoint: the state of every part, and what describes the run.
 
         Raises:
-            SaveFailed: when the system refuses it, or the one before, and `settings.on_error` says so.
+            DiskError: when the system refuses it, or the one before, and `settings.on_error` says so.
         """
         self.saver.wait()  # so that there are no two snapshots
         content: dict[str, Any] = {name: part.state_dict() for name, part in self.parts.items()}
@@ -205,7 +206,7 @@ class Checkpointer:
             content = snapshot(content)
 
         self._since_save = Stopwatch()
-        self.saver.start(self.run.last_checkpoint, partial(self._write, content, self.progress.step))
+        self.saver.start(partial(self._write, content, self.progress.step))
 
     def keep(self, *, is_best: bool, was_validated: bool = True) -> bool:
         """Give the last checkpoint the other names that it deserves: best.pt, epoch_0010.pt.
@@ -214,13 +215,13 @@ class Checkpointer:
             whether it has them: a save that failed is no candidate.
 
         Raises:
-            SaveFailed: see `save`.
+            DiskError: see `save`.
         """
-        for path, give_name in self._names(is_best=is_best, was_validated=was_validated):
+        for give_name in self._names(is_best=is_best, was_validated=was_validated):
             self.saver.wait()
             if self.saver.failure is not None:
                 return False
-            self.saver.run_now(path, give_name)
+            self.saver.run_now(give_name)
         return self.saver.failure is None
 
     def wait(self) -> None:
@@ -228,7 +229,7 @@ class Checkpointer:
         self.saver.wait()
 
     @property
-    def failure(self) -> SaveFailed | None:
+    def failure(self) -> DiskError | None:
         """Why the newest save is not whole; None if it is."""
         return self.saver.failure
 
@@ -238,12 +239,12 @@ class Checkpointer:
         The model has these weights: see `load_best`.
 
         Raises:
-            SaveFailed: when the system refuses it, whatever `settings.on_error` says.
+            DiskError: when the system refuses it, whatever `settings.on_error` says.
         """
         best = self.progress.best or {}
         facts = {name: best[name] for name in ("step", "epoch", "val/rsum", "protocol")}
         path = self.kept.best_weights
-        self.saver.run_now(path, partial(save_weights, path, self.setup.model.state_dict(), facts))
+        self.saver.run_now(partial(save_weights, path, self.setup.model.state_dict(), facts))
         if self.saver.failure is not None:
             raise self.saver.failure
         self.kept.remove_former()
@@ -273,19 +274,18 @@ class Checkpointer:
         """Give the model the weights of the best checkpoint."""
         load_model(self.setup.model, load_checkpoint(self.run.best_checkpoint), self.setup.config)
 
-    def _names(self, *, is_best: bool, was_validated: bool) -> list[tuple[Path, Callable[[], None]]]:
-        """Which names the last checkpoint deserves, and how it gets them."""
-        run, kept, progress = self.run, self.kept, self.progress
-        names: list[tuple[Path, Callable[[], None]]] = []
+    def _names(self, *, is_best: bool, was_validated: bool) -> list[Callable[[], None]]:
+        """What gives the last checkpoint each of the names that it deserves."""
+        kept, progress = self.kept, self.progress
+        names: list[Callable[[], None]] = []
         if is_best:
-            names.append((run.best_checkpoint, kept.add_best))
+            names.append(kept.add_best)
         if was_validated and self.settings.keep_best > 1:
-            names.append((run.best_checkpoint, partial(kept.add_validated, progress.step)))
+            names.append(partial(kept.add_validated, progress.step))
 
         at_end_of_epoch = progress.position == 0 and progress.epoch > 0
         if at_end_of_epoch and progress.epoch % self.settings.every_epochs == 0:
-            path = run.checkpoint(f"epoch_{progress.epoch:04d}")
-            names.append((path, partial(copy_checkpoint, run.last_checkpoint, path)))
+            names.append(partial(kept.add_epoch, progress.epoch))
         return names
 
     def _write(self, content: dict[str, Any], step: int) -> None:

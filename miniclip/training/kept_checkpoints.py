@@ -59,6 +59,10 @@ class KeptCheckpoints:
         for step in self._steps("step"):
             self._former(step).unlink(missing_ok=True)
 
+    def add_epoch(self, epoch: int) -> None:
+        """Let `last.pt` stay as epoch_0010.pt."""
+        copy_checkpoint(self.run.last_checkpoint, self.run.checkpoint(f"epoch_{epoch:04d}"))
+
     def add_best(self) -> None:
         """Let `last.pt` stay as best.pt."""
         self.best_weights.unlink(missing_ok=True)  # those of another best

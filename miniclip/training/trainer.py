@@ -138,7 +138,7 @@ class Trainer:
             SettingError: when a batch is larger than the training set.
             UserError: when the checkpoint is of another run.
             Diverged: when values that are not finite end the run.
-            SaveFailed: when a checkpoint cannot be written.
+            DiskError: when a checkpoint cannot be written.
             Interrupted: on Ctrl-C or termination, after `last.pt` was saved.
         """
         check_batches_fit(

@@ -2,10 +2,13 @@
 
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
 from miniclip.commands.train import train
+from miniclip.runs import RunDirectory
+from tests.conftest import TINY
 from tests.in_process import train_in_process, undone
 
 
@@ -39,3 +42,17 @@ def test_the_users_wish_for_tracebacks_outlives_a_training(
         train()
     assert os.environ.get("HYDRA_FULL_ERROR") == wish
     assert ("Traceback" in capsys.readouterr().err) == (wish == "1")
+
+
+def test_a_directory_in_which_another_run_trains_is_not_described_anew(tmp_path: Path) -> None:
+    with RunDirectory(tmp_path).lock():
+        done = train_in_process(f"hydra.run.dir={tmp_path}")
+    assert done.returncode == 1 and "Another process trains in" in done.stderr
+    assert "hydra.run.dir=..." in done.stderr and not (tmp_path / ".hydra").exists()
+
+
+def test_two_that_start_in_the_same_second_have_two_directories(tmp_path: Path) -> None:
+    for _ in range(2):
+        assert train_in_process(*TINY, "trainer.batch_size=64", cwd=tmp_path).returncode == 1
+    first, second = sorted(tmp_path.glob("outputs/miniclip/*"))
+    assert all("_" in folder.name.partition("_")[2] for folder in (first, second))  # of a second

@@ -1,11 +1,31 @@
-"""The run directory: one owner that names, locks, clears and reads it."""
+"""The run directory: one owner that names, locks, clears and reads it; how a run stands."""
 
+import json
+import os
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from miniclip.errors import UserError
-from miniclip.runs import RunDirectory, read_state
+from miniclip.runs import RunDirectory, read_state, run_directory
+from miniclip.runs.run_files import SILENT_SECONDS
+
+
+def running(folder: Path, **details: Any) -> RunDirectory:
+    """A run that stands as running, whose lock nobody holds."""
+    run = RunDirectory(folder)
+    run.write_status("running")
+    status = json.loads(run.status.read_text())
+    run.status.write_text(json.dumps(status | details))
+    return run
+
+
+def be_silent(run: RunDirectory, seconds: float) -> None:
+    last = time.time() - seconds
+    os.utime(run.status, (last, last))
 
 
 def test_a_run_directory_is_held_once_and_looking_does_not_take_it(tmp_path: Path) -> None:
@@ -15,4 +35,47 @@ def test_a_run_directory_is_held_once_and_looking_does_not_take_it(tmp_path: Pat
         assert read_state(tmp_path).status == "running"
         with pytest.raises(UserError, match="Another process trains in"), RunDirectory(tmp_path).lock():
             pass
+    state = read_state(tmp_path)
+    assert state.status == "killed" and f"process {os.getpid()} on " in state.reason
+
+
+@pytest.mark.parametrize("where", [{"host": "another"}, {"lock": False}])
+def test_where_no_lock_is_seen_a_run_lives_while_its_heart_beats(
+    where: dict[str, Any], tmp_path: Path
+) -> None:
+    run = running(tmp_path, **where)
+    assert read_state(tmp_path).status == "running"
+    be_silent(run, SILENT_SECONDS + 1)
     assert read_state(tmp_path).status == "killed"
+
+
+def test_on_this_machine_the_lock_says_all(tmp_path: Path) -> None:
+    running(tmp_path)
+    assert read_state(tmp_path).status == "killed"
+
+
+def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def not_there(*args: Any, **kwargs: Any) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr("filelock.FileLock.acquire", not_there)
+    run = RunDirectory(tmp_path)
+    with run.lock():
+        run.write_status("running")
+    assert json.loads(run.status.read_text())["lock"] is False
+    assert read_state(tmp_path).status == "running"
+
+
+def test_a_heart_beats_inside_the_context_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_directory, "HEARTBEAT_SECONDS", 0.02)
+    run = running(tmp_path, host="another")
+    be_silent(run, SILENT_SECONDS + 1)
+    with run.heartbeat():
+        deadline = time.monotonic() + 10
+        while read_state(tmp_path).status == "killed":
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    deadline = time.monotonic() + 10
+    while any(thread.name == "heartbeat" for thread in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -11,15 +11,16 @@ from typing import Any
 import pytest
 import torch
 
+from miniclip.disk_errors import DiskError
 from miniclip.runs import RunDirectory
 from miniclip.training import TrainingStep
 from miniclip.training.checkpoint import load_checkpoint, save_checkpoint
-from miniclip.training.saver import SaveFailed, Saver, snapshot
+from miniclip.training.saver import Saver, snapshot
 from tests.conftest import TINY, fit
 
 resource = pytest.importorskip("resource", reason="needs a system with limits of file sizes")
 
-FULL = "File too large"
+FULL = "file too large"
 
 
 @contextmanager
@@ -55,30 +56,25 @@ def disk_full_from_step(step: int, *, until: int = 1000) -> Iterator[None]:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def saver(folder: Path, *, in_background: bool = False, on_error: str = "raise") -> Saver:
-    return Saver(RunDirectory(folder), in_background=in_background, on_error=on_error)
-
-
 @pytest.mark.parametrize("in_background", [False, True])
 def test_a_refused_save_leaves_the_one_before_and_names_the_reason(
     in_background: bool, tmp_path: Path
 ) -> None:
-    made = saver(tmp_path, in_background=in_background)
-    path = made.run.last_checkpoint
-    made.start(path, partial(save_checkpoint, path, {"step": 1}))
+    made = Saver(in_background=in_background, on_error="raise")
+    path = RunDirectory(tmp_path).last_checkpoint
+    made.start(partial(save_checkpoint, path, {"step": 1}))
     made.wait()
 
     content = {"step": 2, "weights": torch.zeros(100_000)}
-    with files_of_at_most(10_000), pytest.raises(SaveFailed) as caught:
-        made.start(path, partial(save_checkpoint, path, content))
+    with files_of_at_most(10_000), pytest.raises(DiskError) as caught:
+        made.start(partial(save_checkpoint, path, content))
         made.wait()
     text = str(caught.value)
-    assert f"{path} cannot be saved: {FULL}. last.pt is the one saved before. Raise the limit" in text
-    assert f"trainer.resume={tmp_path}" in text and "\n" not in text
+    assert text.startswith(f"{path}: {FULL}. Lift the limit") and "\n" not in text
     assert [other.name for other in path.parent.iterdir()] == ["last.pt"]
     assert torch.load(path)["step"] == 1
 
-    made.start(path, partial(save_checkpoint, path, content))
+    made.start(partial(save_checkpoint, path, content))
     made.wait()
     assert made.failure is None and torch.load(path)["step"] == 2
 
@@ -86,18 +82,18 @@ def test_a_refused_save_leaves_the_one_before_and_names_the_reason(
 def test_a_folder_that_is_gone_is_told_once_and_not_made_anew(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    made = saver(tmp_path / "run", on_error="warn")
-    path = made.run.last_checkpoint
+    made = Saver(in_background=False, on_error="warn")
+    path = RunDirectory(tmp_path / "run").last_checkpoint
     path.parent.rmdir()
     for _ in range(3):
-        made.start(path, partial(save_checkpoint, path, {"step": 1}))
+        made.start(partial(save_checkpoint, path, {"step": 1}))
     assert len(caplog.records) == 1
-    assert "There is no last.pt now. Its folder was removed or moved: put it back" in caplog.text
+    assert f"Its folder is gone: {path.parent}. Training goes on" in caplog.text
     assert made.failure is not None and not path.parent.exists()
 
 
 def test_a_second_save_waits_for_the_first(tmp_path: Path) -> None:
-    made = saver(tmp_path, in_background=True)
+    made = Saver(in_background=True, on_error="raise")
     may_end = threading.Event()
     order: list[str] = []
 
@@ -105,17 +101,17 @@ def test_a_second_save_waits_for_the_first(tmp_path: Path) -> None:
         assert may_end.wait(10)
         order.append("first")
 
-    made.start(tmp_path, first)
+    made.start(first)
     assert order == []
     threading.Timer(0.05, may_end.set).start()
-    made.start(tmp_path, lambda: order.append("second"))
+    made.start(lambda: order.append("second"))
     made.wait()
     assert order == ["first", "second"]
 
 
 def test_an_error_of_another_kind_reaches_the_run(tmp_path: Path) -> None:
-    made = saver(tmp_path, in_background=True, on_error="warn")
-    made.start(tmp_path, lambda: [][0])
+    made = Saver(in_background=True, on_error="warn")
+    made.start(lambda: [][0])
     with pytest.raises(IndexError):
         made.wait()
 
@@ -143,15 +139,15 @@ def test_a_run_on_a_full_disk_ends_or_goes_on_as_told(
 ) -> None:
     """The disk is full from step 4 on."""
     settings = (*SETTINGS, f"trainer.save_in_background={str(in_background).lower()}")
-    with disk_full_from_step(4), pytest.raises(SaveFailed, match=FULL):
+    with disk_full_from_step(4), pytest.raises(DiskError, match=FULL):
         fit(tmp_path / "raise", *settings)
     last = load_checkpoint(tmp_path / "raise" / "checkpoints" / "last.pt")
     assert last["progress"]["step"] == 2
 
-    with disk_full_from_step(4), pytest.raises(SaveFailed, match=FULL):
+    with disk_full_from_step(4), pytest.raises(DiskError, match=FULL):
         fit(tmp_path / "warn", *settings, "trainer.on_save_error=warn")
-    warnings = [r.message for r in caplog.records if "cannot be saved" in r.message]
-    assert len(warnings) == 1 and warnings[0].endswith("the next save tries again.")
+    warnings = [r.message for r in caplog.records if "is not saved. " in r.message]
+    assert len(warnings) == 1 and warnings[0].endswith("the next tries again.")
     assert "The weights of step 5, the best until now, are not saved." in caplog.text
     folder = tmp_path / "warn" / "checkpoints"
     assert {path.name for path in folder.iterdir()} == {"last.pt", "step_00000002.pt"}
@@ -168,7 +164,7 @@ def test_a_disk_that_was_full_for_a_while_costs_no_run(tmp_path: Path) -> None:
 def test_the_log_says_nothing_of_saves_that_are_whole(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    made = saver(tmp_path)
+    made = Saver(in_background=False, on_error="warn")
     with caplog.at_level(logging.INFO):
-        made.start(made.run.last_checkpoint, lambda: None)
+        made.start(lambda: None)
     assert caplog.records == []

@@ -1,0 +1,217 @@
+"""A signal in any phase of a run: saved, the right exit status, a true status, and no process left."""
+
+import random
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from miniclip import stop_signals
+from miniclip.files import read_json
+from miniclip.training.checkpoint import load_checkpoint
+from tests.reliability.trials import TINY, Trial, before_call, outcome, signal_group, signal_self
+
+SIGNALS = stop_signals.SIGNALS
+
+PHASES = {
+    "build": ("miniclip.commands.job:build", (1,)),
+    "caches": ("miniclip.data.decoding:_digest", range(1, 41)),
+    "training": ("miniclip.training.step:TrainingStep.__call__", range(1, 7)),
+    "validation": ("miniclip.training.validation:encode", (1, 2)),
+    "saving": ("miniclip.training.checkpointer:save_checkpoint", (1, 2)),
+    "figures": ("matplotlib.figure:Figure.savefig", (1, 2)),
+    "evaluation": ("miniclip.evaluation.evaluation:Evaluation.run", (1,)),
+}
+"""A function of each phase, and its calls in a run of six steps at which a signal can come."""
+
+SAVED_IN = ("training", "validation", "saving", "figures", "evaluation")
+"""The phases in which there is something to save."""
+
+SAVE = PHASES["saving"][0]
+STEP = PHASES["training"][0]
+
+
+@dataclass(frozen=True)
+class Instant:
+    """When a signal comes, and to whom.
+
+    Attributes:
+        call: of the phase's function, from 1.
+        to_group: to the workers, too, as `timeout`, a shell and a cluster do.
+    """
+
+    signum: signal.Signals
+    phase: str
+    call: int
+    num_workers: int
+    to_group: bool
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty images of noise with a caption each, which worker processes read."""
+    folder = tmp_path_factory.mktemp("photographs")
+    noise = np.random.default_rng(0)
+    for index in range(40):
+        pixels = noise.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index:02}.png")
+        (folder / f"{index:02}.txt").write_text(f"noise of number {index}\n")
+    return folder
+
+
+def settings_of(photographs: Path, folder: Path, *, num_workers: int = 0) -> list[str]:
+    """A run of two epochs of three steps."""
+    return [
+        *TINY,
+        "data=folder",
+        f"data.root={photographs}",
+        "data.val_fraction=0.25",
+        "tokenizer.vocab_size=300",
+        "trainer.batch_size=8",
+        "trainer.budget.epochs=2",
+        f"trainer.num_workers={num_workers}",
+        "trainer.resume=auto",
+        f"hydra.run.dir={folder}",
+    ]
+
+
+@pytest.fixture(scope="module")
+def whole(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that no signal reached."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    trial = Trial(*settings_of(photographs, folder), output=folder.with_suffix(".txt"))
+    assert trial.wait() == 0, trial.printed
+    return folder
+
+
+def problems_of(instant: Instant, photographs: Path, folder: Path) -> list[str]:
+    """Try one instant. Returns what went wrong."""
+    folder.parent.mkdir(exist_ok=True)
+    target, _ = PHASES[instant.phase]
+    settings = settings_of(photographs, folder, num_workers=instant.num_workers)
+    if instant.phase == "caches":
+        settings += ["data.cache=disk", f"data.cache_dir={folder.with_suffix('.cache')}"]
+    send = signal_group if instant.to_group else signal_self
+
+    trial = Trial(
+        *settings,
+        output=folder.with_suffix(".txt"),
+        before=before_call(target, instant.call, send(instant.signum)),
+    )
+    found = [] if trial.wait() == 128 + instant.signum else [f"exit status {trial.process.exitcode}"]
+    if left_in_group(trial.pid):
+        found.append("processes left")
+    if "Traceback" in trial.printed or "Exception ignored" in trial.printed:
+        found.append("traceback")
+
+    status = read_json(folder / "status.json")
+    if (status.get("status"), status.get("reason")) != ("interrupted", instant.signum.name):
+        found.append(f"status {status}")
+    if instant.phase in SAVED_IN and not is_saved(folder, instant):
+        found.append("not saved")
+    if list(folder.parent.glob(f"{folder.name}.cache/.pixels*")):
+        found.append("half a cache left")
+    return [f"{instant}: {problem}" for problem in found]
+
+
+def is_saved(folder: Path, instant: Instant) -> bool:
+    """Whether the last checkpoint is of the step that was in flight."""
+    path = folder / "checkpoints" / "last.pt"
+    if not path.is_file():
+        return False
+    step = load_checkpoint(path)["progress"]["step"]
+    steps_per_epoch = 3
+    expected = {"training": instant.call, "validation": steps_per_epoch * instant.call}
+    if instant.phase == "saving":
+        return step >= steps_per_epoch
+    return step == expected.get(instant.phase, 2 * steps_per_epoch)
+
+
+def left_in_group(group: int) -> bool:
+    """Whether processes of a group are still there after a moment."""
+    deadline = time.monotonic() + 10
+    while is_there := any_in_group(group):
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.05)
+    return is_there
+
+
+def any_in_group(group: int) -> bool:
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, of_group = stat.read_text().rpartition(")")[2].split()[:3]
+        except OSError:  # it has just ended
+            continue
+        if int(of_group) == group and state != "Z":
+            return True
+    return False
+
+
+def instants(seed: int, repeats: int) -> list[Instant]:
+    """Each signal in each phase, with and without workers, at random calls."""
+    chance = random.Random(seed)
+    found = []
+    for phase, (_, calls) in PHASES.items():
+        for signum in SIGNALS:
+            for num_workers in (0, 2):
+                for _ in range(repeats):
+                    to_group = chance.random() < 0.5
+                    found.append(Instant(signum, phase, chance.choice(calls), num_workers, to_group))
+    chance.shuffle(found)
+    return found
+
+
+def told(problems: list[str], number: int) -> None:
+    print(f"signals: {number - len({line.partition(':')[0] for line in problems})} of {number} right")
+    assert not problems, "\n".join(problems)
+
+
+SHORT = (
+    Instant(signal.SIGTERM, "build", 1, 0, True),
+    Instant(signal.SIGINT, "caches", 30, 0, True),
+    Instant(signal.SIGTERM, "caches", 3, 2, False),
+    Instant(signal.SIGINT, "training", 1, 2, True),
+    Instant(signal.SIGTERM, "training", 5, 2, True),
+    Instant(signal.SIGUSR1, "training", 2, 0, False),
+    Instant(signal.SIGHUP, "training", 3, 2, True),
+    Instant(signal.SIGTERM, "validation", 1, 2, True),
+    Instant(signal.SIGUSR1, "saving", 1, 2, True),
+    Instant(signal.SIGINT, "figures", 1, 0, True),
+    Instant(signal.SIGHUP, "evaluation", 1, 0, False),
+)
+
+
+def test_signals_in_every_phase(photographs: Path, tmp_path: Path) -> None:
+    problems = []
+    for number, instant in enumerate(SHORT):
+        # each in a folder of its own: trainer.resume=auto looks beside the run
+        problems += problems_of(instant, photographs, tmp_path / str(number) / "run")
+    told(problems, len(SHORT))
+
+
+@pytest.mark.long
+def test_each_signal_in_each_phase_twice(photographs: Path, tmp_path: Path) -> None:
+    all_instants = instants(seed=0, repeats=2)
+    problems = []
+    for number, instant in enumerate(all_instants):
+        # each in a folder of its own: trainer.resume=auto looks beside the run
+        problems += problems_of(instant, photographs, tmp_path / str(number) / "run")
+    told(problems, len(all_instants))
+
+
+@pytest.mark.parametrize("phase", ["training", "figures"])
+def test_after_a_signal_a_run_ends_as_if_there_had_been_none(
+    phase: str, photographs: Path, whole: Path, tmp_path: Path
+) -> None:
+    instant = Instant(signal.SIGTERM, phase, 1, 2 if phase == "training" else 0, True)
+    folder = tmp_path / "run"
+    assert problems_of(instant, photographs, folder) == []
+    again = Trial(*settings_of(photographs, folder), output=tmp_path / "again.txt")
+    assert again.wait() == 0, again.printed
+    assert outcome(folder) == outcome(whole)
+    assert (folder / "figures" / "retrieval.png").is_file()
