@@ -1,5 +1,6 @@
 """Batches of a data set on a device: who reads them, and where they are finished."""
 
+import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -159,6 +160,8 @@ def _kill_workers_at_exit() -> None:
 
 
 def _kill_workers() -> None:
+    if hasattr(signal, "SIGCHLD"):  # torch raises an error on it when a worker is killed
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for process in active_children():
         if process.daemon:
             process.kill()
