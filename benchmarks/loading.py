@@ -26,7 +26,6 @@ from miniclip.data import Folder
 from miniclip.data.loader import Loader
 from miniclip.data.sampler import EpochBatches
 from miniclip.preprocessing import MEAN, STD
-from miniclip.training.interruption import ignore_in_worker
 
 IMAGE_SIZE = 224
 BATCH_SIZE = 64
@@ -80,7 +79,7 @@ def our_batches(root: Path, cache: str, crop: str = "resized") -> Iterable[Tenso
     )
     train_set, _ = source.datasets()
     order = EpochBatches(len(train_set), batch_size=BATCH_SIZE, seed=0)
-    loader = Loader(train_set, order, device=CPU, num_workers=NUM_WORKERS, worker_init=ignore_in_worker)
+    loader = Loader(train_set, order, device=CPU, num_workers=NUM_WORKERS)
     return (batch.images for batch in islice(loader, EPOCHS[cache] * order.steps_left()))
 
 

@@ -2,8 +2,10 @@
 
 import logging
 import math
+import signal
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,12 @@ from miniclip.evaluation import Result, TaskContext, flat_numbers
 from miniclip.figures import draw_curves, draw_retrieval
 from miniclip.metrics import Features, recall_table, retrieval_ranks
 from miniclip.pretrained import MiniCLIP, ModelBundle
-from miniclip.runs import RunDirectory, RunFacts
+from miniclip.runs import RunDirectory, RunFacts, read_state
 from miniclip.runs.environment import git_revision
 from miniclip.runs.job_key import job_key
 from miniclip.runs.run_directory import Status
 from miniclip.runs.sweep import Sweep
+from miniclip.stop_signals import Interrupted, signal_name, stop_signals
 from miniclip.training import Trainer, TrainingSetup
 from miniclip.training.guards import Diverged
 from miniclip.training.held_out import HeldOutResult, measure_test
@@ -39,18 +42,37 @@ log = logging.getLogger(__name__)
 
 
 def run_job(cfg: DictConfig) -> float:
-    """One run, or one of a sweep. Returns the best rsum, for sweepers to maximise."""
+    """One run, or one of a sweep. Returns the best rsum, for sweepers to maximise.
+
+    Raises:
+        Interrupted: when a signal ends it, after what there is has been saved.
+    """
     settings = HydraConfig.get()
-    run = RunDirectory(Path(settings.runtime.output_dir))
-    if settings.mode is RunMode.MULTIRUN:
-        return _job_of_sweep(cfg, run, Path(settings.sweep.dir), list(settings.overrides.task))
+    place = Path(settings.runtime.output_dir)
+    # what is not in `_train` is quickly done, and not to be torn
+    with stop_signals.caught(), stop_signals.deferred():
+        if settings.mode is RunMode.MULTIRUN:
+            return _job_of_sweep(cfg, place, Path(settings.sweep.dir), list(settings.overrides.task))
 
-    with run.lock():
-        check_directory(cfg.trainer.resume, run)
-        return _train(cfg, run)
+        run = RunDirectory(place)
+        with run.lock():
+            check_directory(cfg.trainer.resume, run)
+            if _is_completed(cfg, run):
+                log.info("Completed already, nothing is left to do: %s", run.path)
+                return run.read_summary()["best_rsum"]
+            return _train(cfg, run)
 
 
-def _job_of_sweep(cfg: DictConfig, run: RunDirectory, folder: Path, overrides: list[str]) -> float:
+def _is_completed(cfg: DictConfig, run: RunDirectory) -> bool:
+    """Whether the directory holds the very run that is asked for, to its end."""
+    if read_state(run.path).status != "completed" or "best_rsum" not in run.read_summary():
+        return False
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    before = run.read_config()
+    return job_key(config) == job_key(before) and config["eval"] == before.get("eval")
+
+
+def _job_of_sweep(cfg: DictConfig, place: Path, folder: Path, overrides: list[str]) -> float:
     """Train unless that is done; what fails is told and leaves the other jobs running."""
     sweep = Sweep(folder)
     config: Any = OmegaConf.to_container(cfg, resolve=True)
@@ -60,18 +82,22 @@ def _job_of_sweep(cfg: DictConfig, run: RunDirectory, folder: Path, overrides: l
     before = sweep.job(key)
     if before is not None and before.is_completed:
         log.info("Done already: %s", before.path)
+        for damage in before.damages:
+            log.warning("%s", damage)
         return before.summary["best_rsum"]
     if before is not None and before.state.status == "running":
         log.warning("Another process is at it: %s", before.path)
         return math.nan
 
-    if sweep.is_of_another_job(run.path, key):  # the same number and name in an earlier launch
-        run = RunDirectory(run.path.with_name(f"{run.path.name}_{key[:8]}"))
+    if sweep.is_of_another_job(place, key):  # the same number and name in an earlier launch
+        place = place.with_name(f"{place.name}_{key[:8]}")
 
     try:
+        with disk_errors_told():
+            run = RunDirectory(place)
         with disk_errors_told(), run.lock(), _own_device(cfg, sweep) as device:
             resume = None if before is None else before.checkpoint
-            if before is None or resume is None or before.path != run.path:
+            if before is None or resume is None or before.path.resolve() != run.path.resolve():
                 run.clear()  # what an earlier try left
             run.write_job(key=key, overrides=overrides)
 
@@ -95,24 +121,29 @@ def _train(cfg: DictConfig, run: RunDirectory) -> float:
     """Train and measure one run; whatever happens, its status is written."""
     run.write_status("running")
     try:
-        with deterministic_algorithms(cfg.trainer.deterministic), disk_errors_told():
+        with (
+            deterministic_algorithms(cfg.trainer.deterministic),
+            disk_errors_told(),
+            run.heartbeat(),
+            stop_signals.raised(partial(_write_interrupted, run)),
+        ):
             summary, measured = _train_and_measure(cfg, run)
-    except (KeyboardInterrupt, SystemExit):  # submitit exits when Slurm's time is up
-        _write_last_status(run, "interrupted")
+            stop_signals.check()  # a library may have swallowed it
+    except (KeyboardInterrupt, SystemExit) as error:
+        signum = getattr(error, "signum", signal.SIGINT)
+        _write_interrupted(run, signum)
+        stop_signals.hand_over(signum)
         raise
     except DiskError as error:
         # with room on the disk it would not fail again
         _write_last_status(run, "interrupted" if error.takes_no_more else "failed", reason=str(error))
         raise DiskError(error.cause, _way_on(run, error)) from error
     except BaseException as error:
-        cause = _root(error)
-        if is_out_of_memory(cause):
-            told = UserError(out_of_memory_text(cause, run))
-            _write_last_status(run, "failed", reason=str(told))
-            raise told from error
-
-        status: Status = "diverged" if isinstance(cause, Diverged) else "failed"
-        _write_last_status(run, status, reason=f"{type(cause).__name__}: {cause}")
+        signaled = stop_signals.signum
+        if signaled is not None and stop_signals.is_noticed:
+            _write_interrupted(run, signaled, what_else=f"; then {error}")
+            raise Interrupted(signaled) from error
+        _write_failure(run, error)
         raise
 
     run.write_status("completed")
@@ -136,6 +167,26 @@ def _way_on(run: RunDirectory, error: DiskError) -> str:
         return f"Then go on with: {as_override('trainer.resume', str(run.path))}"
     is_of_run = run.path.is_dir() and str(error.cause.filename).startswith(str(run.path))
     return "Where a run is written: hydra.run.dir=FOLDER" if is_of_run else ""
+
+
+def _write_interrupted(run: RunDirectory, signum: int, what_else: str = "") -> None:
+    _write_last_status(run, "interrupted", reason=f"{signal_name(signum)}{what_else}")
+
+
+def _write_failure(run: RunDirectory, error: BaseException) -> None:
+    """Write why a run has failed.
+
+    Raises:
+        UserError: in place of an error of memory; says what needs less.
+    """
+    cause = _root(error)
+    if is_out_of_memory(cause):
+        told = UserError(out_of_memory_text(cause, run))
+        _write_last_status(run, "out_of_memory", reason=str(told))
+        raise told from error
+
+    status: Status = "diverged" if isinstance(cause, Diverged) else "failed"
+    _write_last_status(run, status, reason=f"{type(cause).__name__}: {cause}")
 
 
 def _train_and_measure(cfg: DictConfig, run: RunDirectory) -> tuple[dict[str, Any], dict[str, Result]]:
@@ -173,6 +224,11 @@ def _train_and_measure(cfg: DictConfig, run: RunDirectory) -> tuple[dict[str, An
         if measured:
             logger.log({"step": summary["steps"], **flat_numbers(measured)})
         failed = False
+    except KeyboardInterrupt:
+        if summary:  # else the training has told so
+            again = as_override("trainer.resume", run.path)
+            log.warning("Interrupted after the training. Go on with: %s", again)
+        raise
     finally:
         logger.finish(failed=failed, summary=summary, figures=figures)
     return summary, measured

@@ -7,10 +7,12 @@ all, `miniclip train --cfg job` prints the config that would run.
 import argparse
 import os
 import shlex
+import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -19,11 +21,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from miniclip.commands import slurm
 from miniclip.commands.console import console, let_waiting_threads_sleep, with_new_names
 from miniclip.config.compose import HOME, prepare_hydra, refuse_unknown, what_is_wrong
 from miniclip.config.refusals import refuse_misspelled
 from miniclip.disk_errors import disk_errors_told
 from miniclip.errors import UserError, without_secrets
+from miniclip.stop_signals import shell_status, stop_signals
 
 EXAMPLES = """\
   miniclip train optimizer=sam optimizer.rho=0.05
@@ -71,11 +75,13 @@ def run(arguments: argparse.Namespace) -> None:
 def train() -> None:
     """Compose the config from `sys.argv` and train, once or as a sweep.
 
-    Exits with 1 after an error and with 128 + signal after an interruption.
+    Exits with 1 after an error, and after a signal with 128 + signal; with 0 after SIGUSR1 where Slurm has
+    queued the job again.
     """
     let_waiting_threads_sleep()
-    sys.argv[1:] = with_new_names(sys.argv[1:])
-    with console():
+    with stop_signals.caught(), console():
+        sys.argv[1:] = with_new_names(sys.argv[1:])
+        stop_signals.exit_status = partial(_exit_status, words=sys.argv[1:])
         _train()
 
 
@@ -93,12 +99,17 @@ def _train() -> None:
         with _past_hydras_printer(), disk_errors_told(ELSEWHERE, unnamed=OF_HYDRA):
             hydra.main(config_path=str(HOME / "conf"), config_name="config", version_base="1.3")(_job)()
     except KeyboardInterrupt as interruption:
-        sys.exit(128 + getattr(interruption, "signum", 2))
+        sys.exit(stop_signals.exit_status(getattr(interruption, "signum", signal.SIGINT)))
     except (_Refused, UserError, HydraException, OmegaConfBaseException) as raised:
         error = raised.error if isinstance(raised, _Refused) else raised
         if os.environ.get(FULL_ERROR) == "1":
             print(without_secrets(traceback.format_exc()), end="", file=sys.stderr)
         sys.exit(f"Error: {what_is_wrong(error, words)}")
+
+
+def _exit_status(signum: int, *, words: Sequence[str]) -> int:
+    is_time_up = signum == getattr(signal, "SIGUSR1", None)
+    return 0 if is_time_up and slurm.requeued(words) else shell_status(signum)
 
 
 @contextmanager

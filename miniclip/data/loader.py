@@ -16,6 +16,7 @@ from miniclip.data.buffer_pool import BufferPool
 from miniclip.data.dataset import ImageTextDataset, Item
 from miniclip.data.transforms import crop_and_resize_batch, normalize
 from miniclip.errors import UserError
+from miniclip.stop_signals import leave_to_main_process
 from miniclip.tokenizers import Tokenizer
 
 Input = TypeVar("Input")
@@ -35,7 +36,6 @@ class Loader:
         device: where the model reads.
         num_workers: how many read; 0 reads in between, when a batch is asked for.
         tokenizer: of the captions; None where only images are read.
-        worker_init: runs first in each worker process, if there is something to run.
     """
 
     def __init__(
@@ -46,7 +46,6 @@ class Loader:
         device: torch.device,
         num_workers: int,
         tokenizer: Tokenizer | None = None,
-        worker_init: Callable[[int], None] | None = None,
     ):
         self.dataset = dataset
         self.order = order
@@ -64,7 +63,7 @@ class Loader:
                 num_workers=num_workers,
                 persistent_workers=True,
                 pin_memory=device.type == "cuda",
-                worker_init_fn=worker_init,
+                worker_init_fn=leave_to_main_process,
                 collate_fn=partial(collate, image_size=dataset.crop.image_size),
                 generator=torch.Generator(),  # instead of the global one
             )

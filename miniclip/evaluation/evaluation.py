@@ -8,12 +8,14 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from miniclip.errors import SettingError
 from miniclip.evaluation.task import MissingPackage, Result, Task, TaskContext, Unsuited
 from miniclip.files import write_text
 from miniclip.metrics import Features
+from miniclip.runs.run_files import check_place
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +71,10 @@ class Evaluation:
         # all of them before the first is done, which may take long
         tasks = self.check(context)
         if tasks:
+            check_place(context.folder, is_folder=True)
             context.folder.mkdir(parents=True, exist_ok=True)
+        for name in tasks:
+            check_place(_file_of(name, context))
 
         results = {}
         for name, task in tasks.items():
@@ -83,10 +88,14 @@ class Evaluation:
                 **result.numbers,
             }
 
-            write_text(context.folder / f"{name}.json", _as_json(numbers))
+            write_text(_file_of(name, context), _as_json(numbers))
             results[name] = Result(numbers, result.lines)
 
         return results
+
+
+def _file_of(task: str, context: TaskContext) -> Path:
+    return context.folder / f"{task}.json"
 
 
 def flat_numbers(results: dict[str, Result]) -> dict[str, float | str]:

@@ -4,9 +4,9 @@ import os
 from pathlib import Path
 
 from miniclip.data.split import SEEDED_TEST
-from miniclip.errors import UserError
-from miniclip.files import read_json, within
-from miniclip.runs import RunFiles
+from miniclip.files import within
+from miniclip.runs import DamagedFile, RunFiles
+from miniclip.runs.run_files import check_place
 
 
 def evaluation_folder(checkpoint: Path, fingerprint: str) -> Path:
@@ -20,9 +20,10 @@ def evaluation_folder(checkpoint: Path, fingerprint: str) -> Path:
     run = RunFiles.of_checkpoint(checkpoint)
 
     # only a run knows by their fingerprints which data are its own
-    if run is None or not run.environment.is_file():
+    if run is None or not run.environment.exists():
         return folder_beside(checkpoint, fingerprint)
 
+    check_place(run.evaluation, is_folder=True)
     names = _names_of_splits(run)
     name = names.get(fingerprint)
 
@@ -55,9 +56,7 @@ def folder_beside(model: Path, fingerprint: str) -> Path:
 def _names_of_splits(run: RunFiles) -> dict[str, str]:
     """Names of the splits that a run was trained and measured on, by their fingerprints."""
     try:
-        splits = read_json(run.environment)["data"]
-        return {split["fingerprint"]: name for name, split in splits.items()}
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{run.environment} is damaged ({error!r}); evaluate the checkpoint in another folder."
-        ) from None
+        splits = run.read_data()
+    except DamagedFile as error:
+        raise DamagedFile(f"{error} Evaluate the checkpoint in another folder.") from None
+    return {split["fingerprint"]: name for name, split in splits.items()}

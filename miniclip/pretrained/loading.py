@@ -25,7 +25,13 @@ from miniclip.pretrained.bundle import LateTower, ModelBundle
 from miniclip.pretrained.parts import Config, check_config, checked_part, node_at
 from miniclip.runs import RunFiles
 from miniclip.tokenizers import Tokenizer
-from miniclip.training.checkpoint import check_architecture, load_checkpoint, load_model
+from miniclip.training.checkpoint import (
+    CheckpointError,
+    check_architecture,
+    load_checkpoint,
+    load_model,
+    sound_beside,
+)
 from miniclip.training.contents import shown
 
 LOADS_CODE = ("auto_map", "_implementation", "kernel_config", "quantization_config", "use_kernels")
@@ -77,7 +83,10 @@ def read_checkpoint(path: Path) -> ReadCheckpoint:
             anything but the settings of MiniCLIP's own parts.
     """
     path = RunFiles(path).best_checkpoint if path.is_dir() else path
-    content = load_checkpoint(path, unread=ONLY_FOR_TRAINING)
+    try:
+        content = load_checkpoint(path, unread=ONLY_FOR_TRAINING)
+    except CheckpointError as error:  # another model is not taken in its place
+        raise CheckpointError(f"{error}{sound_beside(path)}") from None
     with named_after(path):
         check_config(content["config"])
         with named_by("model"):

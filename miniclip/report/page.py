@@ -9,7 +9,7 @@ from miniclip.errors import UserError, counted
 from miniclip.files import write_text
 from miniclip.report.formats import as_csv, as_html, as_markdown
 from miniclip.report.groups import Group, as_text, check_comparable, group_runs
-from miniclip.report.runs import Collection
+from miniclip.report.runs import Collection, Failure
 from miniclip.report.sections import sections_of
 
 
@@ -28,9 +28,7 @@ def write_report(
         UserError: when there is no finished run, runs do not compare, or no group is the control.
     """
     if not collection.runs:
-        raise UserError(
-            f"None of {counted(len(collection.failures), 'run')} has finished; there is nothing to compare."
-        )
+        raise UserError(_why_nothing(collection.failures))
     if not mixes:
         check_comparable(collection.runs)
 
@@ -47,6 +45,14 @@ def write_report(
     write_text(markdown, as_markdown(sections))
     write_text(table, as_csv(collection.runs, varied))
     return [page, markdown, table]
+
+
+def _why_nothing(failures: Sequence[Failure]) -> str:
+    """Why there is nothing to compare, with the first reason."""
+    first = failures[0]
+    example = f"{first.path}: {first.status}{f' ({first.reason})' if first.reason else ''}"
+    num_runs = counted(len(failures), "run")
+    return f"None of {num_runs} has finished; there is nothing to compare. {example}"
 
 
 def _without_perturbation(groups: Sequence[Group]) -> Group:

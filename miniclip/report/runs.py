@@ -1,29 +1,29 @@
 """Finished runs as a report reads them from their directories, and those that came to nothing."""
 
-import zipfile
-from collections.abc import Iterable, Iterator
+import io
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from PIL import Image
 
 from miniclip.errors import UserError, counted
 from miniclip.files import flatten
-from miniclip.metrics import Ranks
-from miniclip.runs import RunFiles, find_runs, read_state
+from miniclip.metrics import Ranks, recall_keys
+from miniclip.runs import DamagedFile, RunFiles, find_runs, read_state
 from miniclip.runs.job_key import read_job_key
+from miniclip.runs.run_files import UNREADABLE
+from miniclip.runs.small_files import NUMBER, TEXT, Shape, check_shape, damaged, read_bytes
 
-UNREADABLE = (
-    OSError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    zipfile.BadZipFile,
-)
-"""What a run's damaged or foreign files raise."""
+MEASURES = ("rsum", *recall_keys())
+"""The metrics that a report shows of each run."""
+
+T = TypeVar("T")
+
+MOST_BYTES_OF_FIGURE = 2**25
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Run:
             the image of each caption.
         test: the record of the test part, measured once with the best checkpoint; None without such a part.
         retrieval_figure: what its best checkpoint retrieves; None if it drew none.
+        damages: which of its files the report has to do without, and why.
     """
 
     path: Path
@@ -48,6 +49,7 @@ class Run:
     ranks: tuple[Ranks, np.ndarray] | None
     test: dict[str, Any] | None = None
     retrieval_figure: Path | None = None
+    damages: tuple[str, ...] = ()
 
     @property
     def seed(self) -> int:
@@ -62,7 +64,8 @@ class Run:
     def kind(self) -> str:
         """What the reported numbers are."""
         if self.test is None:
-            return f"best of {counted(len(self.validations), 'validation')}"
+            count = len(self.validations)
+            return f"best of {counted(count, 'validation') if count else 'all validations'}"
         return "test, measured once with the checkpoint that validation chose"
 
     @property
@@ -127,31 +130,70 @@ def _run_folders(paths: Iterable[Path]) -> Iterator[Path]:
 
 def _read(folder: Path) -> Run | Failure:
     """A run that is completed, or why there is no result of it."""
+    state = read_state(folder)
+    if state.status != "completed":
+        return Failure(folder, *state)
     try:
-        state = read_state(folder)
-        return _read_run(folder) if state.status == "completed" else Failure(folder, *state)
-    except UNREADABLE as error:
-        return Failure(folder, "unreadable", f"{type(error).__name__}: {error}")
+        return _read_run(folder)
+    except DamagedFile as error:
+        return Failure(folder, UNREADABLE, str(error))
 
 
 def _read_run(folder: Path) -> Run:
     files = RunFiles(folder)
+    files.check_links()  # which no damage makes: nothing of such a folder is shown
     summary = files.read_summary()
     test = summary.get("test")
-    data = files.read_data()
-    figure = files.retrieval_figure
+    _check_measured(files.summary, summary, "best", **{"train/seconds": NUMBER, **_numbers("val")})
+    if test is not None:
+        _check_measured(files.summary, summary, "test", **_numbers("test"))
 
+    damages: list[str] = []
     return Run(
         path=folder,
         settings=flatten(files.read_config()),
         best=summary["best"],
-        validations=[record for record in files.read_metrics() if "val/rsum" in record],
-        # of all parts that are measured: runs compare that share them, whatever they trained on
-        fingerprint=" ".join(part["fingerprint"] for name, part in data.items() if name != "train"),
-        ranks=_ranks(files.read_ranks(of_test=test is not None)),
+        validations=_without_damaged(lambda: _validations(files), damages) or [],
+        fingerprint=_fingerprint(files),
+        ranks=_without_damaged(lambda: _ranks(files.read_ranks(of_test=test is not None)), damages),
         test=test,
-        retrieval_figure=figure if figure.is_file() else None,
+        retrieval_figure=_without_damaged(lambda: _figure(files.retrieval_figure), damages),
+        damages=tuple(damages),
     )
+
+
+def _without_damaged(read: Callable[[], T], damages: list[str]) -> T | None:
+    """What a report can do without: None where the file is damaged, which is noted."""
+    try:
+        return read()
+    except DamagedFile as error:
+        damages.append(str(error))
+        return None
+
+
+def _check_measured(path: Path, summary: dict[str, Any], record: str, **numbers: Shape) -> None:
+    """Refuse a record of the best validation, or of the test, that lacks what a report shows."""
+    try:
+        check_shape(summary, {record: {"protocol": TEXT, **numbers}})
+    except ValueError as error:
+        raise damaged(path, error) from None
+
+
+def _numbers(part: str) -> dict[str, Shape]:
+    return {f"{part}/{measure}": NUMBER for measure in MEASURES}
+
+
+def _fingerprint(files: RunFiles) -> str:
+    """Of all parts that are measured: runs compare that share them, whatever they trained on."""
+    data = files.read_data()
+    measured = [part["fingerprint"] for name, part in data.items() if name != "train"]
+    if not measured:
+        raise damaged(files.environment, "it does not say which data were measured")
+    return " ".join(measured)
+
+
+def _validations(files: RunFiles) -> list[dict[str, Any]]:
+    return [record for record in files.read_metrics() if "val/rsum" in record]
 
 
 def _ranks(arrays: dict[str, np.ndarray] | None) -> tuple[Ranks, np.ndarray] | None:
@@ -162,10 +204,23 @@ def _ranks(arrays: dict[str, np.ndarray] | None) -> tuple[Ranks, np.ndarray] | N
     return ranks, arrays["image_of_caption"]
 
 
+def _figure(path: Path) -> Path | None:
+    """A figure that a page can show; None if there is none."""
+    content = read_bytes(path, MOST_BYTES_OF_FIGURE)
+    if content is None:
+        return None
+    try:
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+            image.verify()
+    except Exception:  # Pillow's readers raise almost any
+        raise damaged(path, "it is no figure") from None
+    return path
+
+
 def _job(folder: Path) -> tuple[Path, str]:
     """The sweep and the key of a job; of a single run itself."""
     try:
         key = read_job_key(folder)
-    except UNREADABLE:
+    except DamagedFile:
         key = None
     return (folder, "") if key is None else (folder.parent, key)

@@ -98,6 +98,9 @@ def _warnings(runs: Sequence[Run], groups: Sequence[Group]) -> list[str]:
         remarks.append("Warning: groups of one seed say nothing of the noise between seeds.")
     if any(_repeats_a_seed(group) for group in groups):
         remarks.append("Warning: a group holds a seed more than once; its interval is too narrow.")
+
+    damages = [damage for run in runs for damage in run.damages]
+    remarks += [f"Warning: {damage} The report does without it." for damage in damages]
     return remarks
 
 

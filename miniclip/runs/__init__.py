@@ -3,8 +3,10 @@
 from miniclip.runs.loggers import JsonlLogger, RunFacts, TensorboardLogger, View, WandbLogger
 from miniclip.runs.run_directory import RunDirectory
 from miniclip.runs.run_files import RunFiles, State, find_runs, read_state
+from miniclip.runs.small_files import DamagedFile
 
 __all__ = [
+    "DamagedFile",
     "JsonlLogger",
     "RunDirectory",
     "RunFacts",

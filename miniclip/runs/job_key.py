@@ -10,6 +10,7 @@ from miniclip.files import without_place
 from miniclip.renamed import renamed_config
 from miniclip.runs.run_directory import JOB_FORMAT
 from miniclip.runs.run_files import RunFiles
+from miniclip.runs.small_files import DamagedFile
 
 IGNORED_ROOT_KEYS = ("name", "logger", "eval", "hydra")
 """Root keys that change nothing of what is trained."""
@@ -66,6 +67,18 @@ def read_job_key(folder: Path) -> str | None:
     if job.get("format", 1) < JOB_FORMAT and run.config.is_file():
         return job_key(run.read_config()) if job else None
     return job.get("key")
+
+
+def known_key(folder: Path) -> str | None:
+    """The key of the job in a run directory, by its config where `job.json` is lost; None if both are."""
+    try:
+        key = read_job_key(folder)
+    except DamagedFile:
+        key = None
+    try:
+        return key or job_key(RunFiles(folder).read_config())
+    except DamagedFile:
+        return None
 
 
 def _computed(value: Any, place: str = "") -> Any:

@@ -1,11 +1,13 @@
 """The run directory while it is written: the truth about a run, readable without MiniCLIP."""
 
 import json
+import logging
 import os
 import platform
 import shutil
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
@@ -16,9 +18,15 @@ import torch
 from miniclip.errors import UserError, without_secrets
 from miniclip.files import append, as_json, locked, overwrite, replacing, write_json, write_text
 from miniclip.runs.environment import environment
-from miniclip.runs.run_files import RunFiles, check_links, read_state
+from miniclip.runs.run_files import RunFiles, read_state
+from miniclip.runs.small_files import DamagedFile
 
-Status = Literal["running", "completed", "interrupted", "diverged", "failed"]
+log = logging.getLogger(__name__)
+
+Status = Literal["running", "completed", "interrupted", "diverged", "out_of_memory", "failed"]
+
+HEARTBEAT_SECONDS = 20.0
+"""How often a run shows that it is alive; see `RunDirectory.heartbeat`."""
 
 JOB_FORMAT = 2
 """Of `job.json`. Keys of format 1 were hashed from names that have changed since."""
@@ -31,12 +39,13 @@ class RunDirectory(RunFiles):
         path: the run directory; it and its folders of checkpoints and figures are made.
 
     Raises:
-        UserError: when a link in the place of a file leads out of the directory.
+        DamagedFile: when something else lies in the place of a file, or a link that leads out.
     """
 
     def __init__(self, path: Path):
         super().__init__(path)
-        check_links(path)
+        self._others_see_lock = True
+        self.check_places()
         for folder in (self.checkpoints, self.figures):
             folder.mkdir(parents=True, exist_ok=True)
 
@@ -71,7 +80,30 @@ class RunDirectory(RunFiles):
         with locked(self.lock_file) as is_free:
             if not is_free:
                 raise UserError(f"Another process trains in {self.path}; give this run another folder.")
+
+            # a file system without locks gives it to everybody
+            with locked(self.lock_file, wait_seconds=0) as is_still_free:
+                self._others_see_lock = not is_still_free
             yield
+
+    @contextmanager
+    def heartbeat(self) -> Iterator[None]:
+        """Show inside the context that this process is alive: the time of its status is renewed.
+
+        A run on another machine, or on a file system without locks, is known by it.
+        """
+        is_over = threading.Event()
+
+        def beat() -> None:
+            while not is_over.wait(HEARTBEAT_SECONDS):
+                with suppress(OSError):  # the disk's trouble is told where something is to be kept
+                    os.utime(self.status)
+
+        threading.Thread(target=beat, name="heartbeat", daemon=True).start()
+        try:
+            yield
+        finally:
+            is_over.set()
 
     def claim(self, source: Path) -> bool:
         """Become the run that goes on with the one in `source`.
@@ -96,8 +128,17 @@ class RunDirectory(RunFiles):
     def go_on_from(self, source: Path) -> None:
         """Be the same run in Weights & Biases as the run in another directory, if that never finished."""
         former = RunFiles(source)
-        if former.wandb_id.is_file() and not former.summary.exists() and source != self.path:
-            write_text(self.wandb_id, former.wandb_id.read_text(encoding="utf-8"))
+        former.check_links()
+        if former.summary.exists() or source == self.path:
+            return
+
+        try:
+            kept_id = former.read_wandb_id()
+        except DamagedFile as error:
+            log.warning("%s It is another run in Weights & Biases now.", error)
+            return
+        if kept_id is not None:
+            write_text(self.wandb_id, kept_id)
 
     def write_config(self, text: str) -> None:
         """Record the resolved config, as YAML."""
@@ -114,7 +155,9 @@ class RunDirectory(RunFiles):
     def write_status(self, status: Status, **details: Any) -> None:
         """Record how the run stands, and when."""
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        process = {"host": platform.node(), "pid": os.getpid()}  # for people
+        process: dict[str, Any] = {"host": platform.node(), "pid": os.getpid()}
+        if not self._others_see_lock:
+            process["lock"] = False
         told = {
             name: without_secrets(value) if isinstance(value, str) else value
             for name, value in details.items()
@@ -146,8 +189,11 @@ class RunDirectory(RunFiles):
 def _heir(folder: Path) -> Path | None:
     """The directory in which a run has trained on, or does so now; one that left no checkpoint is none."""
     try:
-        heir = (folder / RunFiles(folder).continued_in.read_text(encoding="utf-8").strip()).resolve()
-    except (OSError, ValueError):
+        path = RunFiles(folder).read_heir()
+        heir = None if path is None else path.resolve()
+    except (DamagedFile, OSError):
+        return None
+    if heir is None:
         return None
 
     has_trained = RunFiles(heir).last_checkpoint.is_file()

@@ -1,18 +1,45 @@
 """The files of a run: their names, and how they are read. Nothing here creates or changes one."""
 
-import json
+import os
+import platform
+import re
+import time
+from collections.abc import Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 
-from miniclip.files import is_locked, read_json, within
+from miniclip.errors import UserError
+from miniclip.files import is_locked, within
 from miniclip.renamed import renamed_config
+from miniclip.runs.small_files import (
+    COUNT,
+    NUMBER_OR_NULL,
+    OBJECT,
+    TEXT,
+    DamagedFile,
+    Shape,
+    damaged,
+    read_arrays,
+    read_object,
+    read_records,
+    read_text,
+    read_yaml,
+)
 
 CHECKPOINTS = "checkpoints"
 JOB = "job.json"
+LOG = "train.log"
 STATUS = "status.json"
+SUMMARY = "summary.json"
+
+SILENT_SECONDS = 120.0
+"""So long after its last heartbeat a run whose lock cannot be seen is taken for killed.
+
+Six beats, for a network file system may show the time of a file a minute late.
+"""
 
 FILES = (
     CHECKPOINTS,
@@ -23,6 +50,8 @@ FILES = (
     "environment.json",
     "evaluation",
     "figures",
+    "figures/curves.png",
+    "figures/retrieval.png",
     JOB,
     ".lock",
     "metrics.jsonl",
@@ -30,13 +59,51 @@ FILES = (
     "ranks_test.npz",
     "skipped_batches.jsonl",
     STATUS,
-    "summary.json",
+    SUMMARY,
     "tensorboard",
     "tokenizer",
+    "tokenizer/settings.json",
+    "tokenizer/tokenizer.json",
     "wandb",
     "wandb_id",
 )
 """All that is written into a run directory, but for its log and Hydra's own files."""
+
+FOLDERS = (CHECKPOINTS, "evaluation", "figures", "tensorboard", "tokenizer", "wandb")
+"""Those of them that are folders."""
+
+STATUS_SHAPE: Shape = {"status": TEXT, "reason?": TEXT}
+JOB_SHAPE: Shape = {"format?": COUNT, "key": TEXT, "overrides": [TEXT]}
+ENVIRONMENT_SHAPE: Shape = {"data?": {"*": {"fingerprint": TEXT}}}
+
+RECORD_SHAPE: Shape = {
+    "step?": NUMBER_OR_NULL,
+    "protocol?": TEXT,
+    "train/*": NUMBER_OR_NULL,
+    "val/*": NUMBER_OR_NULL,
+    "test/*": NUMBER_OR_NULL,
+}
+
+SUMMARY_SHAPE: Shape = {
+    "best?": RECORD_SHAPE,
+    "best_rsum?": NUMBER_OR_NULL,
+    "test?": RECORD_SHAPE,
+    "steps?": COUNT,
+    "seconds?": NUMBER_OR_NULL,
+}
+
+CONFIG_SHAPE: Shape = {
+    "seed?": COUNT,
+    **{f"{part}?": OBJECT for part in ("data", "encoder", "optimizer", "trainer")},
+}
+
+UNREADABLE = "unreadable"
+"""The status of a run whose `status.json` is damaged."""
+
+RANKS = ("image_to_text", "text_to_image", "image_of_caption")
+"""Of N images, of M captions, and the image of each of these."""
+
+ID_OF_WANDB = re.compile(r"[\w-]{1,128}", re.ASCII)
 
 
 class RunFiles:
@@ -46,7 +113,8 @@ class RunFiles:
         path: the run directory.
 
     Raises:
-        UserError: when a file is asked for in whose place lies a link that leads out of the directory.
+        DamagedFile: when a file is asked for in whose place lies a link that leads out of the directory; by
+            the `read_` methods also when it is not what it should be.
     """
 
     def __init__(self, path: Path):
@@ -60,67 +128,67 @@ class RunFiles:
     @property
     def config(self) -> Path:
         """The resolved config."""
-        return within(self.path, "config.yaml")
+        return self._at("config.yaml")
 
     @property
     def environment(self) -> Path:
         """Versions, machine, and what identifies the data."""
-        return within(self.path, "environment.json")
+        return self._at("environment.json")
 
     @property
     def status(self) -> Path:
         """How the run stands; see `read_state`."""
-        return within(self.path, STATUS)
+        return self._at(STATUS)
 
     @property
     def lock_file(self) -> Path:
         """Locked by the process that trains."""
-        return within(self.path, ".lock")
+        return self._at(".lock")
 
     @property
     def metrics(self) -> Path:
         """Records of steps and validations, one a line."""
-        return within(self.path, "metrics.jsonl")
+        return self._at("metrics.jsonl")
 
     @property
     def skipped_batches(self) -> Path:
         """The images of steps that were skipped, a record a line."""
-        return within(self.path, "skipped_batches.jsonl")
+        return self._at("skipped_batches.jsonl")
 
     @property
     def summary(self) -> Path:
         """What came of the training; a finished run has it."""
-        return within(self.path, "summary.json")
+        return self._at(SUMMARY)
 
     @property
     def ranks(self) -> Path:
         """Rank of each validation image and caption with the best checkpoint."""
-        return within(self.path, "ranks.npz")
+        return self._at("ranks.npz")
 
     @property
     def ranks_test(self) -> Path:
         """The same of the test part."""
-        return within(self.path, "ranks_test.npz")
+        return self._at("ranks_test.npz")
 
     @property
     def job(self) -> Path:
         """Which job of a sweep this is."""
-        return within(self.path, JOB)
+        return self._at(JOB)
 
     @property
     def log(self) -> Path:
         """What the run printed; Hydra writes it (`hydra.job.name` in conf/config.yaml)."""
-        return within(self.path, "train.log")
+        return self._at(LOG)
 
     @property
     def tokenizer(self) -> Path:
         """Folder of the tokenizer."""
-        return within(self.path, "tokenizer")
+        return self._at("tokenizer")
 
     @property
     def checkpoints(self) -> Path:
         """Folder of the checkpoints."""
-        return within(self.path, CHECKPOINTS)
+        return self._at(CHECKPOINTS)
 
     @property
     def last_checkpoint(self) -> Path:
@@ -134,93 +202,120 @@ class RunFiles:
 
     def checkpoint(self, name: str) -> Path:
         """A checkpoint by its name: "last", "best", "epoch_0010"."""
-        return within(self.path, f"{CHECKPOINTS}/{name}.pt")
+        return self._at(f"{CHECKPOINTS}/{name}.pt")
 
     @property
     def figures(self) -> Path:
         """Folder of the figures."""
-        return within(self.path, "figures")
+        return self._at("figures")
 
     @property
     def curves_figure(self) -> Path:
         """Loss and recalls over the training."""
-        return within(self.path, "figures/curves.png")
+        return self._at("figures/curves.png")
 
     @property
     def retrieval_figure(self) -> Path:
         """What the best checkpoint retrieves."""
-        return within(self.path, "figures/retrieval.png")
+        return self._at("figures/retrieval.png")
 
     @property
     def evaluation(self) -> Path:
         """Folder of what evaluation found."""
-        return within(self.path, "evaluation")
+        return self._at("evaluation")
 
     @property
     def tensorboard(self) -> Path:
         """Folder of TensorBoard's files."""
-        return within(self.path, "tensorboard")
+        return self._at("tensorboard")
 
     @property
     def wandb(self) -> Path:
         """Folder of Weights & Biases' files."""
-        return within(self.path, "wandb")
+        return self._at("wandb")
 
     @property
     def wandb_id(self) -> Path:
         """The id of the run in Weights & Biases."""
-        return within(self.path, "wandb_id")
+        return self._at("wandb_id")
 
     @property
     def continued_in(self) -> Path:
         """Where the run went on in another directory."""
-        return within(self.path, "continued_in")
+        return self._at("continued_in")
 
     def read_config(self) -> dict[str, Any]:
-        """The resolved config, with today's names.
-
-        Raises:
-            OSError, ValueError: when it is missing or damaged.
-        """
-        try:
-            config = yaml.safe_load(self.config.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise ValueError(f"{self.config} is damaged ({error})") from None
-        if not isinstance(config, dict):
-            raise ValueError(f"{self.config} is no config")
-        return renamed_config(config)
+        """The resolved config, with today's names."""
+        return renamed_config(read_yaml(self.config, CONFIG_SHAPE))
 
     def read_data(self) -> dict[str, dict[str, Any]]:
         """What identifies each part of the data: {"val": {"fingerprint": "9f..."}}; empty if unknown."""
-        return read_json(self.environment).get("data", {})
+        return read_object(self.environment, ENVIRONMENT_SHAPE).get("data", {})
+
+    def read_status(self) -> dict[str, Any]:
+        """What the run last said of itself; empty before it has said anything."""
+        return read_object(self.status, STATUS_SHAPE)
 
     def read_job(self) -> dict[str, Any]:
         """The job that this run is of a sweep; empty if it is none."""
-        return read_json(self.job)
+        return read_object(self.job, JOB_SHAPE)
 
     def read_summary(self) -> dict[str, Any]:
         """What came of the training; empty until it has ended."""
-        return read_json(self.summary)
+        return read_object(self.summary, SUMMARY_SHAPE)
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """All records that are whole, in their order; a run that was killed may leave half a line."""
-        return _read_records(self.metrics)
+        """All records, in their order."""
+        return read_records(self.metrics, RECORD_SHAPE)
 
     def read_ranks(self, *, of_test: bool = False) -> dict[str, np.ndarray] | None:
         """Ranks by their names, and `image_of_caption`; None if the run kept none."""
         path = self.ranks_test if of_test else self.ranks
-        if not path.is_file():
+        arrays = read_arrays(path, RANKS)
+        if arrays is not None:
+            _check_ranks(path, **arrays)
+        return arrays
+
+    def read_wandb_id(self) -> str | None:
+        """The id of the run in Weights & Biases; None if it has none."""
+        text = read_text(self.wandb_id)
+        if text is not None and not ID_OF_WANDB.fullmatch(text.strip()):
+            raise damaged(self.wandb_id, "it holds no id of a run")
+        return None if text is None else text.strip()
+
+    def read_heir(self) -> Path | None:
+        """The directory in which the run has gone on; None if it has not."""
+        text = read_text(self.continued_in)
+        if text is None:
             return None
-        with np.load(path) as arrays:
-            return dict(arrays)
+        if not text.strip() or "\n" in text.strip() or "\0" in text:
+            raise damaged(self.continued_in, "it holds no path")
+        return self.path / text.strip()
+
+    def check_links(self) -> None:
+        """Hold the whole directory against links that lead out of it."""
+        for name in FILES:
+            self._at(name)
+
+    def check_places(self) -> None:
+        """Refuse a directory in which something lies where a file or a folder of the run is written."""
+        for name in FILES:
+            check_place(self._at(name), is_folder=name in FOLDERS)
+
+    def _at(self, name: str) -> Path:
+        try:
+            return within(self.path, name)
+        except UserError as error:
+            raise DamagedFile(str(error)) from None
 
 
 class State(NamedTuple):
     """How a run stands.
 
     Attributes:
-        status: of `status.json`; "killed" where no process holds the directory of a run that never ended.
-        reason: why it failed, else empty.
+        status: of `status.json`; "killed" where the process of a run that never ended is gone, and
+            "unreadable" where that file is damaged.
+        reason: why it ended so, else empty.
     """
 
     status: str
@@ -239,42 +334,77 @@ def read_state(folder: Path) -> State:
     """The state of the run in a folder."""
     run = RunFiles(folder)
     try:
-        state = read_json(run.status)
-    except NotADirectoryError:
-        state = {}
-    except ValueError:
-        return State("unreadable", f"{run.status} is damaged")
+        state = run.read_status()
+        is_held = is_locked(run.lock_file)
+    except DamagedFile as error:
+        return State(UNREADABLE, str(error))
+
+    status = state.get("status", "running")  # without a file it has not come so far yet, or never will
+    if status != "running" or is_held or _is_heard(run, state):
+        return State(status, state.get("reason", ""))
 
     # a process that is killed cannot say so, but the system takes its lock from it
-    status = state.get("status", "running")  # without a file it has not come so far yet, or never will
-    is_killed = status == "running" and not is_locked(run.lock_file)
-    return State("killed" if is_killed else status, state.get("reason", ""))
+    return State("killed", _last_heard(run, state))
+
+
+def _is_heard(run: RunFiles, state: dict[str, Any]) -> bool:
+    """Whether a run whose lock is not held here is alive by its heartbeat.
+
+    One of this machine whose lock holds is not: the lock would say so.
+    """
+    is_of_this_machine = state.get("host", platform.node()) == platform.node()
+    if is_of_this_machine and state.get("lock", True):
+        return False
+    return abs(time.time() - run.status.stat().st_mtime) < SILENT_SECONDS
+
+
+def _last_heard(run: RunFiles, state: dict[str, Any]) -> str:
+    """What is known of the end of a run that was killed."""
+    if "host" not in state:
+        return ""
+    last = datetime.fromtimestamp(run.status.stat().st_mtime, timezone.utc)
+    return f"process {state.get('pid')} on {state['host']} is gone, last heard {last:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """The run directories at and below a folder."""
-    return sorted({status.parent for status in folder.rglob(STATUS)})
+    """The run directories at and below a folder, and what is left of them where files are lost."""
+    return sorted(set(_run_folders(folder)))
+
+
+def _run_folders(folder: Path) -> Iterator[Path]:
+    for place, folders, files in os.walk(folder):
+        names = {*folders, *files}  # a folder may lie in the place of a file
+        if not names.isdisjoint((STATUS, SUMMARY, JOB)):
+            yield Path(place)
 
 
 def find_jobs(folder: Path) -> list[Path]:
     """The run directories of a sweep's jobs."""
-    return sorted(job.parent for job in folder.glob(f"*/{JOB}"))
+    return sorted(job for job in folder.glob("*/") if is_job(job))
 
 
-def check_links(folder: Path) -> None:
-    """Hold the whole of a run directory against links.
+def is_job(folder: Path) -> bool:
+    """Whether a folder of a sweep is a job's, or what is left of one."""
+    return any(os.path.lexists(folder / name) for name in (JOB, STATUS))
+
+
+def check_place(path: Path, *, is_folder: bool = False) -> None:
+    """Refuse a place where no file, or no folder, can be written.
 
     Raises:
-        UserError: when one leads out of it.
+        DamagedFile: when something else lies there.
     """
-    for name in FILES:
-        within(folder, name)
+    if os.path.lexists(path) and not (path.is_dir() if is_folder else path.is_file()):
+        kind = "folder" if is_folder else "file"
+        raise damaged(path, f"something else lies in the place of a {kind}; move it away")
 
 
-def _read_records(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-
-    # a line without an end is half a record, which a killed process has left
-    with open(path, encoding="utf-8") as file:
-        return [json.loads(line) for line in file if line.endswith("\n")]
+def _check_ranks(
+    path: Path, image_to_text: np.ndarray, text_to_image: np.ndarray, image_of_caption: np.ndarray
+) -> None:
+    if len(text_to_image) != len(image_of_caption):
+        raise damaged(path, f"ranks of {len(text_to_image)} captions, images of {len(image_of_caption)}")
+    if np.any((image_of_caption < 0) | (image_of_caption >= len(image_to_text))):
+        raise damaged(path, "it has captions of images that it has not")
+    if np.any(image_to_text < 0) or np.any(text_to_image < 0):
+        raise damaged(path, "it has ranks below 0")

@@ -7,21 +7,27 @@ written anew after every job.
 
 import csv
 import io
+import logging
 import platform
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from miniclip.errors import UserError, counted
-from miniclip.files import locked, read_json, write_json, write_text
+from miniclip.files import locked, write_json, write_text
 from miniclip.metrics import DIRECTIONS, RECALL_AT
 from miniclip.runs import RunFiles, State, read_state
-from miniclip.runs.job_key import read_job_key
+from miniclip.runs.job_key import known_key
 from miniclip.runs.run_directory import JOB_FORMAT
-from miniclip.runs.run_files import find_jobs
+from miniclip.runs.run_files import LOG, UNREADABLE, find_jobs, is_job
+from miniclip.runs.small_files import COUNT, TEXT, DamagedFile, Shape, damaged, read_object
+
+log = logging.getLogger(__name__)
+
+PLAN_SHAPE: Shape = {"format?": COUNT, "keys": [TEXT]}
 
 RECALLS = tuple(f"{direction}_r{k}" for direction in DIRECTIONS for k in (min(RECALL_AT), max(RECALL_AT)))
 """Of the six, those that a sweep's table has room for: i2t_r1, i2t_r10, t2i_r1, t2i_r10."""
@@ -41,30 +47,46 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Job:
-    """One run directory of a sweep, as it is on disk."""
+    """One run directory of a sweep, as it is on disk.
+
+    Attributes:
+        damages: which of its files are damaged, and how; the job is known by those that are not.
+    """
 
     path: Path
     key: str
     overrides: list[str]
     state: State
     summary: dict[str, Any]
+    damages: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, path: Path) -> "Job":
         run = RunFiles(path)
-        job = run.read_job()
-        key = read_job_key(path) or path.name
-        return cls(path, key, job["overrides"], read_state(path), run.read_summary())
+        damages: list[str] = []
+        job = _read_or_empty(run.read_job, damages)
+        summary = _read_or_empty(run.read_summary, damages)
+
+        key = known_key(path) or path.name
+        return cls(path, key, job.get("overrides", []), read_state(path), summary, tuple(damages))
 
     @property
     def is_completed(self) -> bool:
-        return self.state.status == "completed" and "best_rsum" in self.summary
+        return self.state.status == "completed" and self.summary.get("best_rsum") is not None
 
     @property
     def checkpoint(self) -> Path | None:
-        """Where an interrupted job goes on."""
-        path = RunFiles(self.path).last_checkpoint
-        return path if self.state.is_resumable and path.is_file() else None
+        """Where an interrupted job goes on, or one that has lost what it says of its end."""
+        # from a checkpoint what is lost is made again, and nothing is trained twice
+        has_lost_its_end = self.state.status in ("completed", UNREADABLE)
+        if self.is_completed or not (self.state.is_resumable or has_lost_its_end):
+            return None
+
+        try:
+            path = RunFiles(self.path).last_checkpoint
+        except DamagedFile:
+            return None
+        return path if path.is_file() else None
 
     def rank(self) -> tuple[bool, bool, bool]:
         """Sorts tries of one job, the furthest first."""
@@ -88,7 +110,7 @@ class Job:
             **{key: "" if value is None else f"{value:.1f}" for key, value in numbers.items()},
             "protocol": "; ".join(protocols),
             "steps": str(self.summary.get("steps", "")),
-            "seconds": f"{self.summary['seconds']:.0f}" if "seconds" in self.summary else "",
+            "seconds": "" if self.summary.get("seconds") is None else f"{self.summary['seconds']:.0f}",
             "overrides": shlex.join(self.overrides),
         }
 
@@ -118,8 +140,8 @@ class Sweep:
         return next((job for job in self.jobs() if job.key == key), None)
 
     def is_of_another_job(self, folder: Path, key: str) -> bool:
-        """Whether a run directory holds a job of another key."""
-        return read_job_key(folder) not in (None, key)
+        """Whether a run directory holds a job of another key, or one that nothing tells the key of."""
+        return is_job(folder) and known_key(folder) != key
 
     def claim(self, keys: Sequence[str]) -> None:
         """Begin, or go on with, a sweep of these jobs in this folder.
@@ -127,15 +149,13 @@ class Sweep:
         Raises:
             UserError: when the folder holds a sweep without any of them.
         """
-        plan_file = self.path / "sweep.json"
-        plan = read_json(plan_file)
-        known = plan.get("keys", [])
+        plan = self._read_plan()
+        known = plan["keys"]
         if plan.get("format", 1) < JOB_FORMAT:  # its jobs have other keys today
-            todays_keys = [job.key for job in self.jobs()]
-            known = [*known, *todays_keys]
+            known = [*known, *(job.key for job in self.jobs())]
 
         if known and not set(known) & set(keys):
-            num_known = counted(len(plan["keys"]), "job")
+            num_known = counted(len(plan["keys"] or known), "job")
             raise UserError(
                 f"{self.path} holds another sweep, of {num_known} and none of these {len(keys)}. "
                 "Give this one a folder of its own: hydra.sweep.dir=..."
@@ -143,7 +163,22 @@ class Sweep:
 
         self.path.mkdir(parents=True, exist_ok=True)
         all_keys = list(dict.fromkeys([*known, *keys]))
-        write_json(plan_file, {"format": JOB_FORMAT, "keys": all_keys})
+        try:
+            write_json(self._plan_file, {"format": JOB_FORMAT, "keys": all_keys})
+        except OSError as error:
+            raise damaged(self._plan_file, f"it cannot be written: {error.strerror}") from None
+
+    @property
+    def _plan_file(self) -> Path:
+        return self.path / "sweep.json"
+
+    def _read_plan(self) -> dict[str, Any]:
+        """The keys of all jobs that were launched into this folder, begun or not."""
+        try:
+            return read_object(self._plan_file, PLAN_SHAPE) or {"keys": []}
+        except DamagedFile as error:
+            log.warning("%s The sweep goes on with the jobs that have begun.", error)
+            return {"keys": []}
 
     @contextmanager
     def own_device(self, num_gpus: int) -> Iterator[str]:
@@ -161,24 +196,31 @@ class Sweep:
         yield "auto"
 
     def write_summary(self) -> None:
-        """Write the table as CSV and Markdown; jobs that end together wait for each other."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with locked(self.path / ".summary.lock", wait_seconds=-1):
-            rows = [job.row() for job in self.jobs()]
+        """Write the table as CSV and Markdown; jobs that end together wait for each other.
 
-            buffer = io.StringIO()
-            writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        Where it cannot be written, that is told and no job is lost.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with locked(self.path / ".summary.lock", wait_seconds=-1):
+                self._write_table([job.row() for job in self.jobs()])
+        except OSError as error:
+            log.warning("The sweep's table cannot be written: %s", error)
 
-            # each is replaced whole, so that a reader never sees half a table
-            write_text(self.path / "summary.csv", buffer.getvalue())
-            write_text(self.path / "summary.md", "\n".join(markdown_table(COLUMNS, rows)) + "\n")
+    def _write_table(self, rows: Sequence[dict[str, str]]) -> None:
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+        # each is replaced whole, so that a reader never sees half a table
+        write_text(self.path / "summary.csv", buffer.getvalue())
+        write_text(self.path / "summary.md", "\n".join(markdown_table(COLUMNS, rows)) + "\n")
 
     def failures(self) -> list[str]:
         """A line for each job that is not completed: what it was, why it ended, and where its log lies."""
         return [
-            f"{job.path.name}: {job.state}; see {RunFiles(job.path).log}"
+            f"{job.path.name}: {'; '.join([str(job.state), *job.damages])}; see {job.path / LOG}"
             for job in self.jobs()
             if not job.is_completed
         ]
@@ -191,6 +233,15 @@ def markdown_table(columns: Sequence[str], rows: Sequence[dict[str, str]]) -> li
         cells = (row[column].replace("|", "\\|") for column in columns)
         lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def _read_or_empty(read: Callable[[], dict[str, Any]], damages: list[str]) -> dict[str, Any]:
+    """What a reader gives; nothing where the file is damaged, which is noted."""
+    try:
+        return read()
+    except DamagedFile as error:
+        damages.append(str(error))
+        return {}
 
 
 def _number(folder: Path) -> tuple[int, str]:

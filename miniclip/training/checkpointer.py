@@ -24,6 +24,7 @@ from miniclip.training.checkpoint import (
     load_checkpoint,
     load_model,
     save_checkpoint,
+    save_weights,
 )
 from miniclip.training.kept_checkpoints import KeptCheckpoints
 from miniclip.training.progress import Progress, Stopwatch
@@ -204,7 +205,7 @@ class Checkpointer:
             content = snapshot(content)
 
         self._since_save = Stopwatch()
-        self.saver.start(partial(self._write, content, self.progress.step))
+        self.saver.start(self.run.last_checkpoint, partial(self._write, content, self.progress.step))
 
     def keep(self, *, is_best: bool, was_validated: bool = True) -> bool:
         """Give the last checkpoint the other names that it deserves: best.pt, epoch_0010.pt.
@@ -215,21 +216,11 @@ class Checkpointer:
         Raises:
             SaveFailed: see `save`.
         """
-        kept, progress = self.kept, self.progress
-        names: list[Callable[[], None]] = []
-        if is_best:
-            names.append(kept.add_best)
-        if was_validated and self.settings.keep_best > 1:
-            names.append(partial(kept.add_validated, progress.step))
-        at_end_of_epoch = progress.position == 0 and progress.epoch > 0
-        if at_end_of_epoch and progress.epoch % self.settings.every_epochs == 0:
-            names.append(partial(kept.add_epoch, progress.epoch))
-
-        for give_name in names:
+        for path, give_name in self._names(is_best=is_best, was_validated=was_validated):
             self.saver.wait()
             if self.saver.failure is not None:
                 return False
-            self.saver.run_now(give_name)
+            self.saver.run_now(path, give_name)
         return self.saver.failure is None
 
     def wait(self) -> None:
@@ -241,9 +232,21 @@ class Checkpointer:
         """Why the newest save is not whole; None if it is."""
         return self.saver.failure
 
-    def tidy(self) -> None:
-        """Remove what a run needs only while it goes on."""
-        self.kept.at_the_end()
+    def keep_finished(self) -> None:
+        """Write the weights of the best checkpoint as safetensors; keep what a finished run needs.
+
+        The model has these weights: see `load_best`.
+
+        Raises:
+            SaveFailed: when the system refuses it, whatever `settings.on_error` says.
+        """
+        best = self.progress.best or {}
+        facts = {name: best[name] for name in ("step", "epoch", "val/rsum", "protocol")}
+        path = self.kept.best_weights
+        self.saver.run_now(path, partial(save_weights, path, self.setup.model.state_dict(), facts))
+        if self.saver.failure is not None:
+            raise self.saver.failure
+        self.kept.remove_former()
 
     def resume(self, path: Path, *, must_be_same: bool) -> None:
         """Go on where a checkpoint stands.
@@ -269,6 +272,21 @@ class Checkpointer:
     def load_best(self) -> None:
         """Give the model the weights of the best checkpoint."""
         load_model(self.setup.model, load_checkpoint(self.run.best_checkpoint), self.setup.config)
+
+    def _names(self, *, is_best: bool, was_validated: bool) -> list[tuple[Path, Callable[[], None]]]:
+        """Which names the last checkpoint deserves, and how it gets them."""
+        run, kept, progress = self.run, self.kept, self.progress
+        names: list[tuple[Path, Callable[[], None]]] = []
+        if is_best:
+            names.append((run.best_checkpoint, kept.add_best))
+        if was_validated and self.settings.keep_best > 1:
+            names.append((run.best_checkpoint, partial(kept.add_validated, progress.step)))
+
+        at_end_of_epoch = progress.position == 0 and progress.epoch > 0
+        if at_end_of_epoch and progress.epoch % self.settings.every_epochs == 0:
+            path = run.checkpoint(f"epoch_{progress.epoch:04d}")
+            names.append((path, partial(copy_checkpoint, run.last_checkpoint, path)))
+        return names
 
     def _write(self, content: dict[str, Any], step: int) -> None:
         self.kept.before_replacing_last()

@@ -13,10 +13,11 @@ from miniclip.errors import as_override
 from miniclip.metrics import Features
 from miniclip.optim import set_learning_rate
 from miniclip.runs import JsonlLogger, RunDirectory
+from miniclip.stop_signals import stop_signals
 from miniclip.training.budget import Budget
 from miniclip.training.checkpointer import Checkpointer
 from miniclip.training.guards import BrokenImages, TooManyBroken, TooManySkipped, check_weights
-from miniclip.training.interruption import Interrupted, Interruption, ignore_in_worker
+from miniclip.training.interruption import Interrupted, Interruption
 from miniclip.training.plan import Plan
 from miniclip.training.progress import Stopwatch
 from miniclip.training.recorder import Recorder
@@ -88,7 +89,6 @@ class Loop:
             tokenizer=setup.tokenizer,
             device=trainer.device,
             num_workers=trainer.num_workers,
-            worker_init=ignore_in_worker,
         )
         self.step = TrainingStep(
             setup.model,
@@ -127,10 +127,11 @@ class Loop:
         self.batches.start_at(progress.epoch, progress.position)
         self.reading = iter(self.loader)
 
-        with self.interruption.caught():
+        with stop_signals.caught():
             try:
-                self._train()
-                self._finish_saving()
+                with stop_signals.deferred():
+                    self._train()
+                    self._finish_saving()
             except Interrupted:
                 self._save_before_stop()
                 again = as_override("trainer.resume", self.run.path)
@@ -146,7 +147,7 @@ class Loop:
         summary = summary_of(whole, progress, seconds=self.clock.seconds, device=trainer.device)
         self.run.write_summary(summary)
         self.checkpointer.load_best()
-        self.checkpointer.tidy()
+        self.checkpointer.keep_finished()
         return FitResult(summary, self.validation.encode())
 
     def _train(self) -> None:

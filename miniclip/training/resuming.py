@@ -6,8 +6,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from miniclip.errors import SettingError, UserError
-from miniclip.runs import RunDirectory, RunFiles, read_state
+from miniclip.errors import SettingError, UserError, counted
+from miniclip.runs import DamagedFile, RunDirectory, RunFiles, read_state
 from miniclip.training.changed_settings import changed_settings
 from miniclip.training.checkpoint import CheckpointError, load_checkpoint
 from miniclip.training.kept_checkpoints import checkpoints_in
@@ -79,19 +79,32 @@ def _interrupted_run(run: RunDirectory, config: dict[str, Any]) -> Path | None:
 
     num_others = 0
     for sibling in sorted(run.path.parent.iterdir(), reverse=True):
-        checkpoint = RunFiles(sibling).last_checkpoint
-        if sibling == run.path or not checkpoint.is_file() or not read_state(sibling).is_resumable:
+        if sibling == run.path or not _may_go_on(sibling):
             continue
         if not _is_of_the_same_settings(sibling, config):
             num_others += 1
         elif run.claim(sibling):
-            return checkpoint
+            return RunFiles(sibling).last_checkpoint
 
     others = f" ({num_others} of other settings left alone)" if num_others else ""
     log.info(
         "trainer.resume=auto finds no interrupted run in %s%s: a fresh start.", run.path.parent, others
     )
     return None
+
+
+def _may_go_on(folder: Path) -> bool:
+    """Whether a folder holds a run that only lacked time; one that is damaged is told of."""
+    try:
+        has_checkpoint = RunFiles(folder).last_checkpoint.is_file()
+    except DamagedFile as error:
+        log.warning("trainer.resume=auto leaves it alone: %s", error)
+        return False
+
+    state = read_state(folder)
+    if has_checkpoint and state.status == "unreadable":
+        log.warning("trainer.resume=auto leaves it alone: %s", state.reason)
+    return has_checkpoint and state.is_resumable
 
 
 def carry_on_metrics(source: Path, run: RunDirectory, progress: Progress) -> None:
@@ -106,9 +119,9 @@ def carry_on_metrics(source: Path, run: RunDirectory, progress: Progress) -> Non
 
     # a torn line, and what follows training, have no step that counts
     kept = []
-    for line in metrics.read_text(encoding="utf-8").splitlines(keepends=True):
+    for line in _lines(metrics):
         record = _record(line)
-        step = record.get("step", math.inf)
+        step = _step(record)
         is_training = "train/loss" in record
         is_validation = "val/rsum" in record
         comes_again = progress.validation_due and step == progress.step
@@ -121,19 +134,31 @@ def carry_on_metrics(source: Path, run: RunDirectory, progress: Progress) -> Non
 def carry_on_skipped(source: Path, run: RunDirectory, progress: Progress) -> None:
     """Give the run what is known of skipped steps, up to the checkpoint's, of the run it goes on from."""
     skipped = RunFiles(source).skipped_batches
-    lines = skipped.read_text(encoding="utf-8").splitlines(keepends=True) if skipped.is_file() else []
-    kept = [line for line in lines if _record(line).get("step", math.inf) <= progress.step]
+    lines = _lines(skipped) if skipped.is_file() else []
+    kept = [line for line in lines if _step(_record(line)) <= progress.step]
     if kept:
         run.skipped_batches.write_text("".join(kept), encoding="utf-8")
     else:
         run.skipped_batches.unlink(missing_ok=True)
 
 
+def _lines(path: Path) -> list[str]:
+    """The lines of a file of records; those that are damaged are left out, and told of."""
+    lines = path.read_bytes().splitlines(keepends=True)
+    texts = [line.decode("utf-8", errors="replace") for line in lines]
+    sound = [text for text in texts if _record(text)]
+
+    num_damaged = sum(text.endswith("\n") for text in texts) - len(sound)
+    if num_damaged:
+        log.warning("%s: %s left out.", path, counted(num_damaged, "damaged line"))
+    return sound
+
+
 def _record(line: str) -> dict[str, Any]:
-    """A line of a file of records; empty if it is torn."""
+    """A line of a file of records; empty if it is torn or damaged."""
     try:
-        record = json.loads(line) if line.endswith("\n") else {}
-    except ValueError:
+        record = json.loads(line) if line.endswith("\n") and "\ufffd" not in line else {}
+    except (ValueError, RecursionError):
         return {}
     return record if isinstance(record, dict) else {}
 
@@ -178,6 +203,12 @@ def _newest_sound(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     return newest
 
 
+def _step(record: dict[str, Any]) -> float:
+    """The step of a record; infinite where it has none."""
+    step = record.get("step")
+    return step if isinstance(step, int) else math.inf
+
+
 def is_checkpoint_of(path: Path, best: dict[str, Any]) -> bool:
     """Whether a file holds, undamaged, the weights that a validation record was measured with."""
     try:
@@ -194,7 +225,8 @@ def is_checkpoint_of(path: Path, best: dict[str, Any]) -> bool:
 def _is_of_the_same_settings(folder: Path, config: dict[str, Any]) -> bool:
     try:
         theirs = RunFiles(folder).read_config()
-    except (OSError, ValueError):
+    except DamagedFile as error:
+        log.warning("trainer.resume=auto leaves it alone: %s", error)
         return False
     # another budget is another schedule, which only who names the run can want
     their_budget, our_budget = (each.get("trainer", {}).get("budget") for each in (theirs, config))

@@ -5,6 +5,7 @@ import errno
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -49,24 +50,27 @@ class Saver:
         self.on_error = on_error
         self.failure: SaveFailed | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
-        self._unfinished: Future[None] | None = None
+        self._unfinished: tuple[Path, Future[None]] | None = None
 
-    def start(self, save: Callable[[], None]) -> None:
+    def start(self, path: Path, save: Callable[[], None]) -> None:
         """Save, or begin to where it is done in the background.
+
+        Args:
+            path: of the file, for what is told if it cannot be written.
 
         Raises:
             SaveFailed: when the system refuses this save, or did the one before.
         """
         self.wait()
         if self.in_background:
-            self._unfinished = self._thread.submit(save)
+            self._unfinished = path, self._thread.submit(save)
         else:
-            self._finish(save)
+            self._finish(path, save)
 
-    def run_now(self, save: Callable[[], None]) -> None:
+    def run_now(self, path: Path, save: Callable[[], None]) -> None:
         """Save once all is saved that was begun; see `start`."""
         self.wait()
-        self._finish(save)
+        self._finish(path, save)
 
     def wait(self) -> None:
         """Return when nothing is being saved any more.
@@ -76,31 +80,32 @@ class Saver:
         """
         unfinished, self._unfinished = self._unfinished, None
         if unfinished is not None:
-            self._finish(unfinished.result)
+            path, future = unfinished
+            self._finish(path, future.result)
 
-    def _finish(self, save: Callable[[], None]) -> None:
+    def _finish(self, path: Path, save: Callable[[], None]) -> None:
         try:
             save()
         except OSError as error:
-            self._fail(error)
+            self._fail(path, error)
         else:
             self.failure = None
 
-    def _fail(self, error: OSError) -> None:
-        before, self.failure = self.failure, SaveFailed(self._text(error))
+    def _fail(self, path: Path, error: OSError) -> None:
+        before, self.failure = self.failure, SaveFailed(self._text(path, error))
         if self.on_error == "raise":
             raise self.failure from None
         if before is None or str(before) != str(self.failure):
             log.warning("%s Training goes on, and the next save tries again.", self.failure)
 
-    def _text(self, error: OSError) -> str:
-        path = self.run.last_checkpoint
+    def _text(self, path: Path, error: OSError) -> str:
+        last = self.run.last_checkpoint
+        sound = f"{last.name} is the one saved before" if last.is_file() else f"There is no {last.name} now"
         advice = ADVICE.get(error.errno or 0, "Find out why")
         again = as_override("trainer.resume", self.run.path)
-        former = "The one before it is untouched" if path.is_file() else "There is none before it"
         return (
-            f"The checkpoint {path} cannot be saved: {error.strerror or error}. {former}. {advice}; "
-            f"a run that ended goes on with {again}."
+            f"The checkpoint {path} cannot be saved: {error.strerror or error}. {sound}. {advice}; "
+            f"a run that has ended goes on with {again}."
         )
 
 

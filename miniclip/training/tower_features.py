@@ -17,7 +17,6 @@ from miniclip.data.loader import Loader
 from miniclip.data.sampler import sequential_batches
 from miniclip.models.folded_batch_norm import with_folded_batch_norms
 from miniclip.models.frozen_towers import head_of
-from miniclip.training.interruption import ignore_in_worker
 from miniclip.training.progress import image_bar
 from miniclip.training.setup import TrainingSetup
 
@@ -26,14 +25,9 @@ log = logging.getLogger(__name__)
 FORMAT = {"image": 2, "text": 1}
 """Part of the name of every file: another one makes all features of its kind anew."""
 
-IMAGES_AT_ONCE = {"cpu": 24, "cuda": 256}
-"""How many go through a tower at a time; on a CPU few, whose activations stay in its cache.
-
-Maps of more than 32 MB, with 32 images of 96 pixels nearly reached, cost a fault per page: glibc gives them
-back to the system after every layer.
-"""
-
+IMAGES_AT_ONCE = {"cpu": 32, "cuda": 256}
 CAPTIONS_AT_ONCE = 64
+"""How many go through a tower at a time; on a CPU few, whose activations stay in its cache."""
 
 LEARNED = "proj."
 """What the names of a frozen tower's weights begin with that learn all the same."""
@@ -131,7 +125,6 @@ class _Towers:
             sequential_batches(len(images), IMAGES_AT_ONCE.get(self.device.type, 64)),
             device=self.device,
             num_workers=self.num_workers,
-            worker_init=ignore_in_worker,
         )
         tower = self._image_tower(dataset.crop.image_size)
 

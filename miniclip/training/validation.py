@@ -15,7 +15,7 @@ from miniclip.errors import counted
 from miniclip.metrics import Features, encode, health, protocol_name, recall_line, retrieval_metrics
 from miniclip.metrics.health import Health
 from miniclip.runs import JsonlLogger
-from miniclip.training.interruption import Interruption, ignore_in_worker
+from miniclip.training.interruption import Interruption
 from miniclip.training.progress import Progress, image_bar
 from miniclip.training.setup import TrainingSetup
 
@@ -54,7 +54,6 @@ class SplitEncoder:
             sequential_batches(len(dataset), batch_size),
             device=device,
             num_workers=num_workers,
-            worker_init=ignore_in_worker,
         )
 
     def __call__(self, title: str) -> Features:

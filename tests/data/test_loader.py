@@ -19,7 +19,6 @@ from miniclip.data.split import Split
 from miniclip.data.transforms import CenterCrop
 from miniclip.errors import UserError
 from miniclip.tokenizers import BPETokenizer
-from miniclip.training.interruption import ignore_in_worker
 from tests.data.conftest import twelve_images
 
 CPU = torch.device("cpu")
@@ -61,7 +60,6 @@ def test_batches_are_complete(picture_folder: Path, num_workers: int, decoded: b
         device=CPU,
         num_workers=num_workers,
         tokenizer=tokenizer,
-        worker_init=ignore_in_worker,
     )
 
     batches = list(islice(loader, 2))
@@ -90,7 +88,7 @@ def test_without_a_tokenizer_there_are_no_tokens(picture_folder: Path) -> None:
 def epoch_of(data: ImageTextDataset, *, num_workers: int) -> list[tuple[Tensor, Sequence[str]]]:
     """Images and captions of the batches of two epochs."""
     batches = EpochBatches(len(data), batch_size=4, seed=3)
-    loader = Loader(data, batches, device=CPU, num_workers=num_workers, worker_init=ignore_in_worker)
+    loader = Loader(data, batches, device=CPU, num_workers=num_workers)
     return [(batch.images, batch.captions) for batch in islice(loader, 2 * batches.steps_left())]
 
 
@@ -149,9 +147,7 @@ def test_threads_read_what_the_main_process_would(picture_folder: Path) -> None:
 
 def test_evaluation_is_the_same_every_time(picture_folder: Path) -> None:
     data = twelve_images(picture_folder, random=False)
-    loader = Loader(
-        data, sequential_batches(12, 5), device=CPU, num_workers=1, worker_init=ignore_in_worker
-    )
+    loader = Loader(data, sequential_batches(12, 5), device=CPU, num_workers=1)
     for _ in range(2):
         captions = [caption for batch in loader for caption in batch.captions]
         assert captions == [f"{index}, caption 0" for index in range(12)]

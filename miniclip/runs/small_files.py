@@ -1,0 +1,311 @@
+"""Small files out of a folder that may be a stranger's or damaged: read whole, and held against a shape.
+
+A shape is a type or several (`NUMBER`), a list of one shape (`[str]`), or an object: its keys and their
+shapes. "key?" may be missing, and "val/*" stands for every key that begins so.
+"""
+
+import io
+import json
+import math
+import os
+import stat
+import warnings
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import yaml
+
+from miniclip.errors import UserError
+
+MOST_BYTES = 2**22
+"""More than any of these files has. A config holds two thousand, and that of a Hugging Face model five."""
+
+MOST_BYTES_OF_RECORDS = 2**30
+"""Of a file of records, each of which is below `MOST_BYTES`: a million steps take a third."""
+
+MOST_BYTES_OF_ARRAYS = 2**28
+"""Of arrays in memory: ranks of ten million captions."""
+
+MOST_LEVELS = 40
+"""How deep an object may hold others."""
+
+Shape = Any
+"""See above; there is no recursive type of types, lists and dictionaries that mypy would follow."""
+
+TEXT: Shape = str
+COUNT: Shape = int
+NUMBER: Shape = (int, float)
+NUMBER_OR_NULL: Shape = (int, float, type(None))
+OBJECT: Shape = {}
+
+NAMES = {
+    dict: "an object",
+    list: "a list",
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    type(None): "null",
+}
+"""Kinds of plain data as JSON has them, as they are told."""
+
+PERHAPS_A_PIPE = getattr(os, "O_NONBLOCK", 0)
+"""Opening a pipe that nobody writes into would wait for ever."""
+
+
+class DamagedFile(UserError):
+    """A file of a run directory or a sweep is not what it should be; names it and what is wrong."""
+
+
+class _Misshapen(ValueError):
+    """A value has not the shape that it should have."""
+
+
+def damaged(path: Path, problem: object) -> DamagedFile:
+    """An error that names a file and what is wrong with it."""
+    first_line = str(problem).strip().partition("\n")[0]
+    return DamagedFile(f"{path} is damaged ({first_line}).")
+
+
+def read_bytes(path: Path, most_bytes: int) -> bytes | None:
+    """The content of a file; None where there is none.
+
+    Raises:
+        DamagedFile: when it cannot be read, or is larger than any such file.
+    """
+    with _opened(path, most_bytes) as file:
+        return None if file is None else file.read(most_bytes)
+
+
+def read_text(path: Path) -> str | None:
+    """A text; None where there is no file.
+
+    Raises:
+        DamagedFile: see `read_bytes`; also when it is no UTF-8.
+    """
+    content = read_bytes(path, MOST_BYTES)
+    return None if content is None else _decoded(path, content)
+
+
+def read_object(path: Path, shape: Shape) -> dict[str, Any]:
+    """A JSON object; empty where there is no file.
+
+    Raises:
+        DamagedFile: when it cannot be read, or has another shape.
+    """
+    text = read_text(path)
+    return {} if text is None else _parsed(path, text, shape)
+
+
+def read_records(path: Path, shape: Shape) -> list[dict[str, Any]]:
+    """The JSON objects in a file's lines; none where there is no file.
+
+    A last line without an end is half a record, which a killed process has left, and is none.
+
+    Raises:
+        DamagedFile: when the file or a line cannot be read, or has another shape.
+    """
+    with _opened(path, MOST_BYTES_OF_RECORDS) as file:
+        return [] if file is None else list(_records(path, file, shape))
+
+
+def read_yaml(path: Path, shape: Shape) -> dict[str, Any]:
+    """An object of plain data in YAML.
+
+    Raises:
+        DamagedFile: when it is missing or cannot be read, has another shape, or anything but plain data.
+    """
+    text = read_text(path)
+    if text is None:
+        raise damaged(path, "it is missing")
+    with _told(path):
+        content = yaml.load(text, Loader=_PlainLoader)
+        check_shape(content, shape)
+    return content
+
+
+def read_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray] | None:
+    """Named arrays (N,) of numbers that are no fractions, out of a NumPy archive; None without a file.
+
+    Raises:
+        DamagedFile: when it cannot be read, lacks one of them, or would fill the memory.
+    """
+    content = read_bytes(path, MOST_BYTES_OF_ARRAYS)
+    if content is None:
+        return None
+
+    try:
+        return _arrays(content, names)
+    except Exception as error:  # a damaged archive makes almost any of zipfile's, zlib's and NumPy's
+        raise damaged(path, error or type(error).__name__) from None
+
+
+def check_shape(value: object, shape: Shape, place: str = "") -> None:
+    """Hold plain data against a shape.
+
+    Raises:
+        ValueError: names the place, what is there and what should be.
+    """
+    _check_plain(value, place)
+    _check(value, shape, place)
+
+
+@contextmanager
+def _opened(path: Path, most_bytes: int) -> Iterator[BinaryIO | None]:
+    """A regular file to read, or None; never a pipe or a device, which might wait or act when opened."""
+    try:
+        _check_regular(path, os.stat(path), most_bytes)
+        with open(path, "rb", opener=_without_waiting) as file:
+            _check_regular(path, os.fstat(file.fileno()), most_bytes)
+            yield file
+    except (FileNotFoundError, NotADirectoryError):
+        yield None
+    except OSError as error:
+        raise damaged(path, f"it cannot be read: {error.strerror}") from None
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | PERHAPS_A_PIPE)
+
+
+def _check_regular(path: Path, found: os.stat_result, most_bytes: int) -> None:
+    if stat.S_ISDIR(found.st_mode):
+        raise damaged(path, "a folder lies in its place")
+    if not stat.S_ISREG(found.st_mode):
+        raise damaged(path, "it is no regular file")
+    if found.st_size > most_bytes:
+        raise damaged(path, f"it has {found.st_size:,} bytes, no such file has over {most_bytes:,}")
+
+
+def _decoded(path: Path, content: bytes) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise damaged(path, f"byte {error.start + 1} is no UTF-8") from None
+
+
+def _records(path: Path, file: BinaryIO, shape: Shape) -> Iterator[dict[str, Any]]:
+    number = 0
+    while line := file.readline(MOST_BYTES):
+        number += 1
+        if line.endswith(b"\n"):
+            yield _parsed(path, _decoded(path, line), shape, line=f"line {number}: ")
+        elif len(line) == MOST_BYTES:
+            raise damaged(path, f"line {number} is no record")
+
+
+def _parsed(path: Path, text: str, shape: Shape, line: str = "") -> dict[str, Any]:
+    with _told(path, line):
+        # older files hold NaN, which JSON has not
+        content = json.loads(text, parse_constant=lambda name: None)
+        check_shape(content, shape)
+    return content
+
+
+@contextmanager
+def _told(path: Path, line: str = "") -> Iterator[None]:
+    """Errors of a reader as one that names the file."""
+    try:
+        yield
+    except RecursionError:
+        raise damaged(path, f"{line}it is nested too deeply") from None
+    except yaml.YAMLError as error:
+        raise damaged(path, f"{line}{' '.join(str(error).split())}") from None
+    except ValueError as error:
+        raise damaged(path, f"{line}{error}") from None
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without references, of which a few lines can stand for more than fits into memory."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it refers to other places of itself")
+        return super().compose_node(parent, index)
+
+
+def _check_plain(value: object, place: str, level: int = 0) -> None:
+    """Refuse what is no plain data, letters that no file can hold, and depths without an end."""
+    if level > MOST_LEVELS:
+        raise _Misshapen("it is nested too deeply")
+
+    if isinstance(value, str):
+        value.encode("utf-8")
+    elif isinstance(value, dict):
+        for key, below in value.items():
+            if not isinstance(key, str | int):
+                raise _Misshapen(f"{place or 'it'} has a key that is no text: {key!r}")
+            _check_plain(str(key), place)
+            _check_plain(below, _inside(place, key), level + 1)
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            _check_plain(item, f"{place}[{number}]", level + 1)
+    elif type(value) not in NAMES:
+        raise _Misshapen(f"{place or 'it'} is a {type(value).__name__}, which is no plain data")
+
+
+def _check(value: Any, shape: Shape, place: str) -> None:
+    if isinstance(shape, dict):
+        _check_kind(value, (dict,), place)
+        _check_object(value, shape, place)
+    elif isinstance(shape, list):
+        _check_kind(value, (list,), place)
+        for number, item in enumerate(value):
+            _check(item, shape[0], f"{place}[{number}]")
+    else:
+        _check_kind(value, shape if isinstance(shape, tuple) else (shape,), place)
+
+
+def _check_object(value: dict[str, Any], shape: dict[str, Shape], place: str) -> None:
+    for key, below in shape.items():
+        name = key.rstrip("?*")
+        if key.endswith("*"):
+            found = [known for known in value if known.startswith(name)]
+        else:
+            found = [name] if name in value else []
+            if key == name and not found:
+                raise _Misshapen(f"{_inside(place, name)} is missing")
+
+        for known in found:
+            _check(value[known], below, _inside(place, known))
+
+
+def _check_kind(value: object, kinds: tuple[type, ...], place: str) -> None:
+    if type(value) not in kinds:
+        allowed = " or ".join(dict.fromkeys(NAMES[kind] for kind in kinds))
+        raise _Misshapen(f"{place or 'it'} is {NAMES[type(value)]}, not {allowed}")
+    if isinstance(value, int | float) and not _is_finite(value):
+        raise _Misshapen(f"{place or 'it'} is no finite number")
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(float(value))
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
+
+
+def _inside(place: str, key: object) -> str:
+    return f"{place}.{key}" if place else str(key)
+
+
+def _arrays(content: bytes, names: Sequence[str]) -> dict[str, np.ndarray]:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        num_bytes = sum(member.file_size for member in archive.infolist())
+    if num_bytes > MOST_BYTES_OF_ARRAYS:
+        raise _Misshapen(f"its arrays take {num_bytes:,} bytes")
+
+    with np.load(io.BytesIO(content)) as archive, warnings.catch_warnings():
+        warnings.simplefilter("error")  # of headers that no NumPy of today writes
+        arrays = {name: archive[name] for name in names if name in archive.files}
+
+    for name in names:
+        if name not in arrays:
+            raise _Misshapen(f"{name} is missing")
+        if arrays[name].ndim != 1 or arrays[name].dtype.kind not in "iu":
+            raise _Misshapen(f"{name} is no list of whole numbers")
+    return arrays
