@@ -14,7 +14,7 @@ from typing import Any, Literal
 from miniclip.files import write_text
 from miniclip.metrics import DIRECTIONS, RECALL_AT, recall_keys
 from miniclip.runs.loggers.background import Background
-from miniclip.runs.loggers.view import RunFacts, View
+from miniclip.runs.loggers.view import RunFacts, View, tell_errors_once
 from miniclip.runs.loggers.wandb_server import (
     end_service,
     end_telemetry,
@@ -181,6 +181,7 @@ class WandbLogger(View):
         import wandb
 
         end_telemetry()
+        tell_errors_once()
         self.run = wandb.init(
             project=self.project,
             entity=self.entity,
