@@ -1,12 +1,18 @@
 """Views of a run's records: Weights & Biases, TensorBoard, or one of your own."""
 
+import functools
 import logging
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 log = logging.getLogger(__name__)
+
+
+THREADS = ("ChkStopThr", "IntMsgThr", "NetStatThr", "_AsyncWriterThread")
+"""Names of Weights & Biases' own threads, and the class of TensorBoard's."""
 
 
 class RunFacts(NamedTuple):
@@ -82,3 +88,16 @@ class View(ABC):
     @abstractmethod
     def _close(self, failed: bool, summary: dict[str, Any], figures: dict[str, Path]) -> None:
         """Show the run's end and close."""
+
+
+@functools.cache
+def tell_errors_once() -> None:
+    """Keep errors of a tracker's own threads from the console: the view's next call raises them, too."""
+    former = threading.excepthook
+
+    def hook(arguments: threading.ExceptHookArgs) -> None:
+        thread = arguments.thread
+        if thread is None or not {thread.name, type(thread).__name__} & set(THREADS):
+            former(arguments)
+
+    threading.excepthook = hook

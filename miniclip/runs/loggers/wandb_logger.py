@@ -14,7 +14,7 @@ from typing import Any, Literal
 from miniclip.files import write_text
 from miniclip.metrics import DIRECTIONS, RECALL_AT, recall_keys
 from miniclip.runs.loggers.background import Background
-from miniclip.runs.loggers.view import RunFacts, View
+from miniclip.runs.loggers.view import RunFacts, View, tell_errors_once
 from miniclip.runs.loggers.wandb_server import (
     end_service,
     end_telemetry,
@@ -125,7 +125,7 @@ class WandbLogger(View):
     def _wait_for_upload(self) -> None:
         """Wait as long as the server answers, which takes nothing off the run's patience; silence does."""
         deadline = time.monotonic() + UPLOAD_SECONDS
-        while not self.background.wait(0) and time.monotonic() < deadline:
+        while self._is_online and not self.background.wait(0) and time.monotonic() < deadline:
             asked = time.monotonic()
             if not is_answering(min(ASK_SECONDS, self.patience)):
                 self.patience = max(0.0, self.patience - (time.monotonic() - asked))
@@ -182,6 +182,7 @@ class WandbLogger(View):
         import wandb
 
         end_telemetry()
+        tell_errors_once()
         self.run = wandb.init(
             project=self.project,
             entity=self.entity,
@@ -217,13 +218,17 @@ class WandbLogger(View):
             self._write(record)
 
     def _write(self, record: dict[str, Any]) -> None:
-        # a resumed run that is new to the server, or offline, has its former records in the file only
-        if self._lacks_history:
-            for earlier in RunFiles(self.folder).read_metrics():
-                if earlier["step"] <= record["step"] and earlier != record:
-                    self.run.log(earlier)
-        self._lacks_history = False
+        self._write_history(until=record)
         self.run.log(record)
+
+    def _write_history(self, until: dict[str, Any] | None = None) -> None:
+        """Write what came before a record, or all, if these files lack it."""
+        # a resumed run that is new to the server, or offline, has its former records in the file only
+        records = RunFiles(self.folder).read_metrics() if self._lacks_history else []
+        for earlier in records:
+            if until is None or (earlier["step"] <= until["step"] and earlier != until):
+                self.run.log(earlier)
+        self._lacks_history = False
 
     def _go_on_offline(self, error: Exception) -> None:
         """Write new files, of the whole run, with a new process of W&B's; the former one is lost."""
@@ -243,6 +248,18 @@ class WandbLogger(View):
         end_service()
 
     def _close(self, failed: bool, summary: dict[str, Any], figures: dict[str, Path]) -> None:
+        try:
+            self._finish(failed, summary, figures)
+        except Exception as error:
+            if self._is_second_try:
+                raise
+
+            self._go_on_offline(error)
+            self._write_history()
+            self._finish(failed, summary, figures)
+        end_service()
+
+    def _finish(self, failed: bool, summary: dict[str, Any], figures: dict[str, Path]) -> None:
         import wandb
 
         for key, path in figures.items():
@@ -258,7 +275,6 @@ class WandbLogger(View):
 
         self.run.summary.update(summary)
         self.run.finish(exit_code=1 if failed else 0)
-        end_service()
 
 
 def _how_to_sync(folder: Path) -> str:
