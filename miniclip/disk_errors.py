@@ -108,6 +108,9 @@ def _is_of_a_file(error: BaseException) -> TypeGuard[OSError]:
 
 def _sentence(cause: OSError, unnamed: str) -> str:
     """The file, the reason, the way out."""
+    if cause.errno == errno.ENOENT and not _has_current_folder():
+        return "The current folder is gone. Change into another one (cd)."
+
     path = unnamed if cause.filename is None else os.fsdecode(cause.filename)
     reason = (cause.strerror or str(cause)).lower()
     return f"{path}: {reason}. {_way_out(cause)}."
@@ -118,3 +121,10 @@ def _way_out(cause: OSError) -> str:
         folder = Path(os.fsdecode(cause.filename)).parent
         return "Look for it" if folder.is_dir() else f"Its folder is gone: {folder}"
     return WAYS_OUT.get(cause.errno or 0, "See to that file, or choose another place")
+
+
+def _has_current_folder() -> bool:
+    try:
+        return bool(os.getcwd())
+    except FileNotFoundError:
+        return False

@@ -58,12 +58,14 @@ def within(folder: Path, name: str) -> Path:
     read, or written, in its stead.
 
     Raises:
-        UserError: when a link leads out of the folder.
+        UserError: when a link leads out of the folder, or there is a pipe or a device.
     """
     path = folder / name
     real = os.path.realpath(path)
     if not Path(real).is_relative_to(os.path.realpath(folder)):
         raise UserError(f"{path} is a link out of its folder, to {real}; it is not followed. Remove it.")
+    if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would be waited for without an end
+        raise UserError(f"{path} is neither a file nor a folder. Remove it.")
     return path
 
 
@@ -173,11 +175,17 @@ def as_json(content: dict[str, Any]) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The content of a JSON file; empty where there is none."""
+    """The content of a JSON file; empty where there is none.
+
+    Raises:
+        OSError, ValueError: when it cannot be read or is no JSON.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deep") from None
 
 
 @contextmanager

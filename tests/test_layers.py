@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "miniclip"
 FLOORS = (
     {"errors", "stop_signals"},
     {"disk_errors"},
-    {"files", "provenance", "signature", "renamed"},
+    {"files", "provenance", "signature", "renamed", "table_cells", "tokenizer_file"},
     {"distributed", "embedding_model", "preprocessing", "tokenizers", "optim"},
     {"losses", "data", "models"},
     {"metrics"},

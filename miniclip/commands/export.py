@@ -60,11 +60,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.images is not None and arguments.format == "safetensors":
         raise UserError("--images goes with the formats that are held against torch, not with safetensors.")
     model = MiniCLIP.from_pretrained(arguments.model)
-    try:
-        print(FORMATS[arguments.format](model, arguments))
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"The folder {arguments.out} cannot be written ({reason}).") from None
+    print(FORMATS[arguments.format](model, arguments))
 
 
 def _safetensors(model: "MiniCLIP", arguments: argparse.Namespace) -> str:

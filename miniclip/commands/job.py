@@ -14,6 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from miniclip.commands.out_of_memory import is_out_of_memory, out_of_memory_text
 from miniclip.config.build import build
 from miniclip.config.compose import short_overrides
 from miniclip.config.instantiate import make
@@ -34,7 +35,7 @@ from miniclip.stop_signals import Interrupted, signal_name, stop_signals
 from miniclip.training import Trainer, TrainingSetup
 from miniclip.training.guards import Diverged
 from miniclip.training.held_out import HeldOutResult, measure_test
-from miniclip.training.reproducibility import release_memory
+from miniclip.training.reproducibility import deterministic_algorithms, release_memory
 from miniclip.training.resuming import check_directory, go_on
 
 log = logging.getLogger(__name__)
@@ -120,7 +121,12 @@ def _train(cfg: DictConfig, run: RunDirectory) -> float:
     """Train and measure one run; whatever happens, its status is written."""
     run.write_status("running")
     try:
-        with disk_errors_told(), run.heartbeat(), stop_signals.raised(partial(_write_interrupted, run)):
+        with (
+            deterministic_algorithms(cfg.trainer.deterministic),
+            disk_errors_told(),
+            run.heartbeat(),
+            stop_signals.raised(partial(_write_interrupted, run)),
+        ):
             summary, measured = _train_and_measure(cfg, run)
             stop_signals.check()  # a library may have swallowed it
     except (KeyboardInterrupt, SystemExit) as error:
@@ -174,11 +180,8 @@ def _write_failure(run: RunDirectory, error: BaseException) -> None:
         UserError: in place of an error of memory; says what needs less.
     """
     cause = _root(error)
-    if _is_out_of_memory(cause):
-        told = UserError(
-            f"Out of memory: {str(cause).splitlines()[0]}. Lower trainer.batch_size, for which "
-            "trainer.accumulate_steps makes up in part, image_size, or the widths of the model."
-        )
+    if is_out_of_memory(cause):
+        told = UserError(out_of_memory_text(cause, run))
         _write_last_status(run, "out_of_memory", reason=str(told))
         raise told from error
 
@@ -280,11 +283,6 @@ def _root(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
     return error
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    # on the CPU torch raises a plain RuntimeError
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _run_name(cfg: DictConfig) -> str:

@@ -9,13 +9,16 @@ if TYPE_CHECKING:
     from miniclip.embedding_model import FingerprintedModel
 
 
-def load_model(path: Path, *, device: str = "cpu", reads_images: bool = True) -> "FingerprintedModel":
+def load_model(
+    path: Path, *, device: str = "cpu", reads_images: bool = True, num_threads: int | None = None
+) -> "FingerprintedModel":
     """The model of a run directory, a checkpoint or a saved or exported folder.
 
     Args:
         device: where it is to compute, as the option --device names it.
         reads_images: make the image tower at once, so that what is wrong with it is told now. For texts
             alone, False saves a second or two.
+        num_threads: of a model in ONNX; None is one per processor. Of torch, OMP_NUM_THREADS says it.
 
     Raises:
         UserError: when there is none, or it cannot compute there.
@@ -25,7 +28,7 @@ def load_model(path: Path, *, device: str = "cpu", reads_images: bool = True) ->
     if is_onnx_folder(path):
         if device not in ("auto", "cpu"):
             raise SettingError("--device", device, "a model in ONNX takes auto or cpu; its run takes all")
-        return OnnxModel(path)  # without torch
+        return OnnxModel(path, num_threads=num_threads)  # without torch
 
     from miniclip.pretrained import MiniCLIP
     from miniclip.training.device import find_device
@@ -41,14 +44,14 @@ def load_model(path: Path, *, device: str = "cpu", reads_images: bool = True) ->
 
 
 def load_model_of_index(
-    model_path: str, given: Path | None, *, reads_images: bool = True
+    model_path: str, given: Path | None, *, reads_images: bool = True, num_threads: int | None = None
 ) -> "FingerprintedModel":
     """The model that made an index.
 
     Args:
         model_path: where it lay then.
         given: where it lies now, as the option --model names it; None where it has stayed.
-        reads_images: see `load_model`.
+        reads_images, num_threads: see `load_model`.
 
     Raises:
         UserError: when there is none.
@@ -57,4 +60,4 @@ def load_model_of_index(
         raise UserError(
             f"The index was made by {model_path}, which is gone. Say where it lies now: --model ..."
         )
-    return load_model(given or Path(model_path), reads_images=reads_images)
+    return load_model(given or Path(model_path), reads_images=reads_images, num_threads=num_threads)

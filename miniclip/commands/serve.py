@@ -29,6 +29,12 @@ MAX_INDEXES = 2
 
 MIN_TOKEN = 8
 
+NUM_WORKERS = 2
+"""Requests that embed or search at a time; they share the processors."""
+
+THREAD_SETTINGS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+"""By which torch and NumPy are told how many threads one of their operations takes."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Indexes, and where they are served."""
@@ -48,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Load the models, and answer until a signal."""
     _check_extra()
+    num_threads = _threads_per_request()
     from miniclip.deploy import server
 
     _check(arguments)
@@ -56,10 +63,11 @@ def run(arguments: argparse.Namespace) -> None:
 
     with server.listen(arguments.host, arguments.port) as listener:
         try:
-            searchers = _searchers(arguments.indexes, arguments.model)
+            searchers = _searchers(arguments.indexes, arguments.model, num_threads)
         except KeyboardInterrupt:
             raise UserError("Stopped before it served anything.") from None
-        app = server.create_app(searchers, access=server.Access(is_loopback, token))
+        access = server.Access(is_loopback, token)
+        app = server.create_app(searchers, access=access, limits=server.Limits(num_workers=NUM_WORKERS))
         host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
         print(f"http://{host}:{listener.getsockname()[1]}/ (Ctrl-C stops it)", flush=True)
         server.serve(app, listener)
@@ -71,6 +79,17 @@ def _check_extra() -> None:
         if importlib.util.find_spec(name) is None:
             package = name.replace("_", "-")
             raise UserError(f'miniclip serve needs {package}: pip install -e ".[serve]"')
+
+
+def _threads_per_request() -> int:
+    """Share the processors among requests that run at a time: a thread that waits for one holds up all.
+
+    Set before NumPy and torch are imported, which look at it then. What the user has set stays.
+    """
+    num_threads = max(1, (os.cpu_count() or 1) // NUM_WORKERS)
+    for name in THREAD_SETTINGS:
+        os.environ.setdefault(name, str(num_threads))
+    return num_threads
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -92,8 +111,11 @@ def _token(given: str | None, is_loopback: bool) -> str | None:
     return token
 
 
-def _searchers(indexes: list[Path], models: list[Path]) -> "list[Searcher]":
+def _searchers(indexes: list[Path], models: list[Path], num_threads: int) -> "list[Searcher]":
     """Each index with its model.
+
+    Args:
+        num_threads: see `load_model`.
 
     Raises:
         UserError: when a folder is no index, or a model is gone or not that of its index.
@@ -105,7 +127,8 @@ def _searchers(indexes: list[Path], models: list[Path]) -> "list[Searcher]":
     for number, folder in enumerate(indexes):
         index = Index(folder, in_memory=True)
         facts = index.facts
-        model = load_model_of_index(facts.model_path, models[number] if models else None)
+        given = models[number] if models else None
+        model = load_model_of_index(facts.model_path, given, num_threads=num_threads)
         check_model(folder, facts, model)
 
         name = folder.absolute().name

@@ -20,6 +20,8 @@ KEPT = "holds a password or a key, and settings are written into files; leave it
 OF_ENVIRONMENT = re.compile(r"\boc\.env:\s*(\w+)")
 """Settings that are looked up in the environment; the group is the variable's name."""
 
+FOLDERS_OF_HYDRA = ("hydra.run.dir", "hydra.sweep.dir")
+
 WANDB_SWEEPS = "experiments/wandb"
 """Directory of sweep definitions of Weights & Biases, below one that Hydra searches for experiments."""
 
@@ -40,6 +42,9 @@ def refuse_misspelled(words: Sequence[str]) -> None:
         _refuse_wandb_sweeps(word, group, value)
         if key.startswith(("+hydra.", "++hydra.")):
             _refuse_unknown_of_hydra(key.lstrip("+"))
+
+        if key in FOLDERS_OF_HYDRA and not value.strip("'\""):
+            raise UserError(f"{word}: names no folder, and a run would be written into this one; name it")
 
         if has_value:
             _refuse_parents(word, group, words)

@@ -1,13 +1,15 @@
 """Decoded images in one file or in memory: each is decoded once and never again."""
 
+import errno
 import hashlib
 import json
 import logging
 import os
 import shutil
-import tempfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from mmap import ACCESS_COPY, mmap
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -19,9 +21,25 @@ from miniclip.data.decoding import DecodedImage, decode_all
 from miniclip.data.images import Images
 from miniclip.data.split import Split
 from miniclip.data.transforms import Crop
+from miniclip.data.whole_folder import fits_into_memory, sweep, whole_folder
 from miniclip.errors import BrokenImage, UserError
 
 log = logging.getLogger(__name__)
+
+SHARED_MEMORY = Path("/dev/shm")
+
+ASPECT = 1.5
+"""The longer side of an image over its shorter one, where room is estimated: that of photographs."""
+
+
+class Unwritable(UserError):
+    """A cache cannot be written; says where else it could be."""
+
+    def __init__(self, path: Path, error: OSError):
+        super().__init__(
+            f"The cache {path} cannot be written ({error.strerror or error}). Make room, or choose another "
+            "place: data.cache_dir=FOLDER."
+        )
 
 
 class PixelCache:
@@ -53,7 +71,25 @@ class PixelCache:
         digest = hashlib.sha256(f"4 {size} {type(crop).__name__} {split.fingerprint()} ".encode())
         digest.update(repr(split.images.identity).encode())
         folder = self.folder / f"pixels-{digest.hexdigest()[:24]}"
-        return cache_on_disk(split.images, folder, size=size, skips_broken=self.skips_broken, crop=crop)
+        try:
+            return cache_on_disk(split.images, folder, size=size, skips_broken=self.skips_broken, crop=crop)
+        except Unwritable as error:
+            return self._keep_elsewhere(split, error, size=size, crop=crop)
+
+    def _keep_elsewhere(self, split: Split, error: "Unwritable", *, size: int, crop: Crop | None) -> Images:
+        """The images in memory, if they fit, where the disk does not take them; else as they are."""
+        about = 3 * size * size * len(split) * (ASPECT if crop is None else 1)
+        if fits_into_memory(about):
+            log.warning("%s Images of %s are kept in memory instead.", error, split.name)
+            return cache_in_memory(split.images, size=size, skips_broken=self.skips_broken, crop=crop)
+
+        log.warning(
+            "%s Images of %s, about %.1f GB, do not fit into memory either, and are decoded each time.",
+            error,
+            split.name,
+            about / 1e9,
+        )
+        return split.images
 
 
 class _Index(NamedTuple):
@@ -101,7 +137,8 @@ class CachedImages(Images):
 
     def __init__(self, pixels: Tensor | Path, index: _Index):
         self.file = pixels if isinstance(pixels, Path) else None
-        self.pixels = _mapped(pixels) if isinstance(pixels, Path) else pixels
+        self.mapping = None if self.file is None else _mapped(self.file)
+        self.pixels = pixels if isinstance(pixels, Tensor) else _as_tensor(self.mapping)
         self.problems = index.problems
         self.digests = index.digests
         self.shapes = np.array(index.shapes, dtype=np.int64).reshape(-1, 2)
@@ -113,18 +150,29 @@ class CachedImages(Images):
     def __getitem__(self, index: int) -> Tensor:
         if index in self.problems:
             raise BrokenImage(*self.problems[index])
+        self._check_length()
         height, width = self.shapes[index].tolist()
         start = int(self.ends[index]) - 3 * height * width
         # (3, H, W), of which a pixel's three values lie side by side
         return self.pixels.as_strided((3, height, width), (1, 3 * width, 3), start)
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) if self.file is None else {**vars(self), "pixels": None}
+        return vars(self) if self.file is None else {**vars(self), "mapping": None, "pixels": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         if self.file is not None:
-            self.pixels = _mapped(self.file)
+            self.mapping = _mapped(self.file)
+            self.pixels = _as_tensor(self.mapping)
+
+    def _check_length(self) -> None:
+        """Look at the file before its pixels: to read what has been cut off ends a process at once.
+
+        Raises:
+            OSError: when the file was cut since it was opened.
+        """
+        if self.mapping is not None and self.mapping.size() < len(self.mapping):
+            raise OSError(errno.EIO, "it was cut while it was read", str(self.file))
 
 
 def cache_in_memory(
@@ -142,13 +190,24 @@ def cache_in_memory(
     for result in decode_all(images, size=size, skips_broken=skips_broken, crop=crop):
         decoded += index.add(result)
 
-    pixels = torch.empty(sum(array.size for array in decoded), dtype=torch.uint8).share_memory_()
+    pixels = _shared(sum(array.size for array in decoded))
     end = 0
     for place, array in enumerate(decoded):
         pixels[end : end + array.size] = torch.from_numpy(array).flatten()
         end += array.size
         decoded[place] = array[:0].copy()  # so that not all is held twice
     return CachedImages(pixels, index)
+
+
+def _shared(num_bytes: int) -> Tensor:
+    """Memory that worker processes share; forked ones share any, and others get a copy of their own.
+
+    Where the place for shared memory is smaller, as in containers, writing to it would end the process.
+    """
+    pixels = torch.empty(num_bytes, dtype=torch.uint8)
+    if SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free < num_bytes:
+        return pixels
+    return pixels.share_memory_()
 
 
 def cache_on_disk(
@@ -162,14 +221,15 @@ def cache_on_disk(
         size, skips_broken, crop: see `cache_in_memory`.
 
     Raises:
-        UserError: when it cannot be written.
+        Unwritable: when the disk does not take it, or takes something else.
     """
+    sweep(folder.parent)
     cached = _opened(folder, len(images))
     if cached is None:
         _write_whole(folder, decode_all(images, size=size, skips_broken=skips_broken, crop=crop))
         cached = _opened(folder, len(images))
     if cached is None:
-        raise UserError(f"The cache {folder} cannot be read back. Is the disk full or broken?")
+        raise Unwritable(folder, OSError("what was written cannot be read back"))
     return cached
 
 
@@ -177,23 +237,18 @@ def _write_whole(folder: Path, results: Iterable[DecodedImage | BrokenImage]) ->
     """Write a cache under another name beside `folder`, and rename it when it is complete.
 
     Raises:
-        UserError: when it cannot be written.
+        Unwritable: when the disk does not take it.
     """
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    except OSError as error:
-        raise unwritable(folder, error) from None
-
-    try:
+    with _unwritable_told(folder), whole_folder(folder) as partial:
         _write(partial, results)
-        os.rename(partial, folder)
-    except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        if not isinstance(error, OSError):
-            raise
-        if not folder.is_dir():  # else another process was faster
-            raise unwritable(folder, error) from None
+
+
+@contextmanager
+def _unwritable_told(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Unwritable(folder, error) from None
 
 
 def _write(folder: Path, results: Iterable[DecodedImage | BrokenImage]) -> None:
@@ -208,19 +263,12 @@ def _write(folder: Path, results: Iterable[DecodedImage | BrokenImage]) -> None:
     (folder / "index.json").write_text(json.dumps(index.sealed(checksum)._asdict()))
 
 
-def unwritable(path: Path, error: OSError) -> UserError:
-    """What is told where a cache cannot be written."""
-    return UserError(
-        f"The cache {path} cannot be written ({error.strerror or error}). Make room, or choose another "
-        "place: data.cache_dir=FOLDER"
-    )
-
-
 def _opened(folder: Path, num_images: int) -> CachedImages | None:
     """The cache in a folder; None where there is none, or a damaged one, which is removed."""
     if folder.is_symlink() or folder.is_file():  # nobody's cache; a link may lead anywhere
         log.warning("%s is no folder, and is replaced by the cache.", folder)
-        folder.unlink()
+        with _unwritable_told(folder):
+            folder.unlink()
     if not folder.is_dir():
         return None
 
@@ -228,7 +276,8 @@ def _opened(folder: Path, num_images: int) -> CachedImages | None:
     cached = _read_whole(folder, num_images)
     if cached is None:
         log.warning("The cache %s is damaged and is made anew.", folder)
-        shutil.rmtree(folder)
+        with _unwritable_told(folder):
+            shutil.rmtree(folder)
     return cached
 
 
@@ -255,6 +304,12 @@ def _read_index(folder: Path) -> _Index:
     return _Index(shapes, problems, content["digests"], content["checksum"])
 
 
-def _mapped(file: Path) -> Tensor:
+def _mapped(file: Path) -> mmap:
     # copy on write: torch wants to be able to write
-    return torch.from_numpy(np.memmap(file, dtype=np.uint8, mode="c"))
+    with open(file, "rb") as content:
+        return mmap(content.fileno(), 0, access=ACCESS_COPY)
+
+
+def _as_tensor(mapping: mmap | None) -> Tensor:
+    assert mapping is not None
+    return torch.frombuffer(mapping, dtype=torch.uint8)

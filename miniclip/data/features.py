@@ -12,10 +12,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from miniclip.data.cache import unwritable
+from miniclip.data.cache import Unwritable
 from miniclip.data.dataset import ImageTextDataset, Item, Key
 from miniclip.data.transforms import Box
-from miniclip.errors import BrokenImage, UserError
+from miniclip.data.whole_folder import fits_into_memory
+from miniclip.errors import BrokenImage
 from miniclip.files import locked, replacing
 from miniclip.tokenizers import Tokenizer
 
@@ -23,6 +24,8 @@ log = logging.getLogger(__name__)
 
 NO_BOX = Box(0, 0, 0, 0)
 """Of features nothing is cut out."""
+
+NOT_KEPT = "Features are computed in each run."
 
 
 class Features(NamedTuple):
@@ -100,27 +103,35 @@ class CaptionFeatures(Tokenizer):
 def kept_features(path: Path, num_rows: int, compute: Callable[[], Features]) -> Features:
     """The features in a file, which are computed and written if it is missing or damaged.
 
-    Of several processes that want the same file one computes, and the others wait for it.
+    Of several processes that want the same file one computes, and the others wait for it. Where nothing can
+    be written they are computed in each run, which is told.
 
     Args:
         num_rows: how many rows it must have.
-
-    Raises:
-        UserError: when the file cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise unwritable(path, error) from None
+        log.warning("%s %s", Unwritable(path, error), NOT_KEPT)
+        return _trainable(compute())
 
     with locked(path.with_suffix(".lock"), wait_seconds=-1):
-        features = _read(path, num_rows)
-        if features is None:
-            _write(path, compute())
-            features = _read(path, num_rows)
-    if features is None:
-        raise UserError(f"The cache {path} cannot be read back. Is the disk full or broken?")
-    return features
+        return _read(path, num_rows) or _computed(path, compute)
+
+
+def _computed(path: Path, compute: Callable[[], Features]) -> Features:
+    """The features, written into the file if it can be."""
+    features = compute()
+    try:
+        _write(path, features)
+    except OSError as error:
+        log.warning("%s %s", Unwritable(path, error), NOT_KEPT)
+    return _trainable(features)
+
+
+def _trainable(features: Features) -> Features:
+    """The features as a gradient may pass: a tensor of torch's inference mode refuses it."""
+    return features._replace(rows=features.rows.clone())
 
 
 def _write(path: Path, features: Features) -> None:
@@ -128,15 +139,15 @@ def _write(path: Path, features: Features) -> None:
     problems = json.dumps([[row, *problem] for row, problem in features.problems.items()])
     rows = features.rows.contiguous()
     metadata = {"problems": problems, "checksum": str(_checksum(rows, problems))}
-    try:
-        with replacing(path, "wb") as file:
-            file.write(save({"features": rows}, metadata))
-    except OSError as error:
-        raise unwritable(path, error) from None
+    with replacing(path, "wb") as file:
+        file.write(save({"features": rows}, metadata))
 
 
 def _read(path: Path, num_rows: int) -> Features | None:
-    """The features in a file, mapped into memory; None where there is none, or it is damaged."""
+    """The features in a file; None where there is none, or it is damaged.
+
+    They are read into memory if they fit, else mapped. A mapped file that is cut ends the process.
+    """
     if not path.exists():
         return None
     try:
@@ -145,7 +156,7 @@ def _read(path: Path, num_rows: int) -> Features | None:
             metadata = file.metadata()
         if len(rows) == num_rows and metadata["checksum"] == str(_checksum(rows, metadata["problems"])):
             problems = {row: (text, reason) for row, text, reason in json.loads(metadata["problems"])}
-            return Features(rows, problems)
+            return Features(rows.clone() if fits_into_memory(rows.nbytes) else rows, problems)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         log.debug("%s: %s", path, error)
     log.warning("The cache %s is damaged and is made anew.", path)

@@ -15,11 +15,33 @@ from PIL import Image
 from miniclip.data.image_content import decode_without_torch, read_content, upright_rgb
 from miniclip.deploy import onnx_files as files
 from miniclip.errors import UserError
+from miniclip.files import within
 from miniclip.preprocessing import MEAN, STD
+from miniclip.tokenizer_file import encoded, tokenizer_of
 
 log = logging.getLogger(__name__)
 
 BATCH_SIZE = 64
+
+KINDS: dict[str, type] = {
+    "name": str,
+    "fingerprint": str,
+    "embed_dim": int,
+    "logit_scale": float,
+    "context_length": int,
+    "image_size": int,
+    "eval_crop": str,
+    "precision": str,
+    "pad_id": int,
+    "sha256": dict,
+}
+"""What `onnx.json` says of a model."""
+
+LARGEST = 2**31
+"""Above any of its numbers."""
+
+LARGEST_SIDE = 10_000
+"""Pixels of the largest images that a model may see."""
 
 ImageInput = str | Path | Image.Image
 
@@ -46,19 +68,19 @@ class OnnxModel:
     def __init__(self, folder: str | Path, *, num_threads: int | None = None):
         folder = Path(folder).expanduser()
         config = _read_config(folder)
-        self.name = str(config["name"])
-        self.fingerprint = str(config["fingerprint"])
-        self.embed_dim = int(config["embed_dim"])
+        self.name: str = config["name"]
+        self.fingerprint: str = config["fingerprint"]
+        self.embed_dim: int = config["embed_dim"]
         self.logit_scale = float(config["logit_scale"])
-        self.context_length = int(config["context_length"])
-        self.image_size = int(config["image_size"])
-        self.eval_crop = str(config["eval_crop"])
-        self.precision = str(config["precision"])
+        self.context_length: int = config["context_length"]
+        self.image_size: int = config["image_size"]
+        self.eval_crop: str = config["eval_crop"]
+        self.precision: str = config["precision"]
 
-        self._image = _session(folder / files.IMAGE, num_threads)
-        self._text = _session(folder / files.TEXT, num_threads)
-        self._tokenizer = _tokenizer(folder / files.TOKENIZER, self.context_length)
-        self._pad_id = int(config["pad_id"])
+        self._image = _session(within(folder, files.IMAGE), num_threads)
+        self._text = _session(within(folder, files.TEXT), num_threads)
+        self._tokenizer = _tokenizer(within(folder, files.TOKENIZER), self.context_length)
+        self._pad_id: int = config["pad_id"]
 
     def preprocess(self, image: Image.Image) -> np.ndarray:
         """What the model sees of an image, (3, S, S) float32."""
@@ -114,7 +136,7 @@ class OnnxModel:
 
     def too_long(self, texts: Sequence[str]) -> list[str]:
         """The texts of which the model does not read the end."""
-        encodings = self._tokenizer.encode_batch_fast(list(texts))
+        encodings = encoded(self._tokenizer, list(texts))
         return [text for text, own in zip(texts, encodings, strict=True) if own.overflowing]
 
     def _seen(self, image: ImageInput) -> np.ndarray:
@@ -128,7 +150,7 @@ class OnnxModel:
 
     def _tokens(self, texts: list[str]) -> dict[str, np.ndarray]:
         """Token ids (B, L) int64 and attention mask (B, L) bool, L the longest of the batch."""
-        encodings = self._tokenizer.encode_batch_fast(texts)
+        encodings = encoded(self._tokenizer, texts)
         cut = [text for text, own in zip(texts, encodings, strict=True) if own.overflowing]
         if cut:
             log.warning(
@@ -145,7 +167,14 @@ class OnnxModel:
         return {files.TOKEN_IDS: token_ids, files.ATTENTION_MASK: attention_mask}
 
     def _run(self, session: Any, inputs: dict[str, np.ndarray]) -> np.ndarray:
-        features: np.ndarray = session.run([files.FEATURES], inputs)[0]
+        try:
+            features: np.ndarray = session.run([files.FEATURES], inputs)[0]
+        except Exception as error:  # onnxruntime has many kinds, and a graph may do anything
+            raise UserError(f"The model {self.name} cannot be run ({_first_line(error)}).") from None
+
+        (some_input, *_) = inputs.values()
+        if features.shape != (len(some_input), self.embed_dim):
+            raise UserError(f"The model {self.name} gives {features.shape}, and no vectors of its length.")
         return features
 
     def _joined(self, features: list[np.ndarray]) -> np.ndarray:
@@ -158,7 +187,7 @@ def _read_config(folder: Path) -> files.Config:
     Raises:
         UserError: when there is none, or a file is missing or another one.
     """
-    path = folder / files.CONFIG
+    path = within(folder, files.CONFIG)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -172,12 +201,29 @@ def _read_config(folder: Path) -> files.Config:
         raise UserError(f"{path} is of no model in ONNX.")
     if config.get("format") != files.FORMAT:
         raise UserError(f"{path} has another format than {files.FORMAT}. Export the model again.")
-    for name, digest in config["sha256"].items():
-        _check_digest(folder / name, digest)
+    _check_config(config, path)
+    for name in (files.IMAGE, files.TEXT, files.TOKENIZER):
+        _check_digest(within(folder, name), config["sha256"].get(name))
     return config
 
 
-def _check_digest(path: Path, digest: str) -> None:
+def _check_config(config: files.Config, path: Path) -> None:
+    """Hold the values of an exported model's config against their kinds.
+
+    Raises:
+        UserError: names the first one that is missing or another.
+    """
+    for name, kind in KINDS.items():
+        value: Any = config.get(name)
+        is_number = kind in (int, float)
+        fits = isinstance(value, int | float) if kind is float else type(value) is kind
+        if not fits or (is_number and not 0 <= value < LARGEST):
+            raise UserError(f"{path} has {name}={ascii(value)[:60]}. Export the model again.")
+    if config["image_size"] > LARGEST_SIDE:
+        raise UserError(f"{path} has image_size={config['image_size']}. Export the model again.")
+
+
+def _check_digest(path: Path, digest: object) -> None:
     """Raise a UserError where a file is not the one that was exported."""
     try:
         found = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -196,13 +242,21 @@ def _session(path: Path, num_threads: int | None) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads or 0
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has many kinds
+        raise UserError(f"{path} cannot be used ({_first_line(error)}). Export the model again.") from None
 
 
 def _tokenizer(path: Path, context_length: int) -> Any:
-    import tokenizers
-
-    tokenizer = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    try:
+        tokenizer = tokenizer_of(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be used ({_first_line(error)}). Export the model again.") from None
     tokenizer.enable_truncation(context_length)
     tokenizer.no_padding()
     return tokenizer
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).partition("\n")[0][:300]

@@ -87,6 +87,11 @@ def encode_texts(
 
 @contextmanager
 def _in_evaluation(model: CLIP) -> Iterator[None]:
+    # to set the mode of every module takes a text query longer than to look at it
+    if not any(module.training for module in model.modules()):
+        yield
+        return
+
     training = model.training
     model.eval()
     try:

@@ -99,6 +99,7 @@ def load_folder(folder: Path) -> ModelBundle:
             weights = load_file(within(folder, WEIGHTS))
         except (SafetensorError, OSError, ValueError) as error:
             raise UserError(f"{WEIGHTS} is damaged ({error})") from None
+        check_part("model", weights)
         check_finite(weights)
         checkpoint = {"model": weights, "config": config, "preprocessing": saved["preprocessing"]}
         model = text_model_of(config, tokenizer, checkpoint)
@@ -168,6 +169,8 @@ def _as_config(saved: dict[str, Any]) -> Config:
     for key, kind in (("name", str), ("embed_dim", int)):
         if type(saved.get(key)) is not kind:
             raise UserError(f"its {key} is {shown(saved.get(key))}")
+    if not saved["name"].isprintable():
+        raise UserError(f"its name is {shown(saved['name'])}")
     parts = {place: _as_target(saved.get(name), place, name) for place, name in NAMES.items()}
     config: Config = {
         "embed_dim": saved["embed_dim"],

@@ -25,7 +25,13 @@ from miniclip.pretrained.bundle import LateTower, ModelBundle
 from miniclip.pretrained.parts import Config, check_config, checked_part, node_at
 from miniclip.runs import RunFiles
 from miniclip.tokenizers import Tokenizer
-from miniclip.training.checkpoint import check_architecture, load_checkpoint, load_model
+from miniclip.training.checkpoint import (
+    CheckpointError,
+    check_architecture,
+    load_checkpoint,
+    load_model,
+    sound_beside,
+)
 from miniclip.training.contents import shown
 
 LOADS_CODE = ("auto_map", "_implementation", "kernel_config", "quantization_config", "use_kernels")
@@ -41,6 +47,10 @@ Module = TypeVar("Module", bound=nn.Module)
 
 READS_FILES = re.compile("architecture|model_args|.*backbone.*")
 """Keys of a Hugging Face configuration by which vision models read files; text models lack them."""
+
+
+FEW = 10_000
+"""Layers and labels, which any configuration may name."""
 
 
 class ReadCheckpoint(NamedTuple):
@@ -77,7 +87,10 @@ def read_checkpoint(path: Path) -> ReadCheckpoint:
             anything but the settings of MiniCLIP's own parts.
     """
     path = RunFiles(path).best_checkpoint if path.is_dir() else path
-    content = load_checkpoint(path, unread=ONLY_FOR_TRAINING)
+    try:
+        content = load_checkpoint(path, unread=ONLY_FOR_TRAINING)
+    except CheckpointError as error:  # another model is not taken in its place
+        raise CheckpointError(f"{error}{sound_beside(path)}") from None
     with named_after(path):
         check_config(content["config"])
         with named_by("model"):
@@ -111,6 +124,7 @@ def text_model_of(config: Config, tokenizer: Tokenizer, checkpoint: dict[str, An
     Raises:
         UserError: when the weights are of another architecture.
     """
+    _check_depth(config, num_tensors=len(checkpoint["model"]))
     weights = {name: tensor for name, tensor in checkpoint["model"].items() if not name.startswith(TOWER)}
     make_model = functools.partial(_model_without_tower, config, tokenizer)
     return _with_weights(make_model, {**checkpoint, "model": weights}, config)
@@ -126,6 +140,19 @@ def late_tower_of(config: Config, checkpoint: dict[str, Any], path: Path) -> Lat
     weights = {name: tensor for name, tensor in checkpoint["model"].items() if name.startswith(TOWER)}
     own = {"model": weights, "config": checkpoint["config"], "preprocessing": checkpoint["preprocessing"]}
     return LateTower(weights, functools.partial(_image_tower, config, own, path))
+
+
+def _check_depth(node: Any, *, num_tensors: int) -> None:
+    """Refuse more layers than there are weights: making each takes its time, also without memory.
+
+    Raises:
+        UserError: names the setting.
+    """
+    for key, value in node.items() if isinstance(node, dict) else ():
+        is_count = re.search("layer|num_labels", str(key)) is not None
+        if is_count and isinstance(value, int) and value > max(num_tensors, FEW):
+            raise UserError(f"{shown(key)} is {shown(value)}, and it has weights for {num_tensors} at most")
+        _check_depth(value, num_tensors=num_tensors)
 
 
 def make(config: Config, place: str, **run_time: Any) -> Any:

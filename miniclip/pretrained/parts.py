@@ -81,6 +81,8 @@ def check_config(config: Config) -> None:
     for key, kind in ROOT_TYPES.items():
         if not fits(config.get(key), kind):
             raise SettingError(key, shown(config.get(key)), f"must be {described(kind)}")
+    if not config["name"].isprintable():
+        raise SettingError("name", shown(config["name"]), "must be letters that can be printed")
     check_parts(config, PARTS)
 
 

@@ -12,9 +12,7 @@ from pathlib import Path
 from miniclip.metrics import recall_titles
 from miniclip.report.runs import Run
 from miniclip.report.sections import Section
-
-FORMULA = tuple("=+-@\t\r")
-"""Beginnings of a formula in a spreadsheet."""
+from miniclip.table_cells import markdown_cell, markdown_text, spreadsheet_cell
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 80rem; margin: 2rem auto; padding: 0 1rem }
@@ -59,12 +57,13 @@ def as_markdown(sections: Sequence[Section]) -> str:
         if not section.remarks and not section.table:
             continue
 
-        lines += [f"## {section.title}", ""]
-        lines += [f"{_plain(remark)}\n" for remark in section.remarks]
+        lines += [f"## {markdown_text(section.title)}", ""]
+        lines += [f"{markdown_text(remark)}\n" for remark in section.remarks]
         lines += _table_as_markdown(section.table)
         if section.commands:
             # four spaces begin a block that Markdown shows as it is
-            lines.append(textwrap.indent("\n".join(section.commands), " " * 4))
+            typed = [line for command in section.commands for line in command.splitlines()]
+            lines.append(textwrap.indent("\n".join(typed), " " * 4))
         lines.append("")
     return "\n".join(lines)
 
@@ -87,7 +86,7 @@ def as_csv(runs: Iterable[Run], varied: Sequence[str]) -> str:
 
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(header)
+    writer.writerow(map(spreadsheet_cell, header))
     for run in runs:
         row = [
             run.path,
@@ -101,7 +100,7 @@ def as_csv(runs: Iterable[Run], varied: Sequence[str]) -> str:
             run.best.get("train/forward_passes", ""),
             run.best.get("train/seconds", ""),
         ]
-        writer.writerow(map(_cell, row))
+        writer.writerow(map(spreadsheet_cell, row))
     return buffer.getvalue()
 
 
@@ -148,20 +147,8 @@ def _embedded(path: Path) -> str:
 def _table_as_markdown(table: Sequence[Sequence[str]]) -> list[str]:
     lines = []
     for number, row in enumerate(table):
-        cells = [_plain(cell).replace("|", "\\|") for cell in row]
+        cells = [markdown_cell(cell) for cell in row]
         lines.append(f"| {' | '.join(cells)} |")
         if number == 0:
             lines.append(f"|{'---|' * len(row)}")
     return lines
-
-
-def _plain(text: str) -> str:
-    """Text that Markdown shows as it is: no tags, no links and no images of another place."""
-    return text.replace("\n", " ").replace("<", "&lt;").replace("](", "]\\(").replace("][", "]\\[")
-
-
-def _cell(value: object) -> object:
-    """A value that a spreadsheet takes for no formula."""
-    # the apostrophe makes it text; a negative number is one and no formula
-    is_formula = str(value)[:1] in FORMULA and not isinstance(value, int | float)
-    return f"'{value}" if is_formula else value

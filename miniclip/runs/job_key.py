@@ -17,6 +17,7 @@ IGNORED_ROOT_KEYS = ("name", "logger", "eval", "hydra")
 
 IGNORED_KEYS = (
     "device",
+    "deterministic",
     "resume",
     "num_workers",
     "cache_dir",

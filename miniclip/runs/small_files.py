@@ -22,7 +22,10 @@ import yaml
 from miniclip.errors import UserError
 
 MOST_BYTES = 2**22
-"""More than any of these files has. A config holds two thousand, and that of a Hugging Face model five."""
+"""More than any of these files has."""
+
+MOST_BYTES_OF_YAML = 2**19
+"""The same of a config, which is read slowly: one of a Hugging Face model has some ten thousand."""
 
 MOST_BYTES_OF_RECORDS = 2**30
 """Of a file of records, each of which is below `MOST_BYTES`: a million steps take a third."""
@@ -81,13 +84,13 @@ def read_bytes(path: Path, most_bytes: int) -> bytes | None:
         return None if file is None else file.read(most_bytes)
 
 
-def read_text(path: Path) -> str | None:
+def read_text(path: Path, most_bytes: int = MOST_BYTES) -> str | None:
     """A text; None where there is no file.
 
     Raises:
         DamagedFile: see `read_bytes`; also when it is no UTF-8.
     """
-    content = read_bytes(path, MOST_BYTES)
+    content = read_bytes(path, most_bytes)
     return None if content is None else _decoded(path, content)
 
 
@@ -119,7 +122,7 @@ def read_yaml(path: Path, shape: Shape) -> dict[str, Any]:
     Raises:
         DamagedFile: when it is missing or cannot be read, has another shape, or anything but plain data.
     """
-    text = read_text(path)
+    text = read_text(path, MOST_BYTES_OF_YAML)
     if text is None:
         raise damaged(path, "it is missing")
     with _told(path):

@@ -24,6 +24,7 @@ from miniclip.runs.job_key import known_key
 from miniclip.runs.run_directory import JOB_FORMAT
 from miniclip.runs.run_files import LOG, UNREADABLE, find_jobs, is_job
 from miniclip.runs.small_files import COUNT, TEXT, DamagedFile, Shape, damaged, read_object
+from miniclip.table_cells import markdown_cell, spreadsheet_cell
 
 log = logging.getLogger(__name__)
 
@@ -211,7 +212,7 @@ class Sweep:
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({column: spreadsheet_cell(cell) for column, cell in row.items()} for row in rows)
 
         # each is replaced whole, so that a reader never sees half a table
         write_text(self.path / "summary.csv", buffer.getvalue())
@@ -230,7 +231,7 @@ def markdown_table(columns: Sequence[str], rows: Sequence[dict[str, str]]) -> li
     """A table in Markdown, a line each."""
     lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     for row in rows:
-        cells = (row[column].replace("|", "\\|") for column in columns)
+        cells = (markdown_cell(row[column]) for column in columns)
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 

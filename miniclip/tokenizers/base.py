@@ -12,8 +12,9 @@ import tokenizers
 import torch
 from torch import Tensor
 
-from miniclip.errors import SettingError, UserError
+from miniclip.errors import SettingError
 from miniclip.files import replacing
+from miniclip.tokenizer_file import encoded, tokenizer_of
 
 PAD, START, END, UNKNOWN = "<pad>", "<start>", "<end>", "<unknown>"
 
@@ -149,14 +150,18 @@ class Tokenizer:
 
         if current["learnt_from"] is None or current | {"backend": None} != state | {"backend": None}:
             return False
-        self._adopt(tokenizers.Tokenizer.from_str(state["backend"]))
+        self._adopt(tokenizer_of(state["backend"]))
         return True
 
     @staticmethod
     def from_state(state: dict) -> "Tokenizer":
-        """The tokenizer whose `state` this is."""
+        """The tokenizer whose `state` this is.
+
+        Raises:
+            UserError: when it is damaged.
+        """
         settings = dict(state)
-        return Tokenizer(tokenizers.Tokenizer.from_str(settings.pop("backend")), **settings)
+        return Tokenizer(tokenizer_of(settings.pop("backend")), **settings)
 
     def save(self, folder: Path) -> None:
         """Write tokenizer.json (readable by the package tokenizers) and settings.json."""
@@ -193,20 +198,6 @@ class Tokenizer:
         self._backend = backend
         self.__dict__.pop("_untruncated", None)
         self._ids_of = {}  # a new one, since another thread may be reading the old one
-
-
-def encoded(backend: tokenizers.Tokenizer, captions: list[str]) -> list[tokenizers.Encoding]:
-    """The tokens of each caption.
-
-    Raises:
-        UserError: when the tokenizer fails on one, as by a pattern that takes too many steps.
-    """
-    try:
-        return backend.encode_batch_fast(captions)
-    except BaseException as error:
-        if isinstance(error, Exception) or type(error).__name__ == "PanicException":  # of Rust
-            raise UserError(f"The tokenizer cannot encode the captions: {error}") from None
-        raise
 
 
 def _ids_by_caption(

@@ -48,6 +48,7 @@ FREE = (
     "trainer.on_save_error",
     "trainer.num_workers",
     "trainer.device",
+    "trainer.deterministic",
     "trainer.resume",
     "data.cache",
     "data.cache_dir",

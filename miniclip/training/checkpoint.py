@@ -3,14 +3,16 @@
 import os
 import shutil
 import zipfile
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from miniclip.disk_errors import naming
 from miniclip.errors import UserError, counted
 from miniclip.files import flatten, partial_path, replace, replacing
 from miniclip.renamed import renamed_config
@@ -76,12 +78,30 @@ class _Output:
 def copy_checkpoint(source: Path, target: Path) -> None:
     """Give a written checkpoint a second name; as a hard link where the file system has them."""
     partial = partial_path(target)
-    partial.unlink(missing_ok=True)
-    try:
-        os.link(source, partial)
-    except OSError:
-        shutil.copyfile(source, partial)
-    replace(partial, target)
+    with naming(target, partial):
+        partial.unlink(missing_ok=True)
+        try:
+            os.link(source, partial)
+        except OSError:
+            shutil.copyfile(source, partial)
+        replace(partial, target)
+        partial.unlink(missing_ok=True)  # two names of one file are not replaced by each other
+
+
+def save_weights(path: Path, weights: Mapping[str, Tensor], facts: Mapping[str, object]) -> None:
+    """Write a state dict as safetensors, which any library reads, with facts about it as text.
+
+    Raises:
+        OSError: when the system does not write it; no part of it is left.
+    """
+    # safetensors takes no tensor that lies in another order, or shares memory with a second one
+    tensors = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in weights.items()
+    }
+    metadata = {name: str(fact) for name, fact in facts.items()}
+    with replacing(path, "wb") as file:
+        file.write(safetensors.torch.save(tensors, metadata))
 
 
 def load_checkpoint(path: Path, *, unread: Collection[str] = ()) -> dict[str, Any]:
@@ -119,6 +139,15 @@ def load_checkpoint(path: Path, *, unread: Collection[str] = ()) -> dict[str, An
         reason = error if isinstance(error, UserError) else f"its progress is that of no run ({error!r})"
         raise CheckpointError(f"The checkpoint {path} is refused: {reason}.") from None
     return content
+
+
+def sound_beside(path: Path) -> str:
+    """Where to find another checkpoint than a damaged one, as the end of a sentence; empty if nowhere."""
+    steps: list[str] = []
+    for other in sorted(set(path.parent.glob("*.pt")) - {path}):
+        with suppress(CheckpointError):
+            steps.append(f"{other.name} (step {load_checkpoint(other)['progress']['step']})")
+    return f" Sound ones beside it: {', '.join(steps)}." if steps else ""
 
 
 def _read(path: Path, unread: Collection[str]) -> Any:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from miniclip.disk_errors import DiskError
 from miniclip.errors import UserError
 from miniclip.files import within
 from miniclip.models.image_encoder import adopt_preprocessing
@@ -24,12 +25,13 @@ from miniclip.training.checkpoint import (
     load_checkpoint,
     load_model,
     save_checkpoint,
+    save_weights,
 )
 from miniclip.training.kept_checkpoints import KeptCheckpoints
 from miniclip.training.progress import Progress, Stopwatch
 from miniclip.training.reproducibility import RandomState
 from miniclip.training.resuming import carry_on_metrics, carry_on_skipped, is_checkpoint_of, load_sound
-from miniclip.training.saver import SaveFailed, Saver, snapshot
+from miniclip.training.saver import Saver, snapshot
 from miniclip.training.setup import TrainingSetup
 
 log = logging.getLogger(__name__)
@@ -57,7 +59,18 @@ class OptimizerState:
         self.optimizer = optimizer
 
     def state_dict(self) -> dict[str, Any]:
-        return self.optimizer.state_dict()
+        """The moments, and the settings as they were made.
+
+        The schedule sets each learning rate anew before a step: what it was in the last one, a run that has
+        been resumed and took none yet does not know, and both are to write the same.
+        """
+        state = self.optimizer.state_dict()
+        groups: list[dict[str, Any]] = []
+        for group in state["param_groups"]:
+            as_made = {name: value for name, value in group.items() if name != "initial_lr"}
+            as_made["lr"] = group.get("initial_lr", group["lr"])
+            groups.append(as_made)
+        return {**state, "param_groups": groups}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over the moments.
@@ -167,7 +180,7 @@ class Checkpointer:
             "val": setup.val_set.split.fingerprint(),
         }
         self.kept = KeptCheckpoints(run, keep_last=settings.keep_last, keep_best=settings.keep_best)
-        self.saver = Saver(run, in_background=settings.in_background, on_error=settings.on_error)
+        self.saver = Saver(in_background=settings.in_background, on_error=settings.on_error)
         self._since_save = Stopwatch()
 
     @property
@@ -182,7 +195,7 @@ class Checkpointer:
         """Write the last checkpoint: the state of every part, and what describes the run.
 
         Raises:
-            SaveFailed: when the system refuses it, or the one before, and `settings.on_error` says so.
+            DiskError: when the system refuses it, or the one before, and `settings.on_error` says so.
         """
         self.saver.wait()  # so that there are no two snapshots
         content: dict[str, Any] = {name: part.state_dict() for name, part in self.parts.items()}
@@ -202,19 +215,9 @@ class Checkpointer:
             whether it has them: a save that failed is no candidate.
 
         Raises:
-            SaveFailed: see `save`.
+            DiskError: see `save`.
         """
-        kept, progress = self.kept, self.progress
-        names: list[Callable[[], None]] = []
-        if is_best:
-            names.append(kept.add_best)
-        if was_validated and self.settings.keep_best > 1:
-            names.append(partial(kept.add_validated, progress.step))
-        at_end_of_epoch = progress.position == 0 and progress.epoch > 0
-        if at_end_of_epoch and progress.epoch % self.settings.every_epochs == 0:
-            names.append(partial(kept.add_epoch, progress.epoch))
-
-        for give_name in names:
+        for give_name in self._names(is_best=is_best, was_validated=was_validated):
             self.saver.wait()
             if self.saver.failure is not None:
                 return False
@@ -226,13 +229,25 @@ class Checkpointer:
         self.saver.wait()
 
     @property
-    def failure(self) -> SaveFailed | None:
+    def failure(self) -> DiskError | None:
         """Why the newest save is not whole; None if it is."""
         return self.saver.failure
 
-    def tidy(self) -> None:
-        """Remove what a run needs only while it goes on."""
-        self.kept.at_the_end()
+    def keep_finished(self) -> None:
+        """Write the weights of the best checkpoint as safetensors; keep what a finished run needs.
+
+        The model has these weights: see `load_best`.
+
+        Raises:
+            DiskError: when the system refuses it, whatever `settings.on_error` says.
+        """
+        best = self.progress.best or {}
+        facts = {name: best[name] for name in ("step", "epoch", "val/rsum", "protocol")}
+        path = self.kept.best_weights
+        self.saver.run_now(partial(save_weights, path, self.setup.model.state_dict(), facts))
+        if self.saver.failure is not None:
+            raise self.saver.failure
+        self.kept.remove_former()
 
     def resume(self, path: Path, *, must_be_same: bool) -> None:
         """Go on where a checkpoint stands.
@@ -258,6 +273,20 @@ class Checkpointer:
     def load_best(self) -> None:
         """Give the model the weights of the best checkpoint."""
         load_model(self.setup.model, load_checkpoint(self.run.best_checkpoint), self.setup.config)
+
+    def _names(self, *, is_best: bool, was_validated: bool) -> list[Callable[[], None]]:
+        """What gives the last checkpoint each of the names that it deserves."""
+        kept, progress = self.kept, self.progress
+        names: list[Callable[[], None]] = []
+        if is_best:
+            names.append(kept.add_best)
+        if was_validated and self.settings.keep_best > 1:
+            names.append(partial(kept.add_validated, progress.step))
+
+        at_end_of_epoch = progress.position == 0 and progress.epoch > 0
+        if at_end_of_epoch and progress.epoch % self.settings.every_epochs == 0:
+            names.append(partial(kept.add_epoch, progress.epoch))
+        return names
 
     def _write(self, content: dict[str, Any], step: int) -> None:
         self.kept.before_replacing_last()

@@ -3,7 +3,8 @@
 import math
 import re
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import count
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +17,9 @@ PLAIN = (str, int, float, bool, type(None))
 DEEPEST = 20
 """Levels that a config may have; a real one has five."""
 
+MOST_VALUES = 100_000
+"""Values that a config may have; one that holds the same list many times would never be walked through."""
+
 HYDRA_KEYS = ("_target_", "_partial_")
 """The keys in underscores that a config may hold, as the place of a part; others steer Hydra."""
 
@@ -25,6 +29,16 @@ FREE_KEYS = "config.encoder.text.config"
 
 OF_BEST: dict[str, Any] = {"step": int, "epoch": int, "val/rsum": float, "protocol": str}
 """What goes on to be read of the best validation's record."""
+
+
+DTYPES = {
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+}
+"""Kinds of numbers that a model may have."""
+
+LARGEST_CHANNEL = 1e6
+"""Above any mean and deviation of a channel."""
 
 
 class _Part(NamedTuple):
@@ -83,24 +97,32 @@ def check_progress(progress: dict[str, Any]) -> None:
         raise UserError("its progress has no record of the best validation")
 
 
-def check_plain(value: Any, place: str, *, in_list: bool = False) -> None:
+def check_plain(
+    value: Any, place: str, *, in_list: bool = False, counter: Iterator[int] | None = None
+) -> None:
     """Refuse whatever is not plain, fully resolved data: a run writes its config resolved.
 
     Interpolations would read the environment or other nodes, keys in underscores steer Hydra, and a part
     in a list is one that no run has.
 
+    Args:
+        counter: of the values of the whole config.
+
     Raises:
         UserError: names the place and what was found there.
     """
+    counter = count() if counter is None else counter
+    if next(counter) > MOST_VALUES:
+        raise UserError(f"it holds more than {MOST_VALUES:,} values")
     if place.count(".") > DEEPEST:
         raise UserError(f"it is nested too deep at {place[:60]}")
     if type(value) is dict:
         for key, below in value.items():
             _check_key(key, place, in_list=in_list)
-            check_plain(below, f"{place}.{key}", in_list=in_list)
+            check_plain(below, f"{place}.{key}", in_list=in_list, counter=counter)
     elif type(value) is list:
         for index, below in enumerate(value):
-            check_plain(below, f"{place}.{index}", in_list=True)
+            check_plain(below, f"{place}.{index}", in_list=True, counter=counter)
     elif type(value) not in PLAIN:
         raise UserError(f"{place} is no plain value but of the type {type(value).__name__}")
     elif isinstance(value, str) and "${" in value:
@@ -126,8 +148,19 @@ def _check_key(key: Any, place: str, *, in_list: bool) -> None:
 
 def _is_model(value: Any) -> bool:
     return isinstance(value, dict) and all(
-        type(name) is str and type(tensor) is torch.Tensor and tensor.layout is torch.strided
-        for name, tensor in value.items()
+        type(name) is str and name.isprintable() and _is_tensor(tensor) for name, tensor in value.items()
+    )
+
+
+def _is_tensor(value: Any) -> bool:
+    """Whether a value is a tensor of real numbers, each of which the file holds."""
+    return (
+        type(value) is torch.Tensor
+        and value.layout is torch.strided
+        and value.device.type == "cpu"
+        and value.dtype in DTYPES
+        # one number may stand for billions
+        and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
     )
 
 
@@ -137,6 +170,14 @@ def _is_optimizer(value: Any) -> bool:
         and type(value.get("state")) is dict
         and type(value.get("param_groups")) is list
         and all(type(group) is dict for group in value["param_groups"])
+        and all(_are_moments(moments) for moments in value["state"].values())
+    )
+
+
+def _are_moments(value: Any) -> bool:
+    """Whether a value is what an optimizer keeps of a parameter."""
+    return type(value) is dict and all(
+        _is_tensor(below) for below in value.values() if isinstance(below, torch.Tensor)
     )
 
 
@@ -151,7 +192,7 @@ def _is_preprocessing(value: Any) -> bool:
         len(channels) == 2
         and all(isinstance(numbers, list) and len(numbers) == 3 for numbers in channels)
         and all(
-            type(number) in (int, float) and math.isfinite(number)
+            type(number) in (int, float) and abs(number) < LARGEST_CHANNEL
             for numbers in channels
             for number in numbers
         )

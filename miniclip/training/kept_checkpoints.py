@@ -36,6 +36,11 @@ class KeptCheckpoints:
         self.keep_best = keep_best
         self.sound_step: int | None = None
 
+    @property
+    def best_weights(self) -> Path:
+        """The weights in best.pt alone, which a finished run has."""
+        return self.run.best_checkpoint.with_suffix(".safetensors")
+
     def before_replacing_last(self) -> None:
         """Give `last.pt` the name under which it stays."""
         if self.keep_last > 0 and self.sound_step is not None and self.run.last_checkpoint.is_file():
@@ -49,8 +54,8 @@ class KeptCheckpoints:
         for former in set(steps) - set(kept):
             self._former(former).unlink(missing_ok=True)
 
-    def at_the_end(self) -> None:
-        """Remove what a run needs only while it goes on."""
+    def remove_former(self) -> None:
+        """Remove those before `last.pt`, which a run needs only while it goes on."""
         for step in self._steps("step"):
             self._former(step).unlink(missing_ok=True)
 
@@ -60,6 +65,7 @@ class KeptCheckpoints:
 
     def add_best(self) -> None:
         """Let `last.pt` stay as best.pt."""
+        self.best_weights.unlink(missing_ok=True)  # those of another best
         copy_checkpoint(self.run.last_checkpoint, self.run.best_checkpoint)
 
     def add_validated(self, step: int) -> None:

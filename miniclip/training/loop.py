@@ -8,6 +8,7 @@ import torch
 
 from miniclip.data.loader import Loader
 from miniclip.data.sampler import EpochBatches
+from miniclip.disk_errors import DiskError
 from miniclip.distributed import World
 from miniclip.errors import as_override
 from miniclip.metrics import Features
@@ -21,7 +22,6 @@ from miniclip.training.interruption import Interrupted, Interruption
 from miniclip.training.plan import Plan
 from miniclip.training.progress import Stopwatch
 from miniclip.training.recorder import Recorder
-from miniclip.training.saver import SaveFailed
 from miniclip.training.setup import TrainingSetup
 from miniclip.training.step import TrainingStep
 from miniclip.training.summary import summary_of
@@ -147,7 +147,7 @@ class Loop:
         summary = summary_of(whole, progress, seconds=self.clock.seconds, device=trainer.device)
         self.run.write_summary(summary)
         self.checkpointer.load_best()
-        self.checkpointer.tidy()
+        self.checkpointer.keep_finished()
         return FitResult(summary, self.validation.encode())
 
     def _train(self) -> None:
@@ -237,7 +237,7 @@ class Loop:
         """See to it that the end of the run is saved.
 
         Raises:
-            SaveFailed: when it cannot be, whatever `trainer.on_save_error` says.
+            DiskError: when it cannot be, whatever `trainer.on_save_error` says.
         """
         checkpointer = self.checkpointer
         checkpointer.wait()
@@ -253,7 +253,7 @@ class Loop:
         try:
             self._save()
             self.checkpointer.wait()
-        except SaveFailed as error:
+        except DiskError as error:
             log.error("%s", error)
 
     def _check_weights(self) -> None:

@@ -1,11 +1,27 @@
-"""Seeds and random states."""
+"""Seeds, random states, and deterministic algorithms."""
 
 import gc
+import logging
+import os
 import random
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+
+log = logging.getLogger(__name__)
+
+CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+"""Environment variable that cuBLAS reads once; with workspaces of fixed sizes it repeats its sums."""
+
+NOT_DETERMINISTIC = " does not have a deterministic implementation"
+"""What torch's warning of an operator says after its name."""
+
+NOT_DETERMINISTIC_CUBLAS = "it uses CuBLAS"
+"""What torch's warning of a matrix product says whose workspace was chosen before."""
 
 
 def seed_everything(seed: int) -> None:
@@ -22,6 +38,69 @@ def release_memory() -> None:
         torch.cuda.empty_cache()
         for device in range(torch.cuda.device_count()):
             torch.cuda.reset_peak_memory_stats(device)
+
+
+@contextmanager
+def deterministic_algorithms(wanted: bool) -> Iterator[None]:
+    """Let torch take, inside the context, operators that give the same bits each time; see `Trainer`.
+
+    An operator of which there is no such form runs as it is and is told once, by name. Everything is put
+    back at the end, so that the next job of a sweep runs as it would alone.
+
+    Args:
+        wanted: false changes nothing.
+    """
+    if not wanted:
+        yield
+        return
+
+    mode = torch.get_deterministic_debug_mode()
+    cudnn = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    workspace = os.environ.get(CUBLAS_WORKSPACE)
+
+    os.environ.setdefault(CUBLAS_WORKSPACE, ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    try:
+        with _told_by_name():
+            yield
+    finally:
+        torch.set_deterministic_debug_mode(mode)
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = cudnn
+        if workspace is None:
+            os.environ.pop(CUBLAS_WORKSPACE, None)
+
+
+@contextmanager
+def _told_by_name() -> Iterator[None]:
+    """Turn torch's warnings of operators into one line each; other warnings are shown as ever."""
+    told: set[str] = set()
+
+    with warnings.catch_warnings():
+        for part in (NOT_DETERMINISTIC, NOT_DETERMINISTIC_CUBLAS):
+            warnings.filterwarnings("always", message=f"[\\s\\S]*{part}")
+        show = warnings.showwarning
+
+        def tell(message: Warning | str, *arguments: Any, **options: Any) -> None:
+            operator = _operator(str(message))
+            if operator is None:
+                show(message, *arguments, **options)
+            elif operator not in told:
+                told.add(operator)
+                text = "trainer.deterministic=true: torch has no deterministic form of %s; runs may differ."
+                log.warning(text, operator)
+
+        warnings.showwarning = tell
+        yield
+
+
+def _operator(message: str) -> str | None:
+    """The operator that a warning of torch's is about; None where it is about something else."""
+    if NOT_DETERMINISTIC in message:
+        return message.partition(NOT_DETERMINISTIC)[0]
+    if NOT_DETERMINISTIC_CUBLAS in message:
+        return f"matrix products here, as CUDA started without {CUBLAS_WORKSPACE}=:4096:8"
+    return None
 
 
 class RandomState:

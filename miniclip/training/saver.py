@@ -1,7 +1,6 @@
 """Saving: one save after the other, here or in a thread; what one that fails means is decided here."""
 
 import copy
-import errno
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,45 +8,26 @@ from typing import Any
 
 from torch import Tensor
 
-from miniclip.errors import UserError, as_override
-from miniclip.runs import RunDirectory
+from miniclip.disk_errors import DiskError, disk_errors_told
 
 log = logging.getLogger(__name__)
-
-ADVICE = {
-    errno.ENOSPC: "Free some space",
-    errno.EDQUOT: "Free some space",
-    errno.EFBIG: "Raise the limit of file sizes (ulimit -f)",
-    errno.ENOENT: "Its folder was removed or moved: put it back",
-    errno.ENOTDIR: "Its folder was removed or moved: put it back",
-    errno.EACCES: "Make its folder writable",
-    errno.EPERM: "Make its folder writable",
-    errno.EROFS: "Make its folder writable",
-}
-"""What to do about a reason of the system."""
-
-
-class SaveFailed(UserError):
-    """The system did not take a checkpoint; the one before it is untouched."""
 
 
 class Saver:
     """Runs saves one after the other.
 
     Args:
-        run: where the checkpoints lie.
         in_background: run them in a thread; there is one at a time, a second waits for the first.
         on_error: "raise" ends the run where a save fails, "warn" tells it and trains on.
 
     Attributes:
-        failure: of the newest save; None if it is whole.
+        failure: why the newest save is not whole; None if it is.
     """
 
-    def __init__(self, run: RunDirectory, *, in_background: bool, on_error: str):
-        self.run = run
+    def __init__(self, *, in_background: bool, on_error: str):
         self.in_background = in_background
         self.on_error = on_error
-        self.failure: SaveFailed | None = None
+        self.failure: DiskError | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._unfinished: Future[None] | None = None
 
@@ -55,7 +35,7 @@ class Saver:
         """Save, or begin to where it is done in the background.
 
         Raises:
-            SaveFailed: when the system refuses this save, or did the one before.
+            DiskError: when the system refuses this save, or did the one before.
         """
         self.wait()
         if self.in_background:
@@ -72,36 +52,23 @@ class Saver:
         """Return when nothing is being saved any more.
 
         Raises:
-            SaveFailed: when the system refused it.
+            DiskError: when the system refused it.
         """
         unfinished, self._unfinished = self._unfinished, None
         if unfinished is not None:
             self._finish(unfinished.result)
 
     def _finish(self, save: Callable[[], None]) -> None:
+        before, self.failure = self.failure, None
         try:
-            save()
-        except OSError as error:
-            self._fail(error)
-        else:
-            self.failure = None
-
-    def _fail(self, error: OSError) -> None:
-        before, self.failure = self.failure, SaveFailed(self._text(error))
-        if self.on_error == "raise":
-            raise self.failure from None
-        if before is None or str(before) != str(self.failure):
-            log.warning("%s Training goes on, and the next save tries again.", self.failure)
-
-    def _text(self, error: OSError) -> str:
-        path = self.run.last_checkpoint
-        advice = ADVICE.get(error.errno or 0, "Find out why")
-        again = as_override("trainer.resume", self.run.path)
-        former = "The one before it is untouched" if path.is_file() else "There is none before it"
-        return (
-            f"The checkpoint {path} cannot be saved: {error.strerror or error}. {former}. {advice}; "
-            f"a run that ended goes on with {again}."
-        )
+            with disk_errors_told():
+                save()
+        except DiskError as error:
+            self.failure = error
+            if self.on_error == "raise":
+                raise
+            if str(before) != str(error):
+                log.warning("A checkpoint is not saved. %s Training goes on; the next tries again.", error)
 
 
 def snapshot(value: Any) -> Any:

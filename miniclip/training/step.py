@@ -72,15 +72,14 @@ class TrainingStep:
         def run_pass(pass_number: int) -> Tensor:
             first_pass = passes[0] if pass_number > 0 else None
             passes.append(self.forward_backward(batches, first_pass))
+
+            # statistics can overflow where the gradient does not; told before an optimizer keeps any of it
+            is_finite = self.world.all(self.buffers.are_finite())
+            spoil_unless(is_finite, self._gradients())
             return passes[-1].loss
 
         self.buffers.save()
         loss = self.optimizer.backward(run_pass)
-
-        # statistics can overflow where the gradient does not
-        is_finite = self.world.all(self.buffers.are_finite())
-        spoil_unless(is_finite, self._gradients())
-
         grad_norm = self.precision.step(self.optimizer, max_norm=self.grad_clip_norm)
         self.buffers.restore_unless(grad_norm.isfinite())
         return StepResult(

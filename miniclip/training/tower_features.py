@@ -25,14 +25,9 @@ log = logging.getLogger(__name__)
 FORMAT = {"image": 2, "text": 1}
 """Part of the name of every file: another one makes all features of its kind anew."""
 
-IMAGES_AT_ONCE = {"cpu": 24, "cuda": 256}
-"""How many go through a tower at a time; on a CPU few, whose activations stay in its cache.
-
-Maps of more than 32 MB, with 32 images of 96 pixels nearly reached, cost a fault per page: glibc gives them
-back to the system after every layer.
-"""
-
+IMAGES_AT_ONCE = {"cpu": 32, "cuda": 256}
 CAPTIONS_AT_ONCE = 64
+"""How many go through a tower at a time; on a CPU few, whose activations stay in its cache."""
 
 LEARNED = "proj."
 """What the names of a frozen tower's weights begin with that learn all the same."""

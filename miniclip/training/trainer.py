@@ -1,5 +1,6 @@
 """The trainer: its settings, and how a training starts."""
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -11,9 +12,13 @@ from miniclip.training.device import find_device
 from miniclip.training.loop import FitResult, Loop
 from miniclip.training.plan import check_batches_fit
 from miniclip.training.progress import Progress, Stopwatch
+from miniclip.training.reproducibility import deterministic_algorithms
 from miniclip.training.resuming import AUTO
 from miniclip.training.setup import TrainingSetup
 from miniclip.training.tower_features import on_features
+
+LEAST_LIMIT_OF_WORKERS = 64
+"""So many workers are allowed on every machine: a config may have been made on a larger one."""
 
 
 class Trainer:
@@ -39,8 +44,12 @@ class Trainer:
             as best_00001200.pt.
         on_save_error: "raise" ends the run when a checkpoint cannot be written, "warn" trains on and tries
             again at the next one. The end of a run is an error if it cannot be written, either way.
-        num_workers: processes that read images; 0 reads in the main process.
+        num_workers: processes that read images; 0 reads in the main process. The most are 64, or four per
+            processor where that is more.
         device: "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1", ...
+        deterministic: take only operators that give the same bits each time, those of cuDNN and cuBLAS
+            among them, at some cost in speed. One that has no such form is told by name and runs as it
+            is. On the CPU a run repeats itself to the bit without this. TF32 stays as it is.
         resume: null, the path of a checkpoint or run directory, or "auto": this run directory's last
             checkpoint, else that of the newest run beside it that is of the same settings and was
             interrupted or killed, else a fresh start. See `miniclip.training.changed_settings` for what may
@@ -68,6 +77,7 @@ class Trainer:
         on_save_error: Literal["raise", "warn"],
         num_workers: int,
         device: str,
+        deterministic: bool,
         resume: str | None,
     ):
         for setting, value, least in (
@@ -83,6 +93,7 @@ class Trainer:
         ):
             if value is not None and value < least:
                 raise SettingError(setting, value, f"must be at least {least}")
+        _check_workers(num_workers)
         if grad_clip_norm is not None and not grad_clip_norm > 0:
             raise SettingError("grad_clip_norm", grad_clip_norm, "must be above 0, or null")
         if checkpoint_every_minutes is not None and not checkpoint_every_minutes > 0:
@@ -107,6 +118,7 @@ class Trainer:
         )
         self.num_workers = num_workers
         self.device = find_device(device)
+        self.deterministic = deterministic
         self.resume = resume
 
     def fit(
@@ -126,7 +138,7 @@ class Trainer:
             SettingError: when a batch is larger than the training set.
             UserError: when the checkpoint is of another run.
             Diverged: when values that are not finite end the run.
-            SaveFailed: when a checkpoint cannot be written.
+            DiskError: when a checkpoint cannot be written.
             Interrupted: on Ctrl-C or termination, after `last.pt` was saved.
         """
         check_batches_fit(
@@ -140,7 +152,21 @@ class Trainer:
             checkpointer.resume(checkpoint, must_be_same=self.resume == AUTO)
         clock.before = progress.total_seconds
 
-        # with the weights of the checkpoint
-        if setup.feature_folder is not None:
-            setup = on_features(setup, device=self.device, num_workers=self.num_workers)
-        return Loop(self, setup, run, logger, checkpointer, clock).run_to_end()
+        with deterministic_algorithms(self.deterministic):
+            # with the weights of the checkpoint
+            if setup.feature_folder is not None:
+                setup = on_features(setup, device=self.device, num_workers=self.num_workers)
+            return Loop(self, setup, run, logger, checkpointer, clock).run_to_end()
+
+
+def _check_workers(num_workers: int) -> None:
+    """Refuse a number of processes that a machine takes minutes to start, or dies of.
+
+    Raises:
+        SettingError: names the machine's processors.
+    """
+    num_processors = os.cpu_count() or 1
+    most = max(LEAST_LIMIT_OF_WORKERS, 4 * num_processors)
+    if num_workers > most:
+        allowed = f"must be at most {most}; this machine has {num_processors} processors"
+        raise SettingError("num_workers", num_workers, allowed)

@@ -90,4 +90,5 @@ def test_a_folder_that_cannot_be_made_is_one_line(
 ) -> None:
     (tmp_path / "file").touch()
     done = miniclip("export", class_run.path, "-o", tmp_path / out)
-    assert done.returncode == 1 and f"The folder {tmp_path / out} cannot be written" in done.stderr
+    assert done.returncode == 1 and done.stderr.startswith(f"Error: {tmp_path / out}: ")
+    assert done.stderr.count("\n") == 1

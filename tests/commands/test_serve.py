@@ -1,5 +1,6 @@
 """The command: a real process that serves and stops, and one line for what is wrong."""
 
+import os
 import re
 import signal
 import socket
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from miniclip.commands.serve import THREAD_SETTINGS
 from miniclip.runs import RunDirectory
 from tests.conftest import ROOT
 from tests.in_process import Answer
@@ -77,3 +79,21 @@ def test_what_is_wrong_is_told_in_one_line(
 
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert 'needs uvicorn: pip install -e ".[serve]"' in told(index)
+
+
+def test_requests_share_the_processors_unless_the_user_says_otherwise() -> None:
+    code = """if True:
+        import os, sys
+        from miniclip.commands import serve
+        os.cpu_count = lambda: 2
+        assert "numpy" not in sys.modules  # which looks at the environment when it is imported
+        assert serve._threads_per_request() == 1
+
+        import numpy, torch
+        print(os.environ["OPENBLAS_NUM_THREADS"], torch.get_num_threads())
+    """
+    settings = {name: value for name, value in os.environ.items() if name not in THREAD_SETTINGS}
+    for own, told in ({}, "1 1"), ({"OPENBLAS_NUM_THREADS": "7"}, "7 1"):
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, env={**settings, **own}, capture_output=True, text=True)
+        assert done.stdout.split() == told.split(), done.stderr

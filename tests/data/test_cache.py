@@ -3,9 +3,11 @@
 import json
 import logging
 import multiprocessing
+import os
 import pickle
 from pathlib import Path
 from shutil import rmtree
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,11 +15,13 @@ import pytest
 import torch
 from PIL import Image
 
-from miniclip.data import CSVTable
+from miniclip.data import CSVTable, cache
 from miniclip.data.cache import CachedImages, cache_in_memory, cache_on_disk
 from miniclip.data.images import ImageFiles
 from miniclip.data.transforms import crop_and_resize
+from miniclip.disk_errors import DiskError, disk_errors_told
 from miniclip.errors import UserError
+from tests.reliability.limits import largest_file
 
 
 @pytest.fixture
@@ -253,3 +257,52 @@ def test_a_cache_that_cannot_be_written_is_one_line(photographs: ImageFiles, tmp
     (tmp_path / "cache").write_text("a file where the folder would be")
     with pytest.raises(UserError, match=r"cannot be written.*data\.cache_dir=FOLDER"):
         cached(photographs, tmp_path, "disk")
+
+
+def test_what_the_disk_does_not_take_is_kept_in_memory(
+    photographs: ImageFiles, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With the same pixels, so that the same weights are trained."""
+    expected, _ = source(photographs.root, tmp_path / "cache", cache="disk").datasets()
+    (tmp_path / "file").write_text("a file where the folder would be")
+    train, _ = source(photographs.root, tmp_path / "file", cache="disk").datasets()
+    assert all(torch.equal(train.images[place], expected.images[place]) for place in range(5))
+    assert caplog.text.count("kept in memory instead") == 2  # once for each part
+
+
+def test_what_fits_neither_disk_nor_memory_is_decoded_each_time(
+    photographs: ImageFiles,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cache, "fits_into_memory", lambda num_bytes: num_bytes < 1000)
+    with largest_file(5000):
+        train, _ = source(photographs.root, tmp_path / "cache", cache="disk").datasets()
+    assert not train.images.is_decoded and train.images[0].shape[0] == 3
+    assert "(File too large)" in caplog.text and "decoded each time" in caplog.text
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_a_cache_that_is_cut_while_it_is_read_is_an_error(photographs: ImageFiles, tmp_path: Path) -> None:
+    """And not the end of the process, as reading a mapping behind the end of its file is."""
+    images = cached(photographs, tmp_path, "disk")
+    os.truncate(tmp_path / "cache" / "pixels" / "pixels.bin", 100)
+    with pytest.raises(DiskError, match=r"pixels\.bin: it was cut while it was read"), disk_errors_told():
+        _ = images[2]
+
+
+def test_a_cache_whose_folder_is_removed_stays_readable(photographs: ImageFiles, tmp_path: Path) -> None:
+    images = cached(photographs, tmp_path, "disk")
+    expected = images[2].clone()
+    rmtree(tmp_path / "cache")
+    assert torch.equal(images[2], expected)
+
+
+def test_no_more_shared_memory_is_taken_than_there_is(
+    photographs: ImageFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cached(photographs, tmp_path, "memory").pixels.is_shared()
+    monkeypatch.setattr(cache, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda place: SimpleNamespace(free=1000))
+    assert not cached(photographs, tmp_path, "memory").pixels.is_shared()

@@ -1,6 +1,7 @@
 """Files of features: computed once, whole or not there, made anew when they do not fit."""
 
 import logging
+import os
 import threading
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from miniclip.data.features import CaptionFeatures, Features, kept_features
-from miniclip.errors import UserError
+from tests.reliability.limits import largest_file
 
 ROWS = torch.arange(12, dtype=torch.float32).reshape(4, 3)
 PROBLEMS = {2: ("The image x.jpg is missing.", "missing")}
@@ -85,10 +86,30 @@ def test_of_two_that_want_them_one_computes(tmp_path: Path) -> None:
     assert tower.calls == 1
 
 
-def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_told_and_ends_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"cannot be written.*data.cache_dir=FOLDER"):
-        kept_features(tmp_path / "file" / "x.safetensors", 4, Tower())
+    with torch.inference_mode():
+        computed = Features(ROWS * 1, {})
+    rows = kept_features(tmp_path / "file" / "x.safetensors", 4, lambda: computed).rows
+    assert torch.equal(rows, ROWS) and not rows.is_inference()
+    assert "cannot be written" in caplog.text and "data.cache_dir=FOLDER" in caplog.text
+
+
+def test_a_full_disk_is_told_and_ends_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "x.safetensors"
+    with largest_file(20):
+        assert torch.equal(kept_features(path, 4, Tower()).rows, ROWS)
+    assert "cannot be written (File too large)" in caplog.text and not path.exists()
+
+
+def test_a_file_that_is_cut_after_it_was_read_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    kept_features(path, 4, Tower())
+    features = kept_features(path, 4, Tower())
+    os.truncate(path, 0)
+    assert torch.equal(features.rows, ROWS)
 
 
 def test_captions_are_looked_up() -> None:

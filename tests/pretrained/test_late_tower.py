@@ -13,7 +13,7 @@ from torch import Tensor
 from miniclip import MiniCLIP
 from miniclip.config.restore import restore
 from miniclip.errors import UserError
-from miniclip.pretrained.loading import read_checkpoint
+from miniclip.pretrained.loading import ONLY_FOR_TRAINING, read_checkpoint
 from miniclip.runs import RunDirectory
 from miniclip.training.checkpoint import load_checkpoint, save_checkpoint
 
@@ -106,7 +106,7 @@ def test_a_tower_of_another_architecture_is_told_when_it_is_made(
 
 def test_what_only_training_reads_stays_in_the_file(class_run: RunDirectory, tmp_path: Path) -> None:
     path = Path(shutil.copy(class_run.best_checkpoint, tmp_path / "best.pt"))
-    mapped = load_checkpoint(path, mapped=True)
+    mapped = load_checkpoint(path, unread=ONLY_FOR_TRAINING)
     content = read_checkpoint(path).content
     assert content.keys().isdisjoint({"optimizer", "scaler", "random_state"})
 

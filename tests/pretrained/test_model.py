@@ -1,6 +1,7 @@
 """The API as a user has it: from a run to vectors."""
 
 import logging
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from miniclip import MiniCLIP
 from miniclip.config.restore import restore
 from miniclip.errors import SettingError, UserError
 from miniclip.runs import RunDirectory
+from miniclip.training.checkpoint import load_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +35,20 @@ def test_a_run_its_checkpoint_and_its_path_as_text_are_one_model(
         other = MiniCLIP.from_pretrained(source)
         assert other.fingerprint == model.fingerprint
         assert torch.equal(other.encode_text("a red square"), model.encode_text("a red square"))
+
+
+def test_a_damaged_best_is_told_and_no_other_taken(class_run: RunDirectory, tmp_path: Path) -> None:
+    run = RunDirectory(shutil.copytree(class_run.path, tmp_path / "run"))
+    data = bytearray(run.best_checkpoint.read_bytes())
+    data[len(data) // 8] ^= 1  # of the weights, which come first
+    run.best_checkpoint.unlink()
+    run.best_checkpoint.write_bytes(data)
+    (run.checkpoints / "epoch_0001.pt").write_bytes(b"")
+    with pytest.raises(UserError) as caught:
+        MiniCLIP.from_pretrained(run.path)
+    step = load_checkpoint(run.last_checkpoint)["progress"]["step"]
+    assert f"{run.best_checkpoint} is damaged" in str(caught.value)
+    assert str(caught.value).endswith(f" Sound ones beside it: last.pt (step {step}).")
 
 
 def test_files_images_pixels_and_batches_are_one(model: MiniCLIP, files: list[Path]) -> None:

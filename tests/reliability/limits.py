@@ -1,7 +1,9 @@
-"""A limit on the size of files, which fails as a full disk does, at an instant of the tests' choice."""
+"""Disks that take no more: a limit on the size of files, or a disk that is full or read-only."""
 
+import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 
@@ -23,3 +25,36 @@ def largest_file(num_bytes: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@contextmanager
+def tiny_disk(place: Path, *, megabytes: int) -> Iterator[Path]:
+    """A disk of its own, for those who may mount one."""
+    place.mkdir()
+    size = f"size={megabytes}m"
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", place], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip("needs the right to mount a disk")
+    try:
+        yield place
+    finally:
+        while place.is_mount():
+            subprocess.run(["umount", "-l", place], check=True)
+
+
+def fill(disk: Path) -> None:
+    """Write until nothing goes onto a disk any more."""
+    with suppress(OSError), open(filler(disk), "wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+
+
+def filler(disk: Path) -> Path:
+    """The file that `fill` writes; without it there is room again."""
+    return disk / "filler"
+
+
+def make_read_only(disk: Path) -> None:
+    """Let nothing be written onto a disk, but into files that are open already."""
+    subprocess.run(["mount", "--bind", disk, disk], check=True)
+    subprocess.run(["mount", "-o", "remount,bind,ro", disk], check=True)

@@ -1,4 +1,4 @@
-"""Stopped at a random step and resumed, a run comes to what it would have come to, to the bit."""
+"""Stopped anywhere and resumed, a run comes to what it would have come to: to the bit, in every variant."""
 
 import random
 import shutil
@@ -41,13 +41,21 @@ VARIANTS: dict[str, Sequence[str]] = {
     "budget.forward_passes": ["trainer.budget.forward_passes=13", "optimizer=interval"],
     "validate_every_epochs": ["trainer.validate_every_epochs=2"],
     "checkpoint_every_epochs": ["trainer.checkpoint_every_epochs=1"],
+    "checkpoint_every_steps": ["trainer.checkpoint_every_steps=2", "trainer.keep_last=2"],
+    "save_in_background": ["trainer.save_in_background=true", "trainer.checkpoint_every_steps=1"],
     "grad_clip_norm": ["trainer.grad_clip_norm=0.1"],
     "dropout": ["encoder.text.dropout=0.2"],
     **{f"attention={name}": [f"encoder/text/attention={name}"] for name in ATTENTIONS},
-    "bag": ["encoder/text=bag", "~encoder.text.num_layers"],
-    **{f"crop={name}": [f"data.crop={name}"] for name in ("resized", "shifted", "eval")},
+    **{f"crop={name}": [f"data.crop={name}"] for name in ("resized", "shifted")},
+    "crop=eval": ["data.crop=eval", "data.flip=false"],
     "eval_crop=center": ["data.eval_crop=center", "data.flip=false"],
     **{f"cache={name}": [f"data.cache={name}", "data.crop=shifted"] for name in ("memory", "disk")},
+    "cache=features": [
+        "data.cache=features",
+        "encoder.image.trainable=none",
+        "data.crop=eval",
+        "data.flip=false",
+    ],
     "workers": ["trainer.num_workers=2"],
     "workers, cache=memory": ["trainer.num_workers=2", "data.cache=memory"],
     "schedule=constant": ["schedule=constant"],
@@ -113,16 +121,32 @@ def run(settings: Sequence[str], folder: Path, **how: Any) -> int:
     return status
 
 
-def assert_exact(settings: Sequence[str], tmp_path: Path, instants: Sequence[tuple[str, int]]) -> None:
-    """Hold a run that is stopped at instants, one after another, against one that is not."""
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+def assert_exact(
+    settings: Sequence[str],
+    tmp_path: Path,
+    instants: Sequence[tuple[str, int]],
+    *,
+    at_last: Sequence[str] = (),
+    elsewhere: bool = False,
+) -> None:
+    """Hold a run that is stopped at instants, one after another, against one that is not.
+
+    Args:
+        at_last: settings of the part that comes to the end.
+        elsewhere: whether that is in another directory.
+    """
+    whole, stopped, last = tmp_path / "whole", tmp_path / "stopped", tmp_path / "stopped"
     run(settings, whole)
 
     for target, number in instants:
         stop = before_call(target, number, signal_self(signal.SIGTERM))
         assert run([*settings, "trainer.resume=auto"], stopped, before=stop) == 143
-    run([*settings, "trainer.resume=auto"], stopped)
-    assert_same(outcome(stopped), outcome(whole))
+
+    if elsewhere:
+        last = tmp_path / "elsewhere"
+    resume = f"trainer.resume={stopped if elsewhere else 'auto'}"
+    assert run([*settings, resume, *at_last], last) == 0
+    assert_same(outcome(last), outcome(whole))
 
 
 def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -148,7 +172,12 @@ def random_instants(name: str) -> list[tuple[str, int]]:
 @pytest.mark.parametrize("variant", HANDFUL)
 def test_a_stopped_run_comes_to_the_same(variant: str, photographs: Path, tmp_path: Path) -> None:
     settings = settings_of(HANDFUL[variant], photographs, tmp_path)
-    assert_exact(settings, tmp_path, random_instants(variant))
+    how: dict[str, Any] = {
+        "looksam": {"at_last": ["trainer.num_workers=0"]},
+        "fp16": {"elsewhere": True},
+        "bf16": {"at_last": ["trainer.num_workers=1"]},
+    }
+    assert_exact(settings, tmp_path, random_instants(variant), **how[variant])
 
 
 @pytest.mark.long
@@ -168,3 +197,20 @@ def with_broken(photographs: Path, folder: Path) -> Path:
     for path in sorted(folder.glob("*.png"))[::5]:
         path.write_bytes(path.read_bytes()[:100])
     return folder
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("num_workers", [(0, 2), (2, 0), (1, 3)])
+def test_the_number_of_workers_changes_nothing(
+    num_workers: tuple[int, int], photographs: Path, tmp_path: Path
+) -> None:
+    first, last = (f"trainer.num_workers={number}" for number in num_workers)
+    settings = settings_of([first, "data.captions=random"], photographs, tmp_path)
+    assert_exact(settings, tmp_path, random_instants(first + last), at_last=[last])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("target", [STEP, ENCODE])
+def test_a_run_goes_on_in_another_directory(target: str, photographs: Path, tmp_path: Path) -> None:
+    settings = settings_of(["encoder.text.dropout=0.1"], photographs, tmp_path)
+    assert_exact(settings, tmp_path, [(target, 2)], elsewhere=True)

@@ -8,6 +8,7 @@ each trial is a fork of it, in a process group of its own as a shell would give 
     assert trial.wait() == 143
 """
 
+import atexit
 import importlib
 import json
 import multiprocessing
@@ -125,7 +126,10 @@ def _command(
     sys.argv = ["miniclip", *words]
     if before is not None:
         before()
-    cli.main()
+    try:
+        cli.main()
+    finally:
+        atexit._run_exitfuncs()  # which the end of Python calls, and that of multiprocessing does not
 
 
 def at_call(target: str, number: int, action: Callable[[], object]) -> None:
@@ -192,16 +196,17 @@ def outcome(folder: Path) -> dict[str, Any]:
 def _digests(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """Of the parts that training changes, each value; a tensor by its bytes."""
     parts = ("model", "optimizer", "scaler", "random_state")
-    return {name: _plain(checkpoint[name]) for name in parts}
+    return {name: plain(checkpoint[name]) for name in parts}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value that is equal to another where the tensors in both are, to the bit."""
     if isinstance(value, torch.Tensor):
         return value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
     if isinstance(value, dict):
-        return {key: _plain(below) for key, below in value.items()}
+        return {key: plain(below) for key, below in value.items()}
     if isinstance(value, list | tuple | np.ndarray):
-        return [_plain(below) for below in value]
+        return [plain(below) for below in value]
     return value
 
 

@@ -83,3 +83,19 @@ def test_a_job_of_an_older_version_is_known_by_its_config(tmp_path: Path) -> Non
     (first / "config.yaml").unlink()
     assert read_job_key(first) == old_keys[0]
     assert read_job_key(tmp_path) is None
+
+
+def test_a_job_is_known_by_its_config_where_its_key_is_lost(tmp_path: Path) -> None:
+    """One that nothing tells the key of is no job's to write over."""
+    job = tmp_path / "0_seed=0"
+    job.mkdir()
+    config = {"seed": 0, "optimizer": {"rho": 0.05}}
+    (job / "config.yaml").write_text(yaml.safe_dump(config))
+    (job / "job.json").write_text('{"key": "a"')
+    sweep, key = Sweep(tmp_path), job_key(config)
+    (known,) = sweep.jobs()
+    assert known.key == key and "job.json is damaged" in known.damages[0]
+    assert not sweep.is_of_another_job(job, key)
+    (job / "config.yaml").write_text("")
+    assert sweep.is_of_another_job(job, key) and [job.path for job in sweep.jobs()] == [job]
+    assert not sweep.is_of_another_job(tmp_path / "1_seed=1", key)

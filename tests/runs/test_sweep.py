@@ -78,7 +78,7 @@ def test_a_job_without_memory_leaves_the_others_running(tmp_path: Path) -> None:
     assert "This job failed, the others go on: Out of memory: " in done.stdout
     assert [row["status"] for row in table(tmp_path)] == ["failed", "completed"]
     (failed,) = (line for line in done.stderr.splitlines() if line.startswith("0_"))
-    assert "failed (Out of memory: " in failed and "Lower trainer.batch_size" in failed
+    assert "failed (Out of memory: " in failed and "embed_dim=400000000" in failed
 
 
 @pytest.mark.long

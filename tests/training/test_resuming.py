@@ -154,6 +154,107 @@ def test_from_every_instant_a_resumed_run_equals_the_uninterrupted_one(
     assert_equal_runs(resumed, whole)
 
 
+@pytest.mark.parametrize("in_background", [False, True])
+def test_saving_inside_an_epoch_changes_nothing(
+    in_background: bool, small: DictConfig, whole: RunDirectory, tmp_path: Path
+) -> None:
+    saving = {"trainer__checkpoint_every_steps": 1, "trainer__save_in_background": in_background}
+    often = fit_config(tmp_path / "often", changed(small, trainer__keep_last=3, **saving))
+    assert_equal_runs(often, whole)
+
+    minutes = {"trainer__checkpoint_every_minutes": 1e-9, "trainer__save_in_background": in_background}
+    assert_equal_runs(fit_config(tmp_path / "minutes", changed(small, **minutes)), whole)
+
+
+def kill_at_step_6(folder: Path, config: DictConfig, monkeypatch: pytest.MonkeyPatch) -> RunDirectory:
+    """Killed as the last step begins; step 5 is saved."""
+    with monkeypatch.context() as patch:
+        stop_at(patch, TrainingStep, "__call__", 6, how="killed")
+        with pytest.raises(Killed):
+            fit_config(folder, config)
+    return RunDirectory(folder)
+
+
+@pytest.mark.parametrize("in_background", [False, True])
+def test_no_more_than_the_steps_between_two_saves_is_lost(
+    in_background: bool,
+    small: DictConfig,
+    whole: RunDirectory,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    saving = {"trainer__checkpoint_every_steps": 1, "trainer__save_in_background": in_background}
+    run = kill_at_step_6(tmp_path, changed(small, **saving), monkeypatch)
+    with caplog.at_level("INFO"):
+        resumed = fit_config(run.path, changed(small, trainer__resume="auto", **saving))
+    assert "at step 5." in caplog.text or (in_background and "at step 4." in caplog.text)
+    assert_equal_runs(resumed, whole)
+
+
+@pytest.mark.parametrize("damage", ["a flipped bit", "cut", "missing", "a folder"])
+def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(
+    damage: str,
+    small: DictConfig,
+    whole: RunDirectory,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    often = changed(small, trainer__checkpoint_every_steps=1)
+    run = kill_at_step_6(tmp_path, often, monkeypatch)
+    assert {path.name for path in run.checkpoints.iterdir()} == {"last.pt", "step_00000004.pt", "best.pt"}
+
+    data = bytearray(run.last_checkpoint.read_bytes())
+    data[len(data) // 2] ^= 1
+    run.last_checkpoint.unlink()
+    if damage == "a folder":
+        run.last_checkpoint.mkdir()
+    elif damage != "missing":
+        run.last_checkpoint.write_bytes(data if damage == "a flipped bit" else data[:1000])
+
+    caplog.clear()
+    if damage == "a folder":
+        with pytest.raises(UserError, match=r"last\.pt is damaged \(something else lies in the place"):
+            fit_config(run.path, changed(often, trainer__resume="auto"))
+        return
+
+    resumed = fit_config(run.path, changed(often, trainer__resume="auto"))
+    assert_equal_runs(resumed, whole)
+    warnings = [
+        r.message for r in caplog.records if r.levelname == "WARNING" and "collapsed" not in r.message
+    ]
+    assert len(warnings) == 1
+    assert str(run.last_checkpoint) in warnings[0]
+    assert f"{run.checkpoint('step_00000004')}, of step 4" in warnings[0]
+
+
+def test_where_every_checkpoint_is_damaged_nothing_is_overwritten(
+    small: DictConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = kill_at_step_6(tmp_path, small, monkeypatch)
+    for path in run.checkpoints.iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"last\.pt is damaged"):
+        fit_config(run.path, changed(small, trainer__resume="auto"))
+    assert run.last_checkpoint.read_bytes() == b""
+
+    # one that was named is meant
+    with pytest.raises(UserError, match=r"best\.pt is damaged"):
+        fit_config(run.path, changed(small, trainer__resume=str(run.best_checkpoint)))
+
+
+def test_a_damaged_best_is_told_and_chosen_anew(
+    small: DictConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = kill_at_step_6(tmp_path, changed(small, trainer__checkpoint_every_steps=1), monkeypatch)
+    run.best_checkpoint.unlink()
+    run.best_checkpoint.write_bytes(b"no checkpoint")
+    resumed = fit_config(run.path, changed(small, trainer__resume="auto"))
+    assert "best.pt is damaged" in caplog.text and "the best are chosen anew" in caplog.text
+    assert load_checkpoint(resumed.best_checkpoint)["progress"]["step"] in (5, 6)
+
+
 def test_a_finished_run_that_is_resumed_stays_as_it_was(
     small: DictConfig, whole: RunDirectory, tmp_path: Path
 ) -> None:
@@ -190,7 +291,7 @@ def test_other_settings_are_trained_with_and_told(
     groups = load_checkpoint(run.last_checkpoint)["optimizer"]["param_groups"]
     key = setting.rpartition(".")[2]
     if key == "lr":
-        assert {group["initial_lr"] / group.get("lr_factor", 1.0) for group in groups} == {value}
+        assert {group["lr"] / group.get("lr_factor", 1.0) for group in groups} == {value}
     elif key in ("weight_decay", "betas"):
         assert list(np.ravel(groups[0][key])) == list(np.ravel(value))
     elif key == "rho":

@@ -229,6 +229,7 @@ def test_kept_checkpoints_and_sparse_validation(tmp_path: Path) -> None:
     assert {p.name for p in run.checkpoints.iterdir()} == {
         "last.pt",
         "best.pt",
+        "best.safetensors",
         "epoch_0002.pt",
         "epoch_0004.pt",
     }

@@ -16,6 +16,7 @@ from miniclip.config.build import build
 from miniclip.config.compose import compose
 from miniclip.losses import Loss
 from miniclip.metrics import encode, recall_line, retrieval_metrics
+from miniclip.metrics.health import Health
 from miniclip.runs import JsonlLogger, RunDirectory, RunFacts
 from miniclip.stop_signals import Interrupted, stop_signals
 from miniclip.training.progress import Progress
@@ -114,3 +115,28 @@ def test_of_equal_recalls_the_lower_loss_is_better() -> None:
         {"val/rsum": rsum, "val/loss": loss} for rsum, loss in ((10.0, 3.0), (10.0, 2.0), (11.0, 9.0))
     ]
     assert sorted(records, key=selection_key) == records
+
+
+def health_of(*, rank: float) -> dict[str, float]:
+    """What a record says of features that spread, but for their rank."""
+    measures = dict.fromkeys(Health._fields, -2.0) | {"image_rank": 9.0, "text_rank": rank}
+    return {f"health/{name}": value for name, value in measures.items()}
+
+
+def test_collapsed_weights_are_the_best_only_until_others_are(setup: TrainingSetup, tmp_path: Path) -> None:
+    validate = validation(setup, tmp_path)
+    features = validate.encode()
+    chosen = [
+        validate._choose(
+            {"step": step, "val/rsum": rsum, "val/loss": 1.0, **health_of(rank=rank)}, features
+        )
+        for step, rsum, rank in ((1, 90.0, 1.0), (2, 20.0, 5.0), (3, 99.0, 1.0), (4, 21.0, 5.0))
+    ]
+    assert chosen == [True, True, False, True]
+    assert validate.progress.best is not None and validate.progress.best["step"] == 4
+
+
+def test_a_record_that_knows_nothing_of_health_counts_as_sound() -> None:
+    old = {"val/rsum": 10.0, "val/loss": 1.0}
+    collapsed = {"val/rsum": 20.0, "val/loss": 1.0, **health_of(rank=1.0)}
+    assert selection_key(old) > selection_key(collapsed)

@@ -131,7 +131,7 @@ def _listed(text: str) -> list[Any] | None:
     try:
         items = json.loads(text)
         return items if isinstance(items, list) else None
-    except ValueError:
+    except (ValueError, RecursionError):
         pass
 
     inner = text[1:-1].strip()

@@ -29,7 +29,7 @@ def read_coco(path: Path) -> Captions:
         content = json.loads(text)
         names = {image["id"]: image["file_name"] for image in content["images"]}
         cells = [(names[row["image_id"]], row["caption"]) for row in content["annotations"]]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is no COCO captions file ({error!r}).") from None
     return group_by_image(_rows(cells, path), path)
 
@@ -63,7 +63,7 @@ def read_hugging_face(path: Path) -> Mapping[str, Captions]:
         # line ends within quotes belong to captions
         for row in csv.DictReader(io.StringIO(text, newline="")):
             parts[row["split"]].append((row["filename"], json.loads(row["raw"])))
-    except (KeyError, TypeError, ValueError, csv.Error) as error:
+    except (KeyError, TypeError, ValueError, RecursionError, csv.Error) as error:
         raise UserError(f"{path} is not Hugging Face's table of Flickr30k ({error!r}).") from None
     return {part: group_by_image(_rows(cells, path), path) for part, cells in parts.items()}
 
@@ -94,7 +94,7 @@ def read_karpathy(path: Path) -> Mapping[str, Captions]:
             captions = [sentence["raw"] for sentence in image["sentences"]]
             name = os.path.join(image.get("filepath", ""), image["filename"])
             parts[part].append((name, captions))
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not Karpathy's split file ({error!r}).") from None
     return {part: group_by_image(_rows(cells, path), path) for part, cells in parts.items()}
 

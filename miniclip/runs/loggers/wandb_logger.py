@@ -18,10 +18,13 @@ from miniclip.runs.loggers.view import RunFacts, View
 from miniclip.runs.loggers.wandb_server import (
     end_service,
     end_telemetry,
+    is_answering,
     kill_service,
     why_offline,
 )
 from miniclip.runs.run_files import RunFiles
+from miniclip.runs.small_files import DamagedFile
+from miniclip.table_cells import spreadsheet_cell
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +41,10 @@ INIT_SECONDS = 20.0
 """A slow server, which answers each of several requests after two seconds, is still waited for."""
 
 UPLOAD_SECONDS = 600.0
-"""The wait at the end where a checkpoint is to be uploaded."""
+"""The longest wait at the end where a checkpoint is to be uploaded, and the server goes on answering."""
+
+ASK_SECONDS = 2.0
+"""How long it may take to answer meanwhile, and how often it is asked."""
 
 # wandb.Table asks for a list of str | int
 HEADER: list[str | int] = ["measured on", "direction", *(f"R@{k}" for k in RECALL_AT), "median rank"]
@@ -62,7 +68,8 @@ class WandbLogger(View):
             directory, for `wandb sync`) or "disabled". Online without an API key becomes offline with a
             warning; nothing ever prompts.
         job_type: a word that tells kinds of runs apart in the project.
-        log_model: keep the best checkpoint as an artifact; its upload may take ten minutes at the end.
+        log_model: keep the best checkpoint as an artifact; its upload may take ten minutes at the end, as
+            long as the server answers.
     """
 
     def __init__(
@@ -101,8 +108,8 @@ class WandbLogger(View):
         if self._is_reaching:
             self._cut_off()
 
-        if self.log_model:
-            self.patience = UPLOAD_SECONDS
+        if self.log_model and self._is_online:
+            self._wait_for_upload()
         if not self._is_online:  # writing files waits for no server
             self.patience = PATIENCE_SECONDS
         if not self._wait(self.patience) and self._is_open:
@@ -114,6 +121,16 @@ class WandbLogger(View):
         is_done = self.background.wait(seconds)
         self.patience = max(0.0, self.patience - (time.monotonic() - started))
         return is_done
+
+    def _wait_for_upload(self) -> None:
+        """Wait as long as the server answers, which takes nothing off the run's patience; silence does."""
+        deadline = time.monotonic() + UPLOAD_SECONDS
+        while not self.background.wait(0) and time.monotonic() < deadline:
+            asked = time.monotonic()
+            if not is_answering(min(ASK_SECONDS, self.patience)):
+                self.patience = max(0.0, self.patience - (time.monotonic() - asked))
+                return
+            self.background.wait(ASK_SECONDS)
 
     def _cut_off(self) -> None:
         """Have the thread wait for the server no longer: it writes the run's files offline instead."""
@@ -275,16 +292,23 @@ def _retrieval_rows(summary: dict[str, Any]) -> list[list[Any]]:
         for direction, title in DIRECTIONS.items():
             recalls = [record[f"{part}/{direction}_r{k}"] for k in RECALL_AT]
             median_rank = record[f"{part}/{direction}_median_rank"]
-            rows.append([record.get("protocol", part), title, *recalls, median_rank])
+            rows.append([spreadsheet_cell(record.get("protocol", part)), title, *recalls, median_rank])
     return rows
 
 
 def _kept_id(folder: Path) -> str:
     """The id under which a run goes on: that which its directory keeps, else a new one."""
-    kept_id = RunFiles(folder).wandb_id
-    if not kept_id.exists():
-        write_text(kept_id, _assigned_id() or secrets.token_hex(4))
-    return kept_id.read_text(encoding="utf-8").strip()
+    run = RunFiles(folder)
+    try:
+        kept_id = run.read_wandb_id()
+    except DamagedFile as error:
+        log.warning("%s It is another run in Weights & Biases now.", error)
+        kept_id = None
+
+    if kept_id is None:
+        kept_id = _assigned_id() or secrets.token_hex(4)
+        write_text(run.wandb_id, kept_id)
+    return kept_id
 
 
 def _assigned_id() -> str | None:

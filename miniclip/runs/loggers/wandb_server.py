@@ -49,12 +49,22 @@ def why_offline(answers: "queue.SimpleQueue[str]") -> str:
     if not key:
         return "Weights & Biases has no API key (WANDB_API_KEY, or run: wandb login)"
 
+    answer = _problem_within(PROBE_SECONDS, answers, key)
+    return f"Weights & Biases at {_server().hostname} {answer}" if answer else ""
+
+
+def is_answering(seconds: float) -> bool:
+    """Whether the server takes the key, asked now and waited for so long."""
+    return not _problem_within(seconds, queue.SimpleQueue(), _api_key())
+
+
+def _problem_within(seconds: float, answers: "queue.SimpleQueue[str]", key: str) -> str:
+    """What is wrong with the server, or that it does not answer in time; empty when it takes the key."""
     threading.Thread(target=lambda: answers.put(_problem_of_server(key)), daemon=True).start()
     try:
-        answer = answers.get(timeout=PROBE_SECONDS)  # urllib's own limit is one for each read
+        return answers.get(timeout=seconds)  # urllib's own limit is one for each read
     except queue.Empty:
-        answer = "does not answer"
-    return f"Weights & Biases at {_server().hostname} {answer}" if answer else ""
+        return "does not answer"
 
 
 def _problem_of_server(key: str) -> str:

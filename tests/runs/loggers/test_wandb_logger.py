@@ -1,8 +1,6 @@
 """Weights & Biases as a view: what is on disk afterwards."""
 
-import http.server
 import json
-import math
 import os
 import re
 import signal
@@ -11,7 +9,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +21,7 @@ from miniclip.runs.loggers import wandb_server
 from miniclip.runs.loggers.background import Background
 from tests.conftest import ROOT, TINY
 from tests.in_process import train_in_process
+from tests.runs.loggers.servers import WandbServer, served
 
 
 def wandb_logger(mode: str) -> WandbLogger:
@@ -219,69 +217,6 @@ def test_a_run_resumed_offline_is_the_same_run_and_whole(tmp_path: Path) -> None
     assert len(ids) == 1
     steps = [step for step in history(parts[1], "step") if step is not None]
     assert steps == sorted(steps) and set(steps) == set(range(1, 11))
-
-
-class Server(http.server.BaseHTTPRequestHandler):
-    """Answers everything in the way of its class; `None` never answers."""
-
-    answer: tuple[int, bytes] | None = None
-    ended = threading.Event()
-
-    def do_POST(self) -> None:
-        query = self.rfile.read(int(self.headers.get("content-length", 0)))
-        answer = self.answer_to(query)
-        if answer is None:
-            self.ended.wait(30)
-            return
-        self.send_response(answer[0])
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(answer[1])))
-        self.end_headers()
-        self.wfile.write(answer[1])
-
-    do_GET = do_POST
-
-    def answer_to(self, query: bytes) -> tuple[int, bytes] | None:
-        return self.answer
-
-    def log_message(self, *args: Any) -> None:
-        pass
-
-
-class WandbServer(Server):
-    """Knows what `wandb.init` asks; slow, and silent after some answers, where told to be."""
-
-    seconds = 0.0
-    num_answers = math.inf
-    num_requests = 0
-
-    def answer_to(self, query: bytes) -> tuple[int, bytes] | None:
-        type(self).num_requests += 1
-        if self.num_requests > self.num_answers:
-            return None
-        time.sleep(self.seconds)
-        data: dict[str, Any] = {"viewer": {"id": "1", "entity": "us", "username": "us", "flags": "{}"}}
-        if b"createRunFiles" in query:
-            data = {"createRunFiles": {"runID": "1", "uploadHeaders": [], "files": []}}
-        elif b"upsertBucket" in query:
-            project = {"id": "1", "name": "test", "entity": {"id": "1", "name": "us"}}
-            bucket = {"id": "1", "name": "run", "displayName": "run", "config": "{}", "project": project}
-            data = {"upsertBucket": {"bucket": bucket, "inserted": True}}
-        elif b"serverInfo" in query:
-            data = {"serverInfo": {"cliVersionInfo": {}, "latestLocalVersionInfo": None, "features": []}}
-        return 200, json.dumps({"data": data | {"model": None}}).encode()
-
-
-@contextmanager
-def served(answer: tuple[int, bytes] | None, kind: type[Server] = Server, **settings: Any) -> Iterator[str]:
-    """The address of a server."""
-    handler = type("Handler", (kind,), {"answer": answer, "ended": threading.Event(), **settings})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        handler.ended.set()
-        server.shutdown()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,56 @@
+"""Too little memory is told with the settings that take less."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from miniclip.commands.out_of_memory import out_of_memory_text
+from miniclip.runs import RunDirectory
+from tests.conftest import TINY
+from tests.in_process import train_in_process
+
+OF_CUDA = (
+    "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.10 GiB of which 1.31 "
+    "GiB is free. Including non-PyTorch memory, this process has 77 GiB memory in use. If reserved but "
+    "unallocated memory is large try setting ..."
+)
+
+CONFIG = """\
+trainer: {batch_size: 64, accumulate_steps: 3}
+image_size: 224
+encoder: {text: {width: 256}}
+precision: {dtype: float32}
+"""
+
+
+def test_the_settings_that_help_are_named_with_their_values(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.write_config(CONFIG)
+    assert out_of_memory_text(torch.OutOfMemoryError(OF_CUDA), run) == (
+        "Out of memory: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of "
+        "79.10 GiB of which 1.31 GiB is free. Half the batch (trainer.batch_size=64 now): "
+        "trainer.batch_size=32 trainer.accumulate_steps=6, with as many images per step but half the "
+        "negatives. Lower one of image_size=224, encoder.text.width=256. Or precision=amp instead of fp32."
+    )
+
+
+def test_a_batch_of_two_is_not_halved_and_amp_is_not_advised_twice(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.write_config("trainer: {batch_size: 3, accumulate_steps: 1}\nprecision: {dtype: auto}\n")
+    assert out_of_memory_text(MemoryError(), run) == "Out of memory: none left."
+
+
+def test_a_run_without_memory_ends_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a config, too: memory can go before it is written."""
+    assert out_of_memory_text(MemoryError("no"), RunDirectory(tmp_path)).startswith("Out of memory: no.")
+
+    def without_memory(*arguments: object, **options: object) -> None:
+        raise torch.OutOfMemoryError(OF_CUDA)
+
+    monkeypatch.setattr("miniclip.training.step.TrainingStep.__call__", without_memory)
+    answer = train_in_process(*TINY, f"hydra.run.dir={tmp_path / 'run'}", cwd=tmp_path)
+    assert answer.returncode == 1
+    (line,) = (line for line in answer.stderr.splitlines() if "Out of memory" in line)
+    assert "trainer.batch_size=4 trainer.accumulate_steps=2" in line and "image_size=32" in line
+    assert line.startswith("Error: ") and "Traceback" not in answer.stderr
