@@ -1,13 +1,19 @@
-"""What a run says at its end."""
+"""What a run says at its end, and how it stands after a signal that went astray."""
 
+import os
+import signal
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from miniclip.commands import job
 from miniclip.commands.job import _table
 from miniclip.errors import counted
-from miniclip.runs import RunDirectory
+from miniclip.runs import RunDirectory, read_state
+from tests.in_process import train_in_process
 
 
 @pytest.mark.parametrize(
@@ -36,3 +42,36 @@ def test_the_best_validation_is_of_an_epoch_that_there_is(
 
 def test_one_is_singular() -> None:
     assert [counted(n, "row") for n in (0, 1, 1200)] == ["0 rows", "1 row", "1,200 rows"]
+
+
+def test_what_breaks_on_the_way_out_of_an_interrupted_run_is_told_in_its_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A library can turn the exception of a signal into one of its own."""
+
+    def broken(*args: Any) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        except KeyboardInterrupt:
+            raise AttributeError("half imported") from None
+
+    monkeypatch.setattr(job, "build", broken)
+    done = train_in_process(f"hydra.run.dir={tmp_path}", "trainer.budget.steps=1")
+    assert done.returncode == 143 and "Traceback" not in done.stderr
+    assert str(read_state(tmp_path)) == "interrupted (SIGTERM; then half imported)"
+
+
+def test_a_signal_that_a_library_swallows_ends_the_run_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def swallowing(*args: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        with suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        return {}, {}
+
+    monkeypatch.setattr(job, "_train_and_measure", swallowing)
+    done = train_in_process(f"hydra.run.dir={tmp_path}", "trainer.budget.steps=1")
+    assert done.returncode == 143
+    assert str(read_state(tmp_path)) == "interrupted (SIGTERM)"

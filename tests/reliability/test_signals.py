@@ -2,6 +2,8 @@
 
 import random
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +15,8 @@ from PIL import Image
 from miniclip import stop_signals
 from miniclip.files import read_json
 from miniclip.training.checkpoint import load_checkpoint
-from tests.reliability.trials import TINY, Trial, before_call, outcome, signal_group, signal_self
+from tests.conftest import ROOT
+from tests.reliability.trials import TINY, Trial, at_call, before_call, outcome, signal_group, signal_self
 
 SIGNALS = stop_signals.SIGNALS
 
@@ -215,3 +218,94 @@ def test_after_a_signal_a_run_ends_as_if_there_had_been_none(
     assert again.wait() == 0, again.printed
     assert outcome(folder) == outcome(whole)
     assert (folder / "figures" / "retrieval.png").is_file()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("module", ["_multiarray_umath", "libtorch_cpu"])
+def test_a_signal_during_imports_ends_them(signum: signal.Signals, module: str, tmp_path: Path) -> None:
+    if not Path("/proc/self/maps").is_file():
+        pytest.skip("needs /proc, which tells what a process has loaded")
+    command = [sys.executable, str(ROOT / "run.py"), *TINY, f"hydra.run.dir={tmp_path / 'run'}"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        while module not in Path(f"/proc/{process.pid}/maps").read_text():
+            assert process.poll() is None
+            time.sleep(0.001)
+        process.send_signal(signum)
+        assert process.stdout is not None
+        assert process.stdout.read() == b"Stopped.\n"
+    assert process.returncode == 128 + signum
+
+
+def stop_twice() -> None:
+    """Be signaled in a step, and again while that is saved."""
+    at_call(STEP, 5, signal_self(signal.SIGTERM))
+    at_call(SAVE, 2, signal_again)  # the first one was of an epoch
+
+
+def signal_again() -> None:
+    time.sleep(stop_signals.TWICE_SECONDS)
+    signal_self(signal.SIGINT)()
+
+
+def test_a_second_signal_stops_at_once_and_the_checkpoint_before_is_whole(
+    photographs: Path, whole: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    settings = settings_of(photographs, folder, num_workers=2)
+    trial = Trial(*settings, output=tmp_path / "stopped.txt", before=stop_twice)
+    assert trial.wait() == 130 and "Traceback" not in trial.printed
+    assert not left_in_group(trial.pid)
+    assert read_json(folder / "status.json")["status"] == "interrupted"
+    assert load_checkpoint(folder / "checkpoints" / "last.pt")["progress"]["step"] == 3
+
+    again = Trial(*settings, output=tmp_path / "again.txt")
+    assert again.wait() == 0, again.printed
+    assert outcome(folder) == outcome(whole)
+
+
+def test_a_slurm_job_whose_time_is_up_is_queued_again(photographs: Path, tmp_path: Path) -> None:
+    controller = tmp_path / "bin" / "scontrol"
+    controller.parent.mkdir()
+    controller.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/told\n')
+    controller.chmod(0o755)
+    trial = Trial(
+        *settings_of(photographs, tmp_path / "run"),
+        output=tmp_path / "output.txt",
+        before=before_call(STEP, 2, signal_self(signal.SIGUSR1)),
+        PATH=f"{controller.parent}:/usr/bin:/bin",
+        SLURM_JOB_ID="17",
+    )
+    assert trial.wait() == 0 and "Slurm's job 17 is queued again." in trial.printed
+    assert (tmp_path / "told").read_text() == "requeue 17\n"
+    assert read_json(tmp_path / "run" / "status.json")["reason"] == "SIGUSR1"
+
+
+def test_a_completed_run_is_left_alone(photographs: Path, whole: Path, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in kept_files(whole)}
+    again = Trial(*settings_of(photographs, whole), output=tmp_path / "again.txt")
+    assert again.wait() == 0 and "Completed already" in again.printed
+    assert {path: path.read_bytes() for path in kept_files(whole)} == before
+
+
+def kept_files(folder: Path) -> list[Path]:
+    """All files of a run but its log and Hydra's own."""
+    files = [path for path in folder.rglob("*") if path.is_file() and ".hydra" not in path.parts]
+    return [path for path in files if path.suffix != ".log"]
+
+
+def test_a_sweep_ends_with_the_job_in_flight_and_goes_on_with_it(photographs: Path, tmp_path: Path) -> None:
+    settings = [
+        word
+        for word in settings_of(photographs, tmp_path)
+        if not word.startswith(("hydra.run.dir", "trainer.resume"))
+    ]
+    words = ["-m", *settings, "seed=0,1", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    stop = before_call(STEP, 8, signal_group(signal.SIGTERM))  # the second job's second step
+    trial = Trial(*words, output=tmp_path / "stopped.txt", before=stop)
+    assert trial.wait() == 143, trial.printed
+    states = [read_json(path)["status"] for path in sorted(tmp_path.glob("sweep/*/status.json"))]
+    assert states == ["completed", "interrupted"]
+
+    again = Trial(*words, output=tmp_path / "again.txt")
+    assert again.wait() == 0, again.printed
+    assert "Done already" in again.printed and "at step 2" in again.printed
