@@ -47,8 +47,9 @@ class SweepGuard(Callback):
         try:
             _refuse_secrets(config)
             folder = Path(config.hydra.run.dir)
-            if is_locked(RunFiles(folder).lock_file):
-                raise UserError(folder_is_busy(folder))
+            with suppress(OSError):  # the run tells what is wrong with its folder
+                if is_locked(RunFiles(folder).lock_file):
+                    raise UserError(folder_is_busy(folder))
         except UserError as error:
             sys.exit(f"Error: {error}")
 

@@ -28,11 +28,8 @@ NO_HOME = {"HOME": "/nonexistent", "XDG_CACHE_HOME": ""}
         ("optimizer.base.lr=inf", "optimizer.base.lr=inf: must be a finite number"),
         ("hydra.run.dir=", "hydra.run.dir=: names no folder"),
         ("hydra.run.dir=''", "hydra.run.dir='': names no folder"),
-        ("hydra.run.dir=file", "{folder}/file: file exists. Choose a place that is a folder"),
-        (
-            "hydra.run.dir=file/below",
-            "{folder}/file/below: not a directory. Choose a place that is a folder",
-        ),
+        ("hydra.run.dir=file", "file: file exists. Choose a place that is a folder"),
+        ("hydra.run.dir=file/below", "file/below: not a directory. Choose a place that is a folder"),
         (f"hydra.run.dir={'x' * 300}", "xxx: file name too long. Choose a shorter name"),
         ("image_size=1000000000", "image_size=1000000000: does not suit test_resnet"),
     ],
@@ -42,7 +39,7 @@ def test_an_odd_word_is_one_line(tmp_path: Path, word: str, line: str) -> None:
     done = train_in_process(*QUICK, "hydra.run.dir=run", word, cwd=tmp_path)
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
-    assert last.startswith("Error: ") and line.format(folder=tmp_path) in last
+    assert last.startswith("Error: ") and line in last
     assert "Traceback" not in done.stderr and done.stderr.count("Error") == 1
 
 

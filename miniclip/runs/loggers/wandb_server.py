@@ -85,7 +85,9 @@ def _problem_of_server(key: str) -> str:
     except urllib.error.HTTPError as error:
         return "does not take the API key" if error.code in (401, 403) else f"answers {error.code}"
     except (OSError, ValueError) as error:
-        return f"cannot be used ({getattr(error, 'reason', None) or type(error).__name__})"
+        reason = getattr(error, "reason", None) or type(error).__name__
+        has_timed_out = isinstance(error, TimeoutError) or isinstance(reason, TimeoutError)
+        return "does not answer" if has_timed_out else f"cannot be used ({reason})"
     return "" if isinstance(answer, dict) and "data" in answer else "answers something else"
 
 
