@@ -1,22 +1,20 @@
 """Cells of tables that people open elsewhere: no formula in a spreadsheet, no HTML in Markdown."""
 
-import re
-
 FORMULA = tuple("=+-@\t\r\n")
 """Beginnings of a formula in a spreadsheet."""
 
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
-"""A text that a spreadsheet reads as a number, below zero perhaps, and not as a formula."""
-
 
 def spreadsheet_cell(value: object) -> object:
-    """A value that a spreadsheet takes for no formula."""
+    """A value that a spreadsheet takes for no formula; numbers stay numbers."""
     if isinstance(value, int | float):
         return value
+    if value is None:
+        return value
+
+    # a carriage return ends a row for some readers, and is quoted by no writer
+    text = str(value).replace("\r", "\n")
     # the apostrophe makes it text
-    text = str(value)
-    is_formula = text.lstrip(" ")[:1] in FORMULA and not NUMBER.fullmatch(text)
-    return f"'{text}" if text and is_formula else value
+    return f"'{text}" if text.lstrip(" ").startswith(FORMULA) else text
 
 
 def markdown_text(text: str) -> str:

@@ -15,6 +15,9 @@ from miniclip.errors import BrokenImage
 if TYPE_CHECKING:
     from torch import Tensor
 
+LONGEST_SHOWN = 400
+"""Letters of a path in an error."""
+
 MAX_PIXELS = 100_000_000
 """More pixels than this in one image are taken for a decompression bomb."""
 
@@ -27,15 +30,22 @@ def read_content(path: Path) -> bytes:
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for without an end
-            raise BrokenImage(f"The image {path} is no regular file.")
+            raise BrokenImage(f"The image {shown_path(path)} is no regular file.")
         return path.read_bytes()
     except BrokenImage:
         raise
     except FileNotFoundError:
-        raise BrokenImage(f"The image {path} is missing.", "missing") from None
+        raise BrokenImage(f"The image {shown_path(path)} is missing.", "missing") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise BrokenImage(f"The image {str(path)!r} cannot be read ({reason}).") from None
+        raise BrokenImage(f"The image {shown_path(path)} cannot be read ({reason}).") from None
+
+
+def shown_path(path: Path) -> str:
+    """A path as an error shows it: in one line, and of a length that can be read."""
+    text = str(path)
+    text = text if text.isprintable() else ascii(text)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN // 2]}...{text[-50:]}"
 
 
 def decode(content: bytes, name: str, *, decode_size: int) -> "Tensor":

@@ -138,7 +138,7 @@ class _Listing:
             return
         with os.scandir(path) as entries:
             for entry in entries:
-                if entry.is_dir():
+                if os.path.isdir(entry.path):
                     self.folders.append(entry.name)
                 else:
                     self.files[entry.name] = entry.is_symlink()

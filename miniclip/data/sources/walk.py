@@ -155,7 +155,7 @@ def _entries_below(folder: Path, home: str) -> Iterator["os.DirEntry[str]"]:
 
         for entry in _visible_entries(path):
             yield entry
-            if entry.is_dir():
+            if os.path.isdir(entry.path):  # False for a link to itself
                 add = pending.appendleft if entry.is_symlink() else pending.append
                 add(entry.path)
 

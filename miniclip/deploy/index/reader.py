@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from miniclip.data.image_content import read_content
+from miniclip.data.image_content import read_content, shown_path
 from miniclip.data.sources.walk import lies_within
 from miniclip.deploy.index import exact
 from miniclip.deploy.index.database import Facts, damaged, facts_of, reading
@@ -60,7 +60,9 @@ class Entry(NamedTuple):
         """
         if self.row is None or self.image_column is None:
             if not lies_within(os.path.realpath(self.root), self.path):
-                raise BrokenImage(f"The image {self.path} is a link out of its folder {self.root}.")
+                raise BrokenImage(
+                    f"The image {shown_path(self.path)} is a link out of its folder {self.root}."
+                )
             return read_content(self.path)
         return read_row(self.path, self.row, self.image_column)
 
