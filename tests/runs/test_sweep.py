@@ -76,9 +76,9 @@ def test_a_job_without_memory_leaves_the_others_running(tmp_path: Path) -> None:
     )
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "This job failed, the others go on: Out of memory: " in done.stdout
-    assert [row["status"] for row in table(tmp_path)] == ["failed", "completed"]
+    assert [row["status"] for row in table(tmp_path)] == ["out_of_memory", "completed"]
     (failed,) = (line for line in done.stderr.splitlines() if line.startswith("0_"))
-    assert "failed (Out of memory: " in failed and "embed_dim=400000000" in failed
+    assert "(Out of memory: " in failed and "embed_dim=400000000" in failed
 
 
 @pytest.mark.long
