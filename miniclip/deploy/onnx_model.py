@@ -214,7 +214,7 @@ def _check_config(config: files.Config, path: Path) -> None:
         UserError: names the first one that is missing or another.
     """
     for name, kind in KINDS.items():
-        value = config.get(name)
+        value: Any = config.get(name)
         is_number = kind in (int, float)
         fits = isinstance(value, int | float) if kind is float else type(value) is kind
         if not fits or (is_number and not 0 <= value < LARGEST):
