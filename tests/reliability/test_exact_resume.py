@@ -50,12 +50,6 @@ VARIANTS: dict[str, Sequence[str]] = {
     "crop=eval": ["data.crop=eval", "data.flip=false"],
     "eval_crop=center": ["data.eval_crop=center", "data.flip=false"],
     **{f"cache={name}": [f"data.cache={name}", "data.crop=shifted"] for name in ("memory", "disk")},
-    "cache=features": [
-        "data.cache=features",
-        "encoder.image.trainable=none",
-        "data.crop=eval",
-        "data.flip=false",
-    ],
     "workers": ["trainer.num_workers=2"],
     "workers, cache=memory": ["trainer.num_workers=2", "data.cache=memory"],
     "schedule=constant": ["schedule=constant"],
