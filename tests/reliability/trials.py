@@ -48,9 +48,7 @@ OF_TIME = ("train/seconds", "train/images_per_second")
 """What no two runs have in common."""
 
 _server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(
-    ["tests.reliability.trials", "miniclip.commands.job", "timm", "matplotlib.pyplot"]
-)
+_server.set_forkserver_preload(["tests.reliability.preloaded"])
 
 
 class Trial:

@@ -211,7 +211,7 @@ class WandbLogger(View):
             self._write(record)
         except Exception as error:
             # written to files already: what fails now is no server
-            if self._is_second_try:
+            if not self._can_begin_anew:
                 raise
 
             self._go_on_offline(error)
@@ -229,6 +229,11 @@ class WandbLogger(View):
             if until is None or (earlier["step"] <= until["step"] and earlier != until):
                 self.run.log(earlier)
         self._lacks_history = False
+
+    @property
+    def _can_begin_anew(self) -> bool:
+        """Whether what fails can be written to new files: once, and not when the run has left."""
+        return self._is_open and not self._is_second_try
 
     def _go_on_offline(self, error: Exception) -> None:
         """Write new files, of the whole run, with a new process of W&B's; the former one is lost."""
@@ -251,7 +256,7 @@ class WandbLogger(View):
         try:
             self._finish(failed, summary, figures)
         except Exception as error:
-            if self._is_second_try:
+            if not self._can_begin_anew:
                 raise
 
             self._go_on_offline(error)
