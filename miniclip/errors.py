@@ -27,7 +27,7 @@ SECRETS = (
     (re.compile(r"[^\s/:@]+:(?![/\\])[^\s]*@"), "***@"),
     (TOKEN, r"\1***"),
     (re.compile(r"\bhf_\w+"), "hf_***"),
-    (re.compile(r"(?i)\b(token|key|password|secret)=[^\s&]+"), r"\1=***"),
+    (re.compile(r"(?i)\b(token|key|password|secret)=(?!\*{3}:)[^\s&]+"), r"\1=***"),
 )
 
 HOW_TO_LOG_IN = "holds a password or token; give the name alone, and log in by HF_TOKEN or: hf auth login"
