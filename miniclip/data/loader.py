@@ -80,9 +80,22 @@ class Loader:
                 yield from _in_threads(self._read, self.order, num_threads=self.num_workers)
             else:
                 yield from _in_threads(self._finish, self._processes, num_threads=1)
-        except UserError as error:
+        except Exception as error:
+            self.close()
+            if not isinstance(error, UserError):
+                raise
             # torch puts the worker's traceback in front of the text
             raise UserError(str(error).rsplit(f"{type(error).__name__}: ", 1)[-1].strip()) from None
+
+    def close(self) -> None:
+        """End the worker processes, if there are any; who reads again starts others.
+
+        The collector of garbage may close the queue first through which they are told, and wait in vain.
+        """
+        iterator: Any = None if self._processes is None else self._processes._iterator
+        if self._processes is not None and iterator is not None:
+            iterator._shutdown_workers()
+            self._processes._iterator = None
 
     def _read(self, keys: list[Any]) -> Batch:
         """A batch that no worker process has a part in."""

@@ -1,6 +1,7 @@
 """The test part: measured once, with the checkpoint that validation chose."""
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import Any, NamedTuple
 
 from miniclip.data import ImageTextDataset
@@ -45,7 +46,8 @@ def measure_test(
         batch_size=trainer.batch_size,
         num_workers=trainer.num_workers,
     )
-    features = encode("test")
+    with closing(encode):
+        features = encode("test")
 
     ranks = retrieval_ranks(*features)
     found = metrics_of_ranks(ranks)

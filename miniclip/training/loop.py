@@ -1,6 +1,7 @@
 """The loop of epochs, validations and checkpoints that a trainer runs."""
 
 import logging
+from contextlib import closing
 from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
@@ -126,7 +127,20 @@ class Loop:
         )
         self.batches.start_at(progress.epoch, progress.position)
         self.reading = iter(self.loader)
+        with closing(self.loader), closing(self.validation.encoder):
+            self._train_to_end()
 
+            self.broken_images.log_sum()
+            # of the whole model, also where the loop sees none of its frozen towers
+            whole = self.checkpointer.setup
+            summary = summary_of(whole, progress, seconds=self.clock.seconds, device=trainer.device)
+            self.run.write_summary(summary)
+            self.checkpointer.load_best()
+            self.checkpointer.keep_finished()
+            return FitResult(summary, self.validation.encode())
+
+    def _train_to_end(self) -> None:
+        """Train; save where a signal, or what the weights are not to blame for, ends it before."""
         with stop_signals.caught():
             try:
                 with stop_signals.deferred():
@@ -135,20 +149,11 @@ class Loop:
             except Interrupted:
                 self._save_before_stop()
                 again = as_override("trainer.resume", self.run.path)
-                log.warning("Interrupted at step %d. Go on with: %s", progress.step, again)
+                log.warning("Interrupted at step %d. Go on with: %s", self.progress.step, again)
                 raise
             except (TooManyBroken, TooManySkipped):
                 self._save_before_stop()
                 raise
-
-        self.broken_images.log_sum()
-        # of the whole model, also where the loop sees none of its frozen towers
-        whole = self.checkpointer.setup
-        summary = summary_of(whole, progress, seconds=self.clock.seconds, device=trainer.device)
-        self.run.write_summary(summary)
-        self.checkpointer.load_best()
-        self.checkpointer.keep_finished()
-        return FitResult(summary, self.validation.encode())
 
     def _train(self) -> None:
         """Train until the budget is used up."""

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -131,7 +132,8 @@ class _Towers:
         rows: list[Tensor] = []
         problems: dict[int, tuple[str, str]] = {}
         start = 0
-        with image_bar(f"features of {dataset.split.name}", num_images=len(images)) as bar:
+        bar = image_bar(f"features of {dataset.split.name}", num_images=len(images))
+        with closing(loader), bar:
             for batch in loader:
                 with self.setup.precision.autocast():
                     rows.append(tower.features(batch.images).float().cpu())

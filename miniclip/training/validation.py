@@ -72,6 +72,10 @@ class SplitEncoder:
             batch_size=self.batch_size,
         )
 
+    def close(self) -> None:
+        """End the processes that read images."""
+        self.loader.close()
+
     def _images(self, title: str) -> Iterator[Tensor]:
         """Batches of images, each (B, 3, H, W)."""
         with image_bar(title, num_images=len(self.dataset)) as bar:

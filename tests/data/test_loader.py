@@ -4,6 +4,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from multiprocessing import active_children
 from pathlib import Path
 
 import pytest
@@ -163,6 +164,21 @@ def test_a_broken_image_is_named(
     path.unlink()
     if content is not None:
         path.write_bytes(whole[: len(whole) // 2] if isinstance(content, str) else content)
+    others = set(active_children())
     with pytest.raises(UserError, match=r"3\.jpg") as caught:
         epoch_of(twelve_images(picture_folder), num_workers=num_workers)
     assert "Traceback" not in str(caught.value)
+    assert set(active_children()) <= others  # its workers have ended
+
+
+def test_a_closed_loader_has_no_workers_and_reads_again(picture_folder: Path) -> None:
+    loader = Loader(
+        twelve_images(picture_folder, random=False), sequential_batches(12, 5), device=CPU, num_workers=1
+    )
+    others = set(active_children())
+    first = [caption for batch in loader for caption in batch.captions]
+    assert set(active_children()) > others
+    loader.close()
+    assert set(active_children()) <= others
+    assert [caption for batch in loader for caption in batch.captions] == first
+    loader.close()
