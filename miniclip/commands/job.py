@@ -14,6 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from miniclip.commands.job_text import headline, table
 from miniclip.commands.out_of_memory import is_out_of_memory, out_of_memory_text
 from miniclip.config.build import build
 from miniclip.config.compose import short_overrides
@@ -21,10 +22,10 @@ from miniclip.config.instantiate import make
 from miniclip.data import ImageTextDataset
 from miniclip.data.eval_preprocessing import EvalPreprocessing
 from miniclip.disk_errors import DiskError, disk_errors_told
-from miniclip.errors import UserError, as_override, counted
+from miniclip.errors import UserError, as_override
 from miniclip.evaluation import Result, TaskContext, flat_numbers
 from miniclip.figures import draw_curves, draw_retrieval
-from miniclip.metrics import Features, recall_table, retrieval_ranks
+from miniclip.metrics import Features, retrieval_ranks
 from miniclip.pretrained import MiniCLIP, ModelBundle
 from miniclip.runs import RunDirectory, RunFacts, read_state
 from miniclip.runs.environment import git_revision
@@ -147,7 +148,7 @@ def _train(cfg: DictConfig, run: RunDirectory) -> float:
         raise
 
     run.write_status("completed")
-    log.info("%s", _table(summary, run))
+    log.info("%s", table(summary, run))
     for task, result in measured.items():
         log.info("%s\n%s", task, "\n".join(f"  {line}" for line in result.lines))
     return summary["best_rsum"]
@@ -197,7 +198,7 @@ def _train_and_measure(cfg: DictConfig, run: RunDirectory) -> tuple[dict[str, An
     evaluation = make(cfg, "eval")
     context = _context(cfg, trainer, setup, run)
     setup = replace(setup, measures=evaluation.at_each_validation(context))
-    log.info("%s", _headline(setup, trainer, run))
+    log.info("%s", headline(setup, trainer, run))
 
     checkpoint = go_on(trainer.resume, run, setup.config)
     logger.start(run.metrics, RunFacts(_run_name(cfg), setup.config, _sweep_name(), _tags()))
@@ -303,45 +304,3 @@ def _tags() -> list[str]:
     choices = HydraConfig.get().runtime.choices
     revision = (git_revision() or "").partition("+")[0][:10]
     return [str(tag) for tag in (choices.get("experiments"), choices.get("optimizer"), revision) if tag]
-
-
-def _headline(experiment: TrainingSetup, trainer: Trainer, run: RunDirectory) -> str:
-    train, val, test = experiment.train_set, experiment.val_set, experiment.test_set
-    sizes = [f"{len(train):,} training", f"{len(val):,} validation"]
-    sizes += [] if test is None else [f"{len(test):,} test"]
-    parameters = sum(p.numel() for p in experiment.model.parameters())
-    return (
-        f"{parameters / 1e6:.1f} M parameters on {trainer.device}, "
-        f"{str(experiment.precision.dtype).removeprefix('torch.')}; "
-        f"{', '.join(sizes[:-1])} and {sizes[-1]} images; writing to {run.path}"
-    )
-
-
-def _table(summary: dict[str, Any], run: RunDirectory) -> str:
-    """What a run says at its end: how well its best checkpoint does, and on what."""
-    best, test = summary["best"], summary.get("test")
-    lines = [
-        f"\nBest of {counted(summary['validations'], 'validation')} ({best['protocol']})",
-        *recall_table(best, prefix="val/"),
-        f"rsum {summary['best_rsum']:.1f} at step {best['step']} ({_epoch(best)})",
-    ]
-    if test is not None:
-        lines += [
-            f"Test, measured once with that checkpoint ({test['protocol']})",
-            *recall_table(test, prefix="test/"),
-            f"rsum {test['test/rsum']:.1f}",
-        ]
-    return "\n".join(
-        [
-            *lines,
-            f"{summary['images_per_second']:.0f} images per second, {summary['seconds']:.0f} s",
-            f"Everything is in {run.path}",
-        ]
-    )
-
-
-def _epoch(record: dict[str, Any]) -> str:
-    """When a validation was: "epoch 2" at the end of the second, "in epoch 1" within the first."""
-    # runs of earlier versions keep only the epochs that were completed
-    begun = record.get("epochs_begun", record["epoch"])
-    return f"epoch {begun}" if begun == record["epoch"] else f"in epoch {begun}"

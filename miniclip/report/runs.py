@@ -15,8 +15,12 @@ from miniclip.files import flatten
 from miniclip.metrics import Ranks, recall_keys
 from miniclip.runs import DamagedFile, RunFiles, find_runs, read_state
 from miniclip.runs.job_key import read_job_key
-from miniclip.runs.run_files import UNREADABLE
-from miniclip.runs.small_files import NUMBER, TEXT, Shape, check_shape, damaged, read_bytes
+from miniclip.runs.shapes import NUMBER, TEXT, Shape, check_shape
+from miniclip.runs.small_files import (
+    damaged,
+    read_bytes,
+)
+from miniclip.runs.state import UNREADABLE
 
 MEASURES = ("rsum", *recall_keys())
 """The metrics that a report shows of each run."""

@@ -2,8 +2,9 @@
 
 from miniclip.runs.loggers import JsonlLogger, RunFacts, TensorboardLogger, View, WandbLogger
 from miniclip.runs.run_directory import RunDirectory
-from miniclip.runs.run_files import RunFiles, State, find_runs, read_state
+from miniclip.runs.run_files import RunFiles, find_runs
 from miniclip.runs.small_files import DamagedFile
+from miniclip.runs.state import State, read_state
 
 __all__ = [
     "DamagedFile",

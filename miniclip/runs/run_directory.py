@@ -18,8 +18,9 @@ import torch
 from miniclip.errors import UserError, without_secrets
 from miniclip.files import append, as_json, locked, overwrite, replacing, write_json, write_text
 from miniclip.runs.environment import environment
-from miniclip.runs.run_files import RunFiles, read_state
+from miniclip.runs.run_files import RunFiles
 from miniclip.runs.small_files import DamagedFile
+from miniclip.runs.state import read_state
 
 log = logging.getLogger(__name__)
 

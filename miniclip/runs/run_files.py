@@ -1,26 +1,19 @@
 """The files of a run: their names, and how they are read. Nothing here creates or changes one."""
 
 import os
-import platform
 import re
-import time
 from collections.abc import Iterator
-from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from miniclip.errors import UserError
-from miniclip.files import is_locked, within
+from miniclip.files import within
 from miniclip.renamed import renamed_config
+from miniclip.runs.shapes import COUNT, NUMBER_OR_NULL, OBJECT, TEXT, Shape
 from miniclip.runs.small_files import (
-    COUNT,
-    NUMBER_OR_NULL,
-    OBJECT,
-    TEXT,
     DamagedFile,
-    Shape,
     damaged,
     read_arrays,
     read_object,
@@ -34,12 +27,6 @@ JOB = "job.json"
 LOG = "train.log"
 STATUS = "status.json"
 SUMMARY = "summary.json"
-
-SILENT_SECONDS = 120.0
-"""So long after its last heartbeat a run whose lock cannot be seen is taken for killed.
-
-Six beats, for a network file system may show the time of a file a minute late.
-"""
 
 FILES = (
     CHECKPOINTS,
@@ -96,9 +83,6 @@ CONFIG_SHAPE: Shape = {
     "seed?": COUNT,
     **{f"{part}?": OBJECT for part in ("data", "encoder", "optimizer", "trainer")},
 }
-
-UNREADABLE = "unreadable"
-"""The status of a run whose `status.json` is damaged."""
 
 RANKS = ("image_to_text", "text_to_image", "image_of_caption")
 """Of N images, of M captions, and the image of each of these."""
@@ -307,63 +291,6 @@ class RunFiles:
             return within(self.path, name)
         except UserError as error:
             raise DamagedFile(str(error)) from None
-
-
-class State(NamedTuple):
-    """How a run stands.
-
-    Attributes:
-        status: of `status.json`; "killed" where the process of a run that never ended is gone, and
-            "unreadable" where that file is damaged.
-        reason: why it ended so, else empty.
-    """
-
-    status: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.status} ({self.reason})" if self.reason else self.status
-
-    @property
-    def is_resumable(self) -> bool:
-        """Whether it only lacked time: a failed run would fail again, a running one goes on by itself."""
-        return self.status in ("interrupted", "killed")
-
-
-def read_state(folder: Path) -> State:
-    """The state of the run in a folder."""
-    run = RunFiles(folder)
-    try:
-        state = run.read_status()
-        is_held = is_locked(run.lock_file)
-    except DamagedFile as error:
-        return State(UNREADABLE, str(error))
-
-    status = state.get("status", "running")  # without a file it has not come so far yet, or never will
-    if status != "running" or is_held or _is_heard(run, state):
-        return State(status, state.get("reason", ""))
-
-    # a process that is killed cannot say so, but the system takes its lock from it
-    return State("killed", _last_heard(run, state))
-
-
-def _is_heard(run: RunFiles, state: dict[str, Any]) -> bool:
-    """Whether a run whose lock is not held here is alive by its heartbeat.
-
-    One of this machine whose lock holds is not: the lock would say so.
-    """
-    is_of_this_machine = state.get("host", platform.node()) == platform.node()
-    if is_of_this_machine and state.get("lock", True):
-        return False
-    return abs(time.time() - run.status.stat().st_mtime) < SILENT_SECONDS
-
-
-def _last_heard(run: RunFiles, state: dict[str, Any]) -> str:
-    """What is known of the end of a run that was killed."""
-    if "host" not in state:
-        return ""
-    last = datetime.fromtimestamp(run.status.stat().st_mtime, timezone.utc)
-    return f"process {state.get('pid')} on {state['host']} is gone, last heard {last:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def find_runs(folder: Path) -> list[Path]:

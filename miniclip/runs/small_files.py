@@ -1,12 +1,7 @@
-"""Small files out of a folder that may be a stranger's or damaged: read whole, and held against a shape.
-
-A shape is a type or several (`NUMBER`), a list of one shape (`[str]`), or an object: its keys and their
-shapes. "key?" may be missing, and "val/*" stands for every key that begins so.
-"""
+"""Small files out of a folder that may be a stranger's or damaged: read whole, and held against a shape."""
 
 import io
 import json
-import math
 import os
 import stat
 import warnings
@@ -20,6 +15,7 @@ import numpy as np
 import yaml
 
 from miniclip.errors import UserError
+from miniclip.runs.shapes import Misshapen, Shape, check_shape
 
 MOST_BYTES = 2**22
 """More than any of these files has."""
@@ -33,39 +29,12 @@ MOST_BYTES_OF_RECORDS = 2**30
 MOST_BYTES_OF_ARRAYS = 2**28
 """Of arrays in memory: ranks of ten million captions."""
 
-MOST_LEVELS = 40
-"""How deep an object may hold others."""
-
-Shape = Any
-"""See above; there is no recursive type of types, lists and dictionaries that mypy would follow."""
-
-TEXT: Shape = str
-COUNT: Shape = int
-NUMBER: Shape = (int, float)
-NUMBER_OR_NULL: Shape = (int, float, type(None))
-OBJECT: Shape = {}
-
-NAMES = {
-    dict: "an object",
-    list: "a list",
-    str: "text",
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    type(None): "null",
-}
-"""Kinds of plain data as JSON has them, as they are told."""
-
 PERHAPS_A_PIPE = getattr(os, "O_NONBLOCK", 0)
 """Opening a pipe that nobody writes into would wait for ever."""
 
 
 class DamagedFile(UserError):
     """A file of a run directory or a sweep is not what it should be; names it and what is wrong."""
-
-
-class _Misshapen(ValueError):
-    """A value has not the shape that it should have."""
 
 
 def damaged(path: Path, problem: object) -> DamagedFile:
@@ -147,16 +116,6 @@ def read_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray] | Non
         raise damaged(path, error or type(error).__name__) from None
 
 
-def check_shape(value: object, shape: Shape, place: str = "") -> None:
-    """Hold plain data against a shape.
-
-    Raises:
-        ValueError: names the place, what is there and what should be.
-    """
-    _check_plain(value, place)
-    _check(value, shape, place)
-
-
 @contextmanager
 def _opened(path: Path, most_bytes: int) -> Iterator[BinaryIO | None]:
     """A regular file to read, or None; never a pipe or a device, which might wait or act when opened."""
@@ -231,76 +190,11 @@ class _PlainLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-def _check_plain(value: object, place: str, level: int = 0) -> None:
-    """Refuse what is no plain data, letters that no file can hold, and depths without an end."""
-    if level > MOST_LEVELS:
-        raise _Misshapen("it is nested too deeply")
-
-    if isinstance(value, str):
-        value.encode("utf-8")
-    elif isinstance(value, dict):
-        for key, below in value.items():
-            if not isinstance(key, str | int):
-                raise _Misshapen(f"{place or 'it'} has a key that is no text: {key!r}")
-            _check_plain(str(key), place)
-            _check_plain(below, _inside(place, key), level + 1)
-    elif isinstance(value, list):
-        for number, item in enumerate(value):
-            _check_plain(item, f"{place}[{number}]", level + 1)
-    elif type(value) not in NAMES:
-        raise _Misshapen(f"{place or 'it'} is a {type(value).__name__}, which is no plain data")
-
-
-def _check(value: Any, shape: Shape, place: str) -> None:
-    if isinstance(shape, dict):
-        _check_kind(value, (dict,), place)
-        _check_object(value, shape, place)
-    elif isinstance(shape, list):
-        _check_kind(value, (list,), place)
-        for number, item in enumerate(value):
-            _check(item, shape[0], f"{place}[{number}]")
-    else:
-        _check_kind(value, shape if isinstance(shape, tuple) else (shape,), place)
-
-
-def _check_object(value: dict[str, Any], shape: dict[str, Shape], place: str) -> None:
-    for key, below in shape.items():
-        name = key.rstrip("?*")
-        if key.endswith("*"):
-            found = [known for known in value if known.startswith(name)]
-        else:
-            found = [name] if name in value else []
-            if key == name and not found:
-                raise _Misshapen(f"{_inside(place, name)} is missing")
-
-        for known in found:
-            _check(value[known], below, _inside(place, known))
-
-
-def _check_kind(value: object, kinds: tuple[type, ...], place: str) -> None:
-    if type(value) not in kinds:
-        allowed = " or ".join(dict.fromkeys(NAMES[kind] for kind in kinds))
-        raise _Misshapen(f"{place or 'it'} is {NAMES[type(value)]}, not {allowed}")
-    if isinstance(value, int | float) and not _is_finite(value):
-        raise _Misshapen(f"{place or 'it'} is no finite number")
-
-
-def _is_finite(value: float) -> bool:
-    try:
-        return math.isfinite(float(value))
-    except OverflowError:  # a whole number of hundreds of digits
-        return False
-
-
-def _inside(place: str, key: object) -> str:
-    return f"{place}.{key}" if place else str(key)
-
-
 def _arrays(content: bytes, names: Sequence[str]) -> dict[str, np.ndarray]:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         num_bytes = sum(member.file_size for member in archive.infolist())
     if num_bytes > MOST_BYTES_OF_ARRAYS:
-        raise _Misshapen(f"its arrays take {num_bytes:,} bytes")
+        raise Misshapen(f"its arrays take {num_bytes:,} bytes")
 
     with np.load(io.BytesIO(content)) as archive, warnings.catch_warnings():
         warnings.simplefilter("error")  # of headers that no NumPy of today writes
@@ -308,7 +202,7 @@ def _arrays(content: bytes, names: Sequence[str]) -> dict[str, np.ndarray]:
 
     for name in names:
         if name not in arrays:
-            raise _Misshapen(f"{name} is missing")
+            raise Misshapen(f"{name} is missing")
         if arrays[name].ndim != 1 or arrays[name].dtype.kind not in "iu":
-            raise _Misshapen(f"{name} is no list of whole numbers")
+            raise Misshapen(f"{name} is no list of whole numbers")
     return arrays

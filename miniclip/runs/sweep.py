@@ -22,8 +22,14 @@ from miniclip.metrics import DIRECTIONS, RECALL_AT
 from miniclip.runs import RunFiles, State, read_state
 from miniclip.runs.job_key import known_key
 from miniclip.runs.run_directory import JOB_FORMAT
-from miniclip.runs.run_files import LOG, UNREADABLE, find_jobs, is_job
-from miniclip.runs.small_files import COUNT, TEXT, DamagedFile, Shape, damaged, read_object
+from miniclip.runs.run_files import LOG, find_jobs, is_job
+from miniclip.runs.shapes import COUNT, TEXT, Shape
+from miniclip.runs.small_files import (
+    DamagedFile,
+    damaged,
+    read_object,
+)
+from miniclip.runs.state import UNREADABLE
 from miniclip.table_cells import markdown_cell, spreadsheet_cell
 
 log = logging.getLogger(__name__)

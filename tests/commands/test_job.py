@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from miniclip.commands import job
-from miniclip.commands.job import _table
+from miniclip.commands.job_text import table
 from miniclip.errors import counted
 from miniclip.runs import RunDirectory, read_state
 from tests.in_process import train_in_process
@@ -36,8 +36,8 @@ def test_the_best_validation_is_of_an_epoch_that_there_is(
         "images_per_second": 1.0,
         "seconds": 1.0,
     }
-    assert said in _table(summary, RunDirectory(tmp_path))
-    assert "Best of 1 validation (val)" in _table(summary, RunDirectory(tmp_path))
+    assert said in table(summary, RunDirectory(tmp_path))
+    assert "Best of 1 validation (val)" in table(summary, RunDirectory(tmp_path))
 
 
 def test_one_is_singular() -> None:

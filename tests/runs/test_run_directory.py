@@ -11,7 +11,7 @@ import pytest
 
 from miniclip.errors import UserError
 from miniclip.runs import RunDirectory, read_state, run_directory
-from miniclip.runs.run_files import SILENT_SECONDS
+from miniclip.runs.state import SILENT_SECONDS
 
 
 def running(folder: Path, **details: Any) -> RunDirectory:

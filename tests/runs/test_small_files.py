@@ -9,11 +9,8 @@ import numpy as np
 import pytest
 
 from miniclip.runs import DamagedFile, RunFiles, small_files
+from miniclip.runs.shapes import COUNT, NUMBER, NUMBER_OR_NULL, TEXT
 from miniclip.runs.small_files import (
-    COUNT,
-    NUMBER,
-    NUMBER_OR_NULL,
-    TEXT,
     read_arrays,
     read_object,
     read_records,

@@ -14,8 +14,9 @@ from miniclip.errors import UserError
 from miniclip.optim import SAM, as_pass_optimizer
 from miniclip.runs import RunDirectory
 from miniclip.training.checkpoint import load_checkpoint, save_checkpoint
-from miniclip.training.checkpointer import Checkpointer, DoesNotFit, OptimizerState, SaveSettings
+from miniclip.training.checkpointer import Checkpointer, SaveSettings
 from miniclip.training.progress import Progress
+from miniclip.training.stateful import DoesNotFit, OptimizerState
 from tests.conftest import TINY
 
 SETTINGS = SaveSettings(
