@@ -22,12 +22,17 @@ from PIL import Image
 from miniclip.config.build import build
 from miniclip.config.compose import compose
 from miniclip.runs import RunDirectory, RunFacts
+from miniclip.stop_signals import SIGNALS
 from miniclip.training import TrainingStep
 from miniclip.training.digests import DIGESTS
 from miniclip.training.resuming import go_on
 from tests.in_process import Answer, miniclip_in_process
 
 ROOT = Path(__file__).resolve().parent.parent
+
+for ignored in (each for each in SIGNALS if signal.getsignal(each) is signal.SIG_IGN):
+    # a script has started the tests in the background, or nohup has; what they start would ignore it, too
+    signal.signal(ignored, signal.default_int_handler if ignored == signal.SIGINT else signal.SIG_DFL)
 
 
 def pytest_collection_finish() -> None:
