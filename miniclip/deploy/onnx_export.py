@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from miniclip.deploy import onnx_files as files
 from miniclip.deploy.export_folder import export_folder
 from miniclip.deploy.onnx_files import Precision
-from miniclip.deploy.onnx_model import OnnxModel
+from miniclip.deploy.onnx_model import GraphError, OnnxModel
 from miniclip.deploy.onnx_precision import convert
 from miniclip.errors import UserError
 from miniclip.files import replace, write_json, write_text
@@ -77,9 +77,9 @@ def export_onnx(
         _write(model, folder, images, texts, precision)
         try:
             return _held_against_torch(model, folder, images, texts, precision)
-        except UserError:
-            raise
         except Exception as error:  # onnxruntime has classes for each of its own
+            if isinstance(error, UserError) and not isinstance(error, GraphError):
+                raise
             reason = (str(error).strip() or repr(error)).splitlines()[0]
             raise UserError(
                 f"The graphs in ONNX do not run ({reason[:200]}). They were not kept; --format safetensors "

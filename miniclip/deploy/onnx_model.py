@@ -51,6 +51,10 @@ def is_onnx_folder(path: Path) -> bool:
     return (path / files.CONFIG).is_file()
 
 
+class GraphError(UserError):
+    """A graph in ONNX does not run."""
+
+
 class OnnxModel:
     """What `miniclip export --format onnx` wrote, ready to embed.
 
@@ -170,7 +174,7 @@ class OnnxModel:
         try:
             features: np.ndarray = session.run([files.FEATURES], inputs)[0]
         except Exception as error:  # onnxruntime has many kinds, and a graph may do anything
-            raise UserError(f"The model {self.name} cannot be run ({_first_line(error)}).") from None
+            raise GraphError(f"The model {self.name} cannot be run ({_first_line(error)}).") from None
 
         (some_input, *_) = inputs.values()
         if features.shape != (len(some_input), self.embed_dim):
