@@ -73,6 +73,18 @@ def picture_folder(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def noise_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty images of noise with a caption each, which worker processes can read."""
+    folder = tmp_path_factory.mktemp("noise")
+    noise = np.random.default_rng(0)
+    for index in range(40):
+        pixels = noise.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index:02}.png")
+        (folder / f"{index:02}.txt").write_text(f"noise of number {index}\n")
+    return folder
+
+
 def run_miniclip(
     *overrides: str, cwd: Path | None = None, timeout: float = 300, **env: str
 ) -> subprocess.CompletedProcess[str]:

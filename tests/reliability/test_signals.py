@@ -8,9 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from miniclip import stop_signals
 from miniclip.files import read_json
@@ -54,24 +52,12 @@ class Instant:
     to_group: bool
 
 
-@pytest.fixture(scope="module")
-def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Forty images of noise with a caption each, which worker processes read."""
-    folder = tmp_path_factory.mktemp("photographs")
-    noise = np.random.default_rng(0)
-    for index in range(40):
-        pixels = noise.integers(0, 256, (32, 32, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{index:02}.png")
-        (folder / f"{index:02}.txt").write_text(f"noise of number {index}\n")
-    return folder
-
-
-def settings_of(photographs: Path, folder: Path, *, num_workers: int = 0) -> list[str]:
+def settings_of(noise_folder: Path, folder: Path, *, num_workers: int = 0) -> list[str]:
     """A run of two epochs of three steps."""
     return [
         *TINY,
         "data=folder",
-        f"data.root={photographs}",
+        f"data.root={noise_folder}",
         "data.val_fraction=0.25",
         "tokenizer.vocab_size=300",
         "trainer.batch_size=8",
@@ -83,19 +69,19 @@ def settings_of(photographs: Path, folder: Path, *, num_workers: int = 0) -> lis
 
 
 @pytest.fixture(scope="module")
-def whole(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(noise_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run that no signal reached."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    trial = Trial(*settings_of(photographs, folder), output=folder.with_suffix(".txt"))
+    trial = Trial(*settings_of(noise_folder, folder), output=folder.with_suffix(".txt"))
     assert trial.wait() == 0, trial.printed
     return folder
 
 
-def problems_of(instant: Instant, photographs: Path, folder: Path) -> list[str]:
+def problems_of(instant: Instant, noise_folder: Path, folder: Path) -> list[str]:
     """Try one instant. Returns what went wrong."""
     folder.parent.mkdir(exist_ok=True)
     target, _ = PHASES[instant.phase]
-    settings = settings_of(photographs, folder, num_workers=instant.num_workers)
+    settings = settings_of(noise_folder, folder, num_workers=instant.num_workers)
     if instant.phase == "caches":
         settings += ["data.cache=disk", f"data.cache_dir={folder.with_suffix('.cache')}"]
     send = signal_group if instant.to_group else signal_self
@@ -189,32 +175,32 @@ SHORT = (
 )
 
 
-def test_signals_in_every_phase(photographs: Path, tmp_path: Path) -> None:
+def test_signals_in_every_phase(noise_folder: Path, tmp_path: Path) -> None:
     problems = []
     for number, instant in enumerate(SHORT):
         # each in a folder of its own: trainer.resume=auto looks beside the run
-        problems += problems_of(instant, photographs, tmp_path / str(number) / "run")
+        problems += problems_of(instant, noise_folder, tmp_path / str(number) / "run")
     told(problems, len(SHORT))
 
 
 @pytest.mark.long
-def test_each_signal_in_each_phase_twice(photographs: Path, tmp_path: Path) -> None:
+def test_each_signal_in_each_phase_twice(noise_folder: Path, tmp_path: Path) -> None:
     all_instants = instants(seed=0, repeats=2)
     problems = []
     for number, instant in enumerate(all_instants):
         # each in a folder of its own: trainer.resume=auto looks beside the run
-        problems += problems_of(instant, photographs, tmp_path / str(number) / "run")
+        problems += problems_of(instant, noise_folder, tmp_path / str(number) / "run")
     told(problems, len(all_instants))
 
 
 @pytest.mark.parametrize("phase", ["training", "figures"])
 def test_after_a_signal_a_run_ends_as_if_there_had_been_none(
-    phase: str, photographs: Path, whole: Path, tmp_path: Path
+    phase: str, noise_folder: Path, whole: Path, tmp_path: Path
 ) -> None:
     instant = Instant(signal.SIGTERM, phase, 1, 2 if phase == "training" else 0, True)
     folder = tmp_path / "run"
-    assert problems_of(instant, photographs, folder) == []
-    again = Trial(*settings_of(photographs, folder), output=tmp_path / "again.txt")
+    assert problems_of(instant, noise_folder, folder) == []
+    again = Trial(*settings_of(noise_folder, folder), output=tmp_path / "again.txt")
     assert again.wait() == 0, again.printed
     assert outcome(folder) == outcome(whole)
     assert (folder / "figures" / "retrieval.png").is_file()
@@ -248,10 +234,10 @@ def signal_again() -> None:
 
 
 def test_a_second_signal_stops_at_once_and_the_checkpoint_before_is_whole(
-    photographs: Path, whole: Path, tmp_path: Path
+    noise_folder: Path, whole: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    settings = settings_of(photographs, folder, num_workers=2)
+    settings = settings_of(noise_folder, folder, num_workers=2)
     trial = Trial(*settings, output=tmp_path / "stopped.txt", before=stop_twice)
     assert trial.wait() == 130 and "Traceback" not in trial.printed
     assert not left_in_group(trial.pid)
@@ -263,13 +249,13 @@ def test_a_second_signal_stops_at_once_and_the_checkpoint_before_is_whole(
     assert outcome(folder) == outcome(whole)
 
 
-def test_a_slurm_job_whose_time_is_up_is_queued_again(photographs: Path, tmp_path: Path) -> None:
+def test_a_slurm_job_whose_time_is_up_is_queued_again(noise_folder: Path, tmp_path: Path) -> None:
     controller = tmp_path / "bin" / "scontrol"
     controller.parent.mkdir()
     controller.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/told\n')
     controller.chmod(0o755)
     trial = Trial(
-        *settings_of(photographs, tmp_path / "run"),
+        *settings_of(noise_folder, tmp_path / "run"),
         output=tmp_path / "output.txt",
         before=before_call(STEP, 2, signal_self(signal.SIGUSR1)),
         PATH=f"{controller.parent}:/usr/bin:/bin",
@@ -280,9 +266,9 @@ def test_a_slurm_job_whose_time_is_up_is_queued_again(photographs: Path, tmp_pat
     assert read_json(tmp_path / "run" / "status.json")["reason"] == "SIGUSR1"
 
 
-def test_a_completed_run_is_left_alone(photographs: Path, whole: Path, tmp_path: Path) -> None:
+def test_a_completed_run_is_left_alone(noise_folder: Path, whole: Path, tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in kept_files(whole)}
-    again = Trial(*settings_of(photographs, whole), output=tmp_path / "again.txt")
+    again = Trial(*settings_of(noise_folder, whole), output=tmp_path / "again.txt")
     assert again.wait() == 0 and "Completed already" in again.printed
     assert {path: path.read_bytes() for path in kept_files(whole)} == before
 
@@ -293,10 +279,12 @@ def kept_files(folder: Path) -> list[Path]:
     return [path for path in files if path.suffix != ".log"]
 
 
-def test_a_sweep_ends_with_the_job_in_flight_and_goes_on_with_it(photographs: Path, tmp_path: Path) -> None:
+def test_a_sweep_ends_with_the_job_in_flight_and_goes_on_with_it(
+    noise_folder: Path, tmp_path: Path
+) -> None:
     settings = [
         word
-        for word in settings_of(photographs, tmp_path)
+        for word in settings_of(noise_folder, tmp_path)
         if not word.startswith(("hydra.run.dir", "trainer.resume"))
     ]
     words = ["-m", *settings, "seed=0,1", f"hydra.sweep.dir={tmp_path / 'sweep'}"]

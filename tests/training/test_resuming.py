@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
-from PIL import Image
 
 from miniclip.config.compose import compose
 from miniclip.config.restore import restore
@@ -48,20 +47,8 @@ class Killed(BaseException):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Forty images of noise with a caption each."""
-    folder = tmp_path_factory.mktemp("pictures")
-    noise = np.random.default_rng(0)
-    for index in range(40):
-        pixels = noise.integers(0, 256, (32, 32, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{index:02}.png")
-        (folder / f"{index:02}.txt").write_text(f"noise of number {index}\n")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def small(pictures: Path) -> DictConfig:
-    return compose(*SMALL, f"data.root={pictures}")
+def small(noise_folder: Path) -> DictConfig:
+    return compose(*SMALL, f"data.root={noise_folder}")
 
 
 @pytest.fixture(scope="module")
