@@ -16,7 +16,7 @@ from miniclip.training import TrainingStep
 from miniclip.training.checkpoint import load_checkpoint
 from miniclip.training.guards import BufferGuard, Diverged, all_finite, spoil_unless
 from tests.conftest import fit_config
-from tests.training.test_resuming import changed, pictures, records_of, small  # noqa: F401
+from tests.training.test_resuming import changed, records_of, small  # noqa: F401
 
 BAD = {"NaN pixel": math.nan, "infinite pixel": math.inf, "statistics overflow": 1e30}
 

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -36,13 +36,23 @@ def files_of_at_most(num_bytes: int) -> Iterator[None]:
 
 @contextmanager
 def disk_full_from_step(step: int, *, until: int = 1000) -> Iterator[None]:
-    """The system refuses to write a checkpoint from one step on, until another."""
+    """The system refuses to write a checkpoint from one step on, until another.
+
+    Saves that were begun before are whole.
+    """
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     original, calls = TrainingStep.__call__, iter(range(1, 1000))
+    savers: list[Saver] = []
+    start = Saver.start
+
+    def started(self: Saver, save: Callable[[], None]) -> None:
+        savers.append(self)
+        start(self, save)
 
     def called(self: TrainingStep, batches: Any) -> Any:
         number = next(calls)
         if number == step:
+            savers[-1].wait()
             resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
         if number == until:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -50,6 +60,7 @@ def disk_full_from_step(step: int, *, until: int = 1000) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TrainingStep, "__call__", called)
+        patch.setattr(Saver, "start", started)
         try:
             yield
         finally:
