@@ -39,8 +39,8 @@ TOLERANCES: dict[str, Sequence[tuple[int, float]]] = {
 }
 """How far losses may differ, relative, on another class of processor: pairs of a last step and a limit.
 
-At least five times what three other sets of kernels came to. Where no limit is left, a difference in rounding
-has grown to one between two models, and values are finite.
+At least five times what three other sets of kernels came to. Where no limit is left, a difference in
+rounding has grown to one between two models, and values are finite.
 """
 
 OTHER_PACKAGES = 1e-2
