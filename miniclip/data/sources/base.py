@@ -4,7 +4,6 @@ import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import platformdirs
@@ -29,6 +28,7 @@ from miniclip.data.sources.checks import (
 from miniclip.data.split import SEEDED_TEST, Parts, Split, concatenated
 from miniclip.data.transforms import Crop, RandomResizedCrop, RandomSquareCrop
 from miniclip.errors import SettingError, UserError
+from miniclip.files import typed_path
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +105,9 @@ class DataSource(ABC):
         self.captions = captions
         self.skips_broken = on_broken_image == "skip"
         self.max_broken_fraction = max_broken_fraction
-        self.cache_dir = platformdirs.user_cache_path("miniclip") if cache_dir is None else Path(cache_dir)
+        self.cache_dir = (
+            platformdirs.user_cache_path("miniclip") if cache_dir is None else typed_path(cache_dir)
+        )
         self.keeps_features = cache == "features"
         of_pixels = "none" if cache == "features" else cache
         self.pixel_cache = PixelCache(of_pixels, self.cache_dir, skips_broken=self.skips_broken)
