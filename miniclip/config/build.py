@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from miniclip.config.instantiate import make, make_model, make_optimizer, make_precision, names_of
 from miniclip.config.schema import check_signatures, check_values
 from miniclip.data import DataSource, Split
+from miniclip.data.caption_noise import num_exchanged
 from miniclip.data.eval_preprocessing import EvalPreprocessing
 from miniclip.errors import counted
 from miniclip.losses import Loss
@@ -45,6 +46,9 @@ def build(cfg: DictConfig, run: RunDirectory) -> tuple[Trainer, TrainingSetup, J
     tokenizer.save(run.tokenizer)
     sides = [side for side in (train_set, val_set, test_set) if side is not None]
     facts = {side.split.name: _facts(side.split, tokenizer) for side in sides}
+    if source.caption_noise:
+        exchanged = num_exchanged(len(train_set.split), source.caption_noise)
+        facts[train_set.split.name]["images_with_exchanged_captions"] = exchanged
     seed_everything(cfg.seed)
     model = make_model(cfg, vocab_size=tokenizer.vocab_size)
     model.to(trainer.device).to(memory_format=torch.channels_last)

@@ -297,6 +297,7 @@ def test_other_settings_are_trained_with_and_told(
         ({"data__eval_crop": "center"}, "data.eval_crop=center"),
         ({"optimizer__base___target_": "torch.optim.NAdam"}, "optimizer.base._target_=torch.optim.NAdam"),
         ({"data__split_seed": 1}, "data.split_seed=1 (the checkpoint has 0)"),
+        ({"data__caption_noise": 0.2}, "data.caption_noise=0.2 (the checkpoint has 0)"),
     ],
 )
 def test_what_would_be_another_run_stops(
