@@ -1,6 +1,13 @@
 """Sharpness-aware optimizers, parameter groups and schedules."""
 
-from miniclip.optim.descents import Descent, Functional, Renormalized, ReusedAscent, SurrogateGap, WeightedGap
+from miniclip.optim.descents import (
+    Descent,
+    Functional,
+    Renormalized,
+    ReusedAscent,
+    SurrogateGap,
+    WeightedGap,
+)
 from miniclip.optim.directions import Averaged, Direction, Gradient, LastGradient, Momentum, Random
 from miniclip.optim.muon import MuonAdamW
 from miniclip.optim.parameter_groups import parameter_groups

@@ -68,7 +68,7 @@ class Gradient(Direction):
 
 
 class Momentum(Direction):
-    """d = -m, the base optimizer's momentum, in one pass: MSAM (Becker et al. 2024, arXiv 2401.12033, eq. 6).
+    """d = -m, the base optimizer's momentum, in one pass: MSAM (Becker et al. 2024, arXiv 2401.12033).
 
     What differs from the authors' code: the weights rest at w between steps, not at w + e, so that
     evaluation and checkpoints need no care. The first step, without a momentum, is a plain one.
@@ -102,7 +102,7 @@ class Averaged(Direction):
     """d = gradient * g + average * m, of the gradient at w and its exponential average m.
 
     Two papers with opposite signs: VaSSO (Li and Giannakis 2023, arXiv 2509.02433) has 0 and 1, the noise
-    of the batches damped; F-SAM (Li et al. 2024, arXiv 2403.12350) has 1 and -sigma, nothing but noise left.
+    of the batches damped; F-SAM (Li et al. 2024, arXiv 2403.12350) has 1 and -sigma, little but noise left.
 
         m = decay * m + (1 - decay) * g
 

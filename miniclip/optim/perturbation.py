@@ -99,7 +99,8 @@ class Perturbation:
     def measure(self, *, is_along_gradient: bool) -> dict[str, Tensor]:
         """Length of e, and the cosine of both passes' gradients if e is along the first one's, each ().
 
-        Nothing where the weights were not moved. With `adaptive` the cosine is of both relative to the weights.
+        Nothing where the weights were not moved. With `adaptive` the cosine is of both gradients relative
+        to the weights.
         """
         if not self._moved:
             return {}

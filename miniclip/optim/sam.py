@@ -86,8 +86,8 @@ class SAM(Optimizer):
             2306.04226). The first pass computes no gradient of any other weight, which makes a step cost
             5/3 instead of 2 plain ones; that part is ours. Needs `model`.
         interval: perturb in the first of so many steps; in those between, the base optimizer runs alone.
-        start_fraction: perturb from this fraction of the run on (Zhou et al. 2025, arXiv 2410.10373); before,
-            the base optimizer runs alone. Who trains tells `fraction_done` before each step.
+        start_fraction: perturb from this fraction of the run on (Zhou et al. 2025, arXiv 2410.10373), with
+            the base optimizer alone before it. Who trains tells `fraction_done` before each step.
         probability: perturb in a step with this probability.
         trigger: perturb only where the gradient is unusual; null for always.
         rho_schedule: "constant"; "warmup", linear over `rho_warmup_steps` steps; or "lr", in
@@ -190,7 +190,7 @@ class SAM(Optimizer):
         """Run the passes: `.grad` ends as the gradient to apply, the weights end as they were.
 
         Args:
-            loss_scale: the factor on the closure's gradients, of a GradScaler; a tensor () is not waited for.
+            loss_scale: the factor on the closure's gradients; a tensor () is not waited for.
 
         Returns:
             the loss of the first pass, at w.
@@ -320,15 +320,17 @@ class SAM(Optimizer):
                 raise SettingError("loss_budget", self.loss_budget, allowed)
 
         if not self.direction.needs_first_pass:
-            wanting = {
-                "descent": type(self.descent).__name__ if self.descent.needs_first_pass else None,
-                "loss_budget": self.loss_budget,
-                "trigger": None if self.trigger is None else type(self.trigger).__name__,
-            }
             kind = type(self.direction).__name__
-            for setting, value in wanting.items():
-                if value is not None:
-                    raise SettingError(setting, value, f"needs a first pass, which direction {kind} has none of")
+            needs_one = {
+                f"descent {type(self.descent).__name__}": self.descent.needs_first_pass,
+                f"loss_budget={self.loss_budget}": self.loss_budget is not None,
+                f"trigger {type(self.trigger).__name__}": self.trigger is not None,
+            }
+            for axis in (name for name, needs in needs_one.items() if needs):
+                raise UserError(
+                    f"SAM's direction {kind} has no first pass, whose gradient {axis} needs. Choose "
+                    "optimizer/direction=gradient, or the other as it is in optimizer=sam."
+                )
 
     def _one_pass(self, closure: Closure) -> Tensor:
         """One pass at w + e, along a direction that is known before it."""
@@ -409,8 +411,7 @@ class SAM(Optimizer):
     def _measures_now(self) -> bool:
         """Whether this is the first step with a perturbation since a measurement is due."""
         return (
-            self.measure_every is not None
-            and self.num_updates % self.measure_every < self.ascents.interval
+            self.measure_every is not None and self.num_updates % self.measure_every < self.ascents.interval
         )
 
     def _rho_factor(self) -> float:

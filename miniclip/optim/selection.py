@@ -28,7 +28,7 @@ def selected_params(
     if model is None or not (norms_only or perturb is not None):
         return None
 
-    chosen = set(model.parameters())
+    chosen: set[Tensor] = set(model.parameters())
     if norms_only:
         chosen &= _of_norms(model)
     if perturb is not None:
@@ -42,7 +42,9 @@ def _refuse(*, norms_only: bool, perturb: Sequence[str] | None) -> None:
     if norms_only:
         kinds = ", ".join(layer.__name__.lstrip("_") for layer in NORM_LAYERS)
         where = "in the model" if perturb is None else f"in perturb={list(perturb)}"
-        raise SettingError("norms_only", True, f"finds no norm layer to perturb {where} (a kind of {kinds})")
+        raise SettingError(
+            "norms_only", True, f"finds no norm layer to perturb {where} (a kind of {kinds})"
+        )
     raise SettingError("perturb", perturb, "must name something that is trained")
 
 
@@ -61,7 +63,7 @@ def _named(model: nn.Module, patterns: Sequence[str]) -> set[Tensor]:
             p for name, p in named if fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
         }
         if not matching:
-            parts = ", ".join(name for name, child in model.named_children() if any(child.parameters()))
+            parts = ", ".join(name for name, child in model.named_children() if list(child.parameters()))
             raise SettingError("perturb", pattern, f"names no parameter of the model (parts: {parts})")
         found |= matching
     return found

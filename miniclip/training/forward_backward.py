@@ -128,7 +128,7 @@ class Accumulation:
     def _in_two_parts(
         self, output: CLIPOutput, batch: Batch, num_batches: int
     ) -> tuple[Tensor, FeatureGradient]:
-        """Backward from the loss to the features, and from there; the loss () over the number of batches."""
+        """Backward to the features, and from there; the loss () over the number of batches."""
         image_features = output.image_features.detach().requires_grad_()
         text_features = output.text_features.detach().requires_grad_()
         cut = output._replace(image_features=image_features, text_features=text_features)
