@@ -326,7 +326,8 @@ def test_another_optimizer_is_one_clear_line(
     optimizer: str, small: DictConfig, whole: RunDirectory, tmp_path: Path
 ) -> None:
     cfg = compose(*SMALL, f"data.root={small.data.root}", f"optimizer={optimizer}")
-    with pytest.raises(UserError, match=r"^.*last\.pt cannot go on with optimizer\.(descent\.)?_target_=.*$"):
+    told = r"^.*last\.pt cannot go on with optimizer\.(descent\.)?_target_=.*$"
+    with pytest.raises(UserError, match=told):
         fit_config(tmp_path, changed(cfg, trainer__resume=str(whole.path)))
 
 
