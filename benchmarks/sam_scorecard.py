@@ -314,8 +314,7 @@ def storage_stays(rival: Rival) -> Verdict:
             return _closure(model, inputs)()
 
         rival.update(optimizer, closure)
-        saved = getattr(optimizer, "_saved", None)
-        held = list(saved.values()) if saved is not None else kept
+        held = list(optimizer.perturbation._saved.values()) if isinstance(optimizer, SAM) else kept
         _pool.extend(held)  # so that a freed address is not handed out again
         seen.append(tuple(t.data_ptr() for t in [*model.parameters(), *held]))
     weights_stay = len({pointers[:6] for pointers in seen}) == 1

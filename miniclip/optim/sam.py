@@ -5,9 +5,9 @@ One step minimizes the loss at the worst point near the weights, found to first 
     e = rho * g / ||g||          first pass: gradient g at w, perturbation e (eq. 2)
     w <- base(w, grad L(w + e))  second pass: gradient at w + e, applied at w
 
-Most of its variants are a choice on five axes: the direction of e (directions.py), its length, the steps
-that have one (ascents.py, unusual_gradient.py), the weights that are moved (selection.py), and what is made
-of both gradients (descents.py). `SAM` takes one of each; a paper is a file of conf/optimizer/.
+Most of its variants are a choice on five axes: the direction of e (directions.py), its length (lengths.py),
+the steps that have one (ascents.py, unusual_gradient.py), the weights that are moved (selection.py), and
+what is made of both gradients (descents.py). `SAM` takes one of each; a paper is a file of conf/optimizer/.
 
 What differs from the public implementations: the weights come back bit for bit, because they are
 copied and not subtracted; storage is never swapped; a gradient that is not finite in either pass leaves
@@ -18,17 +18,18 @@ is part of the state, so that a cycle of several goes on where it was.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from miniclip.errors import SettingError, UserError, above_zero, at_least, in_range, one_of
+from miniclip.errors import SettingError, UserError, at_least
 from miniclip.optim.ascents import Ascents
-from miniclip.optim.checks import check_group, check_rho, require_plain_step
+from miniclip.optim.checks import check_group, require_plain_step
 from miniclip.optim.descents import Descent
 from miniclip.optim.directions import Direction, Gradient, Scale
+from miniclip.optim.lengths import Lengths, RhoSchedule
 from miniclip.optim.norms import length_of, norms_of
 from miniclip.optim.passes import Closure, run_pass
 from miniclip.optim.perturbation import Perturbation
@@ -40,8 +41,6 @@ from miniclip.optim.unusual_gradient import UnusualGradient
 
 Params = Iterable[Tensor] | Iterable[dict[str, Any]]
 Base = Callable[..., Optimizer]
-
-RhoSchedule = Literal["constant", "warmup", "lr"]
 
 
 class SAM(Optimizer):
@@ -138,35 +137,33 @@ class SAM(Optimizer):
         model: nn.Module | None = None,
         **base_settings: Any,
     ):
-        check_rho(rho)
-        in_range("rho_floor", rho_floor, 0, 1)
-        at_least("rho_warmup_steps", rho_warmup_steps, 1)
         if measure_every is not None:
             at_least("measure_every", measure_every, 1)
-        one_of("rho_schedule", rho_schedule, get_args(RhoSchedule))
+        self.lengths = Lengths(
+            rho=rho,
+            schedule=rho_schedule,
+            warmup_steps=rho_warmup_steps,
+            floor=rho_floor,
+            loss_budget=loss_budget,
+        )
+        self.ascents = Ascents(
+            interval=interval,
+            start_fraction=start_fraction,
+            probability=probability,
+        )
+        self.perturbation = Perturbation(per_layer=per_layer, adaptive=adaptive)
 
         super().__init__(params, {})
-        self.rho = rho
         self.direction = direction or Gradient()
         self.descent = descent or Descent()
-        self.loss_budget = loss_budget
         self.trigger = trigger
-        self.rho_schedule = rho_schedule
-        self.rho_warmup_steps = rho_warmup_steps
-        self.rho_floor = rho_floor
         self.measure_every = measure_every
         self.model = model
         self.fraction_done = 0.0
         self.num_updates = 0
         self.last_rho = 0.0
         self.metrics: dict[str, Tensor] = {}
-        self.ascents = Ascents(
-            interval=interval,
-            start_fraction=start_fraction,
-            probability=probability,
-        )
         self._only = selected_params(model, norms_only=norms_only, perturb=perturb)
-        self.perturbation = Perturbation(per_layer=per_layer, adaptive=adaptive)
         self._loss_scale: Scale = 1.0
         self._has_looked_for_statistics = False
         self._check_axes()
@@ -206,7 +203,7 @@ class SAM(Optimizer):
         self.metrics = {}
         self._loss_scale = loss_scale
 
-        rho = self._largest_rho()
+        rho = self.lengths.largest(self.param_groups, step=self.num_updates)
         ascends = rho > 0 and self.ascents.include(self.num_updates, fraction_done=self.fraction_done)
         self.last_rho = rho if ascends else 0.0
         if not ascends:
@@ -224,7 +221,7 @@ class SAM(Optimizer):
 
     def current_rho(self) -> float:
         """Length of the next step's perturbation, in groups without a `rho` of their own."""
-        return self.rho * self._rho_factor()
+        return self.lengths.rho * self.lengths.factor(self.param_groups, step=self.num_updates)
 
     @torch.no_grad()
     def ascend(self, rho: float | None = None) -> Tensor:
@@ -233,7 +230,8 @@ class SAM(Optimizer):
         Args:
             rho: in place of the current one.
         """
-        rhos = self._signed_rhos(self.current_rho() if rho is None else rho)
+        perturbed = set(self.perturbed_params())
+        rhos = self.lengths.signed(self.param_groups, perturbed, step=self.num_updates, rho=rho)
         directions = self.direction.vectors(
             list(rhos),
             base=self.base_optimizer,
@@ -248,7 +246,7 @@ class SAM(Optimizer):
         return self.perturbation.move(
             directions,
             [-abs(rhos[p]) if points_back else rhos[p] for p in directions],
-            factor=self._budget_factor(directions),
+            factor=self._budget_factor(),
             may_overwrite=self.direction.may_overwrite,
         )
 
@@ -262,7 +260,7 @@ class SAM(Optimizer):
         Args:
             total: None where the run ends with these steps.
         """
-        perturbs = any(self._rho_of(group) > 0 for group in self.param_groups)
+        perturbs = any(self.lengths.of_group(group) > 0 for group in self.param_groups)
         if not perturbs or not self.direction.needs_first_pass:
             return steps
         return steps + self.ascents.count(steps, total=steps if total is None else total)
@@ -313,17 +311,16 @@ class SAM(Optimizer):
 
     def _check_axes(self) -> None:
         """Refuse axes that contradict each other."""
-        if self.loss_budget is not None:
-            above_zero("loss_budget", self.loss_budget, hint="; null for no limit")
-            if self.perturbation.adaptive or self.perturbation.per_layer:
-                allowed = "is a limit of the plain length: set adaptive and per_layer to false"
-                raise SettingError("loss_budget", self.loss_budget, allowed)
+        budget = self.lengths.loss_budget
+        if budget is not None and (self.perturbation.adaptive or self.perturbation.per_layer):
+            allowed = "is a limit of the plain length: set adaptive and per_layer to false"
+            raise SettingError("loss_budget", budget, allowed)
 
         if not self.direction.needs_first_pass:
             kind = type(self.direction).__name__
             needs_one = {
                 f"descent {type(self.descent).__name__}": self.descent.needs_first_pass,
-                f"loss_budget={self.loss_budget}": self.loss_budget is not None,
+                f"loss_budget={budget}": budget is not None,
                 f"trigger {type(self.trigger).__name__}": self.trigger is not None,
             }
             for axis in (name for name, needs in needs_one.items() if needs):
@@ -381,12 +378,11 @@ class SAM(Optimizer):
         """Norm of the perturbed parameters' gradients, as scaled as they are, ()."""
         return length_of(norms_of([p.grad for p in self.perturbed_params() if p.grad is not None]))
 
-    def _budget_factor(self, directions: dict[Tensor, Tensor]) -> Tensor | None:
-        """What the loss budget leaves of every length, from 0 to 1, ()."""
-        if self.loss_budget is None:
+    def _budget_factor(self) -> Tensor | None:
+        """What the loss budget leaves of every length, from 0 to 1, (); it is one of the metrics."""
+        if self.lengths.loss_budget is None:
             return None
-        norm = length_of(norms_of([p.grad for p in directions if p.grad is not None])) / self._loss_scale
-        factor = (self.loss_budget / (norm * self.rho).clamp(min=1e-30)).clamp(max=1)
+        factor = self.lengths.budget_factor(self._first_norm() / self._loss_scale)
         self.metrics["budget_factor"] = factor
         return factor
 
@@ -413,34 +409,6 @@ class SAM(Optimizer):
         return (
             self.measure_every is not None and self.num_updates % self.measure_every < self.ascents.interval
         )
-
-    def _rho_factor(self) -> float:
-        """What the schedule makes of every rho in the next step."""
-        factor = 1.0
-        if self.rho_schedule == "warmup":
-            factor = min(1.0, (self.num_updates + 1) / self.rho_warmup_steps)
-        elif self.rho_schedule == "lr":
-            group = self.param_groups[0]
-            factor = float(group["lr"]) / float(group.get("initial_lr", group["lr"]))
-        return self.rho_floor + (1 - self.rho_floor) * factor
-
-    def _rho_of(self, group: dict[str, Any]) -> float:
-        """A group's rho before the schedule; 0 where it is not perturbed."""
-        return group.get("rho", self.rho) if group.get("perturb", True) else 0.0
-
-    def _largest_rho(self) -> float:
-        return max(self._rho_of(group) * self._rho_factor() for group in self.param_groups)
-
-    def _signed_rhos(self, rho: float) -> dict[Tensor, float]:
-        """For each perturbed parameter the length of its group, negative where the base climbs the loss."""
-        factor = self._rho_factor()
-        perturbed = set(self.perturbed_params())
-        rhos: dict[Tensor, float] = {}
-        for group in self.param_groups:
-            length = group["rho"] * factor if "rho" in group else rho
-            sign = -1 if group.get("maximize") else 1
-            rhos |= {p: sign * length for p in group["params"] if p in perturbed}
-        return rhos
 
     def _first_gradients(self) -> dict[Tensor, Tensor]:
         pairs = ((p, p.grad) for p in self.perturbed_params())
