@@ -19,6 +19,12 @@ SEPARATED = re.compile(rf"(?:{LITERAL})(?:(?:\s*,\s*|\s+)(?:{LITERAL}))*(?:\s*,)
 LISTED = re.compile(r"""[\[(]\s*(?:[uU]?['"]|\]$)""")
 """How a text begins that is taken for a list of texts: a bracket and a quote."""
 
+MOST_SHOWN = 60
+"""Characters of a value that an error shows."""
+
+MOST_LETTERS = 100_000
+"""Of a caption: a thousand times what models read of one, and little enough for a tokenizer."""
+
 
 def captions_of_rows(
     columns: Mapping[str, Sequence[Any]], field: str | None, *, source: object
@@ -87,11 +93,17 @@ def captions_of_text(text: str, where: object) -> list[str]:
 
 
 def checked_text(text: str, where: object) -> str:
-    """The text, when every character is whole.
+    """The text, when it is short enough and every character is whole.
 
     Raises:
-        UserError: when it holds a lone surrogate, which no file can be written with.
+        UserError: when it has more than `MOST_LETTERS`, or holds a lone surrogate, which no file can be
+            written with.
     """
+    if len(text) > MOST_LETTERS:
+        raise UserError(
+            f"{where}: {shortened(text)} has {len(text):,} letters, more than {MOST_LETTERS:,}. "
+            "Shorten or remove it."
+        )
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -105,8 +117,10 @@ def checked_text(text: str, where: object) -> str:
 
 def shortened(value: object) -> str:
     """How an error shows a value: on one line, of 60 characters at most."""
+    if isinstance(value, str):
+        value = value[: MOST_SHOWN + 1]  # writing out all of ten million takes seconds
     shown = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
-    return shown if len(shown) <= 60 else f"{shown[:57]}..."
+    return shown if len(shown) <= MOST_SHOWN else f"{shown[: MOST_SHOWN - 3]}..."
 
 
 def _caption(value: Any, where: object) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from miniclip.data.sources.base import FolderSource
-from miniclip.data.sources.caption_cells import captions_of_rows
+from miniclip.data.sources.caption_cells import MOST_LETTERS, captions_of_rows
 from miniclip.data.sources.columns import ColumnNames, find_columns
 from miniclip.data.sources.image_cells import EncodedImages, check_missing, find_files, image_cells
 from miniclip.data.sources.rows import (
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SHARD = re.compile(r"-\d+-of-(\d+)$")
+
+BYTES_OF_LETTER = 4
+"""In UTF-8, at most."""
 
 
 class Parquet(FolderSource):
@@ -103,14 +106,19 @@ class Parquet(FolderSource):
     def _rows(self, files: Sequence[Path]) -> Rows:
         try:
             import pyarrow
+            import pyarrow.compute
             import pyarrow.parquet
         except ImportError:
             raise UserError('data=parquet needs pyarrow: pip install -e ".[data]"') from None
         try:
             names = pyarrow.parquet.read_schema(files[0]).names
             columns = find_columns(names, self.columns, source=files[0], has_objects=True)
+            # a text that a file holds once for many rows is held once in memory, too
             table = pyarrow.concat_tables(
-                pyarrow.parquet.read_table(file, columns=columns.every()) for file in files
+                pyarrow.parquet.read_table(
+                    file, columns=columns.every(), read_dictionary=list(columns.captions)
+                )
+                for file in files
             )
         except (pyarrow.ArrowException, OSError) as error:
             raise UserError(f"{files[0].parent}: the parquet files cannot be read ({error}).") from None
@@ -123,6 +131,8 @@ class Parquet(FolderSource):
             check_missing(missing, paths, files[0].parent, images)
 
         source = f"{files[0]}: the column {', '.join(columns.captions)}"
+        for name in columns.captions:
+            _check_lengths(table.column(name), f"{files[0]}: the column {name}")
         cells = {name: table.column(name).to_pylist() for name in columns.captions}
         labels = None if columns.label is None else table.column(columns.label).to_pylist()
         return Rows(
@@ -134,6 +144,34 @@ class Parquet(FolderSource):
             None if columns.split is None else table.column(columns.split).to_pylist(),
             self.merge_equal_images,
         )
+
+
+def _check_lengths(column: Any, where: str) -> None:
+    """Refuse a text, before it is written out for each of its rows, that is too long for a caption.
+
+    Args:
+        column: an Arrow column; of texts that are held once for many rows.
+
+    Raises:
+        UserError: when one of these has more bytes than `MOST_LETTERS` can have.
+    """
+    import pyarrow
+
+    for chunk in column.chunks:
+        if not isinstance(chunk, pyarrow.DictionaryArray) or not _is_text(chunk.dictionary.type):
+            continue
+        num_bytes = pyarrow.compute.max(pyarrow.compute.binary_length(chunk.dictionary)).as_py() or 0
+        if num_bytes > BYTES_OF_LETTER * MOST_LETTERS:
+            raise UserError(
+                f"{where}: a caption has {num_bytes:,} bytes, more than {MOST_LETTERS:,} letters. "
+                "Shorten or remove it."
+            )
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow
+
+    return pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)
 
 
 def _tell_missing_shards(files: Sequence[Path]) -> None:

@@ -58,3 +58,11 @@ def test_captions_of_a_cell(cell: Any, captions: list[str]) -> None:
 def test_a_cell_without_text_is_named(cell: Any) -> None:
     with pytest.raises(UserError, match=r"^t, row 1: "):
         captions_of_cell(cell, "t, row 1")
+
+
+@pytest.mark.parametrize("cell", ["a" * 10_000_000, ["a" * 100_001], "['" + "b" * 10_000_000 + "']"])
+def test_a_caption_of_millions_of_letters_is_one_short_line(cell: Any) -> None:
+    with pytest.raises(UserError, match="has 10") as refused:
+        captions_of_cell(cell, "captions.csv, line 3")
+    assert str(refused.value).startswith("captions.csv, line 3: '") and len(str(refused.value)) < 200
+    assert captions_of_cell("a" * 100_000, "") == ["a" * 100_000]

@@ -102,6 +102,31 @@ def test_parquet_rows_without_a_caption_are_left_out_aloud(
     assert "2 rows without a caption left out" in caplog.text
 
 
+@pytest.mark.parametrize("keeps_schema", [True, False])
+def test_a_long_text_that_is_held_once_for_all_rows_is_refused_before_it_is_written_out(
+    keeps_schema: bool, root: Path, picture_folder: Path
+) -> None:
+    """Written out they would be 64 GB, of a file of a few kilobytes."""
+    import pyarrow
+    import pyarrow.parquet
+
+    num_rows = 2000
+    image = (picture_folder / "0.jpg").read_bytes()
+    rows = pyarrow.array([0] * num_rows, pyarrow.int32())
+    captions = pyarrow.DictionaryArray.from_arrays(rows, pyarrow.array(["a" * 2**25]))
+    table = pyarrow.table({"image": [image] * num_rows, "caption": captions})
+    pyarrow.parquet.write_table(
+        table, root / "train.parquet", compression="zstd", store_schema=keeps_schema
+    )
+    assert (root / "train.parquet").stat().st_size < 100_000
+
+    source = data.Parquet(
+        root=str(root), image_column=None, caption_column=None, class_column=None, **SEEDED
+    )
+    with pytest.raises(UserError, match="the column caption: a caption has 33,554,432 bytes, more than"):
+        source.datasets()
+
+
 def test_parquet_without_the_column_names_those_it_has(root: Path, picture_folder: Path) -> None:
     write_parquet(root / "train.parquet", picture_folder, range(8))
     for settings in (
