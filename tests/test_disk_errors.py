@@ -25,6 +25,7 @@ def told(error: Exception) -> str:
     ("number", "way_out"),
     [
         (errno.ENOSPC, "no space left on device. Make room on that disk. Go on."),
+        (errno.EDQUOT, "disk quota exceeded. Make room within your quota there. Go on."),
         (errno.EROFS, "read-only file system. Make it writable, or choose another place. Go on."),
         (errno.EACCES, "permission denied. Get the right to it, or choose another place. Go on."),
         (errno.EFBIG, "file too large. Lift the limit on the size of files (ulimit -f). Go on."),
