@@ -10,6 +10,7 @@ from miniclip.optim.schedule import (
     Constant,
     Schedule,
     WarmupCosine,
+    WarmupStableDecay,
     scale_learning_rates,
     set_learning_rate,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "Schedule",
     "SinglePass",
     "WarmupCosine",
+    "WarmupStableDecay",
     "as_pass_optimizer",
     "forget_skipped_state",
     "frozen_statistics",
