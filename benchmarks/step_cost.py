@@ -14,7 +14,7 @@ from miniclip.config.compose import compose
 from miniclip.data.batch import Batch
 from miniclip.training import Trainer, TrainingStep
 
-OPTIMIZERS = ("adamw", "sam", "sam_norm_only", "looksam", "interval", "msam", "asam", "gsam")
+OPTIMIZERS = ("adamw", "muon", "sam", "sam_norm_only", "looksam", "interval", "msam", "asam", "gsam")
 
 CYCLE = 5
 """Steps timed together: those that perturb now and then do so once in five."""

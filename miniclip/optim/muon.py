@@ -59,8 +59,8 @@ class MuonAdamW(Optimizer):
         adamw_patterns: names of matrices and convolutions that AdamW has, as globs ("*.stem.*"); one entry
             may list several, with | between.
         conv_lr_factor: the learning rate of Muon's convolutions over that of everything else.
-        every: Muon steps in every n-th step, with n times the learning rate; between them its
-            momentum goes on and its weights rest.
+        muon_interval: steps per step of Muon, which has so many times the learning rate; in those between,
+            its momentum goes on and its weights rest.
         precision: of Newton-Schulz: "float32", "bfloat16" (the iteration as published, with more
             multiplications), or "auto", bfloat16 on CUDA devices that have it.
 
@@ -79,16 +79,16 @@ class MuonAdamW(Optimizer):
         eps: float,
         adamw_patterns: Sequence[str] = (),
         conv_lr_factor: float = 1.0,
-        every: int = 1,
+        muon_interval: int = 1,
         precision: NewtonSchulzPrecision = "auto",
     ):
         check_group({"momentum": momentum, "betas": betas, "eps": eps, "conv_lr_factor": conv_lr_factor})
         above_zero("conv_lr_factor", conv_lr_factor)
-        at_least("every", every, 1)
+        at_least("muon_interval", muon_interval, 1)
         one_of("precision", precision, get_args(NewtonSchulzPrecision))
         self.adamw_patterns = tuple(adamw_patterns)
         self.conv_lr_factor = conv_lr_factor
-        self.every = every
+        self.muon_interval = muon_interval
         self.precision = precision
         self._momentum = momentum
         self._eps = eps
@@ -229,14 +229,14 @@ class MuonAdamW(Optimizer):
 
             if self._is_due(state):
                 factor = self.conv_lr_factor if p.ndim == 4 else 1.0
-                yield _Matrix(p, momentum, group, lr=float(group["lr"]) * self.every * factor)
+                yield _Matrix(p, momentum, group, lr=float(group["lr"]) * self.muon_interval * factor)
 
     def _is_due(self, state: dict[str, Any]) -> bool:
         """Whether a parameter is stepped now; counted in its state, which a resumed run goes on with."""
-        if self.every == 1:
+        if self.muon_interval == 1:
             return True
         state["step"] = state.get("step", torch.zeros(())) + 1
-        return int(state["step"]) % self.every == 0
+        return int(state["step"]) % self.muon_interval == 0
 
     def _move(self, matrices: list["_Matrix"], device: torch.device) -> None:
         directions = [matrix.direction() for matrix in matrices]

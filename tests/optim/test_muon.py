@@ -195,7 +195,7 @@ def test_muon_takes_the_matrices_and_adamw_the_rest() -> None:
 def test_every_third_step_is_as_long_as_three() -> None:
     model = nn.Linear(6, 4, bias=False)
     start = model.weight.detach().clone()
-    optimizer = MUON(model.parameters(), every=3, weight_decay=0.1)
+    optimizer = MUON(model.parameters(), muon_interval=3, weight_decay=0.1)
     steps(optimizer, model, 2)
     assert torch.equal(model.weight, start)
 
@@ -283,7 +283,7 @@ def test_a_pattern_of_nothing_is_named() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"every": 0}, {"precision": "float16"}, {"conv_lr_factor": 0.0}, {"conv_lr_factor": math.nan}],
+    [{"muon_interval": 0}, {"precision": "float16"}, {"conv_lr_factor": 0.0}, {"conv_lr_factor": math.nan}],
 )
 def test_settings_out_of_range_are_refused_by_name(changes: dict[str, Any]) -> None:
     with pytest.raises(SettingError) as caught:
@@ -294,13 +294,13 @@ def test_settings_out_of_range_are_refused_by_name(changes: dict[str, Any]) -> N
 # states
 
 
-@pytest.mark.parametrize("every", [1, 2])
-def test_a_state_goes_on_to_the_bit(every: int) -> None:
+@pytest.mark.parametrize("interval", [1, 2])
+def test_a_state_goes_on_to_the_bit(interval: int) -> None:
     model = network().to(memory_format=torch.channels_last)
-    optimizer = named(model, every=every)
+    optimizer = named(model, muon_interval=interval)
     steps(optimizer, model)
     other = copy.deepcopy(model)
-    resumed = named(other, every=every)
+    resumed = named(other, muon_interval=interval)
     file = io.BytesIO()
     torch.save(optimizer.state_dict(), file)
     file.seek(0)
