@@ -82,7 +82,10 @@ def main() -> None:
     runs = []
     for seed in range(arguments.runs):
         runs.append(run(seed, arguments.root, arguments.settings))
-        print(f"seed {seed}: {runs[-1].i2t_r10:.1f}/{runs[-1].t2i_r10:.1f} in {runs[-1].seconds:.0f} s", flush=True)
+        print(
+            f"seed {seed}: {runs[-1].i2t_r10:.1f}/{runs[-1].t2i_r10:.1f} in {runs[-1].seconds:.0f} s",
+            flush=True,
+        )
     print(summary(runs))
 
 
