@@ -38,7 +38,7 @@ class FingerprintedModel(EmbeddingModel, Protocol):
 
     Attributes:
         fingerprint: hexadecimal digest of weights, tokenizer and preprocessing: models that embed alike
-            have the same one.
+            have the same one. Behind a dash, the precision that a model was exported in, if not float32.
         embed_dim: size D of the joint space.
     """
 

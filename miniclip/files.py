@@ -51,6 +51,11 @@ def located(place: str) -> str:
     return str(within(Path(spec.submodule_search_locations[0]), inside))
 
 
+def typed_path(text: str) -> Path:
+    """A path that was typed, whose ~ is the user's home: shells leave it in --out=~/index."""
+    return Path(os.path.expanduser(text))
+
+
 def within(folder: Path, name: str) -> Path:
     """`folder / name`, which may or may not exist; links are followed inside the folder only.
 

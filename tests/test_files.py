@@ -19,6 +19,7 @@ from miniclip.files import (
     locked,
     read_json,
     replacing,
+    typed_path,
     without_place,
     write_json,
     write_text,
@@ -176,6 +177,18 @@ def test_of_a_place_the_last_part_counts_on_every_system(path: str) -> None:
 @pytest.mark.parametrize("value", ["user/flickr30k", "a photo of a cat", "c: d", 7, None, [1]])
 def test_what_is_no_absolute_path_stays(value: object) -> None:
     assert without_place(value) == value
+
+
+def test_a_typed_path_may_begin_at_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert typed_path("~/x") == Path("/home/me/x")
+    assert typed_path("~nobody_of_this_name/x") == Path("~nobody_of_this_name/x")
+    assert typed_path("a~/x") == Path("a~/x")
+
+
+def test_every_path_of_a_command_may_begin_at_home() -> None:
+    for file in (ROOT / "miniclip" / "commands").glob("*.py"):
+        assert "type=Path" not in file.read_text(encoding="utf-8"), f"{file}: typed_path knows the home"
 
 
 def test_a_place_inside_an_installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "miniclip"
 
 FLOORS = (
-    {"errors", "stop_signals"},
+    {"allocator", "errors", "stop_signals"},
     {"disk_errors"},
     {"files", "provenance", "signature", "renamed", "table_cells", "tokenizer_file"},
     {"distributed", "embedding_model", "preprocessing", "tokenizers", "optim"},
@@ -27,7 +27,7 @@ FLOORS = (
 
 MAY_KNOW_HYDRA = {"config", "commands", "cli"}
 
-LIGHT = {"cli", "disk_errors", "errors", "files", "provenance", "renamed", "stop_signals"}
+LIGHT = {"allocator", "cli", "disk_errors", "errors", "files", "provenance", "renamed", "stop_signals"}
 """What an answer to --help imports: no torch."""
 
 HEAVY = {"wandb", "transformers", "matplotlib", "torchvision"}

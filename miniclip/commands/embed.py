@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from miniclip.commands.models import load_model
 from miniclip.errors import UserError, at_least, counted
+from miniclip.files import typed_path
 
 if TYPE_CHECKING:
     from miniclip.deploy.index import Changes, IndexWriter
@@ -25,13 +26,13 @@ EXAMPLES = """\
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """A model, sources, and the index."""
-    parser.add_argument("model", type=Path, metavar="MODEL")
-    parser.add_argument("sources", nargs="*", type=Path, metavar="FOLDER_OR_TABLE")
-    parser.add_argument("-o", "--out", type=Path, required=True, help="folder of the index")
+    parser.add_argument("model", type=typed_path, metavar="MODEL")
+    parser.add_argument("sources", nargs="*", type=typed_path, metavar="FOLDER_OR_TABLE")
+    parser.add_argument("-o", "--out", type=typed_path, required=True, help="folder of the index")
     parser.add_argument("--image-column", help="column of a table with the images")
-    parser.add_argument("--root", type=Path, help="folder of the images that a table names")
+    parser.add_argument("--root", type=typed_path, help="folder of the images that a table names")
     parser.add_argument(
-        "--forget", type=Path, action="append", default=[], help="a source that leaves the index"
+        "--forget", type=typed_path, action="append", default=[], help="a source that leaves the index"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     parser.add_argument("--batch-size", type=int, default=64, help="images per batch (64)")

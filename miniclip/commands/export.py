@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from miniclip.errors import UserError
+from miniclip.files import typed_path
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -42,10 +43,10 @@ log = logging.getLogger(__name__)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """A model, a format and a folder."""
-    parser.add_argument("model", type=Path, metavar="MODEL")
+    parser.add_argument("model", type=typed_path, metavar="MODEL")
     parser.add_argument("--format", choices=list(FORMATS), default="safetensors")
-    parser.add_argument("-o", "--out", type=Path, required=True, help="folder to write into")
-    parser.add_argument("--images", type=Path, metavar="FOLDER", help="images like those it will see")
+    parser.add_argument("-o", "--out", type=typed_path, required=True, help="folder to write into")
+    parser.add_argument("--images", type=typed_path, metavar="FOLDER", help="images like those it will see")
     smaller = parser.add_mutually_exclusive_group()
     smaller.add_argument("--fp16", action="store_true", help="ONNX in half precision")
     smaller.add_argument("--int8", action="store_true", help="ONNX with weights in 8 bits")

@@ -14,6 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from miniclip.allocator import keep_freed_memory
 from miniclip.commands.job_text import headline, table
 from miniclip.commands.out_of_memory import is_out_of_memory, out_of_memory_text
 from miniclip.config.build import build
@@ -48,6 +49,7 @@ def run_job(cfg: DictConfig) -> float:
     Raises:
         Interrupted: when a signal ends it, after what there is has been saved.
     """
+    keep_freed_memory()
     settings = HydraConfig.get()
     place = Path(settings.runtime.output_dir)
     # what is not in `_train` is quickly done, and not to be torn

@@ -5,6 +5,7 @@ import importlib.util
 from pathlib import Path
 
 from miniclip.errors import UserError
+from miniclip.files import typed_path
 
 EXAMPLES = """\
   miniclip report outputs/miniclip/RUN outputs/miniclip/ANOTHER_RUN
@@ -14,8 +15,10 @@ EXAMPLES = """\
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Runs, and how they are compared."""
-    parser.add_argument("paths", nargs="+", type=Path, metavar="RUN_OR_SWEEP")
-    parser.add_argument("--out", type=Path, default=Path("outputs") / "report", help="folder to write into")
+    parser.add_argument("paths", nargs="+", type=typed_path, metavar="RUN_OR_SWEEP")
+    parser.add_argument(
+        "--out", type=typed_path, default=Path("outputs") / "report", help="folder to write into"
+    )
     parser.add_argument("--control", help="SETTING=VALUE of the group that others are held against")
     parser.add_argument("--mix", action="store_true", help="also runs measured on different data")
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from miniclip.commands.models import load_model_of_index
 from miniclip.errors import UserError, at_least, in_range
+from miniclip.files import typed_path
 
 if TYPE_CHECKING:
     from miniclip.deploy.index import Found
@@ -24,14 +25,16 @@ EXAMPLES = """\
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """An index, queries, and what is shown of the answers."""
-    parser.add_argument("index", type=Path, metavar="INDEX")
+    parser.add_argument("index", type=typed_path, metavar="INDEX")
     parser.add_argument("texts", nargs="*", metavar="TEXT")
-    parser.add_argument("--image", type=Path, action="append", default=[], help="an image to search by")
+    parser.add_argument(
+        "--image", type=typed_path, action="append", default=[], help="an image to search by"
+    )
     parser.add_argument("--text", help="words that are added to each --image")
     parser.add_argument("-k", type=int, default=10, help="images per query (10)")
     parser.add_argument("--threshold", type=float, help="the lowest score that is shown, -1 to 1")
-    parser.add_argument("--model", type=Path, help="where the index's model lies now")
-    parser.add_argument("--sheet", type=Path, help="PNG to draw what is found into")
+    parser.add_argument("--model", type=typed_path, help="where the index's model lies now")
+    parser.add_argument("--sheet", type=typed_path, help="PNG to draw what is found into")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from miniclip.commands.models import load_model_of_index
 from miniclip.errors import SettingError, UserError, in_range
+from miniclip.files import typed_path
 
 if TYPE_CHECKING:
     from miniclip.deploy.server import Searcher
@@ -38,13 +39,15 @@ THREAD_SETTINGS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Indexes, and where they are served."""
-    parser.add_argument("indexes", nargs="+", type=Path, metavar="INDEX", help="one, or two to compare")
+    parser.add_argument(
+        "indexes", nargs="+", type=typed_path, metavar="INDEX", help="one, or two to compare"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
     parser.add_argument("--port", type=int, default=8000, help="port to listen on, 0 for any (8000)")
     parser.add_argument("--token", help="what requests must bring; others see it in the list of processes")
     parser.add_argument(
         "--model",
-        type=Path,
+        type=typed_path,
         action="append",
         default=[],
         help="where an index's model lies now; once per INDEX",

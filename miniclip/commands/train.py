@@ -24,9 +24,10 @@ from omegaconf.errors import OmegaConfBaseException
 from miniclip.commands import slurm
 from miniclip.commands.console import console, let_waiting_threads_sleep, with_new_names
 from miniclip.config.compose import HOME, prepare_hydra, refuse_unknown, what_is_wrong
-from miniclip.config.refusals import refuse_misspelled
+from miniclip.config.refusals import FOLDERS_OF_HYDRA, refuse_misspelled
 from miniclip.disk_errors import disk_errors_told
 from miniclip.errors import UserError, without_secrets
+from miniclip.files import typed_path
 from miniclip.stop_signals import shell_status, stop_signals
 
 EXAMPLES = """\
@@ -80,7 +81,7 @@ def train() -> None:
     """
     let_waiting_threads_sleep()
     with stop_signals.caught(), console():
-        sys.argv[1:] = with_new_names(sys.argv[1:])
+        sys.argv[1:] = map(_with_home, with_new_names(sys.argv[1:]))
         stop_signals.exit_status = partial(_exit_status, words=sys.argv[1:])
         _train()
 
@@ -105,6 +106,13 @@ def _train() -> None:
         if os.environ.get(FULL_ERROR) == "1":
             print(without_secrets(traceback.format_exc()), end="", file=sys.stderr)
         sys.exit(f"Error: {what_is_wrong(error, words)}")
+
+
+def _with_home(word: str) -> str:
+    """A setting that was typed; of a folder that Hydra makes, with the user's home in place of ~."""
+    key, _, value = word.partition("=")
+    is_of_home = key in FOLDERS_OF_HYDRA and value.startswith("~")
+    return f"{key}={typed_path(value)}" if is_of_home else word
 
 
 def _exit_status(signum: int, *, words: Sequence[str]) -> int:

@@ -51,6 +51,14 @@ def is_onnx_folder(path: Path) -> bool:
     return (path / files.CONFIG).is_file()
 
 
+def fingerprint_in(fingerprint: str, precision: str) -> str:
+    """The fingerprint of a model's export: torch's own in float32, else one with the precision behind it.
+
+    In float32 the vectors are torch's up to rounding; in another precision they are others.
+    """
+    return fingerprint if precision == "fp32" else f"{fingerprint}-{precision}"
+
+
 class GraphError(UserError):
     """A graph in ONNX does not run."""
 
@@ -73,13 +81,13 @@ class OnnxModel:
         folder = Path(folder).expanduser()
         config = _read_config(folder)
         self.name: str = config["name"]
-        self.fingerprint: str = config["fingerprint"]
         self.embed_dim: int = config["embed_dim"]
         self.logit_scale = float(config["logit_scale"])
         self.context_length: int = config["context_length"]
         self.image_size: int = config["image_size"]
         self.eval_crop: str = config["eval_crop"]
         self.precision: str = config["precision"]
+        self.fingerprint = fingerprint_in(config["fingerprint"], self.precision)
 
         self._image = _session(within(folder, files.IMAGE), num_threads)
         self._text = _session(within(folder, files.TEXT), num_threads)
@@ -105,17 +113,21 @@ class OnnxModel:
         """Images to vectors, `N images -> (N, D)` float32, of length 1.
 
         Args:
-            images: one or several files or images of Pillow; or a batch (N, 3, S, S) float32 of what
-                `preprocess` gives.
+            images: one or several files or images of Pillow; or a batch (N, 3, S, S) of floats, or one
+                (3, S, S), of what `preprocess` gives.
 
         Raises:
-            UserError: when an image cannot be read.
+            UserError: when an image cannot be read, or what is given is none.
         """
         if isinstance(images, np.ndarray):
+            images = self._checked(images)
             batches = [images[i : i + BATCH_SIZE] for i in range(0, len(images), BATCH_SIZE)]
             return self._joined([self._run(self._image, {files.IMAGES: batch}) for batch in batches])
 
         several = [images] if isinstance(images, str | Path | Image.Image) else list(images)
+        for image in several:
+            _check_kind(image)
+
         features = []
         with ThreadPoolExecutor(os.cpu_count()) as threads:
             for start in range(0, len(several), BATCH_SIZE):
@@ -142,6 +154,19 @@ class OnnxModel:
         """The texts of which the model does not read the end."""
         encodings = encoded(self._tokenizer, list(texts))
         return [text for text, own in zip(texts, encodings, strict=True) if own.overflowing]
+
+    def _checked(self, images: np.ndarray) -> np.ndarray:
+        """A batch of preprocessed images, or one as a batch, (N, 3, S, S) float32."""
+        size = self.image_size
+        batch = images[None] if images.ndim == 3 else images
+        if batch.shape[1:] != (3, size, size) or not np.issubdtype(batch.dtype, np.floating):
+            shape = ", ".join(map(str, images.shape))
+            raise UserError(
+                f"encode_image takes preprocessed images (N, 3, {size}, {size}) of floats, not ({shape}) "
+                f"of {images.dtype}. Use model.preprocess(image), or give files or images of Pillow; an "
+                "array (H, W, 3) uint8 becomes one by PIL.Image.fromarray(array)."
+            )
+        return batch.astype(np.float32, copy=False)
 
     def _seen(self, image: ImageInput) -> np.ndarray:
         """What the model sees of one image, (3, S, S)."""
@@ -183,6 +208,16 @@ class OnnxModel:
 
     def _joined(self, features: list[np.ndarray]) -> np.ndarray:
         return np.concatenate([np.zeros((0, self.embed_dim), np.float32), *features])
+
+
+def _check_kind(image: object) -> None:
+    """Stop at what is neither a file nor an image."""
+    if not isinstance(image, str | Path | Image.Image):
+        raise UserError(
+            "encode_image takes files, images of Pillow or an array (N, 3, S, S) of what model.preprocess "
+            f"gives, not {type(image).__name__}. Make of an array (H, W, 3) uint8 an image: "
+            "PIL.Image.fromarray(array)"
+        )
 
 
 def _read_config(folder: Path) -> files.Config:

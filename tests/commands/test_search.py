@@ -55,6 +55,20 @@ def test_a_folder_is_embedded_and_searched(
     assert miniclip("search", "index", "x", "--model", class_run.path).returncode == 0
 
 
+def test_an_option_may_begin_at_home(
+    class_run: RunDirectory,
+    class_folder: Path,
+    miniclip: Callable[..., Answer],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert miniclip("embed", class_run.path, class_folder, "--out=~/of_home").returncode == 0
+    assert (tmp_path / "of_home" / "index.sqlite").is_file()
+    assert miniclip("search", "~/of_home", "red", "--sheet=~/sheet.png").returncode == 0
+    assert (tmp_path / "sheet.png").is_file() and not (tmp_path / "~").exists()
+
+
 def test_the_image_tower_is_made_at_once_or_not_at_all(
     class_run: RunDirectory,
     class_folder: Path,

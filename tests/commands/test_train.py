@@ -56,3 +56,10 @@ def test_two_that_start_in_the_same_second_have_two_directories(tmp_path: Path) 
         assert train_in_process(*TINY, "trainer.batch_size=64", cwd=tmp_path).returncode == 1
     first, second = sorted(tmp_path.glob("outputs/miniclip/*"))
     assert all("_" in folder.name.partition("_")[2] for folder in (first, second))  # of a second
+
+
+def test_the_users_home_is_where_a_tilde_says(tmp_path: Path) -> None:
+    place = "hydra.run.dir=~/runs/one"
+    done = train_in_process(*TINY, place, "trainer.batch_size=64", cwd=tmp_path, HOME=str(tmp_path))
+    assert done.returncode == 1 and "trainer.batch_size=64" in done.stderr
+    assert (tmp_path / "runs" / "one" / ".hydra").is_dir() and not (tmp_path / "~").exists()

@@ -2,11 +2,13 @@
 
 import json
 import math
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,6 +86,38 @@ def test_the_exported_model_is_the_same_model(model: MiniCLIP, exported: Path) -
     assert onnx.fingerprint == model.fingerprint and onnx.name == model.name
     assert onnx.logit_scale == model.logit_scale and onnx.embed_dim == model.embed_dim
     assert onnx.encode_image([]).shape == onnx.encode_text([]).shape == (0, model.embed_dim)
+
+
+def test_a_smaller_model_is_another_for_an_index(exported: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(exported, tmp_path / "copy")
+    config = json.loads((folder / "onnx.json").read_text())
+    (folder / "onnx.json").write_text(json.dumps({**config, "precision": "int8"}))
+    assert OnnxModel(folder).fingerprint == f"{config['fingerprint']}-int8"
+
+
+@pytest.mark.parametrize(
+    ("images", "told"),
+    [
+        (np.zeros((8, 8, 3), np.uint8), "not (8, 8, 3) of uint8"),
+        (np.zeros((2, 3, 32, 32), np.uint8), "not (2, 3, 32, 32) of uint8"),
+        (np.zeros((2, 3, 16, 16), np.float32), "takes preprocessed images (N, 3, 32, 32)"),
+        (np.zeros(3), "not (3) of float64"),
+        ([None], "not NoneType"),
+        ([np.zeros((8, 8, 3), np.uint8)], "not ndarray"),
+    ],
+)
+def test_what_is_no_image_is_told(images: Any, told: str, exported: Path) -> None:
+    with pytest.raises(UserError, match=re.escape(told)) as raised:
+        OnnxModel(exported).encode_image(images)
+    assert "\n" not in str(raised.value)
+
+
+def test_one_preprocessed_image_of_any_floats_is_a_batch(exported: Path) -> None:
+    onnx = OnnxModel(exported)
+    pixels = onnx.preprocess(drawings()[0])
+    expected = onnx.encode_image(pixels[None])
+    np.testing.assert_array_equal(onnx.encode_image(pixels), expected)
+    np.testing.assert_array_equal(onnx.encode_image(pixels.astype(np.float64)), expected)
 
 
 @pytest.mark.parametrize("crop", ["squash", "center"])

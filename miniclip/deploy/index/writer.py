@@ -192,9 +192,8 @@ def _facts_for(
     facts = facts_of(connection)
     where = str(model_path.absolute())
     if facts is None:
-        facts = Facts(
-            model.name, where, model.fingerprint, model.embed_dim, generation=1, version=0, writer=0
-        )
+        identity = _with_precision(model.fingerprint)
+        facts = Facts(model.name, where, identity, model.embed_dim, generation=1, version=0, writer=0)
         # before the facts that name it, so that an index is whole also when it is killed in between
         VectorFile(folder, facts.generation, facts.embed_dim).create()
 
@@ -204,23 +203,45 @@ def _facts_for(
         return facts
 
     check_model(folder, facts, model)
-    # the same model may have moved
-    facts = facts._replace(model_name=model.name, model_path=where, writer=facts.writer + 1)
+    # the same model may have moved, and an older index does not know its precision
+    facts = facts._replace(
+        model_name=model.name,
+        model_path=where,
+        fingerprint=_with_precision(model.fingerprint),
+        writer=facts.writer + 1,
+    )
     connection.execute(
-        "UPDATE facts SET model_name = ?, model_path = ?, writer = ?", [model.name, where, facts.writer]
+        "UPDATE facts SET model_name = ?, model_path = ?, fingerprint = ?, writer = ?",
+        [facts.model_name, facts.model_path, facts.fingerprint, facts.writer],
     )
     return facts
 
 
 def check_model(folder: Path, facts: Facts, model: FingerprintedModel) -> None:
-    """Stop at a model that is not the one of an index.
+    """Stop at a model that is not the one of an index, or is exported in another precision.
+
+    An index of an older version does not know in which precision its vectors were made, and takes all.
 
     Raises:
         UserError: when it is another one; the text names both.
     """
-    if facts.fingerprint == model.fingerprint:
+    digest, _, precision = facts.fingerprint.partition("-")
+    own_digest, _, own_precision = _with_precision(model.fingerprint).partition("-")
+    if digest == own_digest and precision in ("", own_precision):
         return
+
+    if digest == own_digest:
+        raise UserError(
+            f"The index {folder} was made by {facts.model_name} in {precision}, whose vectors do not mix "
+            f"with those of {own_precision}. Take the model in {precision} ({facts.model_path}), or "
+            "another folder for this one's index."
+        )
     raise UserError(
-        f"The index {folder} was made by the model {facts.model_name} ({facts.fingerprint[:8]}), not by "
-        f"{model.name} ({model.fingerprint[:8]}). Take that model, or another folder for this one's index."
+        f"The index {folder} was made by the model {facts.model_name} ({digest[:8]}), not by "
+        f"{model.name} ({own_digest[:8]}). Take that model, or another folder for this one's index."
     )
+
+
+def _with_precision(fingerprint: str) -> str:
+    """A model's fingerprint as an index keeps it: with the precision, also where that is float32."""
+    return fingerprint if "-" in fingerprint else f"{fingerprint}-fp32"

@@ -10,7 +10,6 @@ from miniclip.errors import BrokenImage
 
 BROWSERS_SHOW = {
     "JPEG": "image/jpeg",
-    "MPO": "image/jpeg",
     "PNG": "image/png",
     "GIF": "image/gif",
     "WEBP": "image/webp",
@@ -19,6 +18,14 @@ BROWSERS_SHOW = {
 
 ACCEPTED = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
 """Formats that are taken from anyone; others, like EPS, may start a program of their own."""
+
+TELLS_NOTHING = {
+    *("adobe", "adobe_transform", "jfif", "jfif_density", "jfif_unit", "jfif_version"),
+    *("progression", "progressive", "interlace", "extension", "version", "background", "transparency"),
+    *("chromaticity", "dpi", "gamma", "icc_profile", "srgb", "duration", "loop", "timestamp"),
+}
+"""What a file may hold beside the pixels that goes out with them: how they are shown, not where they were
+taken, when and by whom."""
 
 THUMBNAIL_SIZE = 320
 """Longer side, pixels."""
@@ -62,16 +69,27 @@ def thumbnail(content: bytes, name: str) -> Picture:
 
 
 def original(content: bytes, name: str) -> Picture:
-    """An image's file as it is, or as a JPEG where browsers do not show its format.
+    """An image's file as it is, or as an upright JPEG of its pixels alone.
+
+    That is where browsers do not show its format, and where the file holds more than pixels, such as the
+    place and the time of a photo (EXIF), comments or texts.
 
     Raises:
         BrokenImage: when it is none.
     """
     whole = decode_without_torch(content, name, decode_size=2**16)  # which refuses what is no image
     media_type = BROWSERS_SHOW.get(_format_of(content) or "")
-    if media_type is None:
+    if media_type is None or _tells_more(content):
         return _as_jpeg(whole)
     return Picture(content, media_type)
+
+
+def _tells_more(content: bytes) -> bool:
+    """Whether an image's file holds more than what it shows."""
+    with Image.open(io.BytesIO(content), formats=ACCEPTED) as image:
+        if image.format == "PNG":
+            image.load()  # it may have texts behind its pixels
+        return not image.info.keys() <= TELLS_NOTHING or bool(image.getexif())
 
 
 def _format_of(content: bytes) -> str | None:
@@ -84,6 +102,7 @@ def _format_of(content: bytes) -> str | None:
 
 
 def _as_jpeg(image: Image.Image) -> Picture:
+    image.info.clear()  # Pillow would write a comment of the file's
     buffer = io.BytesIO()
     image.save(buffer, format="JPEG", quality=88)
     return Picture(buffer.getvalue(), "image/jpeg")

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 from miniclip.deploy.index import Index, open_writer
+from miniclip.deploy.index.database import writing
+from miniclip.deploy.onnx_model import fingerprint_in
 from miniclip.errors import UserError
 from tests.conftest import ROOT
 from tests.deploy.index.conftest import assert_holds, expected_vectors, save_photo, vectors_by_name
@@ -94,6 +96,33 @@ def test_another_model_is_refused_by_name(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"made by the model projection 0 .*, not by projection 1 "):
         embed(tmp_path / "index", photos, model=ProjectionModel(seed=1))
     assert_holds(tmp_path / "index", expected_vectors(photos))
+
+
+def in_precision(precision: str) -> ProjectionModel:
+    """The same model, exported in another precision."""
+    model = ProjectionModel()
+    model.fingerprint = fingerprint_in(model.fingerprint, precision)
+    return model
+
+
+@pytest.mark.parametrize(("first", "second"), [("fp32", "int8"), ("int8", "fp32"), ("int8", "fp16")])
+def test_another_precision_is_refused_by_name(
+    first: str, second: str, photos: Path, tmp_path: Path
+) -> None:
+    embed(tmp_path / "index", photos, model=in_precision(first))
+    with pytest.raises(UserError, match=rf"by projection 0 in {first}, .* those of {second}\. Take"):
+        embed(tmp_path / "index", photos, model=in_precision(second))
+    embed(tmp_path / "index", photos, model=in_precision(first))
+
+
+def test_an_index_that_knows_no_precision_takes_the_next(photos: Path, tmp_path: Path) -> None:
+    embed(tmp_path / "index", photos)
+    with writing(tmp_path / "index") as connection:
+        connection.execute("UPDATE facts SET fingerprint = ?", [ProjectionModel().fingerprint])
+
+    embed(tmp_path / "index", photos, model=in_precision("int8"))
+    with pytest.raises(UserError, match="in int8, whose vectors do not mix"):
+        embed(tmp_path / "index", photos)
 
 
 def test_a_folder_of_other_files_is_no_place_for_an_index(photos: Path) -> None:

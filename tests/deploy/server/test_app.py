@@ -2,13 +2,15 @@
 
 import io
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image
+from PIL.PngImagePlugin import PngInfo
 from starlette.testclient import TestClient
 
 from miniclip.deploy.index import Index
@@ -127,6 +129,54 @@ def test_images_go_out_as_images(client: TestClient, album: Path) -> None:
     assert small.headers["content-type"] == "image/jpeg"
     assert Image.open(io.BytesIO(small.content)).format == "JPEG"
     assert whole.headers["x-content-type-options"] == "nosniff"
+
+
+def noise(seed: int, size: tuple[int, int]) -> Image.Image:
+    width, height = size
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def photo_that_tells(path: Path) -> None:
+    """Write a photo that lies on its side, and says where it was taken, with a comment."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    exif.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitude] = (48.0, 8.0, 0.0)
+    noise(1, (40, 24)).save(path, exif=exif, comment=b"secret")
+
+
+def drawing_that_tells(path: Path) -> None:
+    """Write a PNG with a text behind its pixels."""
+    texts = PngInfo()
+    texts.add(b"tEXt", b"Comment\0secret", after_idat=True)
+    noise(1, (24, 40)).save(path, pnginfo=texts)
+
+
+@pytest.mark.parametrize(("name", "save"), [("a.jpg", photo_that_tells), ("a.png", drawing_that_tells)])
+def test_where_a_photo_was_taken_stays_here(
+    name: str, save: Callable[[Path], None], serve: Serve, tmp_path: Path
+) -> None:
+    (tmp_path / "photos").mkdir()
+    save(tmp_path / "photos" / name)
+    embed(tmp_path / "index", tmp_path / "photos")
+    client = serve(searchers=[Searcher("index", Index(tmp_path / "index"), ProjectionModel())])
+
+    for kind in ("image", "thumbnail"):
+        answer = client.get(f"/{kind}/1")
+        assert answer.headers["content-type"] == "image/jpeg" and b"secret" not in answer.content
+        image = Image.open(io.BytesIO(answer.content))
+        assert not image.getexif() and image.size == (24, 40)
+
+
+def test_a_photo_that_tells_nothing_goes_out_as_it_is(serve: Serve, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for number, form in enumerate(("jpg", "gif", "webp")):
+        noise(number, (24, 40)).save(tmp_path / "photos" / f"{number}.{form}")
+    embed(tmp_path / "index", tmp_path / "photos")
+    client = serve(searchers=[Searcher("index", Index(tmp_path / "index"), ProjectionModel())])
+
+    files = {path.read_bytes() for path in (tmp_path / "photos").iterdir()}
+    assert {client.get(f"/image/{number}").content for number in (1, 2, 3)} == files
 
 
 @pytest.mark.parametrize(
