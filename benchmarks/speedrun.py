@@ -2,17 +2,17 @@
 
     python -m benchmarks.speedrun /path/to/fashion [SETTING=VALUE ...] [--runs 5]
 
-The task: Fashion Product Images (Small) as parquet, 40,072 training images of 64 x 64 pixels with their titles,
-and 2,000 validation images. The rules:
+The task: Fashion Product Images (Small) as parquet, 40,072 training images of 64 x 64 pixels with their
+titles, and 2,000 validation images. The rules:
 
-1. R@10 on all 2,000 validation images and titles, image to text and text to image, a title right for its own image alone
-   and ties counted against the model, is at least 70 both ways: in the mean of five runs or more, which differ in
-   their seeds and in nothing else.
-2. The time of a run is that of its whole command, with starting, decoding and validation, on an idle machine.
-3. Training starts from random weights, and sees no image, title or label but those of the training part. Settings may
-   have been searched on the validation part.
-4. A record is a row of experiments/LOG.md: command, commit, runs, mean and standard deviation of time and recalls,
-   and the conditions that this prints.
+1. R@10 on all validation images and titles, image to text and text to image, a title right for its own
+   image alone and ties counted against the model, is at least 70 both ways: in the mean of five runs or
+   more, which differ in their seeds and in nothing else.
+2. The time of a run is that of its whole command on an idle machine: starting, decoding, validation, all.
+3. Training starts from random weights, and sees no image, title or label but those of the training part.
+   Settings may have been searched on the validation part.
+4. A record is a row of experiments/LOG.md: command, commit, runs, mean and standard deviation of time and
+   recalls, and the conditions that this prints.
 """
 
 import argparse
