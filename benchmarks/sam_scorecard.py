@@ -1,12 +1,18 @@
-"""Eleven ways in which a SAM goes wrong, each run against MiniCLIP's and pytorch_optimizer's.
+"""Eleven ways in which a SAM goes wrong, each run against MiniCLIP's and those of three other packages.
 
     python -m benchmarks.sam_scorecard
 
-Needs the extra `bench`. Every cell is what happened when it was tried here; nothing is looked up. It is
-one file in spite of its length: each way is one function, and the table at the end is read beside them.
+Needs the extra `bench`. Every cell is what happened when it was tried here; nothing is looked up. A package
+that is not installed is left out, which is told. zij is no part of the extra, for it asks for a torch below
+2.13, which the extra would then bring; it runs with a later one: `pip install --no-deps zij`.
+
+It is one file in spite of its length: each way is one function, and the table at the end is read beside
+them.
 """
 
+import importlib
 import importlib.metadata
+import importlib.util
 import multiprocessing
 import resource
 import statistics
@@ -34,13 +40,23 @@ class Rival(NamedTuple):
     """A SAM as its documentation says to use it.
 
     Attributes:
+        name: of its package, as it is installed.
         make: `(params, base class, model, **base settings) -> optimizer`.
         update: runs one step with a closure that does forward and backward and zeroes nothing.
+        scaled_update: the same with a GradScaler, `(optimizer, scaler, closure, forced)`: ours by its
+            docstring, others by the AMP page's recipe for clipping, since none of them tells one. That
+            recipe unscales before each half-step, which the scaler refuses; `forced` makes it forget the
+            first.
     """
 
     name: str
-    make: Callable[..., Optimizer]
+    make: Callable[..., Any]
     update: Callable[[Any, Closure], object]
+    scaled_update: Callable[[Any, torch.amp.GradScaler, Closure, bool], object]
+
+    @property
+    def is_installed(self) -> bool:
+        return importlib.util.find_spec(self.name.lower()) is not None
 
 
 class Verdict(NamedTuple):
@@ -52,13 +68,23 @@ def _make_ours(params: Any, base: type, model: nn.Module | None = None, **settin
     return SAM(params, partial(base, **settings), rho=RHO, measure_every=None, model=model)
 
 
-def _make_theirs(params: Any, base: type, model: nn.Module | None = None, **settings: Any) -> Optimizer:
-    from pytorch_optimizer import SAM as TheirSAM
+def _update_scaled_ours(
+    optimizer: Any, scaler: torch.amp.GradScaler, closure: Closure, forced: bool
+) -> None:
+    optimizer.backward(closure)
+    scaler.unscale_(optimizer.base_optimizer)
+    scaler.step(optimizer.base_optimizer)
+    scaler.update()
 
-    return TheirSAM(params, base, rho=RHO, **settings)
+
+def _make_two_step(
+    package: str, params: Any, base: type, model: nn.Module | None = None, **settings: Any
+) -> Optimizer:
+    sam: Any = importlib.import_module(package).SAM
+    return sam(params, base, rho=RHO, **settings)
 
 
-def _update_theirs(optimizer: Any, closure: Closure) -> None:
+def _update_two_step(optimizer: Any, closure: Closure) -> None:
     def again() -> Tensor:
         optimizer.zero_grad()
         return closure()
@@ -67,8 +93,85 @@ def _update_theirs(optimizer: Any, closure: Closure) -> None:
     optimizer.step(again)
 
 
-OURS = Rival("MiniCLIP", _make_ours, lambda optimizer, closure: optimizer.step(closure))
-THEIRS = Rival("pytorch_optimizer", _make_theirs, _update_theirs)
+def _update_scaled_two_step(
+    optimizer: Any, scaler: torch.amp.GradScaler, closure: Closure, forced: bool
+) -> None:
+    optimizer.zero_grad()
+    closure()
+    scaler.unscale_(optimizer)
+    optimizer.first_step(zero_grad=True)
+
+    closure()
+    if forced:
+        scaler._per_optimizer_states.clear()
+    scaler.unscale_(optimizer)
+    optimizer.second_step()
+    scaler.update()
+
+
+def _make_temperon(params: Any, base: type, model: nn.Module | None = None, **settings: Any) -> Any:
+    from temperon import Temperon
+
+    # its tail, which is when it perturbs, is all of the run
+    return Temperon(base(params, **settings), total_steps=1000, tail_frac=1.0, rho=RHO)
+
+
+def _update_temperon(optimizer: Any, closure: Closure) -> None:
+    def zeroed() -> Tensor:
+        optimizer.zero_grad()
+        return closure()
+
+    optimizer.step(zeroed)
+
+
+def _update_scaled_temperon(
+    optimizer: Any, scaler: torch.amp.GradScaler, closure: Closure, forced: bool
+) -> None:
+    def unscaled() -> Tensor:
+        optimizer.zero_grad()
+        loss = closure()
+        if forced:
+            scaler._per_optimizer_states.clear()
+        scaler.unscale_(optimizer.optimizer)
+        return loss
+
+    optimizer.step(unscaled)
+    scaler.update()
+
+
+OURS = Rival(
+    "MiniCLIP", _make_ours, lambda optimizer, closure: optimizer.step(closure), _update_scaled_ours
+)
+THEIRS = Rival(
+    "pytorch_optimizer",
+    partial(_make_two_step, "pytorch_optimizer"),
+    _update_two_step,
+    _update_scaled_two_step,
+)
+ZIJ = Rival("zij", partial(_make_two_step, "zij"), _update_two_step, _update_scaled_two_step)
+TEMPERON = Rival("temperon", _make_temperon, _update_temperon, _update_scaled_temperon)
+
+RIVALS = {rival.name: rival for rival in (OURS, THEIRS, ZIJ, TEMPERON)}
+
+
+def installed() -> list[Rival]:
+    """MiniCLIP's and those rivals that can be tried here."""
+    return [rival for rival in RIVALS.values() if rival.is_installed]
+
+
+def _tensors_of_state(optimizer: Any) -> list[Tensor]:
+    """What an optimizer keeps, itself or in the one that it wraps."""
+    wrapped = (getattr(optimizer, name, None) for name in ("base_optimizer", "optimizer"))
+    states = [getattr(part, "state", {}) for part in (optimizer, *wrapped)]
+
+    of_params = [state for each in states for state in each.values()]
+    return [value for state in of_params for value in state.values() if isinstance(value, Tensor)]
+
+
+def _kept_between_passes(optimizer: Any) -> list[Tensor]:
+    """What an optimizer holds in the second pass, to come back to its weights by."""
+    perturbation = getattr(optimizer, "_e_w", {})  # temperon's
+    return [*_tensors_of_state(optimizer), *perturbation.values()]
 
 
 def _net(seed: int = 0, *, dropout: float = 0.0) -> nn.Sequential:
@@ -131,9 +234,9 @@ def overflow_in_the_first_pass(rival: Rival) -> Verdict:
             next(model.parameters()).grad[0, 0] = torch.inf  # type: ignore[index]
         return loss.detach()
 
-    _scaled_update(optimizer, scaler, closure, forced=True)
-    state = [v for s in optimizer.state.values() for v in s.values() if isinstance(v, Tensor)]
-    finite = bool(_weights(model).isfinite().all()) and all(bool(v.isfinite().all()) for v in state)
+    rival.scaled_update(optimizer, scaler, closure, True)
+    kept = [_weights(model), *_tensors_of_state(optimizer)]
+    finite = all(bool(value.isfinite().all()) for value in kept)
     return Verdict(finite, "weights or moments are NaN")
 
 
@@ -175,7 +278,7 @@ def _survives_skipped_start(rival: Rival, base: type, settings: dict[str, Any]) 
             # memory that was in use, which state without values would be made of
             used = [torch.full((64, 64), 1e30) for _ in range(50)]
             del used
-            _scaled_update(optimizer, scaler, closure, forced=True)
+            rival.scaled_update(optimizer, scaler, closure, True)
         finals.append(_weights(model))
     return torch.allclose(finals[0], finals[1], rtol=1e-3, atol=1e-4)
 
@@ -207,12 +310,11 @@ def storage_stays(rival: Rival) -> Verdict:
 
         def closure(inputs: Tensor = inputs, kept: list[Tensor] = kept) -> Tensor:
             # whatever the optimizer holds between the passes
-            kept.extend(v for s in optimizer.state.values() for v in s.values() if isinstance(v, Tensor))
+            kept.extend(_kept_between_passes(optimizer))
             return _closure(model, inputs)()
 
         rival.update(optimizer, closure)
-        saved = getattr(optimizer, "_saved", None)
-        held = list(saved.values()) if saved is not None else kept
+        held = list(optimizer.perturbation._saved.values()) if isinstance(optimizer, SAM) else kept
         _pool.extend(held)  # so that a freed address is not handed out again
         seen.append(tuple(t.data_ptr() for t in [*model.parameters(), *held]))
     weights_stay = len({pointers[:6] for pointers in seen}) == 1
@@ -261,38 +363,12 @@ def scaled_is_unscaled(rival: Rival) -> Verdict:
                 return loss.detach()
 
             try:
-                _scaled_update(optimizer, scaler, closure)
+                rival.scaled_update(optimizer, scaler, closure, False)
             except RuntimeError as error:
                 return Verdict(False, str(error).split(" since")[0])
         finals.append(_weights(model))
     close = torch.allclose(finals[0], finals[1], rtol=1e-5, atol=1e-6)
     return Verdict(close, f"off by {(finals[0] - finals[1]).abs().max():.1e}")
-
-
-def _scaled_update(
-    optimizer: Any, scaler: torch.amp.GradScaler, closure: Closure, *, forced: bool = False
-) -> None:
-    """One step with a scaler: ours by its docstring, a two-step SAM by the AMP page's recipe.
-
-    That recipe unscales before each step, which the scaler refuses; `forced` makes it forget the first.
-    """
-    if isinstance(optimizer, SAM):
-        optimizer.backward(closure)
-        scaler.unscale_(optimizer.base_optimizer)
-        scaler.step(optimizer.base_optimizer)
-        scaler.update()
-        return
-
-    optimizer.zero_grad()
-    closure()
-    scaler.unscale_(optimizer)
-    optimizer.first_step(zero_grad=True)
-    closure()
-    if forced:
-        scaler._per_optimizer_states.clear()
-    scaler.unscale_(optimizer)
-    optimizer.second_step()
-    scaler.update()
 
 
 def no_host_synchronization(rival: Rival) -> Verdict:
@@ -320,7 +396,8 @@ def temperature_stays(rival: Rival) -> Verdict:
         loss.backward()
         return loss.detach()
 
-    groups = [{"params": [w]}, {"params": [scale], "perturb": False}]
+    # ours reads `perturb`, others a group's own `rho`
+    groups = [{"params": [w]}, {"params": [scale], "perturb": False, "rho": 0.0}]
     rival.update(rival.make(groups, torch.optim.SGD, lr=0.1), closure)
     trained = not torch.equal(scale.detach(), seen[0])
     return Verdict(torch.equal(seen[0], seen[1]) and trained, f"moved by {(seen[1] - seen[0]).item():.1e}")
@@ -362,22 +439,26 @@ def optimizer_seconds(rounds: int = 15) -> dict[str, float]:
     """Both half-steps less AdamW's step, over the default model's number of weights, in milliseconds."""
     shapes = [(512, 512, 3, 3)] * 5 + [(256, 256, 3, 3)] * 12 + [(1024, 256)] * 20 + [(256,)] * 60
     rivals: dict[str, Callable[[], object]] = {}
-    for name in ("AdamW", OURS.name, THEIRS.name):
+    for name in _with_adamw():
         params = [nn.Parameter(torch.randn(shape)) for shape in shapes]
         fill = partial(_fill, params, [torch.randn_like(p) for p in params])
         if name == "AdamW":
             rivals[name] = partial(_plain_update, torch.optim.AdamW(params, fused=True), fill)
         else:
-            rival = OURS if name == OURS.name else THEIRS
-            optimizer = rival.make(params, torch.optim.AdamW, fused=True)
-            rivals[name] = partial(rival.update, optimizer, fill)
+            optimizer = RIVALS[name].make(params, torch.optim.AdamW, fused=True)
+            rivals[name] = partial(RIVALS[name].update, optimizer, fill)
     times = alternate(rivals, rounds=rounds)
 
     return {
         name: 1000
         * statistics.median(a - b for a, b in zip(times.seconds[name], times.seconds["AdamW"], strict=True))
-        for name in (OURS.name, THEIRS.name)
+        for name in _with_adamw()[1:]
     }
+
+
+def _with_adamw() -> list[str]:
+    """AdamW alone, and all that is installed."""
+    return ["AdamW", *(rival.name for rival in installed())]
 
 
 def _fill(params: list[nn.Parameter], gradients: list[Tensor]) -> Tensor:
@@ -396,11 +477,11 @@ def memory_in_copies() -> dict[str, float]:
     """Peak memory of a step above AdamW's, in copies of the weights; each in a process of its own."""
     context = multiprocessing.get_context("spawn")
     peaks = {}
-    for name in ("AdamW", OURS.name, THEIRS.name):
+    for name in _with_adamw():
         with context.Pool(1) as pool:
             peaks[name] = pool.apply(_peak_bytes, (name,))
     one_copy = 4 * MEMORY_PARAMS
-    return {name: (peaks[name] - peaks["AdamW"]) / one_copy for name in (OURS.name, THEIRS.name)}
+    return {name: (peaks[name] - peaks["AdamW"]) / one_copy for name in _with_adamw()[1:]}
 
 
 MEMORY_PARAMS = 100_000_000
@@ -415,10 +496,9 @@ def _peak_bytes(name: str) -> int:
             p.grad = torch.full_like(p, 0.5)
         return torch.zeros(())
 
-    rivals = {rival.name: rival for rival in (OURS, THEIRS)}
-    if name in rivals:
-        optimizer = rivals[name].make(params, torch.optim.AdamW, fused=True)
-        update = rivals[name].update
+    if name in RIVALS:
+        optimizer = RIVALS[name].make(params, torch.optim.AdamW, fused=True)
+        update = RIVALS[name].update
     else:
         optimizer, update = torch.optim.AdamW(params, fused=True), _plain_update
     for _ in range(3):
@@ -433,7 +513,7 @@ def step_costs(rounds: int = 12) -> dict[str, float]:
         images.contiguous(memory_format=torch.channels_last), token_ids, torch.ones_like(token_ids).bool()
     )
     rivals: dict[str, Callable[[], object]] = {}
-    for name in ("AdamW", OURS.name, THEIRS.name):
+    for name in _with_adamw():
         cfg = compose("precision=fp32")
         torch.manual_seed(0)
         model = instantiate.make_model(cfg, vocab_size=4096).to(memory_format=torch.channels_last)
@@ -443,12 +523,11 @@ def step_costs(rounds: int = 12) -> dict[str, float]:
             optimizer: Optimizer = torch.optim.AdamW(model.parameters(), **settings)
             rivals[name] = partial(_plain_update, optimizer, closure)
         else:
-            rival = OURS if name == OURS.name else THEIRS
-            optimizer = rival.make(model.parameters(), torch.optim.AdamW, model, **settings)
-            rivals[name] = partial(rival.update, optimizer, closure)
+            optimizer = RIVALS[name].make(model.parameters(), torch.optim.AdamW, model, **settings)
+            rivals[name] = partial(RIVALS[name].update, optimizer, closure)
     times = alternate(rivals, rounds=rounds)
 
-    return {name: times.ratio(name, over="AdamW") for name in (OURS.name, THEIRS.name)}
+    return {name: times.ratio(name, over="AdamW") for name in _with_adamw()[1:]}
 
 
 def _model_closure(model: nn.Module, batch: Batch) -> Tensor:
@@ -458,29 +537,57 @@ def _model_closure(model: nn.Module, batch: Batch) -> Tensor:
     return loss.detach()
 
 
-def scorecard() -> dict[str, tuple[Verdict, Verdict]]:
-    """Every pitfall tried on both."""
+def scorecard() -> dict[str, list[Verdict]]:
+    """Every pitfall tried on all that are installed, in their order."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return {text: (check(OURS), check(THEIRS)) for text, check in PITFALLS.items()}
+        return {text: [_verdict(check, rival) for rival in installed()] for text, check in PITFALLS.items()}
+
+
+def _verdict(check: Callable[[Rival], Verdict], rival: Rival) -> Verdict:
+    """What came of a try; that a rival raises in the middle of one is an answer, too."""
+    try:
+        return check(rival)
+    except Exception as error:
+        if rival is OURS:
+            raise
+        reason = str(error).splitlines()[0][:60] if str(error) else "without a word"
+        return Verdict(False, f"{type(error).__name__}, {reason}")
 
 
 def main() -> None:
-    print(conditions("torch", "pytorch-optimizer"))
-    theirs = f"pytorch_optimizer {importlib.metadata.version('pytorch-optimizer')}"
-    print(f"\n| | MiniCLIP | {theirs} |\n|---|---|---|")
+    rivals = installed()
+    packages = [rival.name.replace("_", "-") for rival in rivals if rival is not OURS]
+    print(conditions("torch", *packages))
+    for rival in RIVALS.values():
+        if rival not in rivals:
+            print(f"{rival.name} is not installed and left out.")
+
+    titles = [OURS.name, *(f"{name} {importlib.metadata.version(name)}" for name in packages)]
+    print(f"\n| | {' | '.join(titles)} |\n|{'---|' * (len(titles) + 1)}")
     for text, verdicts in scorecard().items():
-        cells = ["yes" if passed else f"**no**: {detail}" for passed, detail in verdicts]
-        print(f"| {text} | {' | '.join(cells)} |")
+        print_row(text, ["yes" if passed else f"**no**: {detail}" for passed, detail in verdicts])
 
     copies = memory_in_copies()  # first: a process starts with the peak of the one that started it
     costs, seconds = step_costs(), optimizer_seconds()
-    cells = [f"{costs[name]:.2f} times AdamW" for name in (OURS.name, THEIRS.name)]
-    print(f"| a step of the default model, float32 | {' | '.join(cells)} |")
-    cells = [f"{seconds[name]:.1f} ms" for name in (OURS.name, THEIRS.name)]
-    print(f"| time in the optimizer alone, above AdamW | {' | '.join(cells)} |")
-    cells = [f"{copies[name]:.2f} copies of the weights" for name in (OURS.name, THEIRS.name)]
-    print(f"| peak memory above AdamW | {' | '.join(cells)} |")
+    names = [rival.name for rival in rivals]
+    print_row(
+        "a step of the default model, float32",
+        [f"{costs[name]:.2f} times AdamW" for name in names],
+    )
+    print_row(
+        "time in the optimizer alone, above AdamW",
+        [f"{seconds[name]:.1f} ms" for name in names],
+    )
+    print_row(
+        "peak memory above AdamW",
+        [f"{copies[name]:.2f} copies of the weights" for name in names],
+    )
+
+
+def print_row(title: str, cells: list[str]) -> None:
+    """Print a row of the table."""
+    print(f"| {title} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

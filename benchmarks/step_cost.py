@@ -14,7 +14,27 @@ from miniclip.config.compose import compose
 from miniclip.data.batch import Batch
 from miniclip.training import Trainer, TrainingStep
 
-OPTIMIZERS = ("adamw", "sam", "sam_norm_only", "looksam", "interval", "msam", "asam", "gsam")
+OPTIMIZERS = (
+    "adamw",
+    "sam",
+    "sam_norm_only",
+    "looksam",
+    "interval",
+    "msam",
+    "asam",
+    "gsam",
+    "vasso",
+    "fsam",
+    "async_sam",
+    "random_sam",
+    "lesam",
+    "ssam",
+    "wsam",
+    "functional_sam",
+    "sam_text_tower",
+    "sam_image_tower",
+)
+"""What takes the same passes in every cycle of the steps below."""
 
 CYCLE = 5
 """Steps timed together: those that perturb now and then do so once in five."""

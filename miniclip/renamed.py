@@ -37,9 +37,30 @@ MOVED_KEYS = {
     "logger.log_model": "logger.wandb.log_model",
     "logger.mode": "logger.wandb.mode",
     "logger.project": "logger.wandb.project",
+    "optimizer.alpha": "optimizer.descent.alpha",
 }
-"""Old settings of the evaluation and the logger, which are those of a task or a view now, as they are
-typed. Nothing reads them out of older files."""
+"""Old settings of parts which are those of a task, a view or an axis of SAM now, as they are typed. In
+older files only SAM's are read."""
+
+SAM = "miniclip.optim.SAM"
+
+SAM_AXES: dict[str, dict[str, Any]] = {
+    SAM: {},
+    "miniclip.optim.GSAM": {"descent": "miniclip.optim.SurrogateGap"},
+    "miniclip.optim.LookSAM": {"descent": "miniclip.optim.ReusedAscent"},
+    "miniclip.optim.MSAM": {"direction": "miniclip.optim.Momentum"},
+}
+"""Old classes of SAM's family, and what they chose on its axes."""
+
+SAM_DEFAULTS = {
+    "direction": "miniclip.optim.Gradient",
+    "descent": "miniclip.optim.Descent",
+    "loss_budget": None,
+    "perturb": None,
+    "start_fraction": 0.0,
+    "probability": 1.0,
+}
+"""What older files do not say of SAM: parts by their `_target_`s."""
 
 VALUES = {
     "data.eval_crop": {"whole": "squash", "centre": "center"},
@@ -49,7 +70,23 @@ VALUES = {
 
 def renamed_config(config: dict[str, Any]) -> dict[str, Any]:
     """A config out of an older file, with today's names."""
-    return _renamed(config, "")
+    new = _renamed(config, "")
+    optimizer = new.get("optimizer")
+    if isinstance(optimizer, dict) and optimizer.get("_target_") in SAM_AXES:
+        new["optimizer"] = _with_axes(optimizer)
+    return new
+
+
+def _with_axes(optimizer: dict[str, Any]) -> dict[str, Any]:
+    """An optimizer of SAM's family as `SAM` with its axes."""
+    chosen = SAM_AXES[optimizer["_target_"]]
+    new = {**SAM_DEFAULTS, **chosen, **optimizer, "_target_": SAM}
+    for axis in ("direction", "descent"):
+        if isinstance(new[axis], str):
+            new[axis] = {"_target_": new[axis]}
+    if "alpha" in new:
+        new["descent"]["alpha"] = new.pop("alpha")
+    return new
 
 
 def _renamed(node: dict[str, Any], place: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks import time_to_recall
-from benchmarks.sam_scorecard import OURS, PITFALLS, THEIRS
+from benchmarks.sam_scorecard import OURS, PITFALLS, RIVALS, Rival, scorecard
 from miniclip.metrics import retrieval_metrics
 
 
@@ -17,10 +17,15 @@ def test_no_pitfall_of_the_scorecard_fails_for_us(text: str) -> None:
     assert verdict.passed, verdict.detail
 
 
-def test_the_scorecard_tells_the_rival_from_us() -> None:
-    pytest.importorskip("pytorch_optimizer", reason="needs the extra bench")
-    assert len(PITFALLS) == 11
-    assert not all(check(THEIRS).passed for check in PITFALLS.values())
+@pytest.mark.parametrize("rival", [rival for rival in RIVALS.values() if rival is not OURS])
+def test_the_scorecard_tells_each_rival_from_us(rival: Rival, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not rival.is_installed:
+        pytest.skip(f"needs {rival.name}")
+    monkeypatch.setattr("benchmarks.sam_scorecard.RIVALS", {each.name: each for each in (OURS, rival)})
+    verdicts = scorecard()
+    assert len(verdicts) == 11
+    assert all(ours.passed for ours, _ in verdicts.values())
+    assert not all(theirs.passed for _, theirs in verdicts.values())
 
 
 def test_the_evaluator_agrees_with_open_clips_where_each_image_has_one_caption() -> None:

@@ -1,5 +1,6 @@
 """From a config to a run: all its parts, checked and made."""
 
+import copy
 import logging
 import typing
 import warnings
@@ -11,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from miniclip.config.instantiate import make, make_model, make_optimizer, make_precision, names_of
 from miniclip.config.schema import check_signatures, check_values
 from miniclip.data import DataSource, Split
+from miniclip.data.caption_noise import num_exchanged
 from miniclip.data.eval_preprocessing import EvalPreprocessing
 from miniclip.errors import counted
 from miniclip.losses import Loss
@@ -45,6 +47,9 @@ def build(cfg: DictConfig, run: RunDirectory) -> tuple[Trainer, TrainingSetup, J
     tokenizer.save(run.tokenizer)
     sides = [side for side in (train_set, val_set, test_set) if side is not None]
     facts = {side.split.name: _facts(side.split, tokenizer) for side in sides}
+    if source.caption_noise:
+        exchanged = num_exchanged(len(train_set.split), source.caption_noise)
+        facts[train_set.split.name]["images_with_exchanged_captions"] = exchanged
     seed_everything(cfg.seed)
     model = make_model(cfg, vocab_size=tokenizer.vocab_size)
     model.to(trainer.device).to(memory_format=torch.channels_last)
@@ -128,9 +133,7 @@ def check(cfg: DictConfig) -> None:
         model = make_model(cfg, vocab_size=1)
 
     trainer: Trainer = make(cfg, "trainer")
-    with trainer.device:
-        sample = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.LayerNorm(1))
-    make_optimizer(cfg, sample)
+    make_optimizer(cfg, _small_copy(model, trainer.device))
 
     source: DataSource = make(cfg, "data")
     if source.keeps_features:
@@ -138,6 +141,21 @@ def check(cfg: DictConfig) -> None:
 
     for part in ("tokenizer", "schedule", "logger", "eval"):
         make(cfg, part)
+
+
+def _small_copy(model: CLIP, device: torch.device) -> CLIP:
+    """A model of the same modules and names, whose parameters have one element each."""
+    small: dict[torch.nn.Parameter, torch.nn.Parameter] = {}
+    copied = copy.deepcopy(model)
+    for module in copied.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is None:
+                continue
+            if parameter not in small:
+                values = torch.ones([1] * parameter.ndim, device=device)
+                small[parameter] = torch.nn.Parameter(values, requires_grad=parameter.requires_grad)
+            module._parameters[name] = small[parameter]
+    return copied
 
 
 def check_part(cfg: DictConfig, part: str) -> None:

@@ -99,6 +99,8 @@ def explained(message: str, words: Sequence[str] = ()) -> str:
         typed = _typed(key[1], words)
         if key[1] in _known_keys():
             reason = not_chosen(key[1])
+            if not reason and _by_slash(key[1]):  # a part that this option leaves out
+                reason = f"an option is chosen with {_by_slash(key[1])}={_value(key[1], words)}"
             if reason:
                 return f"{typed}: {reason}"
             group = key[1].rpartition(".")[0].replace(".", "/")

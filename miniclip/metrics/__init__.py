@@ -1,6 +1,12 @@
 """Pure measures: features and labels in, numbers out."""
 
 from miniclip.metrics.attention_cost import Cost, attention_costs
+from miniclip.metrics.block_sharpness import (
+    BlockSharpness,
+    block_places,
+    block_rises,
+    block_sharpness,
+)
 from miniclip.metrics.features import Features, encode, encode_images, encode_texts
 from miniclip.metrics.health import Health, cosine_counts, health, some_pairs
 from miniclip.metrics.linear_probe import FewShot, LabeledFeatures, Probe, few_shot, linear_probe
@@ -24,7 +30,16 @@ from miniclip.metrics.retrieval import (
     retrieval_metrics,
     retrieval_ranks,
 )
-from miniclip.metrics.sharpness import Landscape, LossSurface, landscape, m_sharpness, top_eigenvalue
+from miniclip.metrics.sharpness import (
+    Eigenpair,
+    Landscape,
+    LossSurface,
+    landscape,
+    m_sharpness,
+    top_eigenpair,
+    top_eigenvalue,
+)
+from miniclip.metrics.vectors import absolute_cosine
 from miniclip.metrics.zero_shot import (
     TEMPLATES,
     Classification,
@@ -37,8 +52,10 @@ __all__ = [
     "DIRECTIONS",
     "RECALL_AT",
     "TEMPLATES",
+    "BlockSharpness",
     "Classification",
     "Cost",
+    "Eigenpair",
     "Features",
     "FewShot",
     "Health",
@@ -48,7 +65,11 @@ __all__ = [
     "LossSurface",
     "Probe",
     "Ranks",
+    "absolute_cosine",
     "attention_costs",
+    "block_places",
+    "block_rises",
+    "block_sharpness",
     "bootstrap",
     "chance_metrics",
     "check_class_names",
@@ -74,5 +95,6 @@ __all__ = [
     "retrieval_metrics",
     "retrieval_ranks",
     "some_pairs",
+    "top_eigenpair",
     "top_eigenvalue",
 ]

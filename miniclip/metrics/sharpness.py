@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from miniclip.data.batch import Batch
+from miniclip.metrics.vectors import dot, norm, random_like, scaled, unit
 from miniclip.models import CLIP
 from miniclip.optim import Randomness, foreach, frozen_statistics, parameter_groups
 
@@ -35,6 +36,20 @@ class Landscape(NamedTuple):
     gradient: list[float]
     fractions: list[float]
     random: list[float]
+
+
+class Eigenpair(NamedTuple):
+    """The Hessian's eigenvalue of largest magnitude, as far as power iteration has come.
+
+    Attributes:
+        value: of this eigenvalue.
+        vector: of length 1, one tensor for each of the surface's.
+        residual: ||Hv - value v|| / |value|; 0 where `vector` is exact. The value converges first.
+    """
+
+    value: float
+    vector: list[Tensor]
+    residual: float
 
 
 class LossSurface:
@@ -74,9 +89,19 @@ class LossSurface:
         """Loss at the weights as they are."""
         return torch.stack([self.batch_loss(batch) for batch in self.batches]).mean().item()
 
+    @torch.no_grad()
+    def loss_at_rest(self, batch: Batch) -> float:
+        """Loss of one batch at the weights as they are."""
+        return self.batch_loss(batch).item()
+
     def gradient(self, batch: Batch) -> list[Tensor]:
         """Gradient of one batch's loss."""
         return list(torch.autograd.grad(self.batch_loss(batch), self.params, materialize_grads=True))
+
+    def mean_gradient(self) -> list[Tensor]:
+        """Gradient of the mean loss."""
+        gradients = [self.gradient(batch) for batch in self.batches]
+        return [torch.stack(parts).mean(dim=0) for parts in zip(*gradients, strict=True)]
 
     def hessian_product(self, vector: Sequence[Tensor]) -> list[Tensor]:
         """The Hessian of the mean loss times a vector, by differentiating twice (Pearlmutter 1994)."""
@@ -92,14 +117,30 @@ class LossSurface:
         return product
 
     @torch.no_grad()
-    def moved(self, step: Sequence[Tensor], at: Callable[[], Tensor | float]) -> float:
-        """What `at` says when the weights are moved by a step; afterwards they are what they were."""
-        saved = [p.detach().clone() for p in self.params]
+    def moved(
+        self,
+        step: Sequence[Tensor],
+        at: Callable[[], Tensor | float],
+        params: Sequence[Tensor] | None = None,
+    ) -> float:
+        """What `at` says when the weights are moved by a step; afterwards they are what they were.
+
+        Args:
+            params: those of the weights that the step is for; None is all of them.
+        """
+        moving = self.params if params is None else list(params)
+        saved = [p.detach().clone() for p in moving]
         try:
-            foreach.add_(self.params, list(step))
+            foreach.add_(moving, list(step))
             return float(at())
         finally:
-            foreach.copy_(self.params, saved)
+            foreach.copy_(moving, saved)
+
+    def moved_batch_loss(
+        self, batch: Batch, step: Sequence[Tensor], params: Sequence[Tensor] | None = None
+    ) -> float:
+        """Loss of one batch when the weights are moved by a step; see `moved`."""
+        return self.moved(step, lambda: self.batch_loss(batch), params)
 
 
 def m_sharpness(surface: LossSurface, rho: float) -> float:
@@ -109,42 +150,48 @@ def m_sharpness(surface: LossSurface, rho: float) -> float:
     """
     rises = []
     for batch in surface.batches:
-        gradient = surface.gradient(batch)
-        step = list(foreach.mul(gradient, rho / _norm(gradient).clamp(min=1e-12).item()))
-        with torch.no_grad():
-            start = surface.batch_loss(batch).item()
-        rises.append(surface.moved(step, lambda batch=batch: surface.batch_loss(batch)) - start)  # type: ignore[misc]
+        step = scaled(surface.gradient(batch), rho)
+        rises.append(surface.moved_batch_loss(batch, step) - surface.loss_at_rest(batch))
     return sum(rises) / len(rises)
 
 
 def top_eigenvalue(
     surface: LossSurface, *, max_iterations: int = 30, tolerance: float = 0.01, seed: int = 0
 ) -> float:
-    """The Hessian's eigenvalue of largest magnitude, by power iteration.
+    """The Hessian's eigenvalue of largest magnitude; see `top_eigenpair`."""
+    return top_eigenpair(surface, max_iterations=max_iterations, tolerance=tolerance, seed=seed).value
+
+
+def top_eigenpair(
+    surface: LossSurface, *, max_iterations: int = 30, tolerance: float = 0.01, seed: int = 0
+) -> Eigenpair:
+    """The Hessian's eigenvalue of largest magnitude and its eigenvector, by power iteration.
 
     Args:
         max_iterations: Hessian products at most.
         tolerance: relative change between two iterations that ends them.
         seed: of the start vector.
     """
-    vector = _unit(_random_like(surface.params, seed))
+    following = unit(random_like(surface.params, seed))
     value = 0.0
     for _ in range(max_iterations):
+        vector = following
         product = surface.hessian_product(vector)
-        previous, value = value, _dot(product, vector).item()
-        if abs(value - previous) <= tolerance * abs(value) or _norm(product) == 0:
+        previous, value = value, dot(product, vector).item()
+        if abs(value - previous) <= tolerance * abs(value) or norm(product) == 0:
             break
-        vector = _unit(product)
-    return value
+        following = unit(product)
+
+    left = norm([hv - value * v for hv, v in zip(product, vector, strict=True)]).item()
+    return Eigenpair(value, vector, residual=left / abs(value) if value else 0.0)
 
 
 def landscape(
     surface: LossSurface, *, radius: float, fraction: float = 0.5, points: int = 21, seed: int = 0
 ) -> Landscape:
     """The loss on two lines through w, from -radius to radius and from -fraction to fraction."""
-    gradients = [surface.gradient(batch) for batch in surface.batches]
-    uphill = _unit([torch.stack(parts).mean(dim=0) for parts in zip(*gradients, strict=True)])
-    random = _random_like(surface.params, seed)
+    uphill = unit(surface.mean_gradient())
+    random = random_like(surface.params, seed)
     for direction, p in zip(random, surface.params, strict=True):
         _match_filters(direction, p)
 
@@ -169,21 +216,3 @@ def _match_filters(direction: Tensor, p: Tensor) -> None:
     rows, weights = direction.flatten(1), p.detach().flatten(1)  # (filters, weights of one)
     scale = weights.norm(dim=1) / rows.norm(dim=1).clamp(min=1e-12)
     direction.mul_(scale.view(-1, *[1] * (p.ndim - 1)))
-
-
-def _random_like(params: Sequence[Tensor], seed: int) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    # on the CPU, so that all devices draw the same
-    return [torch.randn(p.shape, generator=generator).to(p.device) for p in params]
-
-
-def _dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
-    return torch.stack([(x * y).sum() for x, y in zip(a, b, strict=True)]).sum()
-
-
-def _norm(vector: Sequence[Tensor]) -> Tensor:
-    return _dot(vector, vector).sqrt()
-
-
-def _unit(vector: Sequence[Tensor]) -> list[Tensor]:
-    return list(foreach.div(list(vector), _norm(vector).item()))

@@ -1,5 +1,14 @@
 """Sharpness-aware optimizers, parameter groups and schedules."""
 
+from miniclip.optim.descents import (
+    Descent,
+    Functional,
+    Renormalized,
+    ReusedAscent,
+    SurrogateGap,
+    WeightedGap,
+)
+from miniclip.optim.directions import Averaged, Direction, Gradient, LastGradient, Momentum, Random
 from miniclip.optim.muon import MuonAdamW
 from miniclip.optim.parameter_groups import parameter_groups
 from miniclip.optim.passes import PassOptimizer, SinglePass, as_pass_optimizer
@@ -15,19 +24,33 @@ from miniclip.optim.schedule import (
 )
 from miniclip.optim.skipped import forget_skipped_state
 from miniclip.optim.statistics import frozen_statistics
+from miniclip.optim.unusual_gradient import UnusualGradient
 
 __all__ = [
     "GSAM",
     "MSAM",
     "SAM",
+    "Averaged",
     "Constant",
+    "Descent",
+    "Direction",
+    "Functional",
+    "Gradient",
+    "LastGradient",
     "LookSAM",
+    "Momentum",
     "MuonAdamW",
     "PassOptimizer",
+    "Random",
     "Randomness",
+    "Renormalized",
+    "ReusedAscent",
     "Schedule",
     "SinglePass",
+    "SurrogateGap",
+    "UnusualGradient",
     "WarmupCosine",
+    "WeightedGap",
     "as_pass_optimizer",
     "forget_skipped_state",
     "frozen_statistics",

@@ -40,3 +40,8 @@ def quotients(numerators: list[float], lengths: Tensor) -> Tensor:
     if len(set(numerators)) == 1:
         return numerators[0] / lengths
     return torch.stack([number / length for number, length in zip(numerators, lengths, strict=True)])
+
+
+def is_on_host(tensor: Tensor) -> bool:
+    """Whether the host can read a value without waiting for the device."""
+    return tensor.device.type == "cpu"

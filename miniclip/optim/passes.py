@@ -28,12 +28,19 @@ class PassOptimizer(Protocol):
 
     Attributes:
         base_optimizer: the torch optimizer that moves the weights; a GradScaler unscales and steps it.
+        fraction_done: fraction of the run that is over, told before each step.
         metrics: of the last step, tensors () on the device.
         host_metrics: of the last step, numbers that the host knows without asking the device.
     """
 
+    fraction_done: float
+
     @property
     def base_optimizer(self) -> Optimizer: ...
+
+    @property
+    def reuses_feature_gradient(self) -> bool:
+        """Whether passes after the first carry that one's gradient at the features back."""
 
     @property
     def metrics(self) -> Mapping[str, Tensor]: ...
@@ -44,15 +51,18 @@ class PassOptimizer(Protocol):
     @property
     def param_groups(self) -> list[dict[str, Any]]: ...
 
-    def backward(self, closure: PassClosure) -> Tensor:
+    def backward(self, closure: PassClosure, *, loss_scale: float | Tensor = 1.0) -> Tensor:
         """Run the passes: `.grad` ends as the gradient to apply, the weights end as they were.
+
+        Args:
+            loss_scale: the factor on the closure's gradients; a tensor () is not waited for.
 
         Returns:
             the loss of the first pass, ().
         """
 
-    def num_passes(self, steps: int) -> int:
-        """Forward passes that so many steps take, counted from the first one."""
+    def num_passes(self, steps: int, *, total: int | None = None) -> int:
+        """Forward passes of the first steps of a run of a total of so many, by default of these alone."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -66,8 +76,11 @@ class SinglePass:
         base_optimizer: any that takes its step from the gradients alone.
     """
 
+    reuses_feature_gradient = False
+
     def __init__(self, base_optimizer: Optimizer):
         self.base_optimizer = base_optimizer
+        self.fraction_done = 0.0
         self.metrics: Mapping[str, Tensor] = {}
         self.host_metrics: Mapping[str, float] = {}
 
@@ -75,12 +88,12 @@ class SinglePass:
     def param_groups(self) -> list[dict[str, Any]]:
         return self.base_optimizer.param_groups
 
-    def backward(self, closure: PassClosure) -> Tensor:
+    def backward(self, closure: PassClosure, *, loss_scale: float | Tensor = 1.0) -> Tensor:
         """Zero the gradients and run the one pass; see `PassOptimizer.backward`."""
         self.base_optimizer.zero_grad()
         return run_pass(closure, 0)
 
-    def num_passes(self, steps: int) -> int:
+    def num_passes(self, steps: int, *, total: int | None = None) -> int:
         return steps
 
     def state_dict(self) -> dict[str, Any]:

@@ -5,38 +5,42 @@ One step minimizes the loss at the worst point near the weights, found to first 
     e = rho * g / ||g||          first pass: gradient g at w, perturbation e (eq. 2)
     w <- base(w, grad L(w + e))  second pass: gradient at w + e, applied at w
 
+Most of its variants are a choice on five axes: the direction of e (directions.py), its length (lengths.py),
+the steps that have one (ascents.py, unusual_gradient.py), the weights that are moved (selection.py), and
+what is made of both gradients (descents.py). `SAM` takes one of each; a paper is a file of conf/optimizer/.
+
 What differs from the public implementations: the weights come back bit for bit, because they are
 copied and not subtracted; storage is never swapped; a gradient that is not finite in either pass leaves
 a gradient that is not finite, so that a GradScaler or `miniclip.training.Precision` skips the step;
 batch-norm statistics and dropout masks of the second pass are those of the first; the number of steps
 is part of the state, so that a cycle of several goes on where it was.
-
-This file is longer than others because the whole algorithm stands in one class, which its variants extend.
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from miniclip.errors import SettingError, UserError, at_least, one_of
-from miniclip.optim import foreach
-from miniclip.optim.checks import check_group, check_rho, require_plain_step
-from miniclip.optim.norm_layers import NORM_LAYERS
-from miniclip.optim.norms import inner_product, length_of, norms_of, precise, quotients
+from miniclip.errors import SettingError, UserError, at_least
+from miniclip.optim.ascents import Ascents
+from miniclip.optim.checks import check_group, require_plain_step
+from miniclip.optim.descents import Descent
+from miniclip.optim.directions import Direction, Gradient, Scale
+from miniclip.optim.lengths import Lengths, RhoSchedule
+from miniclip.optim.norms import length_of, norms_of
 from miniclip.optim.passes import Closure, run_pass
+from miniclip.optim.perturbation import Perturbation
 from miniclip.optim.randomness import Randomness
+from miniclip.optim.selection import selected_params
 from miniclip.optim.skipped import forget_skipped_state
 from miniclip.optim.statistics import frozen_statistics, warning_of_moving_statistics
+from miniclip.optim.unusual_gradient import UnusualGradient
 
 Params = Iterable[Tensor] | Iterable[dict[str, Any]]
 Base = Callable[..., Optimizer]
-
-RhoSchedule = Literal["constant", "warmup", "lr"]
 
 
 class SAM(Optimizer):
@@ -54,7 +58,9 @@ class SAM(Optimizer):
         scaler.step(optimizer.base_optimizer)
         scaler.update()
 
-    Neither needs to unscale between the passes: g / ||g|| does not depend on the scale.
+    Neither needs to unscale between the passes: g / ||g|| does not depend on the scale. Axes that do, the
+    averages of gradients and what is held against their norm, are told it: `backward(closure,
+    loss_scale=scaler.get_scale())`.
 
     Where autocast stands does not matter, in the closure or around `step(closure)`.
 
@@ -66,13 +72,23 @@ class SAM(Optimizer):
             Groups that the base climbs (`maximize: True`) are moved down the loss, to their worst point.
         base: makes the base optimizer from parameter groups.
         rho: length of the perturbation; 0 turns the second pass off, which is the base optimizer.
+        direction: of the perturbation; None is the gradient at w. An object of its own for each optimizer.
+        descent: what is made of both gradients; None takes that of w + e. An object of its own as well.
         per_layer: give each parameter tensor a perturbation of length rho, instead of all together.
         adaptive: measure the length relative to the weights, e = rho * w^2 g / ||w g|| (ASAM, Kwon et
             al. 2021, arXiv 2102.11600, eq. 4 with T_w = |w|, so that a rescaled layer changes nothing).
+        loss_budget: by how much the perturbation may raise the loss, to first order: the length is
+            min(loss_budget / ||g||, rho) (LE-SAM, arXiv 2605.10183); null for no limit.
+        perturb: perturb these parameters only: names of modules or parameters, or patterns, such as
+            "text_encoder" or "*.bias". Needs `model`. The first pass computes no other gradient.
         norms_only: perturb the gains and biases of norm layers only (SAM-ON, Mueller et al. 2023, arXiv
             2306.04226). The first pass computes no gradient of any other weight, which makes a step cost
             5/3 instead of 2 plain ones; that part is ours. Needs `model`.
         interval: perturb in the first of so many steps; in those between, the base optimizer runs alone.
+        start_fraction: perturb from this fraction of the run on (Zhou et al. 2025, arXiv 2410.10373), with
+            the base optimizer alone before it. Who trains tells `fraction_done` before each step.
+        probability: perturb in a step with this probability.
+        trigger: perturb only where the gradient is unusual; null for always.
         rho_schedule: "constant"; "warmup", linear over `rho_warmup_steps` steps; or "lr", in
             proportion to the learning rate of the first group.
         rho_warmup_steps: steps until rho is reached under "warmup".
@@ -83,20 +99,19 @@ class SAM(Optimizer):
         base_settings: further settings of the base optimizer.
 
     Attributes:
-        last_rho: length of the last step's perturbation, the largest of all groups; 0 where there
-            was none.
+        fraction_done: fraction of the run that is over, from 0 to 1.
+        last_rho: length of the last step's perturbation, the largest of all groups and before the loss
+            budget; 0 where there was none.
         metrics: of the last step, tensors () on the device. After a second pass `sharpness`,
             L(w + e) - L(w), which is negative under `maximize`; every `measure_every` steps also
-            `perturbation_norm` and `gradient_cosine`, between the gradients of the two passes (with
-            `adaptive`, both relative to the weights).
+            `perturbation_norm` and, along the gradient, `gradient_cosine`, between the gradients of the two
+            passes (with `adaptive`, both relative to the weights).
 
     Raises:
         SettingError: when rho is negative or another number out of its range or not finite, when
-            `norms_only` finds no norm layer, or when the base evaluates the loss itself, as LBFGS does.
+            `perturb` or `norms_only` finds nothing, when the base evaluates the loss itself, as LBFGS
+            does, or when axes contradict each other.
     """
-
-    keeps_first_gradient: ClassVar[bool] = False
-    """Whether `_after_second_pass` needs the gradient of the first pass: one more copy of the weights."""
 
     def __init__(
         self,
@@ -104,10 +119,17 @@ class SAM(Optimizer):
         base: Base,
         *,
         rho: float = 0.05,
+        direction: Direction | None = None,
+        descent: Descent | None = None,
         per_layer: bool = False,
         adaptive: bool = False,
+        loss_budget: float | None = None,
+        perturb: Sequence[str] | None = None,
         norms_only: bool = False,
         interval: int = 1,
+        start_fraction: float = 0.0,
+        probability: float = 1.0,
+        trigger: UnusualGradient | None = None,
         rho_schedule: RhoSchedule = "constant",
         rho_warmup_steps: int = 100,
         rho_floor: float = 0.0,
@@ -115,45 +137,42 @@ class SAM(Optimizer):
         model: nn.Module | None = None,
         **base_settings: Any,
     ):
-        check_rho(rho)
-        if not 0 <= rho_floor <= 1:
-            raise SettingError("rho_floor", rho_floor, "is a fraction of rho and must lie between 0 and 1")
-        at_least("interval", interval, 1)
-        at_least("rho_warmup_steps", rho_warmup_steps, 1)
         if measure_every is not None:
             at_least("measure_every", measure_every, 1)
-        one_of("rho_schedule", rho_schedule, get_args(RhoSchedule))
-        if norms_only and model is None:
-            raise SettingError("norms_only", norms_only, "needs the model, to know its norm layers")
+        self.lengths = Lengths(
+            rho=rho,
+            schedule=rho_schedule,
+            warmup_steps=rho_warmup_steps,
+            floor=rho_floor,
+            loss_budget=loss_budget,
+        )
+        self.ascents = Ascents(
+            interval=interval,
+            start_fraction=start_fraction,
+            probability=probability,
+        )
+        self.perturbation = Perturbation(per_layer=per_layer, adaptive=adaptive)
 
         super().__init__(params, {})
-        self.rho = rho
-        self.per_layer = per_layer
-        self.adaptive = adaptive
-        self.interval = interval
-        self.rho_schedule = rho_schedule
-        self.rho_warmup_steps = rho_warmup_steps
-        self.rho_floor = rho_floor
+        self.direction = direction or Gradient()
+        self.descent = descent or Descent()
+        self.trigger = trigger
         self.measure_every = measure_every
         self.model = model
+        self.fraction_done = 0.0
         self.num_updates = 0
         self.last_rho = 0.0
         self.metrics: dict[str, Tensor] = {}
-        self._only = _norm_params(model) if norms_only and model is not None else None
-        self._saved: dict[Tensor, Tensor] = {}
-        self._ascended: list[Tensor] = []
+        self._only = selected_params(model, norms_only=norms_only, perturb=perturb)
+        self._loss_scale: Scale = 1.0
         self._has_looked_for_statistics = False
+        self._check_axes()
 
         self.base_optimizer = base(self.param_groups, **base_settings)
         require_plain_step(self.base_optimizer)
         self._share_base()
         for group in self.param_groups:
             check_group(group)
-        if norms_only and not any(p.requires_grad for p in self.perturbed_params()):
-            names = ", ".join(layer.__name__.lstrip("_") for layer in NORM_LAYERS)
-            raise SettingError(
-                "norms_only", norms_only, f"finds no norm layer to perturb in the model (a kind of {names})"
-            )
 
     def step(self, closure: Closure | None = None) -> Tensor | None:  # type: ignore[override]
         """One step of the base optimizer.
@@ -164,8 +183,11 @@ class SAM(Optimizer):
         self.base_optimizer.step()
         return loss
 
-    def backward(self, closure: Closure) -> Tensor:
+    def backward(self, closure: Closure, *, loss_scale: Scale = 1.0) -> Tensor:
         """Run the passes: `.grad` ends as the gradient to apply, the weights end as they were.
+
+        Args:
+            loss_scale: the factor on the closure's gradients; a tensor () is not waited for.
 
         Returns:
             the loss of the first pass, at w.
@@ -179,48 +201,74 @@ class SAM(Optimizer):
         torch.clear_autocast_cache()
         self.zero_grad()
         self.metrics = {}
+        self._loss_scale = loss_scale
 
-        rho = self._largest_rho()
-        ascends = rho > 0 and self.num_updates % self.interval == 0
+        rho = self.lengths.largest(self.param_groups, step=self.num_updates)
+        ascends = rho > 0 and self.ascents.include(self.num_updates, fraction_done=self.fraction_done)
         self.last_rho = rho if ascends else 0.0
-        if ascends:
-            loss = self._both_passes(closure, measured=self._measures_now())
-        else:
+        if not ascends:
             loss = run_pass(closure, 0)
-            if rho > 0:
-                self._between_ascents()
+            if rho > 0 and self.ascents.has_begun(self.fraction_done):
+                self.descent.between(self._all_params())
+        elif self.direction.needs_first_pass:
+            loss = self._both_passes(closure)
+        else:
+            loss = self._one_pass(closure)
 
+        self.direction.end_step(list(self.perturbed_params()))
         self.num_updates += 1
         return loss
 
     def current_rho(self) -> float:
         """Length of the next step's perturbation, in groups without a `rho` of their own."""
-        return self.rho * self._rho_factor()
+        return self.lengths.rho * self.lengths.factor(self.param_groups, step=self.num_updates)
 
     @torch.no_grad()
     def ascend(self, rho: float | None = None) -> Tensor:
-        """Save the weights and move them to w + e. Returns the gradient's norm, finite or not, ().
+        """Save the weights and move them to w + e. Returns the direction's norm, finite or not, ().
 
         Args:
             rho: in place of the current one.
         """
-        rhos = self._signed_rhos(self.current_rho() if rho is None else rho)
-        params = [p for p in rhos if p.grad is not None]
-        gradients: list[Tensor] = [p.grad for p in params]  # type: ignore[misc]
-        return self._move(params, gradients, [rhos[p] for p in params])
+        perturbed = set(self.perturbed_params())
+        rhos = self.lengths.signed(self.param_groups, perturbed, step=self.num_updates, rho=rho)
+        directions = self.direction.vectors(
+            list(rhos),
+            base=self.base_optimizer,
+            step=self.num_updates,
+            loss_scale=self._loss_scale,
+        )
+        if not directions:  # there is none before the second step
+            self.last_rho = 0.0
+            return torch.zeros(())
 
-    @torch.no_grad()
+        points_back = self.direction.points_back
+        return self.perturbation.move(
+            directions,
+            [-abs(rhos[p]) if points_back else rhos[p] for p in directions],
+            factor=self._budget_factor(),
+            may_overwrite=self.direction.may_overwrite,
+        )
+
     def descend(self) -> None:
         """Copy the saved weights back, exactly, whether or not they had a second gradient."""
-        if self._ascended:
-            foreach.copy_(self._ascended, [self._saved[p] for p in self._ascended])
-        self._ascended = []
-        torch.clear_autocast_cache()
+        self.perturbation.undo()
 
-    def num_passes(self, steps: int) -> int:
-        """Forward passes that so many steps take, counted from the first one."""
-        perturbs = any(self._rho_of(group) > 0 for group in self.param_groups)
-        return steps + (math.ceil(steps / self.interval) if perturbs else 0)
+    def num_passes(self, steps: int, *, total: int | None = None) -> int:
+        """Forward passes of the first steps of a run of a total of so many; at most, with a `trigger`.
+
+        Args:
+            total: None where the run ends with these steps.
+        """
+        perturbs = any(self.lengths.of_group(group) > 0 for group in self.param_groups)
+        if not perturbs or not self.direction.needs_first_pass:
+            return steps
+        return steps + self.ascents.count(steps, total=steps if total is None else total)
+
+    @property
+    def reuses_feature_gradient(self) -> bool:
+        """Whether the second pass carries the first one's feature gradient back; see `Functional`."""
+        return self.descent.reuses_feature_gradient
 
     @property
     def host_metrics(self) -> dict[str, float]:
@@ -255,18 +303,53 @@ class SAM(Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """All but hooks and working memory, so that a copy, with its model, goes on as the original."""
-        return copied_state(self, without=("_saved",))
+        return copied_state(self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__({"_saved": {}, **state})
+        super().__setstate__(state)
         self._share_base()
 
-    def _both_passes(self, closure: Closure, *, measured: bool) -> Tensor:
+    def _check_axes(self) -> None:
+        """Refuse axes that contradict each other."""
+        budget = self.lengths.loss_budget
+        if budget is not None and (self.perturbation.adaptive or self.perturbation.per_layer):
+            allowed = "is a limit of the plain length: set adaptive and per_layer to false"
+            raise SettingError("loss_budget", budget, allowed)
+
+        if not self.direction.needs_first_pass:
+            kind = type(self.direction).__name__
+            needs_one = {
+                f"descent {type(self.descent).__name__}": self.descent.needs_first_pass,
+                f"loss_budget={budget}": budget is not None,
+                f"trigger {type(self.trigger).__name__}": self.trigger is not None,
+            }
+            for axis in (name for name, needs in needs_one.items() if needs):
+                raise UserError(
+                    f"SAM's direction {kind} has no first pass, whose gradient {axis} needs. Choose "
+                    "optimizer/direction=gradient, or the other as it is in optimizer=sam."
+                )
+
+    def _one_pass(self, closure: Closure) -> Tensor:
+        """One pass at w + e, along a direction that is known before it."""
+        self.ascend()
+        try:
+            return run_pass(closure, 0)
+        finally:
+            self.descend()
+
+    def _both_passes(self, closure: Closure) -> Tensor:
         randomness = Randomness(self._all_params())
         with self._gradients_of_perturbed_only():
             loss = run_pass(closure, 0)
         self._check_gradients()
-        first = self._first_gradients() if self.keeps_first_gradient else {}
+        if not self._is_worth_a_second_pass():
+            self.last_rho = 0.0
+            return loss
+
+        first = self._first_gradients() if self.descent.keeps_first_gradient else {}
+        perturbed = set(self.perturbed_params())
+        self.descent.begin([p for p in self._all_params() if p not in perturbed])
+        overflow = None if self.direction.is_gradient else self._first_norm()
 
         norm = self.ascend()
         try:
@@ -275,15 +358,33 @@ class SAM(Optimizer):
             with self._held_statistics():
                 perturbed_loss = run_pass(closure, 1)
             self.metrics["sharpness"] = perturbed_loss.detach() - loss.detach()
-            if measured and self._ascended:
-                self._measure()
+            if self._measures_now():
+                along_gradient = self.direction.is_gradient
+                self.metrics |= self.perturbation.measure(is_along_gradient=along_gradient)
         finally:
             self.descend()
 
-        if first:
-            self._after_second_pass(first)
-        self._mark_overflow(norm)
+        self.descent.combine(first)
+        self._mark_overflow(norm if overflow is None else overflow)
         return loss
+
+    def _is_worth_a_second_pass(self) -> bool:
+        if self.trigger is None:
+            return True
+        norm = self._first_norm() / self._loss_scale
+        return self.trigger.is_met(norm, fraction_done=self.fraction_done)
+
+    def _first_norm(self) -> Tensor:
+        """Norm of the perturbed parameters' gradients, as scaled as they are, ()."""
+        return length_of(norms_of([p.grad for p in self.perturbed_params() if p.grad is not None]))
+
+    def _budget_factor(self) -> Tensor | None:
+        """What the loss budget leaves of every length, from 0 to 1, (); it is one of the metrics."""
+        if self.lengths.loss_budget is None:
+            return None
+        factor = self.lengths.budget_factor(self._first_norm() / self._loss_scale)
+        self.metrics["budget_factor"] = factor
+        return factor
 
     def _check_gradients(self) -> None:
         """Raise where the first pass left nothing to perturb along."""
@@ -305,119 +406,43 @@ class SAM(Optimizer):
 
     def _measures_now(self) -> bool:
         """Whether this is the first step with a perturbation since a measurement is due."""
-        return self.measure_every is not None and self.num_updates % self.measure_every < self.interval
-
-    def _rho_factor(self) -> float:
-        """What the schedule makes of every rho in the next step."""
-        factor = 1.0
-        if self.rho_schedule == "warmup":
-            factor = min(1.0, (self.num_updates + 1) / self.rho_warmup_steps)
-        elif self.rho_schedule == "lr":
-            group = self.param_groups[0]
-            factor = float(group["lr"]) / float(group.get("initial_lr", group["lr"]))
-        return self.rho_floor + (1 - self.rho_floor) * factor
-
-    def _rho_of(self, group: dict[str, Any]) -> float:
-        """A group's rho before the schedule; 0 where it is not perturbed."""
-        return group.get("rho", self.rho) if group.get("perturb", True) else 0.0
-
-    def _largest_rho(self) -> float:
-        return max(self._rho_of(group) * self._rho_factor() for group in self.param_groups)
-
-    def _signed_rhos(self, rho: float) -> dict[Tensor, float]:
-        """For each perturbed parameter the length of its group, negative where the base climbs the loss."""
-        factor = self._rho_factor()
-        perturbed = set(self.perturbed_params())
-        rhos: dict[Tensor, float] = {}
-        for group in self.param_groups:
-            length = group["rho"] * factor if "rho" in group else rho
-            sign = -1 if group.get("maximize") else 1
-            rhos |= {p: sign * length for p in group["params"] if p in perturbed}
-        return rhos
+        return (
+            self.measure_every is not None and self.num_updates % self.measure_every < self.ascents.interval
+        )
 
     def _first_gradients(self) -> dict[Tensor, Tensor]:
         pairs = ((p, p.grad) for p in self.perturbed_params())
         # the adaptive ascent overwrites them
-        return {p: g.clone() if self.adaptive else g for p, g in pairs if g is not None}
-
-    def _after_second_pass(self, first: dict[Tensor, Tensor]) -> None:
-        """Change the gradients of w + e, in place, knowing those of w."""
-
-    def _between_ascents(self) -> None:
-        """Change the gradients of a step without a perturbation, in place."""
+        is_overwritten = self.perturbation.adaptive and self.direction.is_gradient
+        return {p: g.clone() if is_overwritten else g for p, g in pairs if g is not None}
 
     def _own_state(self) -> dict[str, Any]:
-        return {"num_updates": self.num_updates}
+        params = self._all_params()
+        parts = {
+            "ascents": self.ascents.state_dict(),
+            "direction": self.direction.state_dict(params),
+            "descent": self.descent.state_dict(params),
+            "trigger": {} if self.trigger is None else self.trigger.state_dict(),
+        }
+        return {"num_updates": self.num_updates, **{name: part for name, part in parts.items() if part}}
 
     def _load_own_state(self, state: dict[str, Any]) -> None:
+        params = self._all_params()
         self.num_updates = state["num_updates"]
-
-    def _move(self, params: list[Tensor], directions: list[Tensor], rhos: list[float]) -> Tensor:
-        """Save the parameters and move them along the directions, which are overwritten."""
-        for p in params:
-            if p not in self._saved:
-                self._saved[p] = torch.empty_like(p)
-        saved = [self._saved[p] for p in params]
-
-        if self.adaptive:  # w g is as long as |w| g
-            foreach.mul_(directions, params)
-        norms = torch.stack(norms_of(directions))  # (n,)
-        norm = torch.linalg.vector_norm(norms)  # ()
-        self._lengths = norms if self.per_layer else norm.expand_as(norms)
-        self._norm, self._rhos = norm, rhos
-
-        is_finite = norm.isfinite()
-        asked = is_on_host(norm)
-        if asked and not is_finite:
-            return norm  # the second pass runs at w, its step will be skipped
-
-        if self.adaptive:
-            foreach.mul_(directions, params)
-        self._ascended = params
-        # an autocast around both passes would go on with low-precision copies of the weights before
-        torch.clear_autocast_cache()
-
-        scales = quotients(rhos, self._lengths.clamp(min=1e-12))  # (n,)
-        if asked:  # tensor by tensor, while it is in the cache
-            for p, copy, direction, scale in zip(params, saved, directions, scales.tolist(), strict=True):
-                copy.copy_(p)
-                p.add_(direction, alpha=scale)
-            return norm
-
-        foreach.copy_(saved, params)
-        # the same choice without asking the device; 0 * inf would be NaN
-        steps = [torch.where(is_finite, direction, 0) for direction in directions]
-        foreach.mul_(steps, list(scales.to(steps[0].dtype)))
-        foreach.add_(params, steps)
-        return norm
-
-    @torch.no_grad()
-    def _measure(self) -> None:
-        """Length of e, and the cosine of both gradients from e, which is along the first one."""
-        lengths, products, seconds = [], [], []
-        for p, length, rho in zip(self._ascended, self._lengths, self._rhos, strict=True):
-            e = precise(p) - precise(self._saved[p])
-            lengths.append(e.norm())
-
-            if p.grad is not None and rho != 0:
-                second = precise(p.grad)
-                # <T g, T g'> = <T^2 g, g'>, and e = rho T^2 g / length
-                products.append(inner_product(e, second) * length / rho)
-                if self.adaptive:
-                    second = second * precise(self._saved[p])
-                seconds.append(second.norm())
-
-        self.metrics["perturbation_norm"] = length_of(lengths)
-        if products:
-            both_norms = self._norm * length_of(seconds)  # ()
-            self.metrics["gradient_cosine"] = torch.stack(products).sum() / both_norms.clamp(min=1e-30)
+        self.ascents.load_state_dict(state.get("ascents", {}))
+        self.direction.load_state_dict(state.get("direction", {}), params)
+        # states of LookSAM before it was a descent hold what it kept beside the number of steps
+        self.descent.load_state_dict(state.get("descent", state), params)
+        if self.trigger is not None:
+            self.trigger.load_state_dict(state.get("trigger", {}))
 
     @contextmanager
     def _gradients_of_perturbed_only(self) -> Iterator[None]:
         """Switch off the gradients that a first pass has no use for."""
         wanted = set(self.perturbed_params())
         idle = [p for p in self._all_params() if p.requires_grad and p not in wanted]
-        if self._only is None:  # the few of other groups are not worth a second graph
+        # the few of other groups are not worth a second graph; without a second pass all are used
+        if self._only is None or self.trigger is not None or self.reuses_feature_gradient:
             idle = []
         for p in idle:
             p.requires_grad_(False)
@@ -434,9 +459,8 @@ class SAM(Optimizer):
         self.defaults = self.base_optimizer.defaults
         forget_skipped_state(self.base_optimizer)
 
-    def _all_params(self) -> Iterator[Tensor]:
-        for group in self.param_groups:
-            yield from group["params"]
+    def _all_params(self) -> list[Tensor]:
+        return [p for group in self.param_groups for p in group["params"]]
 
     @torch.no_grad()
     def _mark_overflow(self, norm: Tensor) -> None:
@@ -454,13 +478,3 @@ def copied_state(optimizer: Optimizer, *, without: Sequence[str] = ()) -> dict[s
         for name, value in vars(optimizer).items()
         if name not in ("step", *without) and not name.startswith("_optimizer_")
     }
-
-
-def _norm_params(model: nn.Module) -> set[Tensor]:
-    """Gains and biases of the norm layers."""
-    return {p for module in model.modules() if isinstance(module, NORM_LAYERS) for p in module.parameters()}
-
-
-def is_on_host(tensor: Tensor) -> bool:
-    """Whether the host can read a value without waiting for the device."""
-    return tensor.device.type == "cpu"

@@ -1,62 +1,26 @@
-"""SAM's family: other gradients from the same two passes, or from fewer of them.
+"""Names of SAM's family from before its axes, for code that uses them: each is `SAM` with one chosen."""
 
-What holds for `SAM` holds for each: any base optimizer, scaled gradients, exact weights, skipped
-overflows, frozen statistics, and a state dict that goes on in the middle of a cycle.
-"""
+from typing import Any
 
-from typing import Any, ClassVar
-
-import torch
-from torch import Tensor
-
-from miniclip.errors import UserError, at_least
-from miniclip.optim.norms import inner_product, length_of, norms_of
-from miniclip.optim.passes import Closure, run_pass
-from miniclip.optim.sam import SAM, Base, Params, is_on_host
-
-MOMENTA = ("exp_avg", "momentum_buffer")
-"""Names under which torch's optimizers keep the running mean of the gradient."""
+from miniclip.optim.descents import ReusedAscent, SurrogateGap
+from miniclip.optim.directions import Momentum
+from miniclip.optim.sam import SAM, Base, Params
 
 
 class GSAM(SAM):
-    """Surrogate-gap guided SAM (Zhuang et al. 2022, arXiv 2203.08065, algorithm 1).
-
-    Besides L(w + e) it lowers the gap L(w + e) - L(w): the part of g = grad L(w) that is orthogonal to
-    g_p = grad L(w + e) is climbed,
-
-        gradient = g_p - alpha * (g - <g, g_p> / ||g_p||^2 * g_p)
-
-    The paper's schedule of rho, falling with the learning rate to a floor, is `rho_schedule="lr"`.
+    """SAM with the descent `SurrogateGap`.
 
     Args:
         alpha: weight of the orthogonal part; 0 is SAM.
         sam_settings: see `SAM`.
     """
 
-    keeps_first_gradient: ClassVar[bool] = True
-
     def __init__(self, params: Params, base: Base, *, alpha: float = 0.4, **sam_settings: Any):
-        super().__init__(params, base, **sam_settings)
-        at_least("alpha", alpha, 0, hint=" and finite")
-        self.alpha = alpha
-
-    @torch.no_grad()
-    def _after_second_pass(self, first: dict[Tensor, Tensor]) -> None:
-        pairs = _pairs(first)
-        component = _component(pairs, of=[g_p for _, g_p in pairs])  # <g, g_p> / ||g_p||^2, ()
-        for g, g_p in pairs:
-            g_p.mul_(1 + self.alpha * component.to(g.dtype)).sub_(g, alpha=self.alpha)
+        super().__init__(params, base, descent=SurrogateGap(alpha=alpha), **sam_settings)
 
 
 class LookSAM(SAM):
-    """SAM whose ascent is reused for `interval` steps (Liu et al. 2022, arXiv 2203.02714, algorithm 1).
-
-    The part of SAM's gradient that is orthogonal to the plain one changes slowly. It is kept, and in the
-    steps between it is added to the plain gradient g at alpha times its length:
-
-        gradient = g + alpha * ||g|| / ||g_v|| * g_v
-
-    With `interval` 1 it is SAM. A step that overflows leaves the kept part as it was.
+    """SAM in one of `interval` steps, with the descent `ReusedAscent`.
 
     Args:
         alpha: length of the added part over that of the plain gradient.
@@ -64,125 +28,18 @@ class LookSAM(SAM):
         sam_settings: see `SAM`.
     """
 
-    keeps_first_gradient: ClassVar[bool] = True
-
     def __init__(
         self, params: Params, base: Base, *, alpha: float = 0.7, interval: int = 5, **sam_settings: Any
     ):
-        super().__init__(params, base, interval=interval, **sam_settings)
-        at_least("alpha", alpha, 0, hint=" and finite")
-        self.alpha = alpha
-        self._kept: dict[Tensor, Tensor] = {}
-
-    @torch.no_grad()
-    def _after_second_pass(self, first: dict[Tensor, Tensor]) -> None:
-        if self.interval == 1:
-            return
-
-        pairs = _pairs(first)
-        component = _component(pairs, of=[g for g, _ in pairs])  # <g, g_s> / ||g||^2, ()
-        # it is finite only if both gradients are, in each of their elements
-        is_finite = component.isfinite()
-        asked = is_on_host(component)
-        if asked and not is_finite:
-            return
-
-        for (g, g_s), p in zip(pairs, _with_both(first), strict=True):
-            if p not in self._kept:
-                self._kept[p] = torch.zeros_like(p)
-
-            minus_component = -component.to(g.dtype)
-            if asked:
-                torch.addcmul(g_s, g, minus_component, out=self._kept[p])
-            else:  # the same choice without asking the device
-                kept = torch.where(is_finite, torch.addcmul(g_s, g, minus_component), self._kept[p])
-                self._kept[p].copy_(kept)
-
-        self._kept_length = length_of(norms_of(list(self._kept.values())))
-
-    @torch.no_grad()
-    def _between_ascents(self) -> None:
-        pairs = [(p.grad, kept) for p, kept in self._kept.items() if p.grad is not None]
-        if not pairs:
-            return
-
-        length = length_of(norms_of([g for g, _ in pairs]))
-        ratio = self.alpha * length / self._kept_length.clamp(min=1e-30)
-        for g, kept in pairs:
-            g.addcmul_(kept, ratio.to(g.dtype))
-
-    def _own_state(self) -> dict[str, Any]:
-        kept = [self._kept.get(p) for p in self._all_params()]
-        return {**super()._own_state(), "kept": kept}
-
-    def _load_own_state(self, state: dict[str, Any]) -> None:
-        super()._load_own_state(state)
-        kept = zip(self._all_params(), state.get("kept", []), strict=False)
-        self._kept = {p: value.to(p).clone() for p, value in kept if value is not None}
-        if self._kept:
-            self._kept_length = length_of(norms_of(list(self._kept.values())))
+        super().__init__(params, base, descent=ReusedAscent(alpha=alpha), interval=interval, **sam_settings)
 
 
 class MSAM(SAM):
-    """Momentum-SAM (Becker et al. 2024, arXiv 2401.12033, eq. 6): one pass, at the cost of a plain step.
+    """SAM with the direction `Momentum`.
 
-    The perturbation points along the momentum m that the base optimizer keeps, against its last steps:
-
-        e = -rho * m / ||m||
-
-    There is no first pass, so the loss is that of w + e, and batch-norm statistics are gathered there.
-    What differs from the authors' code: the weights rest at w between steps, not at w + e, so that
-    evaluation and checkpoints need no care. The first step, without a momentum, is a plain one.
-
-    Raises (in the second step):
-        UserError: when the base optimizer keeps no momentum.
+    Args:
+        sam_settings: see `SAM`.
     """
 
-    def num_passes(self, steps: int) -> int:
-        """One per step."""
-        return steps
-
-    def _both_passes(self, closure: Closure, *, measured: bool) -> Tensor:
-        # of a loss that is climbed torch keeps the momentum of its negative: no sign is needed
-        rhos = self._signed_rhos(self.current_rho())
-        momenta = {p: self._momentum(p) for p in rhos if self.state.get(p)}
-        if not momenta:
-            self.last_rho = 0.0
-
-        with torch.no_grad():
-            directions = list(momenta.values())
-            if self.adaptive:  # which overwrites them
-                directions = [m.clone() for m in directions]
-            if momenta:
-                self._move(list(momenta), directions, [-abs(rhos[p]) for p in momenta])
-
-        try:
-            return run_pass(closure, 0)
-        finally:
-            self.descend()
-
-    def _momentum(self, p: Tensor) -> Tensor:
-        state = self.state[p]
-        for name in MOMENTA:
-            if isinstance(state.get(name), Tensor):
-                return state[name]
-        kind = type(self.base_optimizer).__name__
-        raise UserError(
-            f"MSAM needs a base optimizer with momentum; {kind} keeps none. Give it one "
-            "(optimizer.base.momentum=0.9 for SGD) or choose optimizer/base=adamw."
-        )
-
-
-def _with_both(first: dict[Tensor, Tensor]) -> list[Tensor]:
-    return [p for p in first if p.grad is not None]
-
-
-def _pairs(first: dict[Tensor, Tensor]) -> list[tuple[Tensor, Tensor]]:
-    """First and second gradient of each parameter that has both."""
-    return [(first[p], p.grad) for p in _with_both(first)]  # type: ignore[misc]
-
-
-def _component(pairs: list[tuple[Tensor, Tensor]], *, of: list[Tensor]) -> Tensor:
-    """<a, b> over ||of||^2, all tensors together, (): how much of one vector lies along the other."""
-    product = torch.stack([inner_product(a, b) for a, b in pairs]).sum()
-    return product / length_of(norms_of(of)).square().clamp(min=1e-30)
+    def __init__(self, params: Params, base: Base, **sam_settings: Any):
+        super().__init__(params, base, direction=Momentum(), **sam_settings)

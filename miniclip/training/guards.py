@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from miniclip.data.dataset import ImageTextDataset, by_reason
 from miniclip.errors import BrokenImage, UserError, counted
 from miniclip.optim import foreach
-from miniclip.optim.sam import is_on_host
+from miniclip.optim.norms import is_on_host
 from miniclip.training.progress import Progress
 
 log = logging.getLogger(__name__)

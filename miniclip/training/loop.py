@@ -201,10 +201,13 @@ class Loop:
         self.interruption.check()
         self.broken_images.count(problem for batch in batches for problem in batch.problems)
 
-        set_learning_rate(setup.optimizer, setup.schedule.factor(*self.plan.done_of_total))
+        done, total = self.plan.done_of_total
+        set_learning_rate(setup.optimizer, setup.schedule.factor(done, total))
+        setup.optimizer.fraction_done = done / total
         result = self.step(batches)
 
-        progress.forward_passes = self.plan.passes_at(progress.step + 1)
+        num_batches = result.num_passes * len(batches)
+        progress.forward_passes = (progress.forward_passes or 0) + num_batches
         progress.step += 1
         progress.position += self.batches.images_per_step
         progress.images += self.batches.images_per_step

@@ -41,14 +41,14 @@ class Plan:
         self.optimizer = optimizer
         self.accumulate_steps = accumulate_steps
         if progress.forward_passes is None:  # a checkpoint that did not count them
-            progress.forward_passes = self._passes_between(0, progress.step)
+            progress.forward_passes = optimizer.num_passes(progress.step) * accumulate_steps
 
         steps_per_epoch = batches.steps_left()
         steps_of_this_epoch = batches.steps_left(progress.position)
         epochs_after = budget.epochs - progress.epoch - 1
         left = steps_of_this_epoch + epochs_after * steps_per_epoch if epochs_after >= 0 else 0
         self.total_steps = budget.total_steps(
-            steps_of_epochs=progress.step + left, passes_at=self.passes_at
+            steps_of_epochs=progress.step + left, passes_at=self._passes_at_end
         )
         if self.total_steps == 0:
             passes = budget.forward_passes
@@ -74,18 +74,15 @@ class Plan:
             return round(1000 * self.progress.seconds), round(1000 * (self.budget.seconds or 0))
         return self.progress.step, self.total_steps
 
-    def passes_at(self, step: int) -> int:
-        """Batches that will have gone through the model after so many steps."""
-        return (self.progress.forward_passes or 0) + self._passes_between(self.progress.step, step)
-
     def title(self, epoch: int) -> str:
         """An epoch out of all, "3/5"; its number alone where the clock ends the run."""
         return str(epoch) if self.total_steps is None else f"{epoch}/{self.num_epochs}"
 
-    def _passes_between(self, first: int, last: int) -> int:
-        """Batches that go through the model from one number of steps to another."""
-        passes = self.optimizer.num_passes(last) - self.optimizer.num_passes(first)
-        return passes * self.accumulate_steps
+    def _passes_at_end(self, steps: int) -> int:
+        """Batches that will have gone through the model at the end of a run of so many steps."""
+        done = self.optimizer.num_passes(self.progress.step, total=steps)
+        passes = self.optimizer.num_passes(steps) - done
+        return (self.progress.forward_passes or 0) + passes * self.accumulate_steps
 
 
 def check_batches_fit(num_images: int, *, batch_size: int, accumulate_steps: int) -> None:

@@ -42,6 +42,13 @@ class Precision:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype)
 
+    @property
+    def loss_scale(self) -> float | Tensor:
+        """The factor on losses and gradients until the step, () on the device if there is a scaler."""
+        if self.scaler is None:
+            return 1.0
+        return self.scaler.scale(torch.ones((), device=self.device))
+
     def backward(self, loss: Tensor) -> None:
         """Add the loss's gradients to `.grad`, scaled if there is a scaler."""
         if self.scaler is not None:

@@ -23,6 +23,7 @@ class StepResult(NamedTuple):
         grad_norm: before clipping; not finite when the step was skipped.
         metrics: what the optimizer tells besides; see `PassOptimizer`.
         host_metrics: the same, numbers that lie on the host.
+        num_passes: how often each batch went through the model.
     """
 
     loss: Tensor
@@ -30,6 +31,7 @@ class StepResult(NamedTuple):
     grad_norm: Tensor
     metrics: Mapping[str, Tensor]
     host_metrics: Mapping[str, float]
+    num_passes: int
 
 
 class TrainingStep:
@@ -63,7 +65,13 @@ class TrainingStep:
         self.precision = precision
         self.grad_clip_norm = grad_clip_norm
         self.world = world or World()
-        self.forward_backward = Accumulation(model, loss, precision, world=self.world)
+        self.forward_backward = Accumulation(
+            model,
+            loss,
+            precision,
+            world=self.world,
+            reuses_feature_gradient=optimizer.reuses_feature_gradient,
+        )
         self.buffers = BufferGuard(model)
 
     def __call__(self, batches: Sequence[Batch]) -> StepResult:
@@ -79,7 +87,7 @@ class TrainingStep:
             return passes[-1].loss
 
         self.buffers.save()
-        loss = self.optimizer.backward(run_pass)
+        loss = self.optimizer.backward(run_pass, loss_scale=self.precision.loss_scale)
         grad_norm = self.precision.step(self.optimizer, max_norm=self.grad_clip_norm)
         self.buffers.restore_unless(grad_norm.isfinite())
         return StepResult(
@@ -88,6 +96,7 @@ class TrainingStep:
             grad_norm,
             self.optimizer.metrics,
             self.optimizer.host_metrics,
+            len(passes),
         )
 
     def _gradients(self) -> list[Tensor | None]:

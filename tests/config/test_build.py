@@ -1,6 +1,7 @@
 """Every config composes and builds; wrong settings are named before any data is read."""
 
 import importlib.metadata
+import logging
 import re
 import shlex
 from pathlib import Path
@@ -115,6 +116,21 @@ def test_the_environment_is_recorded(tmp_path: Path) -> None:
     assert environment.versions.torch == importlib.metadata.version("torch")
     assert environment.data.train.images == environment.data.val.images == 40
     assert len(environment.data.val.fingerprint) == 16
+    assert "images_with_exchanged_captions" not in environment.data.train
+
+
+def test_wrong_captions_are_recorded_and_change_the_training_part_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    facts = []
+    for noise in (0, 0.2):
+        with caplog.at_level(logging.INFO):
+            build(compose(*TINY, f"data.caption_noise={noise}"), RunDirectory(tmp_path / str(noise)))
+        facts.append(OmegaConf.load(tmp_path / str(noise) / "environment.json").data)
+    assert facts[1].train.images_with_exchanged_captions == 8
+    assert facts[1].train.fingerprint != facts[0].train.fingerprint
+    assert facts[1].val == facts[0].val
+    assert caplog.text.count("8 of 40 training images have another image's captions.") == 1
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from miniclip.errors import UserError
         (["+optimizer.defaults={}"], "optimizer.defaults is no setting of miniclip.optim.SAM"),
         (["encoder.image=resnet18"], "an option is chosen with encoder/image=resnet18"),
         (["optimizer.base=sgd"], "an option is chosen with optimizer/base=sgd"),
+        (["optimizer.trigger=unusual"], "an option is chosen with optimizer/trigger=unusual"),
         (["~logger"], "choose logger=none"),
         (["~trainer"], "trainer cannot be left out"),
         (["seed=100000000000000"], "seed=100000000000000: must lie between 0 and 4294967295"),

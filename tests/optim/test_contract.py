@@ -184,7 +184,7 @@ def moved(optimizer: SAM, *params: nn.Parameter) -> list[Tensor]:
 def test_each_group_moves_by_its_own_rho(
     settings: dict[str, bool], directions: Any, near: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("miniclip.optim.sam.is_on_host", lambda _: near)
+    monkeypatch.setattr("miniclip.optim.perturbation.is_on_host", lambda _: near)
     a, b = nn.Parameter(torch.tensor([3.0, 0.0])), nn.Parameter(torch.tensor([4.0]))
     optimizer = SAM([{"params": [a], "rho": 0.2}, {"params": [b]}], SGD, rho=0.5, **settings)
     for e, rho, direction in zip(moved(optimizer, a, b), (0.2, 0.5), directions, strict=True):

@@ -22,7 +22,29 @@ BATCHES = ("trainer.batch_size=8", "data.val_fraction=0.4")
 
 ATTENTIONS = ("linformer", "linformer_fused", "full", "performer", "nystrom", "reformer", "bigbird")
 PRECISIONS = ("fp32", "amp", "bf16", "fp16")
-OPTIMIZERS = ("adamw", "muon", "sam", "asam", "gsam", "looksam", "msam", "interval", "sam_norm_only")
+OPTIMIZERS = (
+    "adamw",
+    "muon",
+    "sam",
+    "asam",
+    "gsam",
+    "looksam",
+    "msam",
+    "interval",
+    "sam_norm_only",
+    "vasso",
+    "fsam",
+    "async_sam",
+    "random_sam",
+    "lesam",
+    "aesam",
+    "ssam",
+    "wsam",
+    "functional_sam",
+    "late_sam",
+    "stochastic_sam",
+    "sam_text_tower",
+)
 BASES = ("adamw", "muon", "nadam", "sgd")
 
 VARIANTS: dict[str, Sequence[str]] = {

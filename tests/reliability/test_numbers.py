@@ -31,7 +31,29 @@ SMALL = (
 """Three steps an epoch, six in all."""
 
 BAD_STEP = 4
-OPTIMIZERS = ("adamw", "muon", "sam", "asam", "gsam", "looksam", "msam", "interval", "sam_norm_only")
+OPTIMIZERS = (
+    "adamw",
+    "muon",
+    "sam",
+    "asam",
+    "gsam",
+    "looksam",
+    "msam",
+    "interval",
+    "sam_norm_only",
+    "vasso",
+    "fsam",
+    "async_sam",
+    "random_sam",
+    "lesam",
+    "aesam",
+    "ssam",
+    "wsam",
+    "functional_sam",
+    "late_sam",
+    "stochastic_sam",
+    "sam_text_tower",
+)
 BASES = ("adamw", "muon", "nadam", "sgd")
 
 Step = Callable[[TrainingStep, Sequence[Batch]], StepResult]
@@ -80,7 +102,7 @@ def leave_out(patch: pytest.MonkeyPatch) -> None:
         if isinstance(step.optimizer, SAM):
             step.optimizer.num_updates += 1
         nothing = torch.tensor(math.nan)
-        return StepResult(nothing, nothing, nothing, {}, {})
+        return StepResult(nothing, nothing, nothing, {}, {}, num_passes=0)
 
     in_bad_step(patch, left_out)
 

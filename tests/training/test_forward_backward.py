@@ -75,3 +75,45 @@ def test_the_loss_is_called_by_name_with_the_rows_of_all_processes() -> None:
     accumulation(loss=loss, world=Twice())([batch()], first_pass=None)
     assert seen.keys() >= {"image_features", "text_features", "logit_scale", "positives"}
     assert seen["image_features"].shape[0] == seen["text_features"].shape[0] == 16
+
+
+def vector_of_gradients(model: torch.nn.Module) -> Tensor:
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+def test_in_two_parts_the_gradient_is_the_same() -> None:
+    batches = [batch(0), batch(1)]
+    whole, parts = accumulation(), accumulation(reuses_feature_gradient=True)
+    first, second = whole(batches, None), parts(batches, None)
+    torch.testing.assert_close(second.loss, first.loss)
+    torch.testing.assert_close(
+        vector_of_gradients(parts.model), vector_of_gradients(whole.model), rtol=1e-4, atol=1e-6
+    )
+
+
+def test_a_known_feature_gradient_goes_through_the_weights_as_they_are_now() -> None:
+    """Against the gradient of the features' product with what the first pass left, by autograd."""
+    passes = accumulation(reuses_feature_gradient=True)
+    passes.model.eval()
+    batches = [batch(0), batch(1)]
+    first = passes(batches, None)
+    same = passes(batches, first)
+    torch.testing.assert_close(same.loss, first.loss)  # the weights are the same
+
+    with torch.no_grad():
+        for parameter in passes.model.parameters():
+            parameter.add_(0.01)
+    passes.model.zero_grad()
+    second = passes(batches, first)
+    found = vector_of_gradients(passes.model)
+
+    passes.model.zero_grad()
+    linear = torch.zeros(())
+    for each, known in zip(batches, first.feature_gradients, strict=True):
+        output = passes.model(each.images, each.token_ids, each.attention_mask)
+        linear = linear + (output.image_features * known.of_images).sum() + known.offset
+        linear = linear + (output.text_features * known.of_texts).sum()
+    linear.backward()
+    torch.testing.assert_close(second.loss, linear.detach())
+    torch.testing.assert_close(found, vector_of_gradients(passes.model), rtol=1e-4, atol=1e-6)
+    assert all(p.grad is None for p in passes.model.temperature.parameters())

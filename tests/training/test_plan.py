@@ -49,7 +49,6 @@ def test_a_resumed_run_counts_what_is_left_of_its_epoch() -> None:
     progress = Progress(epoch=1, position=24, step=8, forward_passes=16)
     found = plan(progress, epochs=3)
     assert (found.total_steps, found.num_epochs) == (15, 3)  # two steps are left, and five more
-    assert found.passes_at(10) == 20
     assert found.done_of_total == (8, 15)
 
 

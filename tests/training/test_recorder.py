@@ -28,7 +28,7 @@ def recorder(folder: Path, *, every_steps: int = 1, max_skipped_steps: int = 2) 
 
 def result(loss: float, *, norm: float = 1.0, **metrics: float) -> StepResult:
     tensors = {name: torch.tensor(value) for name, value in metrics.items()}
-    return StepResult(torch.tensor(loss), torch.tensor(14.0), torch.tensor(norm), tensors, {"rho": 0.05})
+    return StepResult(torch.tensor(loss), torch.tensor(14.0), torch.tensor(norm), tensors, {"rho": 0.05}, 2)
 
 
 def add(records: Recorder, taken: StepResult) -> None:

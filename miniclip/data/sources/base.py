@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import platformdirs
 
 from miniclip.data.cache import PixelCache
+from miniclip.data.caption_noise import exchanged_captions
 from miniclip.data.dataset import (
     CaptionChoice,
     ImageTextDataset,
@@ -27,7 +28,7 @@ from miniclip.data.sources.checks import (
 )
 from miniclip.data.split import SEEDED_TEST, Parts, Split, concatenated
 from miniclip.data.transforms import Crop, RandomResizedCrop, RandomSquareCrop
-from miniclip.errors import SettingError, UserError
+from miniclip.errors import SettingError, UserError, in_range
 from miniclip.files import typed_path
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,9 @@ class DataSource(ABC):
         flip: mirror every second training image; wrong where left and right have meaning.
         captions: which captions of an image train: the "first", a "random" one each epoch, or "all", where
             an epoch holds every caption once. Evaluation always takes all of them.
+        caption_noise: fraction of the training images, of those that `limit` keeps, whose captions are
+            exchanged among one another. Which ones follows from `split_seed`, so that runs of several seeds
+            train on the same. What is measured keeps its captions.
         on_broken_image: "raise" stops at an image that cannot be read; "skip" lets another stand in for it
             in training and leaves it out of validation.
         max_broken_fraction: fraction of the images that may be broken before "skip" stops too.
@@ -82,6 +86,7 @@ class DataSource(ABC):
         crop: Literal["resized", "shifted", "eval"] = "resized",
         eval_crop: Literal["squash", "center"] = "squash",
         captions: CaptionChoice = "random",
+        caption_noise: float = 0.0,
         on_broken_image: Literal["raise", "skip"] = "raise",
         max_broken_fraction: float = 0.01,
         cache: Literal["none", "memory", "disk", "features"] = "none",
@@ -94,6 +99,7 @@ class DataSource(ABC):
         check_sizes(image_size, crop_scale, limit)
         check_fractions(max_broken_fraction, seeded_test_fraction)
         check_view(crop, flip=flip, cache=cache)
+        in_range("caption_noise", caption_noise, 0, 1)
 
         self.image_size = image_size
         self.crop_scale = (crop_scale[0], crop_scale[1])
@@ -103,6 +109,7 @@ class DataSource(ABC):
         self.crop = crop
         self.eval_crop = eval_crop
         self.captions = captions
+        self.caption_noise = caption_noise
         self.skips_broken = on_broken_image == "skip"
         self.max_broken_fraction = max_broken_fraction
         self.cache_dir = (
@@ -198,6 +205,9 @@ class DataSource(ABC):
         return self._for_training(train), self._for_evaluation(measured)
 
     def _for_training(self, split: Split) -> ImageTextDataset:
+        # caches are named after the split without noise: its pixels are the same
+        noisy = exchanged_captions(split, fraction=self.caption_noise, seed=self.split_seed)
+
         crop: Crop = CROPS[self.eval_crop](self.image_size)
         if self.crop == "eval":
             images = self.pixel_cache.keep(split, size=crop.image_size, crop=crop)
@@ -206,7 +216,7 @@ class DataSource(ABC):
             images = self.pixel_cache.keep(split, size=self.decode_size)
 
         return ImageTextDataset(
-            split,
+            noisy,
             crop,
             seed=self.seed,
             captions=self.captions,

@@ -106,3 +106,41 @@ def test_training_may_see_what_evaluation_sees(
         data.CSVTable(**settings | {"flip": True})
     with pytest.raises(SettingError, match="cache=features: keeps one view of each image"):
         data.CSVTable(**settings | {"crop": "resized", "cache": "features"})
+
+
+@pytest.mark.parametrize("captions", ["first", "random", "all"])
+def test_captions_are_exchanged_in_what_trains_alone(captioned_root: Path, captions: Any) -> None:
+    settings: dict[str, Any] = {**MEASURED, "limit": 8, "captions": captions, "seeded_test_fraction": 0.1}
+    clean = Folder(root=str(captioned_root), **settings).training_sets()
+    noisy = Folder(root=str(captioned_root), caption_noise=0.5, **settings).training_sets()
+    again = Folder(root=str(captioned_root), caption_noise=0.5, **{**settings, "seed": 9}).training_sets()
+    assert clean.test is not None and noisy.test is not None
+    for before, after in ((clean.val, noisy.val), (clean.test, noisy.test)):
+        assert after.split.fingerprint() == before.split.fingerprint()
+
+    # four of the eight that the limit keeps; which ones does not follow from the seed of the run
+    pairs = [(clean.train[place][1], noisy.train[place][1]) for place in range(8)]
+    assert sum(before != after for before, after in pairs) == 4
+    assert again.train.split.fingerprint() == noisy.train.split.fingerprint()
+    assert torch.equal(clean.train[3][0], noisy.train[3][0])
+    trained, measured = Folder(root=str(captioned_root), caption_noise=0.5, **settings).datasets()
+    assert trained.split.fingerprint() == noisy.train.split.fingerprint()
+    assert measured.split.fingerprint() == clean.val.split.fingerprint()
+
+
+def test_wrong_captions_share_the_cache_of_the_right_ones(captioned_root: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    settings: dict[str, Any] = {**MEASURED, "cache": "disk", "cache_dir": str(folder)}
+    clean, _ = Folder(root=str(captioned_root), **settings).datasets()
+    num_caches = len(list(folder.glob("pixels-*")))
+    noisy, _ = Folder(root=str(captioned_root), caption_noise=1, **settings).datasets()
+    assert len(list(folder.glob("pixels-*"))) == num_caches == 2
+    for place in range(len(clean)):
+        assert torch.equal(clean[place][0], noisy[place][0]) and clean[place][1] != noisy[place][1]
+
+
+def test_where_everything_is_measured_no_caption_is_exchanged(captioned_root: Path) -> None:
+    settings: dict[str, Any] = {**MEASURED, "use": "all"}
+    _, clean = Folder(root=str(captioned_root), **settings).datasets()
+    nothing, measured = Folder(root=str(captioned_root), caption_noise=1, **settings).datasets()
+    assert len(nothing) == 0 and measured.split.fingerprint() == clean.split.fingerprint()

@@ -103,6 +103,17 @@ def test_rows_of_equal_images_are_one_image_with_several_captions(
     assert len(captions_by_id(source_of(root, merge_equal_images=False))) == 15
 
 
+@BOTH
+def test_captions_of_merged_rows_move_together(root: Path, images: Any, source_of: SourceOf) -> None:
+    # of four images three captions each
+    write(root / "train.parquet", image=[*images[:4]] * 3, caption=titles())
+    clean, _ = source_of(root, captions="all").datasets()
+    noisy, _ = source_of(root, captions="all", caption_noise=1).datasets()
+    before, after = ([list(own) for own in each.split.captions] for each in (clean, noisy))
+    assert sorted(before) == sorted(after) and len(noisy) == 9
+    assert all(own != now for own, now in zip(before, after, strict=True))
+
+
 def test_rows_that_name_one_file_are_one_image(root: Path, picture_folder: Path) -> None:
     shutil.copytree(picture_folder, root / "images")
     names = [f"images/{index % 4}.jpg" for index in range(12)]

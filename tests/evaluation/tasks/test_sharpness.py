@@ -6,6 +6,7 @@ import pytest
 
 from miniclip.errors import SettingError, UserError
 from miniclip.evaluation import TaskContext
+from miniclip.evaluation.evaluation import flat_numbers
 from miniclip.evaluation.tasks import Sharpness
 from tests.evaluation.conftest import Measured
 
@@ -21,7 +22,27 @@ def test_a_run_is_measured_on_its_training_batches(context: TaskContext) -> None
     assert numbers["protocol"].startswith("train: 2 x 8 images")
     assert set(numbers["landscape"]) == {"distances", "gradient", "shares", "random"}
     assert (context.folder / "sharpness.png").stat().st_size > 10_000
-    assert "top Hessian eigenvalue" in lines[-1]
+    assert "top Hessian eigenvalue" in lines[-2]
+    assert 0 < numbers["gradient_eigenvector_cosine"] <= 1 and numbers["eigenvector_residual"] >= 0
+    assert "cos(gradient, its eigenvector)" in lines[-1]
+    assert "blocks" not in numbers
+
+
+def test_each_block_has_a_row_that_loggers_leave_out(context: TaskContext) -> None:
+    task = Sharpness(radii=[0.001], num_batches=1, batch_size=8, block_radius=0.001)
+    result = task.run(context)
+    blocks = {row["block"]: row for row in result.numbers["blocks"]}
+    assert {"image layer1.0", "text embeddings", "text projection", "projection"} <= blocks.keys()
+    assert sum(row["fraction"] for row in blocks.values()) == pytest.approx(1)
+    assert sum(row["eigenvector_fraction"] for row in blocks.values()) == pytest.approx(1, rel=1e-4)
+    assert all(0 <= row["gradient_cosine"] <= 1 for row in blocks.values())
+
+    table = result.lines[-len(blocks) :]
+    assert [line.split("  ")[0].strip() for line in table] == list(blocks)
+    assert f"({len(blocks) + 1} forward passes)" in "\n".join(result.lines)
+    logged = flat_numbers({"sharpness": result})
+    assert "eval/sharpness/gradient_eigenvector_cosine" in logged
+    assert not any("layer1" in name or "blocks" in name for name in logged)
 
 
 def test_more_batches_than_images_are_refused_before_training(context: TaskContext) -> None:
@@ -38,7 +59,12 @@ def test_a_model_without_its_training_loss_is_refused(measured: Measured, contex
 
 @pytest.mark.parametrize(
     ("change", "setting"),
-    [({"radii": [0.0]}, "radii"), ({"num_batches": 0}, "num_batches"), ({"batch_size": 1}, "batch_size")],
+    [
+        ({"radii": [0.0]}, "radii"),
+        ({"num_batches": 0}, "num_batches"),
+        ({"batch_size": 1}, "batch_size"),
+        ({"block_radius": 0.0}, "block_radius"),
+    ],
 )
 def test_numbers_out_of_range_are_refused(change: dict, setting: str) -> None:
     with pytest.raises(SettingError, match=setting):

@@ -1,0 +1,89 @@
+"""The blocks of a model, of any architecture: what its measures by layer have one row for."""
+
+from collections.abc import Iterator
+
+from torch import nn
+
+from miniclip.models.clip import CLIP
+from miniclip.optim.norm_layers import NORM_LAYERS
+
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+"""Modules that hold others in a row, and are no block themselves."""
+
+
+def blocks_of(model: CLIP) -> dict[str, list[nn.Parameter]]:
+    """The parameters of each block of both towers, and of the projection behind them, by the block's name.
+
+    A tower is divided where its modules have numbers: a block is the first numbered module on the way to a
+    parameter that is more than a container, such as `layer1.0` of a ResNet or `blocks.3` of a transformer;
+    of a network of plain layers in a row it is each layer. What stands before the first block is the image
+    tower's "stem" and the text tower's "embeddings"; what stands behind the last one, as a norm does, is
+    the "head"; what stands between two belongs to the first of them. Each tower's own linear layer is its
+    "projection". The temperature's and the loss's parameters belong to no block.
+    """
+    towers = (
+        ("image", model.image_encoder, "stem"),
+        ("text", model.text_encoder, "embeddings"),
+    )
+
+    blocks: dict[str, list[nn.Parameter]] = {}
+    for tower, encoder, first in towers:
+        for block, parameter in _of_tower(encoder, first):
+            blocks.setdefault(f"{tower} {block}", []).append(parameter)
+
+    shared = list(model.projection.parameters())
+    if shared:
+        blocks["projection"] = shared
+    return blocks
+
+
+def _of_tower(encoder: nn.Module, first: str) -> Iterator[tuple[str, nn.Parameter]]:
+    """Each parameter of a tower behind the name of its block.
+
+    Args:
+        first: what stands before the first block.
+    """
+    named = dict(encoder.named_parameters())
+    paths = [_block_path(encoder, name, of_layers=False) for name in named]
+    if not any(paths):
+        paths = [_block_path(encoder, name, of_layers=True) for name in named]
+    last = max((place for place, path in enumerate(paths) if path), default=-1)
+
+    block = first
+    for place, (name, parameter) in enumerate(named.items()):
+        block = paths[place] or ("head" if place > last >= 0 else block)
+        yield ("projection" if name.startswith("proj.") else block), parameter
+
+
+def _block_path(encoder: nn.Module, name: str, *, of_layers: bool) -> str | None:
+    """The place of the numbered module that a parameter of this name lies in, or None.
+
+    Args:
+        of_layers: also a single layer that a container numbers.
+    """
+    module, steps = encoder, name.split(".")[:-1]  # without the parameter's own name
+    depth = 0
+    for place, step in enumerate(steps, start=1):
+        module = module.get_submodule(step)
+        if _is_block(module, step, of_layers=of_layers):
+            depth = place
+        if depth and (depth < place or not isinstance(module, CONTAINERS)):
+            break
+
+    if not depth:
+        return None
+    # without the attribute that holds the whole network
+    start = 1 if steps[0] in ("backbone", "model") and depth > 1 else 0
+    return ".".join(steps[start:depth])
+
+
+def _is_block(module: nn.Module, name: str, *, of_layers: bool) -> bool:
+    """Whether a module of this name is one of several, which have numbers."""
+    if not _is_layer(module):
+        return any(letter.isdigit() for letter in name)
+    return of_layers and name.isdigit() and not isinstance(module, NORM_LAYERS)
+
+
+def _is_layer(module: nn.Module) -> bool:
+    """Whether no weights lie deeper in it; an activation beside them is none."""
+    return not any(True for child in module.children() for _ in child.parameters())

@@ -1,0 +1,233 @@
+"""Directions of SAM's perturbation."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from miniclip.errors import UserError, in_range
+from miniclip.optim.norms import is_on_host, length_of, norms_of
+
+MOMENTA = ("exp_avg", "momentum_buffer")
+"""Names under which torch's optimizers keep the running mean of the gradient."""
+
+Scale = float | Tensor
+"""The factor () on a loss and its gradients, of a GradScaler."""
+
+
+class Direction:
+    """Where the weights are moved to: e = rho * d / ||d||.
+
+    Attributes:
+        needs_first_pass: whether d is made of the gradient at w. If not, a step has one pass, at w + e.
+        is_gradient: whether d is that gradient itself.
+        points_back: whether e points against d, also in groups whose loss is climbed.
+        may_overwrite: whether the vectors may be worked on in place.
+    """
+
+    needs_first_pass: ClassVar[bool] = True
+    is_gradient: ClassVar[bool] = False
+    points_back: ClassVar[bool] = False
+    may_overwrite: ClassVar[bool] = False
+
+    def vectors(
+        self, params: Sequence[Tensor], *, base: Optimizer, step: int, loss_scale: Scale
+    ) -> dict[Tensor, Tensor]:
+        """d of each parameter that has one; of any length.
+
+        Args:
+            params: to be moved; `.grad` is that of the first pass where there is one.
+            base: the optimizer that moves them in the end.
+            step: how many steps were taken before.
+            loss_scale: the factor on the gradients.
+        """
+        raise NotImplementedError
+
+    def end_step(self, params: Sequence[Tensor]) -> None:
+        """See the gradient that a step ended with, in `.grad`."""
+
+    def state_dict(self, params: Sequence[Tensor]) -> dict[str, Any]:
+        """What reaches from one step to the next."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any], params: Sequence[Tensor]) -> None: ...
+
+
+class Gradient(Direction):
+    """d = g, the gradient at w: SAM (Foret et al. 2021, arXiv 2010.01412, eq. 2)."""
+
+    is_gradient: ClassVar[bool] = True
+    may_overwrite: ClassVar[bool] = True
+
+    def vectors(
+        self, params: Sequence[Tensor], *, base: Optimizer, step: int, loss_scale: Scale
+    ) -> dict[Tensor, Tensor]:
+        return {p: p.grad for p in params if p.grad is not None}
+
+
+class Momentum(Direction):
+    """d = -m, the base optimizer's momentum, in one pass: MSAM (Becker et al. 2024, arXiv 2401.12033).
+
+    What differs from the authors' code: the weights rest at w between steps, not at w + e, so that
+    evaluation and checkpoints need no care. The first step, without a momentum, is a plain one.
+
+    Raises (in the second step):
+        UserError: when the base optimizer keeps no momentum.
+    """
+
+    needs_first_pass: ClassVar[bool] = False
+    # of a loss that is climbed torch keeps the momentum of its negative: no other sign is needed
+    points_back: ClassVar[bool] = True
+
+    def vectors(
+        self, params: Sequence[Tensor], *, base: Optimizer, step: int, loss_scale: Scale
+    ) -> dict[Tensor, Tensor]:
+        return {p: self._momentum(base, p) for p in params if base.state.get(p)}
+
+    def _momentum(self, base: Optimizer, p: Tensor) -> Tensor:
+        state = base.state[p]
+        for name in MOMENTA:
+            if isinstance(state.get(name), Tensor):
+                return state[name]
+        kind = type(base).__name__
+        raise UserError(
+            f"MSAM needs a base optimizer with momentum; {kind} keeps none. Give it one "
+            "(optimizer.base.momentum=0.9 for SGD) or choose optimizer/base=adamw."
+        )
+
+
+class Averaged(Direction):
+    """d = gradient * g + average * m, of the gradient at w and its exponential average m.
+
+    Two papers with opposite signs: VaSSO (Li and Giannakis 2023, arXiv 2509.02433) has 0 and 1, the noise
+    of the batches damped; F-SAM (Li et al. 2024, arXiv 2403.12350) has 1 and -sigma, little but noise left.
+
+        m = decay * m + (1 - decay) * g
+
+    m starts with the first gradient, is of unscaled gradients, and takes in none that is not finite. What
+    differs from F-SAM's code: m holds this step's gradient already, as in the paper's equation.
+
+    Args:
+        decay: of the average.
+        gradient: weight of g.
+        average: weight of m.
+
+    Raises:
+        SettingError: when the decay is out of range.
+    """
+
+    def __init__(self, *, decay: float, gradient: float, average: float):
+        in_range("decay", decay, 0, 1, includes_high=False)
+        self.decay = decay
+        self.gradient = gradient
+        self.average = average
+        self._means: dict[Tensor, Tensor] = {}
+
+    @torch.no_grad()
+    def vectors(
+        self, params: Sequence[Tensor], *, base: Optimizer, step: int, loss_scale: Scale
+    ) -> dict[Tensor, Tensor]:
+        gradients = {p: p.grad / loss_scale for p in params if p.grad is not None}
+        is_finite = length_of(norms_of(list(gradients.values()))).isfinite()
+        if is_on_host(is_finite) and not is_finite:
+            return gradients  # along which nothing is moved
+
+        for p, gradient in gradients.items():
+            self._add(p, gradient, is_finite)
+            gradient.mul_(self.gradient).add_(self._means[p], alpha=self.average)
+        return gradients
+
+    def state_dict(self, params: Sequence[Tensor]) -> dict[str, Any]:
+        return {"means": in_order(self._means, params)}
+
+    def load_state_dict(self, state: dict[str, Any], params: Sequence[Tensor]) -> None:
+        self._means = by_parameter(state.get("means", []), params)
+
+    def _add(self, p: Tensor, gradient: Tensor, is_finite: Tensor) -> None:
+        mean = self._means.get(p)
+        if mean is None:  # one that is not finite is replaced by zeros, which every average forgets
+            self._means[p] = torch.where(is_finite, gradient, 0)
+        else:
+            mean.copy_(torch.where(is_finite, mean.lerp(gradient, 1 - self.decay), mean))
+
+
+class LastGradient(Direction):
+    """d = the gradient that the step before ended with, in one pass (AsyncSAM, arXiv 2503.11147; S2-SAM).
+
+    What differs from AsyncSAM: nothing runs beside the step; that gradient is one of w + e, as the steps'
+    gradients are. The first step is a plain one. A gradient that is not finite is not kept.
+    """
+
+    needs_first_pass: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        self._last: dict[Tensor, Tensor] = {}
+
+    def vectors(
+        self, params: Sequence[Tensor], *, base: Optimizer, step: int, loss_scale: Scale
+    ) -> dict[Tensor, Tensor]:
+        return {p: self._last[p] for p in params if p in self._last}
+
+    @torch.no_grad()
+    def end_step(self, params: Sequence[Tensor]) -> None:
+        gradients = {p: p.grad for p in params if p.grad is not None}
+        if not gradients:
+            return
+
+        is_finite = length_of(norms_of(list(gradients.values()))).isfinite()
+        if is_on_host(is_finite) and not is_finite:
+            return
+        for p, gradient in gradients.items():
+            before = self._last.get(p)
+            if before is None:
+                self._last[p] = torch.where(is_finite, gradient, 0)
+            else:
+                before.copy_(torch.where(is_finite, gradient, before))
+
+    def state_dict(self, params: Sequence[Tensor]) -> dict[str, Any]:
+        return {"last": in_order(self._last, params)}
+
+    def load_state_dict(self, state: dict[str, Any], params: Sequence[Tensor]) -> None:
+        self._last = by_parameter(state.get("last", []), params)
+
+
+class Random(Direction):
+    """d drawn from a normal distribution, in one pass: the control that every other direction should beat.
+
+    d is a function of torch's seed at the time this is made and of the step's number.
+    """
+
+    needs_first_pass: ClassVar[bool] = False
+    may_overwrite: ClassVar[bool] = True
+
+    def __init__(self) -> None:
+        self.seed = torch.initial_seed()
+
+    def vectors(
+        self, params: Sequence[Tensor], *, base: Optimizer, step: int, loss_scale: Scale
+    ) -> dict[Tensor, Tensor]:
+        generators: dict[torch.device, torch.Generator] = {}
+        vectors: dict[Tensor, Tensor] = {}
+        for p in params:
+            if p.device not in generators:
+                generators[p.device] = torch.Generator(p.device).manual_seed((self.seed + step) % 2**63)
+            vectors[p] = torch.empty_like(p).normal_(generator=generators[p.device])
+        return vectors
+
+    def state_dict(self, params: Sequence[Tensor]) -> dict[str, Any]:
+        return {"seed": self.seed}
+
+    def load_state_dict(self, state: dict[str, Any], params: Sequence[Tensor]) -> None:
+        self.seed = state.get("seed", self.seed)
+
+
+def in_order(kept: dict[Tensor, Tensor], params: Sequence[Tensor]) -> list[Tensor | None]:
+    """What is kept for each parameter, as a state can hold it."""
+    return [kept.get(p) for p in params]
+
+
+def by_parameter(kept: Sequence[Tensor | None], params: Sequence[Tensor]) -> dict[Tensor, Tensor]:
+    """The same, read back: of each parameter's device and type."""
+    return {p: value.to(p).clone() for p, value in zip(params, kept, strict=False) if value is not None}

@@ -1,0 +1,155 @@
+"""Each direction of the perturbation by its formula, on L(w) = w'Aw / 2."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from miniclip.errors import UserError
+from miniclip.optim import SAM, Averaged, Direction, LastGradient, Random, SurrogateGap, UnusualGradient
+from tests.optim.test_sam import ADAMW, CURVATURE, SGD, quadratic
+
+RHO = 0.3
+
+
+def perturbations(optimizer: SAM, w: nn.Parameter, steps: int, *, scale: float = 1.0) -> list[Tensor]:
+    """What each step's last pass saw of e."""
+    found = []
+    for _ in range(steps):
+        before, seen = w.detach().clone(), []
+
+        def closure(seen: list[Tensor] = seen) -> Tensor:
+            seen.append(w.detach().clone())
+            loss = scale * (CURVATURE * w.square()).sum() / 2
+            loss.backward()
+            return loss.detach() / scale
+
+        optimizer.backward(closure, loss_scale=scale)
+        for group in optimizer.param_groups:
+            for p in group["params"]:
+                p.grad /= scale
+        optimizer.base_optimizer.step()
+        found.append(seen[-1] - before)
+    return found
+
+
+def start() -> nn.Parameter:
+    return nn.Parameter(torch.tensor([1.0, -2.0, 0.5]))
+
+
+def unit(vector: Tensor) -> Tensor:
+    return vector / vector.norm()
+
+
+@pytest.mark.parametrize("scale", [1.0, 1024.0])
+@pytest.mark.parametrize(("of_gradient", "of_average"), [(0.0, 1.0), (1.0, -1.0), (1.0, 0.5)])
+def test_an_average_of_unscaled_gradients(of_gradient: float, of_average: float, scale: float) -> None:
+    w = start()
+    direction = Averaged(decay=0.8, gradient=of_gradient, average=of_average)
+    optimizer = SAM([w], SGD, rho=RHO, direction=direction)
+
+    first = CURVATURE * w.detach()
+    perturbations(optimizer, w, 1, scale=scale)
+    second = CURVATURE * w.detach()
+    (found,) = perturbations(optimizer, w, 1, scale=scale)
+    mean = 0.8 * first + 0.2 * second
+    torch.testing.assert_close(found, RHO * unit(of_gradient * second + of_average * mean))
+
+
+def test_averages_are_those_of_a_scaler_that_changes() -> None:
+    ways = []
+    for scales in ((1.0, 1.0, 1.0), (1024.0, 512.0, 2048.0)):
+        w = start()
+        optimizer = SAM([w], SGD, rho=RHO, direction=Averaged(decay=0.8, gradient=0, average=1))
+        ways.append(torch.cat([perturbations(optimizer, w, 1, scale=scale)[0] for scale in scales]))
+    torch.testing.assert_close(*ways)
+
+
+def test_f_sam_has_no_direction_in_its_first_step() -> None:
+    """The average is the gradient then, and their difference is nothing."""
+    w = start()
+    optimizer = SAM([w], SGD, rho=RHO, direction=Averaged(decay=0.8, gradient=1, average=-1))
+    assert not perturbations(optimizer, w, 1)[0].any()
+
+
+def test_the_last_gradient_is_that_of_the_step_before() -> None:
+    w = start()
+    optimizer = SAM([w], SGD, rho=RHO, direction=LastGradient())
+    before = w.detach().clone()
+    found = perturbations(optimizer, w, 2)
+    assert not found[0].any()
+    torch.testing.assert_close(found[1], RHO * unit(CURVATURE * before))
+
+    before = w.detach().clone() - found[1]  # where the second step ended, and from where it was perturbed
+    (third,) = perturbations(optimizer, w, 1)
+    assert optimizer.last_rho == RHO and third.norm() == pytest.approx(RHO)
+
+
+def test_a_last_gradient_that_is_not_finite_is_not_kept() -> None:
+    w = start()
+    optimizer = SAM([w], SGD, rho=RHO, direction=LastGradient())
+    optimizer.step(quadratic(w))
+    kept = copy.deepcopy(optimizer.state_dict()["sam"]["direction"]["last"])
+
+    def overflowing() -> Tensor:
+        loss = quadratic(w)()
+        assert w.grad is not None
+        w.grad[0] = torch.nan
+        return loss
+
+    optimizer.backward(overflowing)
+    assert torch.equal(optimizer.state_dict()["sam"]["direction"]["last"][0], kept[0])
+
+
+def test_a_random_direction_is_that_of_its_step_and_seed() -> None:
+    found = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        w = start()
+        optimizer = SAM([w], SGD, rho=RHO, direction=Random())
+        drawn_before = torch.get_rng_state()
+        found.append(perturbations(optimizer, w, 2))
+        assert torch.equal(torch.get_rng_state(), drawn_before)  # dropout draws as without it
+    assert torch.equal(torch.cat(found[0]), torch.cat(found[1]))
+    assert not torch.equal(found[0][0], found[2][0])
+    assert not torch.equal(found[0][0], found[0][1])
+    assert found[0][1].norm() == pytest.approx(RHO)
+
+
+@pytest.mark.parametrize("direction_type", [LastGradient, Random])
+def test_one_pass_per_step(direction_type: type[Direction]) -> None:
+    w = start()
+    optimizer = SAM([w], SGD, direction=direction_type())
+    passes = []
+    for _ in range(3):
+        optimizer.step(lambda: [passes.append(1), quadratic(w)()][1])
+    assert len(passes) == optimizer.num_passes(3) == 3
+
+
+@pytest.mark.parametrize(
+    ("axis", "settings"),
+    [
+        ("descent SurrogateGap", {"descent": SurrogateGap(alpha=0.4)}),
+        ("trigger UnusualGradient", {"trigger": UnusualGradient()}),
+        ("loss_budget=0.1", {"loss_budget": 0.1}),
+    ],
+)
+def test_what_needs_a_first_pass_is_refused_without_one(axis: str, settings: dict) -> None:
+    with pytest.raises(UserError, match=f"direction Random has no first pass, whose gradient {axis} needs"):
+        SAM([start()], SGD, direction=Random(), **settings)
+
+
+def test_a_run_goes_on_from_its_state() -> None:
+    for make in (
+        lambda: Averaged(decay=0.8, gradient=1, average=-0.5),
+        LastGradient,
+        Random,
+    ):
+        w, other = start(), start()
+        whole, first, second = (SAM([p], ADAMW, rho=RHO, direction=make()) for p in (w, other, other))
+        perturbations(whole, w, 5)
+        perturbations(first, other, 3)
+        second.load_state_dict(copy.deepcopy(first.state_dict()))
+        perturbations(second, other, 2)
+        assert torch.equal(w, other)

@@ -1,0 +1,55 @@
+"""AE-SAM's trigger against its formula, and what it leaves of a step."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from miniclip.optim import SAM, UnusualGradient
+from tests.optim.test_sam import SGD
+
+
+def test_a_norm_is_held_against_running_mean_and_deviation() -> None:
+    trigger = UnusualGradient(decay=0.9, low=-1, high=1)
+    norms = [1.0, 1.1, 0.9, 3.0, 1.0, 0.2, 1.5]
+    mean, variance = norms[0] ** 2, 0.0
+    for number, norm in enumerate(norms):
+        if number:
+            mean = 0.9 * mean + 0.1 * norm**2
+            variance = 0.9 * variance + 0.1 * (norm**2 - mean) ** 2
+        c = -1 + 2 * number / len(norms)
+        expected = norm**2 >= mean + c * variance**0.5
+        assert trigger.is_met(torch.tensor(norm), fraction_done=number / len(norms)) == expected
+
+
+def test_a_norm_that_is_not_finite_asks_for_nothing_and_is_forgotten() -> None:
+    trigger = UnusualGradient()
+    trigger.is_met(torch.tensor(1.0), fraction_done=0)
+    state = copy.deepcopy(trigger.state_dict())
+    for norm in (torch.inf, torch.nan):
+        assert not trigger.is_met(torch.tensor(norm), fraction_done=0)
+    assert trigger.state_dict() == state
+
+
+@pytest.mark.parametrize("scale", [1.0, 512.0])
+def test_without_the_second_pass_the_step_is_the_plain_one(scale: float) -> None:
+    """Every second gradient is small, and gets no second pass, whatever the loss is scaled by."""
+    w = nn.Parameter(torch.ones(2))
+    optimizer = SAM([w], SGD, rho=0.1, trigger=UnusualGradient(low=0, high=0))
+    passes = []
+    for size in (1.0, 0.1, 1.0, 0.1):
+        passes.append(0)
+
+        def closure(size: float = size) -> Tensor:
+            passes[-1] += 1
+            loss = size * (w * torch.tensor([1.0, 2.0])).sum()
+            (loss * scale).backward()
+            return loss.detach()
+
+        optimizer.backward(closure, loss_scale=scale)
+        assert w.grad is not None
+        torch.testing.assert_close(w.grad / scale, size * torch.tensor([1.0, 2.0]))
+        assert (optimizer.last_rho > 0) == (passes[-1] == 2)
+    assert passes == [2, 1, 2, 1]
+    assert optimizer.num_passes(4) == 8  # at most
