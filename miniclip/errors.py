@@ -30,6 +30,12 @@ SECRETS = (
     (re.compile(r"(?i)\b(token|key|password|secret)=(?!\*{3}:)[^\s&]+"), r"\1=***"),
 )
 
+FOR_TERMINALS = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters, but for a tab and the end of a line
+    r"\u202a-\u202e\u2066-\u2069]"  # letters in another order than they stand
+)
+"""What a terminal obeys instead of showing it: it moves the cursor, hides and recolors what was printed."""
+
 HOW_TO_LOG_IN = "holds a password or token; give the name alone, and log in by HF_TOKEN or: hf auth login"
 
 WORDS_OF_HYDRA = {"null", "true", "false", "inf", "nan"}
@@ -133,6 +139,11 @@ def without_secrets(text: str) -> str:
     for pattern, replacement in SECRETS:
         text = pattern.sub(replacement, text)
     return text
+
+
+def visible(text: str) -> str:
+    """The text with what a terminal would obey as an escape, such as \\x1b; lines and tabs stay."""
+    return FOR_TERMINALS.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def holds_secret(text: str) -> bool:

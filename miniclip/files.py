@@ -169,12 +169,12 @@ def overwrite(path: Path, text: str) -> None:
         file.truncate()
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: dict[str, Any] | list[Any]) -> None:
     """Replace a JSON file in one step."""
     write_text(path, as_json(content))
 
 
-def as_json(content: dict[str, Any]) -> str:
+def as_json(content: dict[str, Any] | list[Any]) -> str:
     """The text of a JSON file."""
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 

@@ -1,7 +1,8 @@
 """Telling a user's own checkpoints from those of strangers, by a key that stays on the machine.
 
-Evaluation reads the data that a checkpoint's config names. A run signs these settings with a random key of
-its user, so that places which a stranger wrote into a file are never opened by themselves.
+Evaluation reads the data that a checkpoint's config names, and a search shows images that an index names. A
+run signs these settings, and an index its places, with a random key of its user, so that places which a
+stranger wrote into a file are never opened by themselves.
 """
 
 import hashlib
@@ -22,25 +23,29 @@ log = logging.getLogger(__name__)
 KEY_BYTES = 32
 
 
-def sign(data: dict[str, Any]) -> str | None:
-    """Sign the data part of a config, as plain data; the user's key is made where there is none yet.
+CHECKPOINTS_UNSIGNED = (
+    "The checkpoints of this run are not signed; miniclip evaluate will ask for the place of their data"
+)
+
+
+def sign(data: dict[str, Any], *, unsigned: str = CHECKPOINTS_UNSIGNED) -> str | None:
+    """Sign plain data, such as the data part of a config; the user's key is made where there is none yet.
 
     None, and a line in the log, where the key cannot be kept or read.
+
+    Args:
+        unsigned: what the line says.
     """
     try:
         key = _read_key() or _make_key()
     except OSError as error:
-        log.warning(
-            "The checkpoints of this run are not signed (%s); miniclip evaluate will ask for the place of "
-            "their data.",
-            error,
-        )
+        log.warning("%s (%s).", unsigned, error)
         return None
     return _signature(data, key)
 
 
 def is_ours(data: dict[str, Any], signature: str | None) -> bool:
-    """Whether a signature is that of the data part of a config, by this user's key; makes no key."""
+    """Whether a signature is that of data, by this user's key; makes no key."""
     if signature is None:
         return False
     try:

@@ -73,6 +73,7 @@ def undone(cwd: Path | None = None) -> Iterator[None]:
     root = logging.getLogger()
     handlers, level, raises = root.handlers[:], root.level, logging.raiseExceptions
     excepthook = sys.excepthook
+    streams = sys.stdout, sys.stderr
     num_threads = torch.get_num_threads()
     folder = Path.cwd()
     if cwd is not None:
@@ -89,6 +90,7 @@ def undone(cwd: Path | None = None) -> Iterator[None]:
         root.setLevel(level)
         logging.raiseExceptions = raises
         sys.excepthook = excepthook
+        sys.stdout, sys.stderr = streams
         torch.set_num_threads(num_threads)
         GlobalHydra.instance().clear()
         HydraConfig.instance().cfg = None

@@ -3,19 +3,21 @@
 import io
 import logging
 import os
+import re
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
+from typing import Any, TextIO
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from miniclip.config.compose import what_is_wrong
 from miniclip.disk_errors import disk_error_behind, disk_errors_told
-from miniclip.errors import UserError, without_secrets
+from miniclip.errors import UserError, visible, without_secrets
 from miniclip.renamed import renamed_words
 
 BROKEN_PIPE = 128 + 13
@@ -24,13 +26,16 @@ BROKEN_PIPE = 128 + 13
 INTERRUPTED = 128 + 2
 """Exit status after Ctrl-C: SIGINT."""
 
+MOVE_OF_BAR = re.compile(r"\r(?!\n)|\n*(\x1b\[A)+\Z")
+"""How a progress bar begins its line anew, or moves among several."""
+
 
 @contextmanager
 def console() -> Iterator[None]:
     """A console that shows what it can and ends nothing, whatever its letters and whoever still reads.
 
-    What it cannot show is escaped; a stream that was closed takes everything and keeps nothing; a reader
-    that has gone (`| head -1`) ends a command in silence, but not a training.
+    What it cannot show, and what a terminal would obey, is escaped; a stream that was closed takes all and
+    keeps nothing; a reader that has gone (`| head -1`) ends a command in silence, but not a training.
     """
     sys.excepthook = _print_traceback
     logging.raiseExceptions = False  # a message that cannot be written is no reason for pages of others
@@ -40,6 +45,8 @@ def console() -> Iterator[None]:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    # they stay until the process ends, as Python prints the text of a SystemExit at last
+    sys.stdout, sys.stderr = _VisibleText.over(sys.stdout), _VisibleText.over(sys.stderr)
 
     try:
         yield
@@ -81,6 +88,38 @@ def let_waiting_threads_sleep() -> None:
     Threads of libgomp, which torch brings on Linux, wait in a loop. After this many turns they sleep.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+
+
+class _VisibleText:
+    """A stream that shows what a terminal would obey, but for the moves of progress bars.
+
+    Text out of run directories, checkpoints, tables and indexes of strangers is printed in many places; all
+    of it passes here.
+
+    Args:
+        stream: takes the text; all but writing is its own.
+    """
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    @classmethod
+    def over(cls, stream: TextIO) -> Any:
+        """Lay it over a stream, once."""
+        return stream if isinstance(stream, cls) else cls(stream)
+
+    def write(self, text: str) -> int:
+        move = MOVE_OF_BAR.match(text)
+        begin = move.end() if move else 0
+        self._stream.write(text[:begin] + visible(text[begin:]))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

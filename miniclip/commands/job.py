@@ -28,10 +28,11 @@ from miniclip.evaluation import Result, TaskContext, flat_numbers
 from miniclip.figures import draw_curves, draw_retrieval
 from miniclip.metrics import Features, retrieval_ranks
 from miniclip.pretrained import MiniCLIP, ModelBundle
-from miniclip.runs import RunDirectory, RunFacts, read_state
+from miniclip.runs import DamagedFile, RunDirectory, RunFacts, read_state
 from miniclip.runs.environment import git_revision
 from miniclip.runs.job_key import job_key
 from miniclip.runs.run_directory import Status
+from miniclip.runs.state import who_is_heard
 from miniclip.runs.sweep import Sweep
 from miniclip.stop_signals import Interrupted, signal_name, stop_signals
 from miniclip.training import Trainer, TrainingSetup
@@ -89,7 +90,7 @@ def _job_of_sweep(cfg: DictConfig, place: Path, folder: Path, overrides: list[st
             log.warning("%s", damage)
         return before.summary["best_rsum"]
     if before is not None and before.state.status == "running":
-        log.warning("Another process is at it: %s", before.path)
+        log.warning("Another process is at it: %s%s", before.path, who_is_heard(before.path))
         return math.nan
 
     if sweep.is_of_another_job(place, key):  # the same number and name in an earlier launch
@@ -262,8 +263,7 @@ def _draw(
     features: Features, setup: TrainingSetup, summary: dict[str, Any], run: RunDirectory
 ) -> dict[str, Path]:
     """Draw the curves of the run, and what its best checkpoint retrieves."""
-    return {
-        "curves": draw_curves(run.read_metrics(), run.curves_figure),
+    figures = {
         "retrieval": draw_retrieval(
             features,
             setup.val_set.split,
@@ -271,6 +271,11 @@ def _draw(
             protocol=summary["best"]["protocol"],
         ),
     }
+    try:
+        figures["curves"] = draw_curves(run.read_metrics(), run.curves_figure)
+    except DamagedFile as error:  # the training is no worse for it
+        log.warning("%s The run has no figure of its curves.", error)
+    return figures
 
 
 def _write_test(tested: HeldOutResult, summary: dict[str, Any], run: RunDirectory) -> None:

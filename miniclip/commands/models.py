@@ -1,12 +1,16 @@
 """The one place where a command gets a model to embed with."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from miniclip.errors import SettingError, UserError
 
 if TYPE_CHECKING:
+    from miniclip.deploy.index import Index
     from miniclip.embedding_model import FingerprintedModel
+
+ROOT_HELP = "folder whose images may be opened though another user embedded them; may be repeated"
 
 
 def load_model(
@@ -41,6 +45,19 @@ def load_model(
     if reads_images:
         model.make_image_tower()
     return model
+
+
+def tell_of_closed_places(index: "Index") -> None:
+    """Say in one line which images of an index are not opened, as another user embedded them."""
+    from miniclip.data.sources.walk import examples
+
+    names = [str(place) for place in index.closed_places()]
+    if names:
+        print(
+            f"The index {index.folder} is not of your making: its images in {examples(names)} are "
+            "found, but not opened. Open those in a folder: --root FOLDER; or embed them yourself.",
+            file=sys.stderr,
+        )
 
 
 def load_model_of_index(

@@ -11,7 +11,7 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from miniclip.commands.models import load_model_of_index
+from miniclip.commands.models import ROOT_HELP, load_model_of_index, tell_of_closed_places
 from miniclip.errors import SettingError, UserError, in_range
 from miniclip.files import typed_path
 
@@ -52,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="where an index's model lies now; once per INDEX",
     )
+    parser.add_argument("--root", type=typed_path, action="append", default=[], help=ROOT_HELP)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -66,7 +67,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     with server.listen(arguments.host, arguments.port) as listener:
         try:
-            searchers = _searchers(arguments.indexes, arguments.model, num_threads)
+            searchers = _searchers(arguments.indexes, arguments.model, arguments.root, num_threads)
         except KeyboardInterrupt:
             raise UserError("Stopped before it served anything.") from None
         access = server.Access(is_loopback, token)
@@ -114,10 +115,13 @@ def _token(given: str | None, is_loopback: bool) -> str | None:
     return token
 
 
-def _searchers(indexes: list[Path], models: list[Path], num_threads: int) -> "list[Searcher]":
+def _searchers(
+    indexes: list[Path], models: list[Path], roots: list[Path], num_threads: int
+) -> "list[Searcher]":
     """Each index with its model.
 
     Args:
+        roots: see `Index`.
         num_threads: see `load_model`.
 
     Raises:
@@ -128,7 +132,8 @@ def _searchers(indexes: list[Path], models: list[Path], num_threads: int) -> "li
 
     searchers: list[Searcher] = []
     for number, folder in enumerate(indexes):
-        index = Index(folder, in_memory=True)
+        index = Index(folder, in_memory=True, roots=roots)
+        tell_of_closed_places(index)
         facts = index.facts
         given = models[number] if models else None
         model = load_model_of_index(facts.model_path, given, num_threads=num_threads)

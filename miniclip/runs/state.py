@@ -58,6 +58,22 @@ def read_state(folder: Path) -> State:
     return State("killed", _last_heard(run, state))
 
 
+def who_is_heard(folder: Path) -> str:
+    """Where a run without a visible lock is trained, and when it will be taken for killed; else empty."""
+    run = RunFiles(folder)
+    try:
+        host = run.read_status().get("host")
+        if host is None or is_locked(run.lock_file):
+            return ""
+        until = datetime.fromtimestamp(run.status.stat().st_mtime + SILENT_SECONDS, timezone.utc)
+    except (DamagedFile, OSError):  # it has just changed
+        return ""
+    return (
+        f" (on {host}, heard a moment ago). If it was killed, start the sweep again at {until:%H:%M:%S} "
+        "UTC or later, which takes the job over"
+    )
+
+
 def _is_heard(run: RunFiles, state: dict[str, Any]) -> bool:
     """Whether a run whose lock is not held here is alive by its heartbeat.
 

@@ -14,6 +14,7 @@ from miniclip.files import within
 from miniclip.runs import RunDirectory
 from miniclip.training.changed_settings import changed_settings, check_changes, check_same_settings
 from miniclip.training.checkpoint import (
+    CheckpointError,
     check_architecture,
     copy_checkpoint,
     fitting,
@@ -210,6 +211,7 @@ class Checkpointer:
         """
         progress = self.progress
         if progress.best is None:
+            _tell_of_damaged_best(within(path.parent, "best.pt"))
             return
 
         names = (
@@ -233,3 +235,13 @@ class Checkpointer:
         )
         progress.best = None
         progress.validation_due = True
+
+
+def _tell_of_damaged_best(path: Path) -> None:
+    """Say that a best checkpoint is lost which is damaged, and of which an older one knows nothing."""
+    if not path.is_file():
+        return
+    try:
+        load_checkpoint(path)
+    except CheckpointError as error:
+        log.warning("%s It is lost; the best are chosen anew.", error)

@@ -1,11 +1,14 @@
 """The checkpoints of a run that have a name of their own, beside the last one."""
 
+import logging
 import re
 from pathlib import Path
 
-from miniclip.runs import RunDirectory
+from miniclip.runs import DamagedFile, RunDirectory
 from miniclip.training.checkpoint import copy_checkpoint
 from miniclip.training.validation import selection_key
+
+log = logging.getLogger(__name__)
 
 OWN_NAMES = re.compile(r"(last|best|(step|best)_\d{8,}|epoch_\d{4,})\.pt")
 """What a run calls its checkpoints."""
@@ -72,6 +75,15 @@ class KeptCheckpoints:
         """Let `last.pt`, just validated, stay if it is among the best."""
         copy_checkpoint(self.run.last_checkpoint, self._good(step))
 
+        try:
+            self._remove_worse()
+        except DamagedFile as error:
+            log.warning(
+                "%s Which of the best validations are the best is unknown; all of them stay.", error
+            )
+
+    def _remove_worse(self) -> None:
+        """Remove those of the best validations that are too many."""
         # of weights whose loss is not finite there is no loss in the records
         records = [record for record in self.run.read_metrics() if record.get("val/loss") is not None]
         keys = {record["step"]: selection_key(record) for record in records}

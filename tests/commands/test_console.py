@@ -27,6 +27,20 @@ def test_letters_that_the_console_lacks_are_escaped(encoding: str) -> None:
     assert done.stdout.strip() == b"\\u72ac.jpg" and done.stderr == b""
 
 
+@pytest.mark.parametrize("line", ["print(text)", "sys.exit(text)", "sys.stderr.writelines([text])"])
+def test_what_a_terminal_would_obey_is_shown(line: str) -> None:
+    done = speak(f"import sys; text = 'a\\x1b[2J\\rb\\x9b1m\\u202ec\\td'; {line}")
+    shown = (done.stdout + done.stderr).decode().strip()
+    assert shown == r"a\x1b[2J\rb\x9b1m\u202ec" + "\td"
+
+
+def test_a_progress_bar_moves() -> None:
+    bars = "[[None for step in tqdm(range(2))] for epoch in tqdm(range(2))]"
+    done = speak(f"from tqdm import tqdm; {bars}")
+    assert b"\r100%" in done.stderr and b"\x1b[A" in done.stderr
+    assert b"\\" not in done.stderr
+
+
 def test_a_reader_that_goes_ends_a_command_in_silence() -> None:
     done = speak("[print(i) for i in range(100000)]", "| head -1")
     assert done.stdout == b"0\n" and done.stderr == b""

@@ -13,6 +13,7 @@ from miniclip.commands import job
 from miniclip.commands.job_text import table
 from miniclip.errors import counted
 from miniclip.runs import RunDirectory, read_state
+from tests.conftest import TINY
 from tests.in_process import train_in_process
 
 
@@ -75,3 +76,20 @@ def test_a_signal_that_a_library_swallows_ends_the_run_all_the_same(
     done = train_in_process(f"hydra.run.dir={tmp_path}", "trainer.budget.steps=1")
     assert done.returncode == 143
     assert str(read_state(tmp_path)) == "interrupted (SIGTERM)"
+
+
+def test_records_that_are_damaged_meanwhile_cost_only_their_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_ranks = RunDirectory.write_ranks
+
+    def with_damage(run: RunDirectory, **arrays: Any) -> None:
+        run.metrics.write_bytes(b"\xff\n" + run.metrics.read_bytes())
+        write_ranks(run, **arrays)
+
+    monkeypatch.setattr(RunDirectory, "write_ranks", with_damage)
+    done = train_in_process(*TINY, f"hydra.run.dir={tmp_path}", "trainer.budget.steps=2")
+    assert done.returncode == 0, done.stderr
+    assert "metrics.jsonl is damaged" in done.stdout and "no figure of its curves" in done.stdout
+    assert read_state(tmp_path).status == "completed"
+    assert RunDirectory(tmp_path).retrieval_figure.is_file()

@@ -53,3 +53,15 @@ def test_what_does_not_compare_is_refused(sweep: Path, tmp_path: Path) -> None:
     done = miniclip_command(tmp_path, "report", "sweep")
     assert done.returncode == 1 and "2 different data fingerprints" in done.stderr
     assert miniclip_command(tmp_path, "report", "sweep", "--mix").returncode == 0
+
+
+def test_a_strangers_reason_gives_the_terminal_no_commands(sweep: Path, tmp_path: Path) -> None:
+    shutil.copytree(sweep, tmp_path / "sweep")
+    path = next(iter(sorted((tmp_path / "sweep" / "broken").glob("0_*")))) / "status.json"
+    status = json.loads(path.read_text())
+    path.write_text(json.dumps({**status, "reason": "\x1b[2J\x9b1m\rall is well"}))
+    done = miniclip_command(tmp_path, "report", "sweep")
+    written = (tmp_path / "outputs" / "report").glob("report.[mc]*")
+    told = [done.stdout, done.stderr, *(file.read_bytes().decode() for file in written)]
+    assert any(r"\x1b[2J\x9b1m" in text for text in told)
+    assert not any(set("\x1b\x9b") & set(text) for text in told)

@@ -48,6 +48,13 @@ def test_a_folder_is_embedded_and_searched(
     assert "holds no index" in miniclip("search", "nowhere", "x").stderr
     assert "is missing" in miniclip("search", "index", "--image", "none.jpg").stderr
 
+    (tmp_path / "index" / "signatures.json").unlink()  # as if another user had made it
+    sheet = ("search", "index", "x", "--sheet", "x.png")
+    assert f"in {class_folder} are found, but not opened" in miniclip(*sheet).stderr
+    closed = (tmp_path / "x.png").read_bytes()
+    assert "not opened" not in miniclip(*sheet, "--root", class_folder).stderr
+    assert (tmp_path / "x.png").read_bytes() != closed
+
     moved = shutil.copytree(class_run.path, tmp_path / "run")
     miniclip("embed", moved, class_folder, "-o", "index")
     shutil.rmtree(moved)

@@ -11,7 +11,7 @@ import pytest
 
 from miniclip.errors import UserError
 from miniclip.runs import RunDirectory, read_state, run_directory
-from miniclip.runs.state import SILENT_SECONDS
+from miniclip.runs.state import SILENT_SECONDS, who_is_heard
 
 
 def running(folder: Path, **details: Any) -> RunDirectory:
@@ -47,6 +47,15 @@ def test_where_no_lock_is_seen_a_run_lives_while_its_heart_beats(
     assert read_state(tmp_path).status == "running"
     be_silent(run, SILENT_SECONDS + 1)
     assert read_state(tmp_path).status == "killed"
+
+
+def test_when_a_run_elsewhere_can_be_taken_over_is_told(tmp_path: Path) -> None:
+    run = running(tmp_path, host="another")
+    os.utime(run.status, (3600.0, 3600.0))
+    assert "on another" in who_is_heard(tmp_path)
+    assert "at 01:02:00 UTC or later, which takes the job over" in who_is_heard(tmp_path)
+    with run.lock():  # a process of this machine
+        assert who_is_heard(tmp_path) == ""
 
 
 def test_on_this_machine_the_lock_says_all(tmp_path: Path) -> None:

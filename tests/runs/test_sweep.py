@@ -175,6 +175,18 @@ def test_a_job_that_another_process_trains_is_left_to_it(tmp_path: Path) -> None
     assert Sweep(tmp_path).jobs()[0].is_completed
 
 
+def test_a_job_that_was_killed_elsewhere_a_moment_ago_is_told(tmp_path: Path) -> None:
+    settings = ["-m", *TINY, "trainer.budget.steps=1", f"hydra.sweep.dir={tmp_path}"]
+    assert train_in_process(*settings).returncode == 0
+    (job,) = Sweep(tmp_path).jobs()
+    run = RunDirectory(job.path)
+    run.summary.unlink()
+    run.status.write_text(json.dumps({"status": "running", "pid": 1, "host": "another"}))
+    done = train_in_process(*settings)
+    (line,) = [line for line in done.stdout.splitlines() if "Another process is at it" in line]
+    assert "on another" in line and "start the sweep again at" in line
+
+
 def test_a_job_never_begins_with_anothers_weights(tmp_path: Path) -> None:
     """The first one diverges and leaves a checkpoint, which `auto` alone would find beside the second."""
     rates = ["optimizer=adamw", "optimizer.lr=1e30,1e-3", "trainer.max_skipped_steps=2"]

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 import safetensors.torch
 import torch
 
@@ -65,6 +66,19 @@ def test_the_best_validations_stay(tmp_path: Path) -> None:
         save(kept, step)
         kept.add_validated(step)
     assert steps_in(run) == {"last": 5, "best_00000004": 4, "best_00000005": 5}
+
+
+def test_without_sound_records_all_of_the_best_stay(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = RunDirectory(tmp_path)
+    kept = KeptCheckpoints(run, keep_last=0, keep_best=1)
+    run.metrics.write_text("damaged\n")
+    for step in (1, 2):
+        save(kept, step)
+        kept.add_validated(step)
+    assert steps_in(run) == {"last": 2, "best_00000001": 1, "best_00000002": 2}
+    assert "metrics.jsonl is damaged" in caplog.text and "all of them stay" in caplog.text
 
 
 def test_a_run_keeps_what_it_is_told_and_ends_with_its_best_weights(tmp_path: Path) -> None:

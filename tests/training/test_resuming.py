@@ -242,6 +242,27 @@ def test_a_damaged_best_is_told_and_chosen_anew(
     assert load_checkpoint(resumed.best_checkpoint)["progress"]["step"] in (5, 6)
 
 
+def test_a_best_that_is_damaged_with_the_last_is_not_forgotten_in_silence(
+    small: DictConfig,
+    whole: RunDirectory,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    often = changed(small, trainer__checkpoint_every_steps=1, trainer__keep_last=9)
+    run = kill_at_step_6(tmp_path, often, monkeypatch)
+    first = min(run.checkpoints.glob("step_*.pt"))
+    assert load_checkpoint(first)["progress"]["best"] is None
+    for path in set(run.checkpoints.glob("*.pt")) - {first}:
+        path.unlink()
+    for path in (run.last_checkpoint, run.best_checkpoint):
+        path.write_bytes(b"no checkpoint")
+
+    resumed = fit_config(run.path, changed(often, trainer__resume="auto"))
+    assert "best.pt is damaged" in caplog.text and "It is lost; the best are chosen anew" in caplog.text
+    assert_equal_runs(resumed, whole)
+
+
 def test_a_finished_run_that_is_resumed_stays_as_it_was(
     small: DictConfig, whole: RunDirectory, tmp_path: Path
 ) -> None:

@@ -62,7 +62,8 @@ def _draw_card(sheet: Image.Image, place: tuple[int, int], score: float, entry: 
     try:
         image = decode_without_torch(entry.content(), str(entry), decode_size=CELL)
     except BrokenImage:
-        draw.text((left + 12, top + CELL // 2), "no longer there", FAINT, font=_font(15))
+        why = "no longer there" if entry.may_open else "not opened"
+        draw.text((left + 12, top + CELL // 2), why, FAINT, font=_font(15))
     else:
         image = ImageOps.contain(image, (CELL - 16, CELL - 16))
         corner = left + (CELL - image.width) // 2, top + (CELL - image.height) // 2

@@ -8,6 +8,7 @@ import sqlite3
 import urllib.parse
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -132,7 +133,17 @@ def writing(folder: Path) -> Iterator[sqlite3.Connection]:
 def facts_of(connection: sqlite3.Connection) -> Facts | None:
     """The facts; None where nothing has been written yet."""
     row = connection.execute(f"SELECT {', '.join(Facts._fields)} FROM facts").fetchone()
-    return None if row is None else Facts(*row)
+    if row is None:
+        return None
+
+    facts = Facts(*row)
+    texts = facts.model_name, facts.model_path, facts.fingerprint
+    numbers = facts.embed_dim, facts.generation, facts.version, facts.writer
+    is_plain = all(isinstance(text, str) for text in texts) and all(type(n) is int for n in numbers)
+    # SQLite keeps any type in any column, and the generation is a part of a file's name
+    if not is_plain or min(numbers) < 0 or facts.embed_dim == 0:
+        raise sqlite3.DatabaseError("its facts are not those of an index")
+    return facts
 
 
 def damaged(folder: Path, what: object) -> UserError:
@@ -144,13 +155,16 @@ def damaged(folder: Path, what: object) -> UserError:
 
 def _connected(path: Path, how: str) -> sqlite3.Connection:
     place = urllib.parse.quote(os.fsencode(path.absolute()))
-    return sqlite3.connect(
+    connection = sqlite3.connect(
         f"file:{place}?{how}",
         uri=True,
         isolation_level=None,
         timeout=BUSY_SECONDS,
         check_same_thread=False,
     )
+    # a stranger's file may hold more than data
+    connection.execute("PRAGMA trusted_schema = OFF")
+    return connection
 
 
 def _make_tables(connection: sqlite3.Connection) -> None:
@@ -166,8 +180,28 @@ def _check_format(connection: sqlite3.Connection, path: Path) -> None:
         raise UserError(
             f"{path} was made by a newer MiniCLIP (format {found}). Update MiniCLIP to read it."
         )
+    if found == FORMAT and _schema_of(connection) != _own_schema():
+        raise sqlite3.DatabaseError("it holds other tables than an index, or views or triggers")
     if found == 0:
         raise UserError(f"{path} is empty. Fill it with: miniclip embed MODEL FOLDER -o {path.parent}")
+
+
+def _schema_of(connection: sqlite3.Connection) -> set[tuple[str, ...]]:
+    """What a file declares, but for what SQLite makes by itself."""
+    rows = connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master").fetchall()
+    return {
+        (kind, name, table, " ".join(str(sql).split()))
+        for kind, name, table, sql in rows
+        if not (kind in ("table", "index") and str(name).startswith("sqlite_"))
+    }
+
+
+@cache
+def _own_schema() -> set[tuple[str, ...]]:
+    """What `TABLES` declare."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript(TABLES)
+        return _schema_of(connection)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from miniclip.deploy.index import exact
 from miniclip.deploy.index.database import Facts, damaged, facts_of, reading
 from miniclip.deploy.index.entries import slots_of
 from miniclip.deploy.index.graph import Graph, load_graph, make_graph
+from miniclip.deploy.index.places import Places
 from miniclip.deploy.index.row_table import read_row
 from miniclip.deploy.index.vectors import VectorFile
 from miniclip.errors import BrokenImage, UserError
@@ -43,6 +44,7 @@ class Entry(NamedTuple):
         row: of that table; None for a file.
         title: that a table gives it.
         image_column: of the table that holds it.
+        may_open: whether this user embedded it, or named a folder that holds it; see `places`.
     """
 
     id: int
@@ -51,13 +53,24 @@ class Entry(NamedTuple):
     row: int | None
     title: str | None
     image_column: str | None
+    may_open: bool = False
+
+    @property
+    def place(self) -> Path:
+        """The folder or the table that was embedded."""
+        return self.root if self.row is None else self.path
 
     def content(self) -> bytes:
         """The content of the image's file.
 
         Raises:
-            BrokenImage: when it is gone, cannot be read, or is now a link to a place outside.
+            BrokenImage: when it is gone, cannot be read, is now a link to a place outside, or may not be
+                opened.
         """
+        if not self.may_open:
+            raise BrokenImage(
+                f"The image {shown_path(self.path)} is not opened. Name its folder: --root ..."
+            )
         if self.row is None or self.image_column is None:
             if not lies_within(os.path.realpath(self.root), self.path):
                 raise BrokenImage(
@@ -116,13 +129,22 @@ class Index:
         folder: of the index.
         exact_limit: number of vectors above which a graph of neighbors is used.
         in_memory: keep the vectors as float32, (N, D) in four bytes each: faster from the second search on.
+        roots: folders whose images may be opened though another user embedded them.
 
     Raises:
         UserError: when there is no index, or a damaged one.
     """
 
-    def __init__(self, folder: Path, *, exact_limit: int = EXACT_LIMIT, in_memory: bool = False):
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        exact_limit: int = EXACT_LIMIT,
+        in_memory: bool = False,
+        roots: Sequence[Path] = (),
+    ):
         self.folder = folder
+        self.places = Places(folder, roots)
         self.exact_limit = exact_limit
         self.in_memory = in_memory
         self._last: Snapshot | None = None
@@ -160,6 +182,7 @@ class Index:
 
             # a slot that was freed since may have been written again, but by a later writer only
             if self.facts.writer == snapshot.facts.writer:
+                by_slot = {slot: self._with_right(entry) for slot, entry in by_slot.items()}
                 return _above(threshold, scores, slots, by_slot)
         raise UserError(f"The index {self.folder} changes too fast to be searched. Try again in a moment.")
 
@@ -167,7 +190,14 @@ class Index:
         """The entry of an `id`, if there is one."""
         with reading(self.folder) as connection:
             row = connection.execute(f"{ENTRIES} WHERE entries.id = ?", [number]).fetchone()
-        return None if row is None else _entry(row)
+            return None if row is None else self._with_right(_entry(row))
+
+    def closed_places(self) -> list[Path]:
+        """Folders and tables of other users' making, whose images are not opened."""
+        with reading(self.folder) as connection:
+            rows = connection.execute("SELECT kind, root, path FROM sources ORDER BY id").fetchall()
+            places = [_path(root if kind == "files" else path) for kind, root, path in rows]
+        return [each for each in places if not self.places.is_own(each) and not self.places.is_named(each)]
 
     def vector(self, number: int) -> np.ndarray | None:
         """The vector (D,) float32 of the entry of an `id`, if there is one."""
@@ -181,6 +211,9 @@ class Index:
             if self.facts.writer == facts.writer:
                 return vector
         raise UserError(f"The index {self.folder} changes too fast to be read. Try again in a moment.")
+
+    def _with_right(self, entry: Entry) -> Entry:
+        return entry._replace(may_open=self.places.may_open(entry.place, entry.path))
 
     def _facts(self, connection: sqlite3.Connection) -> Facts:
         facts = facts_of(connection)
@@ -199,6 +232,8 @@ class Index:
 
         slots, versions = slots_of(connection)
         vectors = _mapped(self.folder, facts)
+        if len(slots) and slots[0] < 0:
+            raise damaged(self.folder, f"slot {slots[0]} is none")
         if len(slots) and slots[-1] >= len(vectors):
             raise damaged(
                 self.folder, f"its vectors are cut off, {len(vectors):,} where {slots[-1] + 1:,} belong"
@@ -266,11 +301,29 @@ def _entries_at(connection: sqlite3.Connection, slots: np.ndarray) -> dict[int, 
 
 
 def _entry(row: Sequence) -> Entry:
+    """The entry of a row of `ENTRIES`.
+
+    Raises:
+        DatabaseError: when a stranger's file holds other types than an index has.
+    """
+    try:
+        return _entry_of(row)
+    except (TypeError, ValueError) as error:
+        raise sqlite3.DatabaseError(f"entry {row[0]}: {error}") from None
+
+
+def _entry_of(row: Sequence) -> Entry:
     number, _, root, name, title, kind, path, image_column = row
-    folder = Path(os.fsdecode(root))
+    folder = _path(root)
     if kind == "rows":
-        return Entry(number, folder, Path(os.fsdecode(path)), int(name), title, image_column)
+        return Entry(number, folder, _path(path), int(name), title, image_column)
     return Entry(number, folder, folder / os.fsdecode(name), None, title, None)
+
+
+def _path(name: object) -> Path:
+    if not isinstance(name, str | bytes):
+        raise sqlite3.DatabaseError("the place of its images is no path")
+    return Path(os.fsdecode(name))
 
 
 def _above(

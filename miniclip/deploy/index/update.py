@@ -121,9 +121,7 @@ class _SourceUpdate:
         self.batch_size = batch_size
         self.decode_size = decode_size
 
-        self.number = writer.entries.source(
-            source.path, kind=source.kind, root=source.root, image_column=source.image_column
-        )
+        self.number = writer.source(source)
         self.known = writer.entries.known(self.number)
         self.broken, self.reasons = writer.entries.broken(self.number)
         self.seen: set[str] = set()

@@ -13,8 +13,9 @@ from miniclip.deploy.index import graph as graphs
 from miniclip.deploy.index import vectors as vector_files
 from miniclip.deploy.index.database import FILE_NAME, Facts, facts_of, writing
 from miniclip.deploy.index.entries import Encoded, EntryTable, slots_of
+from miniclip.deploy.index.places import Places
 from miniclip.deploy.index.slots import Slots
-from miniclip.deploy.index.source import SourceImage
+from miniclip.deploy.index.source import ImageSource, SourceImage
 from miniclip.deploy.index.vectors import VectorFile
 from miniclip.embedding_model import FingerprintedModel
 from miniclip.errors import UserError
@@ -40,7 +41,15 @@ class IndexWriter:
         self.connection = connection
         self.facts = facts
         self.entries = EntryTable(connection)
+        self._places = Places(folder)
         self._open_slots()
+
+    def source(self, source: ImageSource) -> int:
+        """The number of a source, which is new or known; its images may be opened from now on."""
+        self._places.add(source.root if source.kind == "files" else source.path)
+        return self.entries.source(
+            source.path, kind=source.kind, root=source.root, image_column=source.image_column
+        )
 
     def vector(self, digest: bytes) -> np.ndarray:
         """The vector (D,) float16 of the image of a digest in `slot_of_digest`."""

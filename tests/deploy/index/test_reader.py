@@ -1,7 +1,10 @@
 """Searching: as by brute force, exactly and by a graph, and beside a writer."""
 
+import json
 import os
+import sqlite3
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ from miniclip.deploy.index import Index, exact, open_source, open_writer, update
 from miniclip.deploy.index.entries import Encoded
 from miniclip.deploy.index.source import SourceImage
 from miniclip.deploy.index.writer import IndexWriter
-from miniclip.errors import BrokenImage
+from miniclip.errors import BrokenImage, UserError
 from tests.deploy.index.conftest import expected_vectors, save_photo, vectors_by_name
 from tests.deploy.index.projection import ProjectionModel, embed, normalized
 
@@ -215,6 +218,78 @@ def test_an_image_that_became_a_link_to_another_place_is_not_read(photos: Path, 
     entry.path.symlink_to(secret)
     with pytest.raises(BrokenImage, match="is a link out of"):
         entry.content()
+
+
+def as_of_a_stranger(index: Path) -> Path:
+    """An index as it comes from another machine: signed by a key that is not here."""
+    (index / "signatures.json").write_text(json.dumps(["0" * 64]))
+    return index
+
+
+def test_a_strangers_index_opens_only_what_the_user_names(photos: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "index"
+    embed(folder, photos)
+    query = np.ones((1, 24), np.float32)
+    assert Index(folder).closed_places() == []
+    as_of_a_stranger(folder)
+
+    closed = Index(folder)
+    entries = closed.search(query, k=10).entries[0]
+    assert closed.closed_places() == [photos] and len(entries) == 10
+    for entry in (*entries, closed.entry(1)):
+        assert entry is not None
+        with pytest.raises(BrokenImage, match="is not opened"):
+            entry.content()
+
+    partly = Index(folder, roots=[photos / "trip"])
+    entries = partly.search(query, k=10).entries[0]
+    assert sorted(e.path.parent.name for e in entries if e.may_open) == ["trip"] * 5
+
+    embed(folder, photos)
+    assert Index(folder).closed_places() == [] and Index(folder).search(query).entries[0][0].content()
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1]", "[" * 2000, '["'])
+def test_damaged_signatures_open_nothing_and_are_written_anew(
+    content: str, photos: Path, tmp_path: Path
+) -> None:
+    embed(tmp_path / "index", photos)
+    (tmp_path / "index" / "signatures.json").write_text(content)
+    assert Index(tmp_path / "index").closed_places() == [photos]
+    embed(tmp_path / "index", photos)
+    assert Index(tmp_path / "index").closed_places() == []
+
+
+STRANGE = {
+    "trigger": "CREATE TRIGGER t AFTER UPDATE ON facts BEGIN DELETE FROM entries; END",
+    "view": "ALTER TABLE sources RENAME TO s; CREATE VIEW sources AS SELECT * FROM s",
+    "table": "CREATE TABLE more (a)",
+    "default": "ALTER TABLE facts ADD COLUMN more TEXT DEFAULT 1",
+    "index": "CREATE INDEX i ON entries (abs(size))",
+    "generation": "UPDATE facts SET generation = '0/../x'",
+    "embed_dim": "UPDATE facts SET embed_dim = 0",
+    "slot": "UPDATE entries SET slot = -1 WHERE slot = 0",
+    "name": "UPDATE entries SET name = 1.5 WHERE id = 1",
+    "root": "UPDATE sources SET root = 7",
+}
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_what_is_no_table_of_an_index_is_refused_in_one_line(
+    name: str, photos: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "index"
+    embed(folder, photos)
+    with closing(sqlite3.connect(folder / "index.sqlite")) as connection:
+        connection.executescript(STRANGE[name])
+    with pytest.raises(UserError, match="is damaged: ") as refused:
+        index = Index(folder)
+        index.closed_places()
+        index.search(np.ones((1, 24), np.float32))
+    assert "\n" not in str(refused.value)
+    if name in ("trigger", "view", "table", "default", "index"):
+        with pytest.raises(UserError, match="it holds other tables"):
+            embed(folder, photos)
 
 
 def test_a_reader_without_the_right_to_write_sees_the_last_commit_of_a_writer(
