@@ -16,6 +16,7 @@ from miniclip.training import Trainer, TrainingStep
 
 OPTIMIZERS = (
     "adamw",
+    "muon",
     "sam",
     "sam_norm_only",
     "looksam",

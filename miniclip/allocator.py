@@ -14,15 +14,15 @@ TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 NEVER = 2**31 - 1
 """Bytes that may lie free before glibc returns them: the largest number that `mallopt` takes."""
 
-LARGEST_KEPT = 2**30
-"""Bytes of the largest block that glibc keeps when it is freed."""
+LARGEST_KEPT = 2**26
+"""Bytes of the largest block that glibc keeps when it is freed: activations, but no whole data sets."""
 
 LARGEST_OF_OLD = 2**25
 """The same for a glibc before 2.35, which takes no larger number."""
 
 
 def keep_freed_memory() -> bool:
-    """Have glibc keep what this process frees for its next allocations, at a peak about 1 % higher.
+    """Have glibc keep what this process frees for its next allocations.
 
     Returns:
         whether it does: not with another C library or allocator, nor where the user has tuned glibc.

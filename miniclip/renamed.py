@@ -68,9 +68,16 @@ VALUES = {
 """Old and new values of a setting."""
 
 
+DATA_DEFAULTS = {"caption_noise": 0}
+"""What older files do not say of data."""
+
+
 def renamed_config(config: dict[str, Any]) -> dict[str, Any]:
     """A config out of an older file, with today's names."""
     new = _renamed(config, "")
+    data = new.get("data")
+    if isinstance(data, dict) and "_target_" in data:
+        new["data"] = {**DATA_DEFAULTS, **data}
     optimizer = new.get("optimizer")
     if isinstance(optimizer, dict) and optimizer.get("_target_") in SAM_AXES:
         new["optimizer"] = _with_axes(optimizer)

@@ -19,6 +19,8 @@ from miniclip.losses import Loss
 from miniclip.models import CLIP, HFTextModel
 from miniclip.models.frozen_towers import check_frozen
 from miniclip.models.image_encoder import preprocessing_of
+from miniclip.optim import MuonAdamW
+from miniclip.optim.muon import check_patterns
 from miniclip.preprocessing import MEAN, STD, Preprocessing
 from miniclip.provenance import sign
 from miniclip.runs import JsonlLogger, RunDirectory
@@ -70,7 +72,7 @@ def build(cfg: DictConfig, run: RunDirectory) -> tuple[Trainer, TrainingSetup, J
         feature_folder=source.cache_dir if source.keeps_features else None,
         signature=sign(config["data"]),
     )
-    run.write_environment(trainer.device, facts)
+    run.write_environment(trainer.device, facts, optimizer=_shares(experiment.optimizer.base_optimizer))
     return trainer, experiment, make(cfg, "logger")
 
 
@@ -117,6 +119,22 @@ def _facts(split: Split, tokenizer: Tokenizer) -> dict[str, Any]:
     }
 
 
+def _shares(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Which parameters Muon trains and which AdamW, told and for environment.json; nothing of others."""
+    if not isinstance(optimizer, MuonAdamW):
+        return {}
+    shares = optimizer.shares()
+    muon, adamw = shares["muon"], shares["adamw"]
+    log.info(
+        "Muon trains %s of %s weights, AdamW %s of %s.",
+        counted(muon["tensors"], "tensor"),
+        f"{muon['weights']:,}",
+        counted(adamw["tensors"], "tensor"),
+        f"{adamw['weights']:,}",
+    )
+    return shares
+
+
 def check(cfg: DictConfig) -> None:
     """Find wrong settings before any data is read.
 
@@ -133,7 +151,10 @@ def check(cfg: DictConfig) -> None:
         model = make_model(cfg, vocab_size=1)
 
     trainer: Trainer = make(cfg, "trainer")
-    make_optimizer(cfg, _small_copy(model, trainer.device))
+    optimizer = make_optimizer(cfg, _small_copy(model, trainer.device)).base_optimizer
+    if isinstance(optimizer, MuonAdamW):
+        with names_of(cfg, "optimizer"):
+            check_patterns(optimizer.adamw_patterns, [name for name, _ in model.named_parameters()])
 
     source: DataSource = make(cfg, "data")
     if source.keeps_features:

@@ -19,6 +19,7 @@ from miniclip.optim.schedule import (
     Constant,
     Schedule,
     WarmupCosine,
+    WarmupStableDecay,
     scale_learning_rates,
     set_learning_rate,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "SurrogateGap",
     "UnusualGradient",
     "WarmupCosine",
+    "WarmupStableDecay",
     "WeightedGap",
     "as_pass_optimizer",
     "forget_skipped_state",

@@ -1,59 +1,105 @@
 """Muon for a whole model."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+import logging
+import math
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from fnmatch import fnmatchcase
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from miniclip.errors import SettingError, above_zero, at_least, counted, one_of
 from miniclip.optim.checks import check_group
+from miniclip.optim.newton_schulz import plain_iteration, polynomial_of_gram
 from miniclip.optim.passes import Closure, run_pass
 from miniclip.optim.sam import copied_state
 
+log = logging.getLogger(__name__)
+
+NewtonSchulzPrecision = Literal["auto", "float32", "bfloat16"]
+
+FEWEST_CHANNELS = 4
+"""Convolutions that read fewer are the first one, of pixels, and depthwise ones: hardly matrices."""
+
+RMS_OF_ADAMW = 0.2
+"""Root mean square of AdamW's steps over the learning rate (Liu et al. 2025, arXiv 2502.16982)."""
+
 
 class MuonAdamW(Optimizer):
-    """torch's Muon (Jordan et al. 2024) for matrices, which is all it takes, and AdamW for the rest.
+    """Muon (Jordan et al. 2024) for matrices and convolutions, and AdamW for the rest.
 
-    Convolutions, norms and biases are AdamW's; embeddings are matrices. Muon's steps are scaled to the
-    size of AdamW's ("match_rms_adamw", Liu et al. 2025, arXiv 2502.16982), so that both share one learning
-    rate and one weight decay. A group of both kinds becomes two.
+    A convolution is the matrix of its outputs by all that each of them reads, out x (in * k * k). AdamW has
+    everything of one, three or five dimensions, matrices with a side of one, convolutions that read fewer
+    than four channels (the first one, depthwise ones), and what `adamw_patterns` name: embeddings, which
+    are tables and no maps. Parameters that come without names are told apart by their shapes alone.
 
-    In a group of matrices the first of `betas` is Muon's momentum, so that schedules of the momentum
-    find it in all groups under one name.
+    A step of Muon, with the gradient G, momentum mu, rate lr and decay wd, is that of torch.optim.Muon
+    under "match_rms_adamw", so that both sides share one learning rate and one weight decay:
+
+        B <- mu B + (1 - mu) G,     X = mu B + (1 - mu) G           (Nesterov)
+        W <- (1 - lr wd) W - 0.2 lr sqrt(max(out, in)) NS(X)
+
+    What differs is how NS(X), the orthogonalized X, is computed: `miniclip.optim.newton_schulz`. Matrices
+    of one smaller side go through it together.
+
+    A group of both kinds becomes two, which `use_muon` tells apart. In a group of Muon's the first of
+    `betas` is its momentum, so that schedules of the momentum find it in all groups under one name.
 
     Args:
-        params: parameters or parameter groups.
+        params: parameters or parameter groups; patterns want names, as `named_parameters` or a group's
+            `param_names` give them. A parameter of several names is known by its first.
         lr: learning rate of both.
         weight_decay: decoupled, of both.
         momentum: Muon's.
         betas: AdamW's.
         eps: AdamW's.
+        adamw_patterns: names of matrices and convolutions that AdamW has, as globs ("*.stem.*"); one entry
+            may list several, with | between.
+        conv_lr_factor: the learning rate of Muon's convolutions over that of everything else.
+        muon_interval: steps per step of Muon, which has so many times the learning rate; in those between,
+            its momentum goes on and its weights rest.
+        precision: of Newton-Schulz: "float32", "bfloat16" (the iteration as published, with more
+            multiplications), or "auto", bfloat16 on CUDA devices that have it.
 
     Raises:
-        SettingError: when a number is not finite.
+        SettingError: when a number is not finite or out of its range.
     """
 
     def __init__(
         self,
-        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        params: Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[dict[str, Any]],
         *,
         lr: float,
         weight_decay: float,
         momentum: float,
         betas: Sequence[float],
         eps: float,
+        adamw_patterns: Sequence[str] = (),
+        conv_lr_factor: float = 1.0,
+        muon_interval: int = 1,
+        precision: NewtonSchulzPrecision = "auto",
     ):
-        check_group({"momentum": momentum, "betas": betas, "eps": eps})
+        check_group({"momentum": momentum, "betas": betas, "eps": eps, "conv_lr_factor": conv_lr_factor})
+        above_zero("conv_lr_factor", conv_lr_factor)
+        at_least("muon_interval", muon_interval, 1)
+        one_of("precision", precision, get_args(NewtonSchulzPrecision))
+        self.adamw_patterns = tuple(adamw_patterns)
+        self.conv_lr_factor = conv_lr_factor
+        self.muon_interval = muon_interval
+        self.precision = precision
         self._momentum = momentum
         self._eps = eps
-        self._muon: Optimizer | None = None
         self._adamw: Optimizer | None = None
+        self._given: list[Tensor] = []
 
         beta1, beta2 = betas
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "betas": (beta1, beta2)})
+        defaults = {"lr": lr, "weight_decay": weight_decay, "betas": (beta1, beta2)}
+        super().__init__(params, defaults)
         # groups of matrices first
-        self.param_groups.sort(key=lambda group: not _holds_matrices(group))
+        self.param_groups.sort(key=lambda group: not group["use_muon"])
         self._share()
 
     @torch.no_grad()
@@ -61,12 +107,7 @@ class MuonAdamW(Optimizer):
         """One step of both parts. A closure is run first, and its loss returned."""
         loss = None if closure is None else run_pass(closure, 0)
 
-        # schedules of the momentum write the first of the betas
-        if self._muon is not None:
-            for group in self._muon.param_groups:
-                group["momentum"] = group["betas"][0]
-            self._muon.step()
-
+        self._step_muon()
         if self._adamw is not None:
             self._adamw.step()
         return loss
@@ -77,24 +118,42 @@ class MuonAdamW(Optimizer):
         super().add_param_group(param_group)
         group = self.param_groups.pop()
         check_group(group)
+        self._given += group["params"]
 
-        for part in _split(group):
-            if _holds_matrices(part):
-                if not names_betas:
-                    part["betas"] = (self._momentum, group["betas"][1])
-                self._add_to_muon(part)
-            else:
+        for part in self._split(group):
+            if part["use_muon"] and not names_betas:
+                part["betas"] = (self._momentum, group["betas"][1])
+            if not part["use_muon"]:
                 self._add_to_adamw(part)
             self.param_groups.append(part)
 
         self._share()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Adopt a state, also one of an older version, which gave convolutions to AdamW.
+
+        Raises:
+            ValueError: when it is of other parameters, or of other patterns.
+        """
+        groups = state_dict["param_groups"]
+        if any("use_muon" not in group for group in groups):
+            state_dict = self._translated(state_dict)
+        elif _kinds(groups) != _kinds(self.param_groups):
+            raise ValueError("adamw_patterns give other parameters to Muon")
+
         super().load_state_dict(state_dict)
-        for group in self.param_groups:
-            # states of version 0.1.0 name a momentum alone
-            group.setdefault("betas", (group.get("momentum"), self.defaults["betas"][1]))
         self._share()
+
+    def shares(self) -> dict[str, dict[str, Any]]:
+        """What each part trains, by "muon" and "adamw": numbers of tensors and weights, and their names."""
+        found: dict[str, dict[str, Any]] = {}
+        for part, use_muon in (("muon", True), ("adamw", False)):
+            groups = [group for group in self.param_groups if group["use_muon"] == use_muon]
+            params = [p for group in groups for p in group["params"]]
+            names = [name for group in groups for name in group.get("param_names", [])]
+            num_weights = sum(p.numel() for p in params)
+            found[part] = {"tensors": len(params), "weights": num_weights, "names": names}
+        return found
 
     def __getstate__(self) -> dict[str, Any]:
         return copied_state(self)
@@ -103,11 +162,30 @@ class MuonAdamW(Optimizer):
         super().__setstate__(state)
         self._share()
 
-    def _add_to_muon(self, group: dict[str, Any]) -> None:
-        if self._muon is None:
-            self._muon = torch.optim.Muon([group], momentum=self._momentum, adjust_lr_fn="match_rms_adamw")
-        else:
-            self._muon.add_param_group(group)
+    def _split(self, group: dict[str, Any]) -> list[dict[str, Any]]:
+        """A group's matrices and its other parameters, each as a group of its own if there are any."""
+        params = group["params"]
+        names: list[str] | None = group.get("param_names")
+        known = names if names is not None else [""] * len(params)
+        is_muons = [self._is_muons(name, p) for name, p in zip(known, params, strict=True)]
+
+        parts = []
+        for use_muon in (True, False):
+            chosen = [index for index, is_own in enumerate(is_muons) if is_own == use_muon]
+            if not chosen:
+                continue
+            part = {**group, "params": [params[index] for index in chosen], "use_muon": use_muon}
+            if names is not None:
+                part["param_names"] = [names[index] for index in chosen]
+            parts.append(part)
+        return parts
+
+    def _is_muons(self, name: str, parameter: Tensor) -> bool:
+        if any(matches(pattern, name) for pattern in self.adamw_patterns):
+            return False
+        if parameter.ndim == 4:
+            return parameter.shape[1] >= FEWEST_CHANNELS
+        return parameter.ndim == 2 and min(parameter.shape) > 1
 
     def _add_to_adamw(self, group: dict[str, Any]) -> None:
         if self._adamw is None:
@@ -116,28 +194,189 @@ class MuonAdamW(Optimizer):
             self._adamw.add_param_group(group)
 
     def _share(self) -> None:
-        """Both parts work on this optimizer's groups and state."""
-        for part, is_muon in ((self._muon, True), (self._adamw, False)):
-            if part is not None:
-                part.param_groups = [g for g in self.param_groups if _holds_matrices(g) == is_muon]
-                part.state = self.state
+        """AdamW works on this optimizer's groups and state."""
+        if self._adamw is not None:
+            self._adamw.param_groups = [group for group in self.param_groups if not group["use_muon"]]
+            self._adamw.state = self.state
+
+    def _step_muon(self) -> None:
+        """One step of Muon, the matrices of one smaller side together."""
+        alike: dict[Any, list[_Matrix]] = defaultdict(list)
+        for group in self.param_groups:
+            if group["use_muon"]:
+                for matrix in self._matrices(group):
+                    alike[matrix.kind].append(matrix)
+
+        for matrices in alike.values():
+            device = matrices[0].weight.device
+            # an autocast around the step would round the products
+            with torch.autocast(device.type, enabled=False):
+                self._move(matrices, device)
+
+    def _matrices(self, group: dict[str, Any]) -> Iterator["_Matrix"]:
+        """What of a group has a gradient and is due, with its momentum renewed."""
+        for p in group["params"]:
+            if p.grad is None:
+                continue
+            if p.grad.is_sparse:
+                raise RuntimeError("Muon takes no sparse gradients")
+
+            state = self.state[p]
+            if "momentum_buffer" not in state:
+                state["momentum_buffer"] = torch.zeros_like(p)
+            momentum: Tensor = state["momentum_buffer"]
+            momentum.lerp_(p.grad, 1 - group["betas"][0])
+
+            if self._is_due(state):
+                factor = self.conv_lr_factor if p.ndim == 4 else 1.0
+                yield _Matrix(p, momentum, group, lr=float(group["lr"]) * self.muon_interval * factor)
+
+    def _is_due(self, state: dict[str, Any]) -> bool:
+        """Whether a parameter is stepped now; counted in its state, which a resumed run goes on with."""
+        if self.muon_interval == 1:
+            return True
+        state["step"] = state.get("step", torch.zeros(())) + 1
+        return int(state["step"]) % self.muon_interval == 0
+
+    def _move(self, matrices: list["_Matrix"], device: torch.device) -> None:
+        directions = [matrix.direction() for matrix in matrices]
+        if self._works_in_bfloat16(device):
+            for matrix, x in zip(matrices, directions, strict=True):
+                matrix.move(None, plain_iteration(x))
+            return
+
+        side = len(directions[0])
+        grams = directions[0].new_empty(len(matrices), side, side)  # (N, M, M)
+        for gram, x in zip(grams, directions, strict=True):
+            torch.mm(x, x.T, out=gram)
+
+        for matrix, polynomial, x in zip(matrices, polynomial_of_gram(grams), directions, strict=True):
+            matrix.move(polynomial, x)
+
+    def _works_in_bfloat16(self, device: torch.device) -> bool:
+        """Whether Newton-Schulz does; on processors without its arithmetic that is many times slower."""
+        if self.precision == "auto":
+            return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return self.precision == "bfloat16"
+
+    def _translated(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+        """A state of an older version in the order of this one, with the settings of this one.
+
+        There Muon had all that is two-dimensional and nothing else. Where a parameter has changed sides
+        AdamW's first moment, an average of gradients, serves as Muon's momentum; AdamW starts anew.
+        """
+        in_their_order = sorted(self._given, key=lambda p: p.ndim != 2)
+        groups = state_dict["param_groups"]
+        if sum(len(group["params"]) for group in groups) != len(in_their_order):
+            raise ValueError("loaded state dict has another number of parameters")
+        theirs = {p: state_dict["state"].get(place, {}) for place, p in enumerate(in_their_order)}
+
+        own = self.state_dict()
+        ours = [(p, group["use_muon"]) for group in self.param_groups for p in group["params"]]
+        moments = {place: _moments(theirs[p], use_muon) for place, (p, use_muon) in enumerate(ours)}
+        moved = [p for p, use_muon in ours if use_muon != (p.ndim == 2)]
+        if moved:
+            log.warning(
+                "The state is of a version that gave convolutions to AdamW: %s changed sides.",
+                counted(len(moved), "tensor"),
+            )
+        return {"param_groups": own["param_groups"], "state": {k: v for k, v in moments.items() if v}}
 
 
-def _holds_matrices(group: dict[str, Any]) -> bool:
-    return group["params"][0].ndim == 2
+class _Matrix:
+    """A parameter of Muon's seen as a matrix, the smaller side first, and its step.
+
+    Its columns are in the order of the memory, channels first or last: a change of their order changes
+    nothing else in NS(X), and so nothing has to be copied.
+
+    Attributes:
+        weight: (M, K) with M at most K; a view of the parameter unless its memory has holes.
+    """
+
+    def __init__(self, parameter: Tensor, momentum: Tensor, group: dict[str, Any], *, lr: float):
+        self.parameter = parameter
+        self.weight = self._oriented(parameter)
+        self.lr = lr
+        self.weight_decay: float = group["weight_decay"]
+        self._beta: float = group["betas"][0]
+        self._momentum = momentum
+
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        """What matrices must share to be orthogonalized together."""
+        return len(self.weight), self.weight.device, self.weight.dtype
+
+    def direction(self) -> Tensor:
+        """Nesterov's mean of gradient and momentum, (M, K), of at least float32."""
+        assert self.parameter.grad is not None
+        mean = torch.lerp(self.parameter.grad, self._momentum, self._beta)
+        x = self._oriented(mean)
+        return x if x.dtype is torch.float64 else x.float()
+
+    def move(self, polynomial: Tensor | None, x: Tensor) -> None:
+        """Decay the weights, move them against `polynomial (M, M) @ x (M, K)`, or x without one."""
+        decay = 1 - self.lr * self.weight_decay
+        rate = -self.lr * RMS_OF_ADAMW * math.sqrt(x.shape[1])
+
+        is_view = self.weight.data_ptr() == self.parameter.data_ptr()
+        if polynomial is not None and is_view and self.weight.dtype == x.dtype:
+            self.weight.addmm_(polynomial, x, beta=decay, alpha=rate)
+            return
+
+        update = x if polynomial is None else polynomial @ x  # (M, K)
+        self.parameter.mul_(decay).add_(self._as_parameter(update), alpha=rate)
+
+    def _oriented(self, tensor: Tensor) -> Tensor:
+        """Of the parameter's shape to (M, K)."""
+        if self._is_channels_last:
+            tensor = tensor.permute(0, 2, 3, 1)  # (out, k, k, in)
+        matrix = tensor.flatten(1)  # (out, in * k * k)
+        return matrix.T if self._is_tall else matrix
+
+    def _as_parameter(self, matrix: Tensor) -> Tensor:
+        """Of (M, K) to the parameter's shape."""
+        if self._is_tall:
+            matrix = matrix.T  # (out, in * k * k)
+        shape = self.parameter.shape
+        if not self._is_channels_last:
+            return matrix.reshape(shape)
+        out, num_channels, height, width = shape
+        return matrix.reshape(out, height, width, num_channels).permute(0, 3, 1, 2)
+
+    @property
+    def _is_tall(self) -> bool:
+        return len(self.parameter) > self.parameter[0].numel()
+
+    @property
+    def _is_channels_last(self) -> bool:
+        parameter = self.parameter
+        is_last = parameter.ndim == 4 and parameter.is_contiguous(memory_format=torch.channels_last)
+        return is_last and not parameter.is_contiguous()
 
 
-def _split(group: dict[str, Any]) -> list[dict[str, Any]]:
-    """A group's matrices and its other parameters, each as a group of its own if there are any."""
-    parts = []
-    names = group.get("param_names")
-    for is_matrix in (True, False):
-        chosen = [index for index, p in enumerate(group["params"]) if (p.ndim == 2) == is_matrix]
-        if not chosen:
-            continue
+def matches(pattern: str, name: str) -> bool:
+    """Whether one of a pattern's alternatives, which | divides, is a glob of the whole name."""
+    return any(fnmatchcase(name, alternative) for alternative in pattern.split("|"))
 
-        part = {**group, "params": [group["params"][index] for index in chosen]}
-        if names is not None:
-            part["param_names"] = [names[index] for index in chosen]
-        parts.append(part)
-    return parts
+
+def check_patterns(patterns: Iterable[str], names: Collection[str]) -> None:
+    """Raise a SettingError where a pattern is of none of the names."""
+    for pattern in patterns:
+        if not any(matches(pattern, name) for name in names):
+            raise SettingError(
+                "adamw_patterns",
+                pattern,
+                "matches no parameter of the model; a run's environment.json lists their names",
+            )
+
+
+def _kinds(groups: Iterable[dict[str, Any]]) -> list[tuple[bool, list[str] | None]]:
+    return [(group["use_muon"], group.get("param_names")) for group in groups]
+
+
+def _moments(state: dict[str, Any], use_muon: bool) -> dict[str, Any]:
+    """What a part can go on with of the other's state."""
+    if not use_muon:
+        return state if "exp_avg_sq" in state else {}
+    momentum = state.get("momentum_buffer", state.get("exp_avg"))
+    return {} if momentum is None else {"momentum_buffer": momentum}

@@ -24,8 +24,8 @@ def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
     name of its child) have groups of their own, behind the others.
 
     Returns:
-        groups for a torch optimizer; `perturb: False` is read by `miniclip.optim.SAM`, `lr_factor` by
-        `scale_learning_rates`.
+        groups for a torch optimizer, with the parameters' names as `param_names`; `perturb: False` is read
+        by `miniclip.optim.SAM`, `lr_factor` by `scale_learning_rates`.
     """
     unperturbed: set[nn.Parameter] = set()
     for name in ("temperature", "loss"):
@@ -34,11 +34,11 @@ def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
 
     factors = _lr_factors(model)
 
-    groups: dict[tuple[float, int], list[nn.Parameter]] = defaultdict(list)
-    for parameter in model.parameters():
+    groups: dict[tuple[float, int], dict[str, nn.Parameter]] = defaultdict(dict)
+    for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             kind = UNPERTURBED if parameter in unperturbed else int(parameter.ndim < 2)
-            groups[factors.get(parameter, 1.0), kind].append(parameter)
+            groups[factors.get(parameter, 1.0), kind][name] = parameter
 
     # those of the full learning rate first, whose rate is the one that is logged
     in_order = sorted(groups, key=lambda key: (key[0] != 1, *key))
@@ -55,6 +55,6 @@ def _lr_factors(model: nn.Module) -> dict[nn.Parameter, float]:
     return factors
 
 
-def _group(parameters: list[nn.Parameter], factor: float, kind: int) -> dict[str, Any]:
-    group = {"params": parameters, **SETTINGS[kind]}
+def _group(parameters: dict[str, nn.Parameter], factor: float, kind: int) -> dict[str, Any]:
+    group = {"params": [*parameters.values()], "param_names": [*parameters], **SETTINGS[kind]}
     return group if factor == 1 else {**group, "lr_factor": factor}

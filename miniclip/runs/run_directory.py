@@ -145,9 +145,12 @@ class RunDirectory(RunFiles):
         """Record the resolved config, as YAML."""
         write_text(self.config, text)
 
-    def write_environment(self, device: torch.device, data: dict[str, Any]) -> None:
-        """Record versions, machine, git revision and what identifies the data."""
-        write_json(self.environment, {**environment(device), "data": data})
+    def write_environment(
+        self, device: torch.device, data: dict[str, Any], *, optimizer: dict[str, Any] | None = None
+    ) -> None:
+        """Record versions, machine, git revision, what identifies the data, and which part trains what."""
+        facts = {**environment(device), "data": data}
+        write_json(self.environment, facts | ({"optimizer": optimizer} if optimizer else {}))
 
     def write_job(self, *, key: str, overrides: list[str]) -> None:
         """Record which job of a sweep this is."""

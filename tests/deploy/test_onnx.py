@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from onnx import helper
 from PIL import Image
 
 from miniclip import MiniCLIP
@@ -20,6 +21,7 @@ from miniclip.data.eval_preprocessing import EvalPreprocessing
 from miniclip.deploy import OnnxModel
 from miniclip.deploy.onnx_export import _check_difference, export_onnx
 from miniclip.deploy.onnx_files import Precision
+from miniclip.deploy.onnx_precision import _in_int8
 from miniclip.errors import UserError
 from miniclip.runs import RunDirectory
 from tests.bundles import CAPTIONS, bundle_of
@@ -152,6 +154,22 @@ def test_smaller_graphs_are_near(model: MiniCLIP, exported: Path, tmp_path: Path
         done = export_onnx(model, folder, images=drawings(), texts=CAPTIONS, precision=precision)  # type: ignore[arg-type]
         assert 0 < max(done.image_difference, done.text_difference) < near
         assert sum((folder / name).stat().st_size for name in ("image.onnx", "text.onnx")) < 0.8 * whole
+
+
+def test_cheap_convolutions_whose_errors_all_others_have_stay_in_float32() -> None:
+    def convolution(name: str, side: int, stride: int | None) -> Any:
+        strides = {} if stride is None else {"strides": [stride, stride]}
+        return helper.make_node("Conv", ["x", "w"], ["y"], name=name, kernel_shape=[side, side], **strides)
+
+    nodes = [
+        convolution("first", 7, 2),
+        convolution("strided", 3, 2),
+        convolution("shortcut", 1, 2),
+        convolution("pointwise", 1, 1),
+        convolution("plain", 1, None),
+    ]
+    assert _in_int8(nodes) == ["strided", "pointwise", "plain"]
+    assert _in_int8(nodes[:1]) == []
 
 
 @pytest.mark.parametrize("name", ["image.onnx", "text.onnx", "tokenizer.json"])

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR, StepLR
 
 from miniclip.errors import SettingError, UserError
-from miniclip.optim import GSAM, MSAM, SAM, LookSAM, MuonAdamW
+from miniclip.optim import GSAM, MSAM, SAM, LookSAM
 from tests.optim.test_sam import ADAMW, CURVATURE, SGD, batches, quadratic, regression, small_net
 from tests.optim.test_sam_variants import MOMENTUM_SGD, MUON
 
@@ -57,8 +57,8 @@ def test_a_group_added_later_is_trained_as_if_it_had_been_there(name: str) -> No
         for inputs in batches(3):
             update(optimizer, model, inputs)
         finals.append(vector(model))
-    # Muon works in bfloat16, where a last bit of the perturbation shows
-    torch.testing.assert_close(*finals, rtol=1e-5, atol=1e-3 if "muon" in name else 1e-6)
+    # a last bit of the perturbation grows in Newton-Schulz
+    torch.testing.assert_close(*finals, rtol=1e-5, atol=1e-4 if "muon" in name else 1e-6)
     assert not torch.equal(finals[1][-3:], vector(small_net())[-3:])
 
 
@@ -122,11 +122,12 @@ def test_schedules_of_rate_and_momentum_reach_the_base(name: str) -> None:
 
 
 def test_muon_follows_a_schedule_of_the_momentum() -> None:
-    optimizer = MUON([nn.Parameter(torch.ones(2, 2))])
+    matrix = nn.Parameter(torch.ones(2, 2))
+    optimizer = MUON([matrix])
     optimizer.param_groups[0]["betas"] = (0.5, 0.98)
-    optimizer.param_groups[0]["params"][0].sum().backward()
+    matrix.sum().backward()
     optimizer.step()
-    assert optimizer.param_groups[0]["momentum"] == 0.5
+    assert torch.equal(optimizer.state[matrix]["momentum_buffer"], torch.full((2, 2), 0.5))
 
 
 @pytest.mark.parametrize("name", ["sam", "gsam", "looksam", "msam"])
@@ -362,17 +363,3 @@ def test_measures_of_a_model_in_half_precision_are_finite(dtype: torch.dtype) ->
     optimizer.backward(closure)
     assert optimizer.metrics["gradient_cosine"] == pytest.approx(1, abs=0.05)
     assert w.grad is not None and w.grad.isfinite().all()
-
-
-def test_an_old_state_of_muon_still_loads() -> None:
-    model = small_net()
-    optimizer, restored = MUON(model.parameters()), MUON(model.parameters())
-    update(optimizer, model, batches(1)[0])
-    state = optimizer.state_dict()
-    for group in state["param_groups"]:
-        if "momentum" in group:
-            del group["betas"]
-    restored.load_state_dict(state)
-    assert restored.param_groups[0]["betas"] == (0.95, 0.98)
-    assert isinstance(restored, MuonAdamW)
-    update(restored, model, batches(1)[0])

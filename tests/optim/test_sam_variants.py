@@ -525,23 +525,3 @@ def test_each_learns_the_digits(name: str, base: Any) -> None:
     model.eval()
     accuracy = (model(images[300:]).argmax(dim=1) == labels[300:]).float().mean()
     assert accuracy > 0.75  # chance is 0.1
-
-
-def test_muon_takes_the_matrices_and_adamw_the_rest() -> None:
-    model, alone = small_net(), small_net()
-    together = MUON(model.parameters())
-    matrices = [p for p in alone.parameters() if p.ndim == 2]
-    rest = [p for p in alone.parameters() if p.ndim != 2]
-    muon = torch.optim.Muon(
-        matrices, lr=0.01, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw"
-    )
-    adamw = torch.optim.AdamW(rest, lr=0.01, weight_decay=0.1, betas=(0.9, 0.98), eps=1e-6, fused=True)
-    for inputs in batches():
-        for own_model, optimizers in ((model, [together]), (alone, [muon, adamw])):
-            for optimizer in optimizers:
-                optimizer.zero_grad()
-            regression(own_model, inputs)()
-            for optimizer in optimizers:
-                set_learning_rate(optimizer, 0.5)
-                optimizer.step()
-    assert torch.equal(vector(model), vector(alone))

@@ -1,10 +1,13 @@
 """Schedules at hand-picked steps, and their effect on an optimizer."""
 
+import math
+from typing import Any
+
 import pytest
 import torch
 
 from miniclip.errors import SettingError
-from miniclip.optim import SAM, Constant, WarmupCosine, set_learning_rate
+from miniclip.optim import SAM, Constant, WarmupCosine, WarmupStableDecay, set_learning_rate
 
 
 def test_warmup_rises_and_the_cosine_falls() -> None:
@@ -31,6 +34,52 @@ def test_learning_rates_follow_their_own_start_through_sam() -> None:
     for factor in (0.5, 0.25):
         set_learning_rate(optimizer, factor)
     assert [g["lr"] for g in optimizer.base_optimizer.param_groups] == [0.25, 0.025]
+
+
+STABLE: dict[str, Any] = {
+    "warmup_fraction": 0.1,
+    "decay_fraction": 0.4,
+    "decay_shape": "linear",
+    "final_factor": 0.2,
+}
+
+
+@pytest.mark.parametrize(
+    ("shape", "after_a_quarter", "halfway"),
+    [
+        ("linear", 0.2 + 0.8 * 0.75, 0.6),
+        ("cosine", 0.2 + 0.8 * (1 + math.sqrt(0.5)) / 2, 0.6),
+        ("sqrt", 0.2 + 0.8 * 0.5, 0.2 + 0.8 * (1 - math.sqrt(0.5))),
+    ],
+)
+def test_the_rate_rises_stays_and_falls(shape: str, after_a_quarter: float, halfway: float) -> None:
+    schedule = WarmupStableDecay(**STABLE | {"decay_shape": shape})
+    factors = [schedule.factor(step, 100) for step in range(102)]
+    assert factors[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert factors[9:61] == [1] * 52
+    assert factors[70] == pytest.approx(after_a_quarter)
+    assert factors[80] == pytest.approx(halfway)
+    assert factors[100] == factors[101] == pytest.approx(0.2)
+    assert factors[60:] == sorted(factors[60:], reverse=True)
+
+
+def test_a_decay_of_nothing_is_none_and_one_of_all_begins_at_once() -> None:
+    without = WarmupStableDecay(**STABLE | {"decay_fraction": 0.0})
+    assert [without.factor(step, 10) for step in (1, 9, 10)] == [1, 1, 1]
+    whole = WarmupStableDecay(
+        **STABLE | {"warmup_fraction": 0.0, "decay_fraction": 1.0, "final_factor": 0.0}
+    )
+    assert [whole.factor(step, 4) for step in range(5)] == [1, 0.75, 0.5, 0.25, 0]
+    assert WarmupStableDecay(**STABLE).factor(0, 1) == 1
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("warmup_fraction", 1.0), ("decay_fraction", 0.91), ("decay_shape", "square"), ("final_factor", -0.1)],
+)
+def test_settings_of_the_stable_schedule_are_refused_by_name(setting: str, value: Any) -> None:
+    with pytest.raises(SettingError, match=f"^{setting}="):
+        WarmupStableDecay(**STABLE | {setting: value})
 
 
 @pytest.mark.parametrize("changes", [{"warmup_fraction": 1.0}, {"final_factor": 2.0}])
