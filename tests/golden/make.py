@@ -63,7 +63,7 @@ sooner or later, and from this step on two machines train two models.
 """
 
 SMOOTH_OPTIMIZERS = tuple(name for name in OPTIMIZERS if name != "muon")
-"""All but Muon, which torch orthogonalizes in bfloat16: what rounds there differs in the third digit."""
+"""AdamW and each variant of SAM."""
 
 SMALLEST = (
     "encoder/image=timm",
