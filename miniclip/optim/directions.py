@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from miniclip.errors import UserError, in_range
-from miniclip.optim.norms import is_on_host, length_of, norms_of
+from miniclip.optim.norms import are_finite, is_on_host
 
 MOMENTA = ("exp_avg", "momentum_buffer")
 """Names under which torch's optimizers keep the running mean of the gradient."""
@@ -46,7 +46,10 @@ class Direction:
         raise NotImplementedError
 
     def end_step(self, params: Sequence[Tensor]) -> None:
-        """See the gradient that a step ended with, in `.grad`."""
+        """See the gradients of all parameters that a step ended with, in `.grad`.
+
+        Where one is not finite the step will be skipped, and leaves nothing that reaches to the next.
+        """
 
     def state_dict(self, params: Sequence[Tensor]) -> dict[str, Any]:
         """What reaches from one step to the next."""
@@ -106,8 +109,8 @@ class Averaged(Direction):
 
         m = decay * m + (1 - decay) * g
 
-    m starts with the first gradient, is of unscaled gradients, and takes in none that is not finite. What
-    differs from F-SAM's code: m holds this step's gradient already, as in the paper's equation.
+    m starts with the first gradient, is of unscaled gradients, and takes in none of a step that is skipped.
+    What differs from F-SAM's code: m holds this step's gradient already, as in the paper's equation.
 
     Args:
         decay: of the average.
@@ -124,33 +127,32 @@ class Averaged(Direction):
         self.gradient = gradient
         self.average = average
         self._means: dict[Tensor, Tensor] = {}
+        self._next: dict[Tensor, Tensor] = {}
 
     @torch.no_grad()
     def vectors(
         self, params: Sequence[Tensor], *, base: Optimizer, step: int, loss_scale: Scale
     ) -> dict[Tensor, Tensor]:
         gradients = {p: p.grad / loss_scale for p in params if p.grad is not None}
-        is_finite = length_of(norms_of(list(gradients.values()))).isfinite()
-        if is_on_host(is_finite) and not is_finite:
-            return gradients  # along which nothing is moved
-
-        for p, gradient in gradients.items():
-            self._add(p, gradient, is_finite)
-            gradient.mul_(self.gradient).add_(self._means[p], alpha=self.average)
+        self._next = {
+            p: self._means[p].lerp(gradient, 1 - self.decay) if p in self._means else gradient.clone()
+            for p, gradient in gradients.items()
+        }
+        for p, mean in self._next.items():
+            gradients[p].mul_(self.gradient).add_(mean, alpha=self.average)
         return gradients
+
+    @torch.no_grad()
+    def end_step(self, params: Sequence[Tensor]) -> None:
+        if self._next:
+            _keep(self._next, self._means, params)
+        self._next = {}
 
     def state_dict(self, params: Sequence[Tensor]) -> dict[str, Any]:
         return {"means": in_order(self._means, params)}
 
     def load_state_dict(self, state: dict[str, Any], params: Sequence[Tensor]) -> None:
         self._means = by_parameter(state.get("means", []), params)
-
-    def _add(self, p: Tensor, gradient: Tensor, is_finite: Tensor) -> None:
-        mean = self._means.get(p)
-        if mean is None:  # one that is not finite is replaced by zeros, which every average forgets
-            self._means[p] = torch.where(is_finite, gradient, 0)
-        else:
-            mean.copy_(torch.where(is_finite, mean.lerp(gradient, 1 - self.decay), mean))
 
 
 class LastGradient(Direction):
@@ -173,18 +175,8 @@ class LastGradient(Direction):
     @torch.no_grad()
     def end_step(self, params: Sequence[Tensor]) -> None:
         gradients = {p: p.grad for p in params if p.grad is not None}
-        if not gradients:
-            return
-
-        is_finite = length_of(norms_of(list(gradients.values()))).isfinite()
-        if is_on_host(is_finite) and not is_finite:
-            return
-        for p, gradient in gradients.items():
-            before = self._last.get(p)
-            if before is None:
-                self._last[p] = torch.where(is_finite, gradient, 0)
-            else:
-                before.copy_(torch.where(is_finite, gradient, before))
+        if gradients:
+            _keep(gradients, self._last, params)
 
     def state_dict(self, params: Sequence[Tensor]) -> dict[str, Any]:
         return {"last": in_order(self._last, params)}
@@ -221,6 +213,20 @@ class Random(Direction):
 
     def load_state_dict(self, state: dict[str, Any], params: Sequence[Tensor]) -> None:
         self.seed = state.get("seed", self.seed)
+
+
+def _keep(new: dict[Tensor, Tensor], kept: dict[Tensor, Tensor], params: Sequence[Tensor]) -> None:
+    """Put new values in place of what is kept, unless the gradient of a parameter is not finite."""
+    is_finite = are_finite([p.grad for p in params if p.grad is not None])
+    asked = is_on_host(is_finite)
+    if asked and not is_finite:
+        return
+
+    for p, value in new.items():
+        if p not in kept:
+            kept[p] = torch.zeros_like(p)
+        # the same choice without asking the device
+        kept[p].copy_(value if asked else torch.where(is_finite, value, kept[p]))
 
 
 def in_order(kept: dict[Tensor, Tensor], params: Sequence[Tensor]) -> list[Tensor | None]:

@@ -26,6 +26,11 @@ def length_of(parts: Sequence[Tensor]) -> Tensor:
     return torch.linalg.vector_norm(torch.stack(list(parts)))
 
 
+def are_finite(tensors: Sequence[Tensor]) -> Tensor:
+    """Whether all elements of all tensors are finite, () bool, without asking the device."""
+    return length_of(norms_of(tensors)).isfinite()
+
+
 def inner_product(a: Tensor, b: Tensor) -> Tensor:
     """Sum () of the products of two tensors' elements, without a copy where their memory is alike."""
     a, b = precise(a), precise(b)

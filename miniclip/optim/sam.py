@@ -215,7 +215,9 @@ class SAM(Optimizer):
         else:
             loss = self._one_pass(closure)
 
-        self.direction.end_step(list(self.perturbed_params()))
+        self.direction.end_step(self._all_params())
+        if self.trigger is not None:
+            self.trigger.end_step(self._all_params())
         self.num_updates += 1
         return loss
 

@@ -1,11 +1,13 @@
 """Perturbing only where the gradient is unusually long."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from miniclip.errors import in_range
+from miniclip.optim.norms import are_finite
 
 
 class UnusualGradient:
@@ -30,6 +32,7 @@ class UnusualGradient:
         self.high = high
         self._mean: Tensor | None = None
         self._variance: Tensor | None = None
+        self._next: tuple[Tensor, Tensor] | None = None
 
     @torch.no_grad()
     def is_met(self, norm: Tensor, *, fraction_done: float) -> bool:
@@ -38,10 +41,15 @@ class UnusualGradient:
             return False
 
         square = norm.double().square()
-        self._add(square)
-        assert self._mean is not None and self._variance is not None
+        mean, variance = self._next = self._with(square)
         c = self.low + (self.high - self.low) * fraction_done
-        return bool(square >= self._mean + c * self._variance.sqrt())
+        return bool(square >= mean + c * variance.sqrt())
+
+    def end_step(self, params: Sequence[Tensor]) -> None:
+        """Keep mean and variance, unless a gradient is not finite, whose step will be skipped."""
+        if self._next is not None and are_finite([p.grad for p in params if p.grad is not None]):
+            self._mean, self._variance = self._next
+        self._next = None
 
     def state_dict(self) -> dict[str, Any]:
         return {"mean": self._mean, "variance": self._variance}
@@ -49,12 +57,11 @@ class UnusualGradient:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._mean, self._variance = state.get("mean"), state.get("variance")
 
-    def _add(self, square: Tensor) -> None:
-        """Move mean and variance towards a squared norm, ()."""
+    def _with(self, square: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance once they have moved towards a squared norm, each ()."""
         if self._mean is None or self._variance is None:
-            self._mean, self._variance = square, torch.zeros_like(square)
-            return
-        mean = self._mean.to(square.device)
-        self._mean = mean + (1 - self.decay) * (square - mean)
-        deviation = (square - self._mean).square()
-        self._variance = self.decay * self._variance.to(square.device) + (1 - self.decay) * deviation
+            return square, torch.zeros_like(square)
+
+        mean = self._mean.to(square.device).lerp(square, 1 - self.decay)
+        deviation = (square - mean).square()
+        return mean, self._variance.to(square.device).lerp(deviation, 1 - self.decay)

@@ -21,11 +21,30 @@ def test_a_norm_is_held_against_running_mean_and_deviation() -> None:
         c = -1 + 2 * number / len(norms)
         expected = norm**2 >= mean + c * variance**0.5
         assert trigger.is_met(torch.tensor(norm), fraction_done=number / len(norms)) == expected
+        trigger.end_step([ended_with(1.0)])
+
+
+def ended_with(gradient: float) -> nn.Parameter:
+    """A parameter after a step."""
+    parameter = nn.Parameter(torch.ones(1))
+    parameter.grad = torch.tensor([gradient])
+    return parameter
+
+
+def test_a_step_that_is_skipped_is_forgotten() -> None:
+    trigger = UnusualGradient()
+    trigger.is_met(torch.tensor(1.0), fraction_done=0)
+    trigger.end_step([ended_with(1.0)])
+    state = copy.deepcopy(trigger.state_dict())
+    trigger.is_met(torch.tensor(2.0), fraction_done=0)
+    trigger.end_step([ended_with(torch.nan)])
+    assert trigger.state_dict() == state
 
 
 def test_a_norm_that_is_not_finite_asks_for_nothing_and_is_forgotten() -> None:
     trigger = UnusualGradient()
     trigger.is_met(torch.tensor(1.0), fraction_done=0)
+    trigger.end_step([ended_with(1.0)])
     state = copy.deepcopy(trigger.state_dict())
     for norm in (torch.inf, torch.nan):
         assert not trigger.is_met(torch.tensor(norm), fraction_done=0)

@@ -46,14 +46,13 @@ OPTIMIZERS = (
     "async_sam",
     "random_sam",
     "lesam",
-    "aesam",
     "ssam",
     "wsam",
-    "functional_sam",
-    "late_sam",
     "stochastic_sam",
     "sam_text_tower",
 )
+"""All but those of whose bad step it is not known beforehand how many losses it computes."""
+
 BASES = ("adamw", "muon", "nadam", "sgd")
 
 Step = Callable[[TrainingStep, Sequence[Batch]], StepResult]
