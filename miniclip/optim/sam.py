@@ -266,6 +266,11 @@ class SAM(Optimizer):
         return steps + self.ascents.count(steps, total=steps if total is None else total)
 
     @property
+    def knows_its_passes(self) -> bool:
+        """Whether `num_passes` is exact: a `trigger` decides only within a step."""
+        return self.trigger is None
+
+    @property
     def reuses_feature_gradient(self) -> bool:
         """Whether the second pass carries the first one's feature gradient back; see `Functional`."""
         return self.descent.reuses_feature_gradient
