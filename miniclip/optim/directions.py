@@ -87,6 +87,9 @@ class Momentum(Direction):
     def vectors(
         self, params: Sequence[Tensor], *, base: Optimizer, step: int, loss_scale: Scale
     ) -> dict[Tensor, Tensor]:
+        # torch's SGD has no state at all without a momentum
+        if step > 0 and any(group.get("momentum") == 0 for group in base.param_groups):
+            raise self._refusal_of(base)
         return {p: self._momentum(base, p) for p in params if base.state.get(p)}
 
     def _momentum(self, base: Optimizer, p: Tensor) -> Tensor:
@@ -94,8 +97,11 @@ class Momentum(Direction):
         for name in MOMENTA:
             if isinstance(state.get(name), Tensor):
                 return state[name]
+        raise self._refusal_of(base)
+
+    def _refusal_of(self, base: Optimizer) -> UserError:
         kind = type(base).__name__
-        raise UserError(
+        return UserError(
             f"MSAM needs a base optimizer with momentum; {kind} keeps none. Give it one "
             "(optimizer.base.momentum=0.9 for SGD) or choose optimizer/base=adamw."
         )

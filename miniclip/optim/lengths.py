@@ -18,7 +18,8 @@ class Lengths:
 
     Args:
         rho: of groups without one of their own.
-        schedule, warmup_steps, floor: see `SAM`'s `rho_schedule`.
+        schedule, warmup_steps, floor: see `SAM`'s `rho_schedule`. A learning rate of 0 is one that has
+            fallen to it.
         loss_budget: by how much the loss may rise, to first order; None for no limit.
 
     Raises:
@@ -54,8 +55,8 @@ class Lengths:
             factor = min(1.0, (step + 1) / self.warmup_steps)
         elif self.schedule == "lr":
             group = groups[0]
-            initial: Any = group.get("initial_lr", group["lr"])
-            factor = float(group["lr"]) / float(initial)
+            initial = float(group.get("initial_lr", group["lr"]))
+            factor = float(group["lr"]) / initial if initial else 0.0
         return self.floor + (1 - self.floor) * factor
 
     def of_group(self, group: dict[str, Any]) -> float:

@@ -29,11 +29,15 @@ class PassOptimizer(Protocol):
     Attributes:
         base_optimizer: the torch optimizer that moves the weights; a GradScaler unscales and steps it.
         fraction_done: fraction of the run that is over, told before each step.
+        knows_its_passes: whether `num_passes` counts them, not only the most there can be.
         metrics: of the last step, tensors () on the device.
         host_metrics: of the last step, numbers that the host knows without asking the device.
     """
 
     fraction_done: float
+
+    @property
+    def knows_its_passes(self) -> bool: ...
 
     @property
     def base_optimizer(self) -> Optimizer: ...
@@ -76,6 +80,7 @@ class SinglePass:
         base_optimizer: any that takes its step from the gradients alone.
     """
 
+    knows_its_passes = True
     reuses_feature_gradient = False
 
     def __init__(self, base_optimizer: Optimizer):

@@ -173,6 +173,7 @@ class SAM(Optimizer):
         self._share_base()
         for group in self.param_groups:
             check_group(group)
+        self._check_choice(perturb)
 
     def step(self, closure: Closure | None = None) -> Tensor | None:  # type: ignore[override]
         """One step of the base optimizer.
@@ -268,6 +269,11 @@ class SAM(Optimizer):
         return steps + self.ascents.count(steps, total=steps if total is None else total)
 
     @property
+    def knows_its_passes(self) -> bool:
+        """Whether `num_passes` is exact: a `trigger` decides only within a step."""
+        return self.trigger is None
+
+    @property
     def reuses_feature_gradient(self) -> bool:
         """Whether the second pass carries the first one's feature gradient back; see `Functional`."""
         return self.descent.reuses_feature_gradient
@@ -331,6 +337,14 @@ class SAM(Optimizer):
                     "optimizer/direction=gradient, or the other as it is in optimizer=sam."
                 )
 
+    def _check_choice(self, perturb: Sequence[str] | None) -> None:
+        """Refuse a choice of parameters that are all in groups without a perturbation."""
+        is_trained = self._only is not None and any(p in self._only for p in self._all_params())
+        if is_trained and not any(p.requires_grad for p in self.perturbed_params()):
+            allowed = "is trained without a perturbation, as temperature and loss are; name something else"
+            setting = "norms_only" if perturb is None else "perturb"
+            raise SettingError(setting, True if perturb is None else list(perturb), allowed)
+
     def _one_pass(self, closure: Closure) -> Tensor:
         """One pass at w + e, along a direction that is known before it."""
         self.ascend()
@@ -346,6 +360,7 @@ class SAM(Optimizer):
         self._check_gradients()
         if not self._is_worth_a_second_pass():
             self.last_rho = 0.0
+            self.descent.between(self._all_params())
             return loss
 
         first = self._first_gradients() if self.descent.keeps_first_gradient else {}

@@ -62,7 +62,9 @@ class WarmupStableDecay:
         self, *, warmup_fraction: float, decay_fraction: float, decay_shape: DecayShape, final_factor: float
     ):
         in_range("warmup_fraction", warmup_fraction, 0, 1, includes_high=False)
-        in_range("decay_fraction", decay_fraction, 0, 1 - warmup_fraction, high_is="1 - warmup_fraction")
+        # in binary 1 - 0.8 is less than 0.2
+        left = round(1 - warmup_fraction, 9)
+        in_range("decay_fraction", decay_fraction, 0, left, high_is="1 - warmup_fraction")
         one_of("decay_shape", decay_shape, get_args(DecayShape))
         in_range("final_factor", final_factor, 0, 1)
         self.warmup_fraction = warmup_fraction

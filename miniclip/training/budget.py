@@ -14,7 +14,9 @@ class Budget:
     Args:
         epochs: passes over the training images; counts where none of the others is given.
         steps: optimizer steps.
-        forward_passes: batches that go through the model: SAM needs two per step.
+        forward_passes: batches that go through the model: SAM needs two per step. The run ends with the
+            last step that they suffice for; with an optimizer that decides within each step, as AE-SAM
+            does, with the step that reaches them.
         minutes: of training, by the clock; validation is left out.
 
     Raises:
@@ -44,16 +46,18 @@ class Budget:
         """The time of training, where that is what ends it."""
         return None if self.minutes is None else 60 * self.minutes
 
-    def total_steps(self, *, steps_of_epochs: int, passes_at: Callable[[int], int]) -> int | None:
-        """Steps until the end; None where the clock decides.
+    def total_steps(self, *, steps_of_epochs: int, passes_at: Callable[[int], int] | None) -> int | None:
+        """Steps until the end; None where only the run tells, by the clock or by the passes it takes.
 
         Args:
             steps_of_epochs: steps after which all epochs are completed.
-            passes_at: forward passes after so many steps.
+            passes_at: forward passes after so many steps; None where that is not known before.
         """
         if self.minutes is not None:
             return None
         if self.forward_passes is not None:
+            if passes_at is None:
+                return None
             # the largest number of steps that the passes suffice for; a step takes one at least
             candidates = range(self.forward_passes + 1)
             return bisect_right(candidates, self.forward_passes, key=passes_at) - 1

@@ -20,8 +20,8 @@ class Plan:
         accumulate_steps: batches per step.
 
     Attributes:
-        total_steps: steps at the end; None where the clock decides.
-        num_epochs: epochs at the end, the last one perhaps begun only; 0 where the clock decides.
+        total_steps: steps at the end; None where only the run tells, by the clock or by its passes.
+        num_epochs: epochs at the end, the last one perhaps begun only; 0 where only the run tells.
 
     Raises:
         SettingError: when the budget does not suffice for one step.
@@ -48,7 +48,8 @@ class Plan:
         epochs_after = budget.epochs - progress.epoch - 1
         left = steps_of_this_epoch + epochs_after * steps_per_epoch if epochs_after >= 0 else 0
         self.total_steps = budget.total_steps(
-            steps_of_epochs=progress.step + left, passes_at=self._passes_at_end
+            steps_of_epochs=progress.step + left,
+            passes_at=self._passes_at_end if optimizer.knows_its_passes else None,
         )
         if self.total_steps == 0:
             passes = budget.forward_passes
@@ -63,20 +64,30 @@ class Plan:
     @property
     def is_done(self) -> bool:
         """Whether the budget is used up."""
-        if self.total_steps is None:
-            return self.progress.seconds >= (self.budget.seconds or 0)
-        return self.progress.step >= self.total_steps
+        spent, whole = self._spent
+        return spent >= whole
 
     @property
     def done_of_total(self) -> tuple[int, int]:
-        """How far the run is, in steps; in milliseconds where the clock ends it."""
-        if self.total_steps is None:
-            return round(1000 * self.progress.seconds), round(1000 * (self.budget.seconds or 0))
-        return self.progress.step, self.total_steps
+        """How far the run is, in steps; in milliseconds, or in passes, where these end it."""
+        spent, whole = self._spent
+        if self.budget.seconds is not None:
+            return round(1000 * spent), max(1, round(1000 * whole))
+        return round(spent), round(whole)
 
     def title(self, epoch: int) -> str:
-        """An epoch out of all, "3/5"; its number alone where the clock ends the run."""
+        """An epoch out of all, "3/5"; its number alone where nobody knows of how many."""
         return str(epoch) if self.total_steps is None else f"{epoch}/{self.num_epochs}"
+
+    @property
+    def _spent(self) -> tuple[float, float]:
+        """What is spent of the budget, and the whole: seconds, forward passes or steps."""
+        progress, budget = self.progress, self.budget
+        if self.total_steps is not None:
+            return progress.step, self.total_steps
+        if budget.seconds is not None:
+            return progress.seconds, budget.seconds
+        return progress.forward_passes or 0, budget.forward_passes or 0
 
     def _passes_at_end(self, steps: int) -> int:
         """Batches that will have gone through the model at the end of a run of so many steps."""

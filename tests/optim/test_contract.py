@@ -339,6 +339,13 @@ def test_a_step_that_raises_does_not_count() -> None:
     assert optimizer.last_rho > 0
 
 
+def test_a_learning_rate_of_zero_is_a_rho_of_its_floor() -> None:
+    w = nn.Parameter(torch.ones(3))
+    optimizer = SAM([w], SGD, lr=0.0, rho=0.2, rho_schedule="lr", rho_floor=0.25)
+    optimizer.step(quadratic(w))
+    assert optimizer.last_rho == pytest.approx(0.05) and torch.equal(w, torch.ones(3))
+
+
 def test_an_interval_does_not_stretch_the_measurements() -> None:
     w = nn.Parameter(torch.ones(3))
     optimizer = SAM([w], SGD, interval=3, measure_every=10)

@@ -160,11 +160,12 @@ def test_msam_goes_against_the_momentum() -> None:
 
 
 def test_msam_without_a_momentum_says_so() -> None:
-    w = start()
-    optimizer = MSAM([w], partial(torch.optim.Adagrad, lr=0.1), rho=0.3)
-    with pytest.raises(UserError, match="needs a base optimizer with momentum; Adagrad keeps none"):
-        for _ in range(2):
-            optimizer.step(quadratic(w))
+    for base_type in (torch.optim.Adagrad, torch.optim.SGD):
+        w = start()
+        optimizer = MSAM([w], partial(base_type, lr=0.1), rho=0.3)
+        with pytest.raises(UserError, match=f"with momentum; {base_type.__name__} keeps none"):
+            for _ in range(2):
+                optimizer.step(quadratic(w))
 
 
 def test_interval_runs_the_base_optimizer_between() -> None:

@@ -73,6 +73,12 @@ def test_a_decay_of_nothing_is_none_and_one_of_all_begins_at_once() -> None:
     assert WarmupStableDecay(**STABLE).factor(0, 1) == 1
 
 
+@pytest.mark.parametrize("tenths", range(10))
+def test_fractions_that_add_up_to_one_as_decimals_fit(tenths: int) -> None:
+    fractions = {"warmup_fraction": tenths / 10, "decay_fraction": (10 - tenths) / 10}
+    assert WarmupStableDecay(**STABLE | fractions).factor(100, 100) == pytest.approx(0.2)
+
+
 @pytest.mark.parametrize(
     ("setting", "value"),
     [("warmup_fraction", 1.0), ("decay_fraction", 0.91), ("decay_shape", "square"), ("final_factor", -0.1)],

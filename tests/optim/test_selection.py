@@ -55,6 +55,18 @@ def test_what_finds_nothing_is_refused(settings: dict, problem: str) -> None:
         SAM(net.parameters(), SGD, model=net, **settings)
 
 
+def test_a_part_that_is_trained_without_a_perturbation_is_no_choice() -> None:
+    net = model()
+    groups = [
+        {"params": [*net["image_encoder"].parameters()]},
+        {"params": [*net["text_encoder"].parameters()], "perturb": False},
+    ]
+    with pytest.raises(
+        SettingError, match=r"perturb=\['text_encoder'\]: is trained without a perturbation"
+    ):
+        SAM(groups, SGD, model=net, perturb=["text_encoder"])
+
+
 def test_names_need_the_model() -> None:
     with pytest.raises(SettingError, match=r"perturb=.*: needs the model"):
         SAM(model().parameters(), SGD, perturb=["text_encoder"])

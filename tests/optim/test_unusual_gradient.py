@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from miniclip.optim import SAM, UnusualGradient
-from tests.optim.test_sam import SGD
+from miniclip.optim import SAM, ReusedAscent, UnusualGradient
+from tests.optim.test_sam import SGD, quadratic
 
 
 def test_a_norm_is_held_against_running_mean_and_deviation() -> None:
@@ -72,3 +72,21 @@ def test_without_the_second_pass_the_step_is_the_plain_one(scale: float) -> None
         assert (optimizer.last_rho > 0) == (passes[-1] == 2)
     assert passes == [2, 1, 2, 1]
     assert optimizer.num_passes(4) == 8  # at most
+
+
+def test_an_ascent_is_reused_where_the_gradient_is_usual() -> None:
+    """LookSAM under a trigger: the steps between are those that it leaves."""
+    w = nn.Parameter(torch.ones(3))
+    trigger = UnusualGradient(low=0, high=0)
+    optimizer = SAM([w], SGD, rho=0.1, descent=ReusedAscent(alpha=0.5), trigger=trigger)
+    optimizer.step(quadratic(w))
+    (kept,) = optimizer.state_dict()["sam"]["descent"]["kept"]
+    assert kept.norm() > 0
+
+    with torch.no_grad():
+        w.mul_(0.1)
+    plain = nn.Parameter(w.detach().clone())
+    quadratic(plain)()
+    optimizer.backward(quadratic(w))
+    assert optimizer.last_rho == 0 and w.grad is not None and plain.grad is not None
+    torch.testing.assert_close(w.grad, plain.grad + 0.5 * plain.grad.norm() / kept.norm() * kept)

@@ -8,7 +8,7 @@ from torch import nn
 
 from miniclip.data.sampler import EpochBatches
 from miniclip.errors import SettingError
-from miniclip.optim import SAM, PassOptimizer
+from miniclip.optim import SAM, PassOptimizer, UnusualGradient
 from miniclip.training import Budget
 from miniclip.training.plan import Plan
 from miniclip.training.progress import Progress
@@ -18,11 +18,13 @@ def sam() -> PassOptimizer:
     return SAM([nn.Parameter(torch.ones(1))], torch.optim.SGD, lr=0.1)
 
 
-def plan(progress: Progress, *, accumulate_steps: int = 1, **budget: Any) -> Plan:
+def plan(
+    progress: Progress, *, optimizer: PassOptimizer | None = None, accumulate_steps: int = 1, **budget: Any
+) -> Plan:
     """Of a run with 43 images in batches of 8: five steps per epoch."""
     batches = EpochBatches(43, batch_size=8, seed=0, accumulate_steps=accumulate_steps)
     given = Budget(**{"epochs": 2, **budget})
-    return Plan(given, batches, progress, sam(), accumulate_steps=accumulate_steps)
+    return Plan(given, batches, progress, optimizer or sam(), accumulate_steps=accumulate_steps)
 
 
 @pytest.mark.parametrize(
@@ -76,3 +78,25 @@ def test_the_clock_ends_a_run_and_its_schedule() -> None:
 def test_a_budget_that_is_less_than_a_step_is_refused() -> None:
     with pytest.raises(SettingError, match=r"forward_passes=1.*less than one step"):
         plan(Progress(), forward_passes=1)
+
+
+def test_passes_that_only_the_run_tells_end_it_as_they_are_taken() -> None:
+    w = nn.Parameter(torch.ones(1))
+    optimizer = SAM([w], torch.optim.SGD, lr=0.1, trigger=UnusualGradient())
+    progress = Progress(step=4, forward_passes=5)
+    found = plan(progress, optimizer=optimizer, forward_passes=10)
+    assert found.total_steps is None and found.title(1) == "1"
+    assert found.done_of_total == (5, 10) and not found.is_done
+
+    progress.forward_passes = 9
+    assert not found.is_done
+    progress.forward_passes = 11  # the last step took two
+    assert found.is_done
+    # a run that is resumed there is where it was
+    again = plan(Progress(step=4, forward_passes=5), optimizer=optimizer, forward_passes=10)
+    assert again.done_of_total == (5, 10)
+
+
+def test_less_than_a_millisecond_is_a_budget() -> None:
+    found = plan(Progress(), minutes=1e-6)
+    assert found.done_of_total == (0, 1) and not found.is_done
