@@ -168,7 +168,7 @@ class Accumulation:
 
 
 def _carry_back(gradient: FeatureGradient, image_features: Tensor, text_features: Tensor) -> None:
-    """Add the weights' gradients to `.grad`, of the towers that have a graph: one that is frozen has none."""
+    """Add the weights' gradients to `.grad`; a tower that is frozen has no graph, and is left out."""
     features = (image_features, text_features)
     towers = [pair for pair in zip(features, gradient[:2], strict=True) if pair[0].requires_grad]
     torch.autograd.backward([features for features, _ in towers], [grad for _, grad in towers])
