@@ -13,14 +13,15 @@ class UnusualGradient:
 
     Jiang et al. 2023, arXiv 2304.14647: with running mean and variance of ||g||^2,
 
-        ||g||^2 >= mean + c * standard deviation,    c from `low` to `high` over the run
+        ||g||^2 >= mean + c * standard deviation,    c from `high` to `low` over the run
 
-    What differs: the first step sets the mean. The host waits for the device once per step.
+    so that few steps have a second pass at first, and most of them in the end. What differs: the first step
+    sets the mean. The host waits for the device once per step.
 
     Args:
         decay: of mean and variance.
-        low: c at the start of the run.
-        high: c at its end.
+        low: c at the end of the run, the paper's lambda_1.
+        high: c at its start, the paper's lambda_2.
     """
 
     def __init__(self, *, decay: float = 0.9, low: float = -1.0, high: float = 1.0):
@@ -40,7 +41,7 @@ class UnusualGradient:
         square = norm.double().square()
         self._add(square)
         assert self._mean is not None and self._variance is not None
-        c = self.low + (self.high - self.low) * fraction_done
+        c = self.high + (self.low - self.high) * fraction_done
         return bool(square >= self._mean + c * self._variance.sqrt())
 
     def state_dict(self) -> dict[str, Any]:
