@@ -115,7 +115,8 @@ class Averaged(Direction):
 
         m = decay * m + (1 - decay) * g
 
-    m starts with the first gradient, is of unscaled gradients, and takes in none of a step that is skipped.
+    m starts with the first gradient, is of unscaled gradients of the steps that have a perturbation, and
+    takes in none of a step that is skipped.
     What differs from F-SAM's code: m holds this step's gradient already, as in the paper's equation.
 
     Args:

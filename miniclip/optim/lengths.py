@@ -55,8 +55,8 @@ class Lengths:
             factor = min(1.0, (step + 1) / self.warmup_steps)
         elif self.schedule == "lr":
             group = groups[0]
-            initial = float(group.get("initial_lr", group["lr"]))
-            factor = float(group["lr"]) / initial if initial else 0.0
+            initial: Any = group.get("initial_lr", group["lr"])
+            factor = float(group["lr"]) / float(initial) if initial else 0.0
         return self.floor + (1 - self.floor) * factor
 
     def of_group(self, group: dict[str, Any]) -> float:

@@ -15,14 +15,15 @@ class UnusualGradient:
 
     Jiang et al. 2023, arXiv 2304.14647: with running mean and variance of ||g||^2,
 
-        ||g||^2 >= mean + c * standard deviation,    c from `low` to `high` over the run
+        ||g||^2 >= mean + c * standard deviation,    c from `high` to `low` over the run
 
-    What differs: the first step sets the mean. The host waits for the device once per step.
+    so that few steps have a second pass at first, and most of them in the end. What differs: the first step
+    sets the mean. The host waits for the device once per step.
 
     Args:
         decay: of mean and variance.
-        low: c at the start of the run.
-        high: c at its end.
+        low: c at the end of the run, the paper's lambda_1.
+        high: c at its start, the paper's lambda_2.
     """
 
     def __init__(self, *, decay: float = 0.9, low: float = -1.0, high: float = 1.0):
@@ -42,7 +43,7 @@ class UnusualGradient:
 
         square = norm.double().square()
         mean, variance = self._next = self._with(square)
-        c = self.low + (self.high - self.low) * fraction_done
+        c = self.high + (self.low - self.high) * fraction_done
         return bool(square >= mean + c * variance.sqrt())
 
     def end_step(self, params: Sequence[Tensor]) -> None:

@@ -119,9 +119,8 @@ class Accumulation:
                 image_features = self.model.encode_image(batch.images)
                 text_features = self.model.encode_text(batch.token_ids, batch.attention_mask)
 
-            features = (image_features, text_features)
-            torch.autograd.backward(features, (gradient.of_images, gradient.of_texts))
-            losses.append(gradient.offset + self._product(gradient, *features))
+            _carry_back(gradient, image_features, text_features)
+            losses.append(gradient.offset + self._product(gradient, image_features, text_features))
 
         return first_pass._replace(loss=torch.stack(losses).sum())
 
@@ -137,13 +136,7 @@ class Accumulation:
 
         assert image_features.grad is not None and text_features.grad is not None
         gradient = FeatureGradient(image_features.grad, text_features.grad, offset=loss.detach())
-        # a tower that is frozen has no graph to go through
-        towers = [
-            (features, grad)
-            for features, grad in zip(output[:2], gradient[:2], strict=True)
-            if features.requires_grad
-        ]
-        torch.autograd.backward([features for features, _ in towers], [grad for _, grad in towers])
+        _carry_back(gradient, output.image_features, output.text_features)
 
         product = self._product(gradient, image_features, text_features)
         return loss, gradient._replace(offset=gradient.offset - product)
@@ -172,3 +165,10 @@ class Accumulation:
     def _loss_of(self, output: CLIPOutput, batch: Batch) -> Tensor:
         """The loss of one batch, (); of all processes' rows, so that no loss has to know of processes."""
         return self.loss(**output.loss_inputs(self.world.gather), positives=batch.positives)
+
+
+def _carry_back(gradient: FeatureGradient, image_features: Tensor, text_features: Tensor) -> None:
+    """Add the weights' gradients to `.grad`; a tower that is frozen has no graph, and is left out."""
+    features = (image_features, text_features)
+    towers = [pair for pair in zip(features, gradient[:2], strict=True) if pair[0].requires_grad]
+    torch.autograd.backward([features for features, _ in towers], [grad for _, grad in towers])

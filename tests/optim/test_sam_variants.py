@@ -49,7 +49,7 @@ VARIANTS: dict[str, Callable[..., SAM]] = {
     "async_sam": lambda *args, **kw: SAM(*args, direction=LastGradient(), **kw),
     "random_sam": lambda *args, **kw: SAM(*args, direction=Random(), **kw),
     "lesam": partial(SAM, loss_budget=0.01),
-    "aesam": lambda *args, **kw: SAM(*args, trigger=UnusualGradient(low=-1, high=1), **kw),
+    "aesam": lambda *args, **kw: SAM(*args, trigger=UnusualGradient(low=-1, high=-1), **kw),
     "ssam": lambda *args, **kw: SAM(*args, descent=Renormalized(), **kw),
     "wsam": lambda *args, **kw: SAM(*args, descent=WeightedGap(gamma=0.8), **kw),
     "part": partial(SAM, perturb=["0"]),

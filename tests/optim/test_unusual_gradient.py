@@ -18,7 +18,8 @@ def test_a_norm_is_held_against_running_mean_and_deviation() -> None:
         if number:
             mean = 0.9 * mean + 0.1 * norm**2
             variance = 0.9 * variance + 0.1 * (norm**2 - mean) ** 2
-        c = -1 + 2 * number / len(norms)
+        done = number / len(norms)
+        c = done * -1 + (1 - done) * 1  # t/T lambda_1 + (1 - t/T) lambda_2
         expected = norm**2 >= mean + c * variance**0.5
         assert trigger.is_met(torch.tensor(norm), fraction_done=number / len(norms)) == expected
         trigger.end_step([ended_with(1.0)])
@@ -49,6 +50,16 @@ def test_a_norm_that_is_not_finite_asks_for_nothing_and_is_forgotten() -> None:
     for norm in (torch.inf, torch.nan):
         assert not trigger.is_met(torch.tensor(norm), fraction_done=0)
     assert trigger.state_dict() == state
+
+
+def test_what_is_usual_at_first_is_unusual_in_the_end() -> None:
+    met = []
+    for fraction_done in (0.0, 1.0):
+        trigger = UnusualGradient(decay=0.9, low=-1, high=1)
+        trigger.is_met(torch.tensor(1.0), fraction_done=0)
+        trigger.is_met(torch.tensor(2.0), fraction_done=0)
+        met.append(trigger.is_met(torch.tensor(1.2), fraction_done=fraction_done))
+    assert met == [False, True]
 
 
 @pytest.mark.parametrize("scale", [1.0, 512.0])

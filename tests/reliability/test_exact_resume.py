@@ -61,6 +61,7 @@ VARIANTS: dict[str, Sequence[str]] = {
     "accumulate": ["trainer.accumulate_steps=2", "trainer.batch_size=4"],
     "budget.steps": ["trainer.budget.steps=7"],
     "budget.forward_passes": ["trainer.budget.forward_passes=13", "optimizer=interval"],
+    "passes as they come": ["trainer.budget.forward_passes=13", "optimizer=aesam"],
     "validate_every_epochs": ["trainer.validate_every_epochs=2"],
     "checkpoint_every_epochs": ["trainer.checkpoint_every_epochs=1"],
     "checkpoint_every_steps": ["trainer.checkpoint_every_steps=2", "trainer.keep_last=2"],

@@ -117,3 +117,13 @@ def test_a_known_feature_gradient_goes_through_the_weights_as_they_are_now() -> 
     torch.testing.assert_close(second.loss, linear.detach())
     torch.testing.assert_close(found, vector_of_gradients(passes.model), rtol=1e-4, atol=1e-6)
     assert all(p.grad is None for p in passes.model.temperature.parameters())
+
+
+def test_a_tower_without_a_graph_is_passed_over_in_both_passes() -> None:
+    passes = accumulation("projection=none", reuses_feature_gradient=True)
+    passes.model.image_encoder.requires_grad_(False)
+    first = passes([batch()], None)
+    passes.model.zero_grad()
+    passes([batch()], first)
+    assert all(p.grad is None for p in passes.model.image_encoder.parameters())
+    assert vector_of_gradients(passes.model.text_encoder).norm() > 0
