@@ -56,8 +56,9 @@ def test_what_is_usual_at_first_is_unusual_in_the_end() -> None:
     met = []
     for fraction_done in (0.0, 1.0):
         trigger = UnusualGradient(decay=0.9, low=-1, high=1)
-        trigger.is_met(torch.tensor(1.0), fraction_done=0)
-        trigger.is_met(torch.tensor(2.0), fraction_done=0)
+        for norm in (1.0, 2.0):
+            trigger.is_met(torch.tensor(norm), fraction_done=0)
+            trigger.end_step([ended_with(1.0)])
         met.append(trigger.is_met(torch.tensor(1.2), fraction_done=fraction_done))
     assert met == [False, True]
 
