@@ -87,6 +87,8 @@ def test_every_experiment_trains_two_steps(experiment: str, tmp_path: Path, real
     roots = {
         "flickr30k": ["data=flickr8k", f"data.root={real_data / 'flickr8k_1k'}"],
         "time_to_recall": [f"data.root={real_data / 'fashion'}"],
+        "speedrun": [f"data.root={real_data / 'fashion'}"],
+        "sam_regimes": ["trainer.budget.minutes=null"],
     }
     small = ["encoder.image.weights=null", "trainer.batch_size=4", "data.limit=40", "trainer.num_workers=0"]
     if experiment == "frozen_towers":
