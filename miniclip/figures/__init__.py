@@ -3,7 +3,7 @@
 from miniclip.figures.axes import GRAY, SERIES, new_figure, save, tidy
 from miniclip.figures.confusion import draw_confusion
 from miniclip.figures.costs import draw_costs
-from miniclip.figures.curves import draw_curves, read_metrics
+from miniclip.figures.curves import draw_curves
 from miniclip.figures.examination import draw_examination
 from miniclip.figures.health import draw_cosines
 from miniclip.figures.retrieval import draw_retrieval, draw_similarity, draw_space
@@ -22,7 +22,6 @@ __all__ = [
     "draw_similarity",
     "draw_space",
     "new_figure",
-    "read_metrics",
     "save",
     "tidy",
 ]

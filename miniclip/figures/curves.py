@@ -1,13 +1,11 @@
 """Figure of a training run: loss, recalls, temperature and learning rate."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from miniclip.figures.axes import BLUE, GRAY, GREEN, ORANGE, new_figure, save, tidy
 from miniclip.metrics import DIRECTIONS, RECALL_AT
-from miniclip.runs import RunDirectory
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,9 +63,3 @@ def _line(
     if points:
         steps, values = zip(*points, strict=True)
         axis.plot(steps, values, style, color=color, label=label, lw=width, marker=marker, markersize=3)
-
-
-def read_metrics(run: RunDirectory) -> list[dict[str, Any]]:
-    """The records of metrics.jsonl."""
-    with open(run.metrics, encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
