@@ -35,6 +35,12 @@ for ignored in (each for each in SIGNALS if signal.getsignal(each) is signal.SIG
     signal.signal(ignored, signal.default_int_handler if ignored == signal.SIGINT else signal.SIG_DFL)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide GPUs from all tests but those that ask for one: what is exact here is so on a CPU."""
+    if config.getoption("markexpr") != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 def pytest_collection_finish() -> None:
     """Let the collector of garbage leave alone what is imported: torch alone is a million objects."""
     gc.collect()

@@ -1,6 +1,7 @@
 """From an image to what a model reads: draw a box, crop and resize to it, normalize a whole batch."""
 
 import math
+from functools import cache
 from typing import NamedTuple, Protocol
 
 import torch
@@ -193,12 +194,17 @@ def normalize(pixels: Tensor, out: Tensor | None = None) -> Tensor:
     """
     if out is None:
         out = torch.empty(pixels.shape, device=pixels.device, memory_format=torch.channels_last)
-    mean = torch.tensor(MEAN, device=pixels.device)  # (3,)
-    std = torch.tensor(STD, device=pixels.device)
 
     # over whole rows: three channels alone would be loops of three
-    factor = (1 / (255 * std)).repeat(out.shape[3])  # (3 * W,)
-    shift = (-mean / std).repeat(out.shape[3])
+    factor, shift = _normalization_of_rows(out.shape[3], pixels.device)
     rows = out.copy_(pixels).permute(0, 2, 3, 1).view(len(out), out.shape[2], -1)  # (B, H, 3 * W)
     torch.addcmul(shift, rows, factor, out=rows)
     return out
+
+
+@cache
+def _normalization_of_rows(width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Factor and shift, (3 * width,) each; kept, since a GPU would be waited for to make them."""
+    mean = torch.tensor(MEAN, device=device)  # (3,)
+    std = torch.tensor(STD, device=device)
+    return (1 / (255 * std)).repeat(width), (-mean / std).repeat(width)

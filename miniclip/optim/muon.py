@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from miniclip.errors import SettingError, above_zero, at_least, counted, one_of
 from miniclip.optim.checks import check_group
 from miniclip.optim.newton_schulz import plain_iteration, polynomial_of_gram
+from miniclip.optim.norms import is_on_host
 from miniclip.optim.passes import Closure, run_pass
 from miniclip.optim.sam import copied_state
 
@@ -107,10 +108,27 @@ class MuonAdamW(Optimizer):
         """One step of both parts. A closure is run first, and its loss returned."""
         loss = None if closure is None else run_pass(closure, 0)
 
-        self._step_muon()
+        # what GradScaler tells optimizers whose step asks the device itself
+        grad_scale: Tensor | None = getattr(self, "grad_scale", None)
+        found_inf: Tensor | None = getattr(self, "found_inf", None)
+        if found_inf is None:
+            self._step_muon()
+        else:
+            self._step_muon_unless(found_inf, grad_scale)
+
         if self._adamw is not None:
+            self._adamw.grad_scale, self._adamw.found_inf = grad_scale, found_inf  # type: ignore[attr-defined]
             self._adamw.step()
         return loss
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Whether steps are skipped on the device, which the host would wait for; see `GradScaler.step`.
+
+        With an interval the host counts the steps that were not skipped, and so has to wait.
+        """
+        params = [p for group in self.param_groups for p in group["params"]]
+        return self.muon_interval == 1 and not any(is_on_host(p) for p in params)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Train further parameters: the matrices by Muon, the rest by AdamW."""
@@ -213,6 +231,26 @@ class MuonAdamW(Optimizer):
             with torch.autocast(device.type, enabled=False):
                 self._move(matrices, device)
 
+    def _step_muon_unless(self, found_inf: Tensor, grad_scale: Tensor | None) -> None:
+        """The same with gradients over `grad_scale` (); changes nothing where `found_inf` () is not 0."""
+        groups = [group for group in self.param_groups if group["use_muon"]]
+        params = [p for group in groups for p in group["params"] if p.grad is not None]
+        if grad_scale is not None:
+            for p in params:
+                p.grad.div_(grad_scale)
+
+        weights_and_momenta = [tensor for p in params for tensor in (p, self._momentum_of(p))]
+        before = [tensor.clone() for tensor in weights_and_momenta]
+        self._step_muon()
+        for tensor, old in zip(weights_and_momenta, before, strict=True):
+            tensor.copy_(torch.where(found_inf.bool(), old, tensor))
+
+    def _momentum_of(self, p: Tensor) -> Tensor:
+        state = self.state[p]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(p)
+        return state["momentum_buffer"]
+
     def _matrices(self, group: dict[str, Any]) -> Iterator["_Matrix"]:
         """What of a group has a gradient and is due, with its momentum renewed."""
         for p in group["params"]:
@@ -221,13 +259,10 @@ class MuonAdamW(Optimizer):
             if p.grad.is_sparse:
                 raise RuntimeError("Muon takes no sparse gradients")
 
-            state = self.state[p]
-            if "momentum_buffer" not in state:
-                state["momentum_buffer"] = torch.zeros_like(p)
-            momentum: Tensor = state["momentum_buffer"]
+            momentum = self._momentum_of(p)
             momentum.lerp_(p.grad, 1 - group["betas"][0])
 
-            if self._is_due(state):
+            if self._is_due(self.state[p]):
                 factor = self.conv_lr_factor if p.ndim == 4 else 1.0
                 yield _Matrix(p, momentum, group, lr=float(group["lr"]) * self.muon_interval * factor)
 

@@ -6,11 +6,12 @@ import os
 import random
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 log = logging.getLogger(__name__)
 
@@ -62,13 +63,20 @@ def deterministic_algorithms(wanted: bool) -> Iterator[None]:
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     try:
-        with _told_by_name():
+        with _told_by_name(), _attention_by_its_formula():
             yield
     finally:
         torch.set_deterministic_debug_mode(mode)
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = cudnn
         if workspace is None:
             os.environ.pop(CUBLAS_WORKSPACE, None)
+
+
+def _attention_by_its_formula() -> AbstractContextManager[None]:
+    """Keep attention on a GPU from its kernels: where torch only warns, they add up in any order."""
+    if torch.cuda.is_available():
+        return sdpa_kernel(SDPBackend.MATH)
+    return nullcontext()
 
 
 @contextmanager

@@ -215,6 +215,35 @@ def test_every_third_step_is_as_long_as_three() -> None:
     torch.testing.assert_close(model.weight.double(), expected, rtol=1e-4, atol=1e-6)
 
 
+def test_a_step_that_is_told_of_an_overflow_changes_nothing() -> None:
+    """As on a GPU, where the host does not wait for the news."""
+    model = network()
+    optimizer: Any = named(model)
+    steps(optimizer, model)
+    before = copy.deepcopy([model.state_dict(), optimizer.state_dict()["state"]])
+
+    for p in model.parameters():
+        p.grad = torch.full_like(p, torch.nan)
+    optimizer.grad_scale, optimizer.found_inf = None, torch.ones(())
+    optimizer.step()
+
+    after = [model.state_dict(), optimizer.state_dict()["state"]]
+    torch.testing.assert_close(after, before, atol=0, rtol=0)
+
+
+def test_a_step_that_is_told_of_a_scale_divides_by_it() -> None:
+    plain, scaled = network(), network()
+    steps(named(plain), plain, 1)
+
+    optimizer: Any = named(scaled)
+    give_gradients(scaled)
+    torch._foreach_mul_([p.grad for p in scaled.parameters()], 8)
+    optimizer.grad_scale, optimizer.found_inf = torch.tensor(8.0), torch.zeros(())
+    optimizer.step()
+    for p, q in zip(plain.parameters(), scaled.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
 def test_autocast_around_a_step_changes_nothing() -> None:
     plain, cast = network(), network()
     steps(named(plain), plain)

@@ -1,0 +1,121 @@
+"""What only a GPU can show: float16 with a scaler, resumes to the bit, no wait for the device, flat memory.
+
+    pytest -m gpu -n 0
+
+Shapes are those of the whole recipe made small, so that each test takes seconds.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from miniclip.config.compose import compose
+from miniclip.training.loop import Loop
+from miniclip.training.recorder import READ_EVERY_STEPS
+from tests.conftest import TINY, fit, interrupt_at_step, parts_of
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype"),
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
+]
+
+PRESETS = sorted(path.stem for path in (Path(__file__).parent.parent / "conf/optimizer").glob("*.yaml"))
+DECIDES_ON_THE_HOST = ("aesam",)
+"""Its trigger reads the gradient's norm: how many passes a step has is no tensor."""
+
+ON_GPU = (*TINY, "device=cuda")
+
+
+@pytest.fixture
+def memory_of_steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Bytes of the GPU after each step; to wait for the GPU, from reading the batches on, raises an error.
+
+    The first five may wait for it: libraries choose their kernels, the scaler its scale, and the first one
+    that is not skipped makes the optimizer's state. So may every tenth, which reads the numbers of ten.
+    """
+    original = Loop._train_step
+    memory: list[int] = []
+
+    def watched(self: Loop, clock: Any) -> None:
+        may_read = len(memory) < 5 or len(self.recorder._unread) == READ_EVERY_STEPS - 1
+        torch.cuda.set_sync_debug_mode("default" if may_read else "error")
+        try:
+            original(self, clock)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        memory.append(torch.cuda.memory_allocated())
+
+    monkeypatch.setattr(Loop, "_train_step", watched)
+    yield memory
+
+
+@pytest.mark.parametrize("optimizer", PRESETS)
+def test_every_optimizer_trains_in_float16(tmp_path: Path, optimizer: str) -> None:
+    run = fit(tmp_path, *ON_GPU, "precision=fp16", f"optimizer={optimizer}")
+    best = parts_of(run.best_checkpoint)
+    assert all(value.isfinite().all() for value in best["model"].values() if value.is_floating_point())
+    assert best["scaler"]["scale"] > 0
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sam", "muon"])
+def test_a_gpu_trains_as_the_cpu_does(tmp_path: Path, optimizer: str, precision: str) -> None:
+    same = ["trainer.budget.steps=5", "data.crop=eval", "data.flip=false", f"optimizer={optimizer}"]
+    gpu = fit(tmp_path / "gpu", *ON_GPU, *same, f"precision={precision}")
+    cpu = fit(tmp_path / "cpu", *TINY, *same, "device=cpu", "precision=fp32")
+
+    losses = [
+        [row["train/loss"] for row in run.read_metrics() if "train/loss" in row] for run in (gpu, cpu)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sam", "msam", "looksam", "functional_sam", "muon"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_resumed_run_ends_with_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str, precision: str
+) -> None:
+    settings = [*ON_GPU, f"optimizer={optimizer}", f"precision={precision}", "trainer.deterministic=true"]
+    whole = fit(tmp_path / "whole", *settings, "trainer.checkpoint_every_steps=3")
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt_at_step(patch, step=8)
+        fit(tmp_path / "parts", *settings, "trainer.checkpoint_every_steps=3")
+    parts = fit(tmp_path / "parts", *settings, "trainer.checkpoint_every_steps=3", "trainer.resume=auto")
+
+    expected, found = parts_of(whole.last_checkpoint), parts_of(parts.last_checkpoint)
+    assert all(torch.equal(expected["model"][name], found["model"][name]) for name in expected["model"])
+    assert expected["scaler"] == found["scaler"]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "precision"),
+    [
+        *[(name, "fp16") for name in PRESETS if name not in DECIDES_ON_THE_HOST],
+        *itertools.product(["adamw", "sam", "muon"], ["fp32", "bf16"]),
+    ],
+)
+def test_no_step_waits_for_the_device(
+    tmp_path: Path, memory_of_steps: list[int], optimizer: str, precision: str
+) -> None:
+    settings = [f"optimizer={optimizer}", f"precision={precision}", "trainer.budget.steps=8"]
+    fit(tmp_path, *ON_GPU, *settings, "trainer.batch_size=4")
+    assert len(memory_of_steps) == 8
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sam", "functional_sam", "muon"])
+def test_memory_stays_as_it_is(tmp_path: Path, memory_of_steps: list[int], optimizer: str) -> None:
+    fit(tmp_path, *ON_GPU, f"optimizer={optimizer}", "trainer.budget.steps=200")
+    assert max(memory_of_steps[50:]) == max(memory_of_steps[10:50])
+
+
+def test_the_summary_tells_the_memory(tmp_path: Path) -> None:
+    run = fit(tmp_path, *ON_GPU, "trainer.budget.steps=2")
+    assert 0 < run.read_summary()["peak_gpu_gb"] < 4
+    assert math.isfinite(compose(*ON_GPU).trainer.budget.epochs)
