@@ -30,6 +30,8 @@ from tests.in_process import Answer, miniclip_in_process
 
 ROOT = Path(__file__).resolve().parent.parent
 
+OPTIMIZERS = sorted(path.stem for path in (ROOT / "conf/optimizer").glob("*.yaml"))
+
 for ignored in (each for each in SIGNALS if signal.getsignal(each) is signal.SIG_IGN):
     # a script has started the tests in the background, or nohup has; what they start would ignore it, too
     signal.signal(ignored, signal.default_int_handler if ignored == signal.SIGINT else signal.SIG_DFL)

@@ -18,7 +18,7 @@ pytest.importorskip("scipy", reason="needs the extra report")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six real jobs, three rhos and two seeds, and two that fail."""
     folder = tmp_path_factory.mktemp("sweep")
-    settings = ["optimizer.rho=0,0.05,0.1", "seed=0,1", f"hydra.sweep.dir={folder}"]
+    settings = ["optimizer=sam", "optimizer.rho=0,0.05,0.1", "seed=0,1", f"hydra.sweep.dir={folder}"]
     assert train_in_process("-m", *TINY, *settings).returncode == 0
     broken = ["trainer.batch_size=999", "seed=0,1", f"hydra.sweep.dir={folder / 'broken'}"]
     assert train_in_process("-m", *TINY, *broken).returncode == 1

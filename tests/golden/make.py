@@ -38,8 +38,11 @@ PACKAGES = ("torch", "torchvision", "timm", "tokenizers", "pillow", "numpy", "op
 EXACT = ("precision=fp32", "device=cpu", "trainer.num_workers=0", "logger.every_steps=1")
 STEPS = ("trainer.budget.steps=20", "trainer.validate_every_epochs=20")
 
-DEFAULT = ("data.limit=80", "trainer.batch_size=8")
-"""The recipe as it is, on few images."""
+FIRST = ("optimizer=sam", "schedule=warmup_cosine", "trainer.budget.epochs=5")
+"""What was the default when the losses were recorded."""
+
+DEFAULT = (*FIRST, "data.limit=80", "trainer.batch_size=8")
+"""The recipe as it was then, on few images."""
 
 TINY = (
     "encoder/image=timm",
@@ -50,6 +53,7 @@ TINY = (
     "embed_dim=32",
     "data.limit=40",
     "trainer.batch_size=8",
+    "schedule=warmup_cosine",
 )
 """The same parts, small: five steps per epoch."""
 
@@ -82,11 +86,11 @@ SMALLEST = (
 )
 """A model whose checkpoint is small enough for a repository."""
 
-RUN = (*SMALLEST, *EXACT, "trainer.budget.steps=8")
+RUN = (*SMALLEST, *FIRST, *EXACT, "trainer.budget.steps=8")
 """Ends between the third and the fourth batch of the second epoch."""
 
-RESUMED = (*SMALLEST, *EXACT, "trainer.budget.steps=13")
-SWEEP = (*SMALLEST, *EXACT, "trainer.budget.steps=6", "optimizer.rho=0.02,0.1")
+RESUMED = (*SMALLEST, *FIRST, *EXACT, "trainer.budget.steps=13")
+SWEEP = (*SMALLEST, *FIRST, *EXACT, "trainer.budget.steps=6", "optimizer.rho=0.02,0.1")
 
 
 class Recipe(NamedTuple):
@@ -119,7 +123,15 @@ RECIPES = {
     "optimizers": recipe_of(*OPTIMIZERS),
     "smooth": smooth_recipe_of(*SMOOTH_OPTIMIZERS),
     "accumulate": Recipe(
-        ["accumulate"], [*TINY, *EXACT, *STEPS, "trainer.accumulate_steps=2", "trainer.grad_clip_norm=0.1"]
+        ["accumulate"],
+        [
+            *TINY,
+            "optimizer=sam",
+            *EXACT,
+            *STEPS,
+            "trainer.accumulate_steps=2",
+            "trainer.grad_clip_norm=0.1",
+        ],
     ),
 }
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.conftest import OPTIMIZERS
 from tests.reliability.trials import TINY, Trial, before_call, outcome, signal_self
 
 STEP = "miniclip.training.step:TrainingStep.__call__"
@@ -22,29 +23,6 @@ BATCHES = ("trainer.batch_size=8", "data.val_fraction=0.4")
 
 ATTENTIONS = ("linformer", "linformer_fused", "full", "performer", "nystrom", "reformer", "bigbird")
 PRECISIONS = ("fp32", "amp", "bf16", "fp16")
-OPTIMIZERS = (
-    "adamw",
-    "muon",
-    "sam",
-    "asam",
-    "gsam",
-    "looksam",
-    "msam",
-    "interval",
-    "sam_norm_only",
-    "vasso",
-    "fsam",
-    "async_sam",
-    "random_sam",
-    "lesam",
-    "aesam",
-    "ssam",
-    "wsam",
-    "functional_sam",
-    "late_sam",
-    "stochastic_sam",
-    "sam_text_tower",
-)
 BASES = ("adamw", "muon", "nadam", "sgd")
 
 VARIANTS: dict[str, Sequence[str]] = {

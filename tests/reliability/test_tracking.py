@@ -53,7 +53,7 @@ class Case(NamedTuple):
     log_model: bool = False
 
 
-SHORT = (Case("refuses", "start"), Case("silent", "end"), Case("500", "middle"), Case(KILLED, "middle"))
+SHORT = (Case("silent", "end"), Case(KILLED, "middle"))
 
 ALL = [
     *(Case(kind, phase) for kind in (*ANSWERS, KILLED) for phase in PHASES),

@@ -25,6 +25,7 @@ RUN = (
     "trainer.num_workers=0",
     "precision=fp32",
     "optimizer=adamw",
+    "schedule=warmup_cosine",
 )
 
 

@@ -36,6 +36,7 @@ SMALL = (
     "embed_dim=32",
     "trainer.batch_size=8",
     "trainer.budget.epochs=2",
+    "optimizer=sam",
 )
 """Thirty training images and ten for validation: three steps per epoch, six in all."""
 

@@ -144,7 +144,7 @@ def test_two_jobs_of_a_sweep_are_two_runs_each_with_its_own_settings(tmp_path: P
         config = {item.key: json.loads(item.value_json) for item in run.config.update}
         rhos.append(config["optimizer"]["rho"])
         ids.add(run.run_id)
-        assert run.run_group == "sweep" and run.job_type == "train" and "sam" in run.tags
+        assert run.run_group == "sweep" and run.job_type == "train" and "late_sam" in run.tags
         assert (folder.parent.parent / "wandb_id").read_text() == run.run_id
         assert history(records, "step")[:2] == [1, 2]
         assert run.display_name.startswith("miniclip ") and f"rho={rhos[-1]}" in run.display_name
