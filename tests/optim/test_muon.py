@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from miniclip.errors import SettingError
 from miniclip.optim import SAM, MuonAdamW, parameter_groups, set_learning_rate
@@ -242,6 +243,22 @@ def test_a_step_that_is_told_of_a_scale_divides_by_it() -> None:
     optimizer.step()
     for p, q in zip(plain.parameters(), scaled.parameters(), strict=True):
         assert torch.equal(p, q)
+
+
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
+def test_on_a_gpu_a_step_waits_for_nothing() -> None:
+    """Fake tensors say that they lie on a GPU, on any machine; to read one's value raises an error."""
+    with FakeTensorMode(), torch.device("cuda"):
+        model = network()
+        optimizer: Any = named(model, precision="float32")
+        assert optimizer._step_supports_amp_scaling
+        assert not named(model, muon_interval=2)._step_supports_amp_scaling
+
+        for p in model.parameters():
+            p.grad = torch.empty_like(p)
+        optimizer.grad_scale, optimizer.found_inf = None, torch.zeros(())
+        optimizer.step()
+    assert not named(network())._step_supports_amp_scaling
 
 
 def test_autocast_around_a_step_changes_nothing() -> None:
