@@ -37,7 +37,15 @@ from miniclip.metrics.retrieval import caption_owners
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
-ADAMW = ("optimizer=adamw", "optimizer.lr=1e-3")
+ADAMW = (
+    "optimizer=adamw",
+    "optimizer.lr=1e-3",
+    "encoder.text.embedding_lr_factor=10",
+    "encoder.text.block_lr_factor=0.1",
+    "schedule.warmup_fraction=0.1",
+)
+"""Its own rates, where the experiment has Muon's."""
+
 MARGIN_SECONDS = 30
 """By which starting may take longer the second time, and what further epochs add in validations."""
 
