@@ -70,7 +70,7 @@ def test_a_gpu_trains_as_the_cpu_does(tmp_path: Path, optimizer: str, precision:
     losses = [
         [row["train/loss"] for row in run.read_metrics() if "train/loss" in row] for run in (gpu, cpu)
     ]
-    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+    assert losses[0] == pytest.approx(losses[1], rel=0.05 if precision == "bf16" else 0.02)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sam", "msam", "looksam", "functional_sam", "muon"])

@@ -233,11 +233,13 @@ def test_a_step_that_is_told_of_an_overflow_changes_nothing() -> None:
 
 
 def test_a_step_that_is_told_of_a_scale_divides_by_it() -> None:
+    """The second step does: the first one of a matrix is as long for a gradient of any length."""
     plain, scaled = network(), network()
-    steps(named(plain), plain, 1)
+    steps(named(plain), plain, 2)
 
     optimizer: Any = named(scaled)
-    give_gradients(scaled)
+    steps(optimizer, scaled, 1)
+    give_gradients(scaled, seed=1)
     torch._foreach_mul_([p.grad for p in scaled.parameters()], 8)
     optimizer.grad_scale, optimizer.found_inf = torch.tensor(8.0), torch.zeros(())
     optimizer.step()
