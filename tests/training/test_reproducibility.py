@@ -81,6 +81,16 @@ def test_a_workspace_that_the_user_has_chosen_is_kept(monkeypatch: pytest.Monkey
     assert torchs_choices()["cublas"] == ":16:8"
 
 
+def test_on_a_gpu_attention_is_its_formula(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its kernels add up in any order wherever torch only warns."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    kernels = (torch.backends.cuda.flash_sdp_enabled, torch.backends.cuda.mem_efficient_sdp_enabled)
+    with deterministic_algorithms(True):
+        assert not any(is_enabled() for is_enabled in kernels)
+        assert torch.backends.cuda.math_sdp_enabled()
+    assert all(is_enabled() for is_enabled in kernels)
+
+
 def test_without_the_wish_nothing_changes() -> None:
     before = torchs_choices()
     with deterministic_algorithms(False):
