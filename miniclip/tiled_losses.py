@@ -147,6 +147,7 @@ class TiledLoss(abc.ABC):
             if of_bias is not None:
                 of_bias[tile.images] += tile.logits.sum(dim=1)
 
+        # so far they are those by cosines, times the denominator
         of_scale = None
         if wants_scale and of_images is not None:
             of_scale = self._sum_of_products(images, of_images) / self.denominator

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import time_to_recall
+from benchmarks import loss, time_to_recall
 from benchmarks.sam_scorecard import OURS, PITFALLS, RIVALS, Rival, scorecard
 from miniclip.metrics import retrieval_metrics
 
@@ -40,6 +40,15 @@ def test_the_evaluator_agrees_with_open_clips_where_each_image_has_one_caption()
         assert 0 < ours[f"i2t_r{k}"] < 100
         assert ours[f"i2t_r{k}"] == pytest.approx(100 * theirs[f"image_to_text_R@{k}"])
         assert ours[f"t2i_r{k}"] == pytest.approx(100 * theirs[f"text_to_image_R@{k}"])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the memory from Linux")
+def test_the_loss_in_tiles_takes_a_part_of_the_memory_and_has_the_same_gradients() -> None:
+    names, threads = (loss.AT_ONCE, loss.TILED), torch.get_num_threads()
+    at_once, tiled = (loss.extra_memory(name, 2048, threads) for name in names)
+    assert 0 < tiled < at_once / 3
+    pytest.importorskip("open_clip.loss", reason="needs the extra bench")
+    assert loss.error(loss.TILED, loss.Batch.of(1024)) < 1e-5
 
 
 def test_time_to_recall_trains_and_measures_both_sides(
