@@ -72,7 +72,7 @@ def extra_memory(name: str, size: int, num_threads: int) -> float:
     """MiB that forward and backward take at their peak over what was there before; in a fresh process."""
     torch.set_num_threads(num_threads)
     loss, batch = make(name), Batch.of(size)
-    gradients(loss, Batch.of(64))  # what libraries load on their first call is no part of it
+    gradients(loss, Batch.of(2 * CHUNK_SIZE))  # what libraries load on their first call is no part of it
 
     ctypes.CDLL(None).malloc_trim(0)  # free memory that is still resident would be taken unseen
     Path("/proc/self/clear_refs").write_text("5")  # the highest so far is forgotten
