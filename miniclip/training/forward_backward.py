@@ -60,9 +60,12 @@ class ForwardBackward(Protocol):
     Args (of a call):
         batches: each with its own negatives.
         first_pass: the result of the step's first pass; None where this is the first.
+        alone: compare the rows of this process only, and wait for no other.
     """
 
-    def __call__(self, batches: Sequence[Batch], first_pass: PassResult | None) -> PassResult: ...
+    def __call__(
+        self, batches: Sequence[Batch], first_pass: PassResult | None, *, alone: bool = False
+    ) -> PassResult: ...
 
 
 class Accumulation:
@@ -92,7 +95,10 @@ class Accumulation:
         self.world = world or World()
         self.reuses_feature_gradient = reuses_feature_gradient
 
-    def __call__(self, batches: Sequence[Batch], first_pass: PassResult | None) -> PassResult:
+    def __call__(
+        self, batches: Sequence[Batch], first_pass: PassResult | None, *, alone: bool = False
+    ) -> PassResult:
+        world = World() if alone else self.world
         if first_pass is not None and self.reuses_feature_gradient:
             return self._with_known_gradients(batches, first_pass)
 
@@ -105,10 +111,10 @@ class Accumulation:
             known = self._known_variance(first_pass, number)
             features = self._encode(batch)
             if self.reuses_feature_gradient:
-                output, loss, gradient = self._in_two_parts(features, batch, known, len(batches))
+                output, loss, gradient = self._in_two_parts(features, batch, known, len(batches), world)
                 feature_gradients.append(gradient)
             else:
-                output, loss = self._compare(features, batch, known)
+                output, loss = self._compare(features, batch, known, world)
                 loss = loss / len(batches)
                 self.precision.backward(loss)
 
@@ -135,11 +141,16 @@ class Accumulation:
         return first_pass._replace(loss=torch.stack(losses).sum())
 
     def _in_two_parts(
-        self, features: BatchFeatures, batch: Batch, variance: Tensor | None, num_batches: int
+        self,
+        features: BatchFeatures,
+        batch: Batch,
+        variance: Tensor | None,
+        num_batches: int,
+        world: World,
     ) -> tuple[CLIPOutput, Tensor, FeatureGradient]:
         """Backward to the features, and from there; the loss () over the number of batches."""
         cut = BatchFeatures(*(part.detach().requires_grad_() for part in features))
-        output, loss = self._compare(cut, batch, variance)
+        output, loss = self._compare(cut, batch, variance, world)
         loss = loss / num_batches
         self.precision.backward(loss)
 
@@ -169,14 +180,14 @@ class Accumulation:
             )
 
     def _compare(
-        self, features: BatchFeatures, batch: Batch, variance: Tensor | None
+        self, features: BatchFeatures, batch: Batch, variance: Tensor | None, world: World
     ) -> tuple[CLIPOutput, Tensor]:
         """The loss of one batch, (), over all processes' rows, and the model's output that it read."""
         with self.precision.autocast():
             output = self.model.from_features(
-                self.world.gather(features.images), self.world.gather(features.texts), variance
+                world.gather(features.images), world.gather(features.texts), variance
             )
-        positives = None if batch.positives is None else batch.positives.each(self.world.gather)
+        positives = None if batch.positives is None else batch.positives.each(world.gather)
         return output, self.loss(**output.loss_inputs(), positives=positives)
 
 
