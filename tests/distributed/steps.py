@@ -1,6 +1,5 @@
-"""Ten steps of one process out of several, for test_steps.py: `python -m tests.distributed.steps OUT`."""
+"""Ten steps of one process out of several, for test_steps.py."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -115,7 +114,3 @@ def main(out: Path) -> None:
     found["bad image"] = steps_with_bad_image(world)
     torch.save(found, out / f"{world.rank}.pt")
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
