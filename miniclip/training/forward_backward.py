@@ -1,7 +1,7 @@
 """Forward and backward over the batches of a step: one pass of the optimizer."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from torch import Tensor
 from miniclip.data.batch import Batch
 from miniclip.distributed import World
 from miniclip.models import CLIP, CLIPOutput
+from miniclip.models.clip import similarity_variance
 from miniclip.training.precision import Precision
 
 
@@ -93,6 +94,7 @@ class Accumulation:
         self.loss = loss
         self.precision = precision
         self.world = world or World()
+        self.gathers = getattr(loss, "gather", "global") == "global"
         self.reuses_feature_gradient = reuses_feature_gradient
 
     def __call__(
@@ -182,13 +184,31 @@ class Accumulation:
     def _compare(
         self, features: BatchFeatures, batch: Batch, variance: Tensor | None, world: World
     ) -> tuple[CLIPOutput, Tensor]:
-        """The loss of one batch, (), over all processes' rows, and the model's output that it read."""
+        """This process's part of the loss of one batch, (), and the model's output that it read.
+
+        The mean over the processes is the loss of them all.
+        """
+        if self.gathers and not world.is_alone:
+            return self._compare_with_others(features, batch, variance, world)
+        if variance is None and self.model.temperature.reads_variance:
+            variance = world.mean(similarity_variance(*features))
         with self.precision.autocast():
-            output = self.model.from_features(
-                world.gather(features.images), world.gather(features.texts), variance
-            )
+            output = self.model.from_features(*features, variance)
+        return output, self.loss(**output.loss_inputs(), positives=batch.positives)
+
+    def _compare_with_others(
+        self, features: BatchFeatures, batch: Batch, variance: Tensor | None, world: World
+    ) -> tuple[CLIPOutput, Tensor]:
+        """The same against the rows of all processes."""
+        images, texts = (world.gather(part) for part in features)
         positives = None if batch.positives is None else batch.positives.each(world.gather)
-        return output, self.loss(**output.loss_inputs(), positives=positives)
+        with self.precision.autocast():
+            output = self.model.from_features(images, texts, variance)
+
+        inputs: dict[str, Any] = {**output.loss_inputs(), "positives": positives}
+        if getattr(self.loss, "takes_rows", False):
+            inputs["rows"] = world.rows(len(images))
+        return output, self.loss(**inputs)
 
 
 def _carry_back(gradient: FeatureGradient, features: BatchFeatures) -> None:

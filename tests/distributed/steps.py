@@ -22,7 +22,12 @@ CASES: dict[str, tuple[str, ...]] = {
     "sam": ("optimizer=sam",),
     "muon": ("optimizer=muon",),
     "functional sam": ("optimizer=functional_sam",),
-    "several positives": ("optimizer=adamw", "loss.multi_positive=true", "loss.label_smoothing=0.1"),
+    "several positives": (
+        "optimizer=adamw",
+        "loss.multi_positive=true",
+        "loss.label_smoothing=0.1",
+        "loss.chunk_size=3",
+    ),
     "accumulation": ("optimizer=sam", "trainer.accumulate_steps=2"),
     "batch norm": ("optimizer=sam", "encoder.image.architecture=test_resnet"),
 }
