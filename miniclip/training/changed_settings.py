@@ -62,6 +62,7 @@ APPLIED = (
     "precision",
     "trainer.batch_size",
     "trainer.accumulate_steps",
+    "trainer.micro_batch_size",
     "trainer.grad_clip_norm",
     "data.crop",
     "data.crop_scale",

@@ -103,19 +103,16 @@ class Accumulation:
 
         for number, batch in enumerate(batches):
             known = self._known_variance(first_pass, number)
-            features = self._encode(batch)
-            if self.reuses_feature_gradient:
-                output, loss, gradient = self._in_two_parts(features, batch, known, len(batches))
-                feature_gradients.append(gradient)
-            else:
-                output, loss = self._compare(features, batch, known)
-                loss = loss / len(batches)
-                self.precision.backward(loss)
+            output, loss, gradient = self._one_batch(batch, known, len(batches))
 
             # detached, so that the graph of one batch is gone before the next
             losses.append(loss.detach())
             scales.append(output.logit_scale.detach())
             variances.append(output.variance)
+            if self.reuses_feature_gradient:
+                assert gradient is not None
+                feature_gradients.append(gradient)
+            del output, loss
 
         return PassResult(
             loss=torch.stack(losses).sum(),
@@ -128,16 +125,35 @@ class Accumulation:
         """Carry the first pass's gradients at the features back, through the weights as they are now."""
         losses: list[Tensor] = []
         for batch, gradient in zip(batches, first_pass.feature_gradients, strict=True):
-            features = self._encode(batch)
-            _carry_back(gradient, features)
-            losses.append(gradient.offset + self._product(gradient, features))
+            losses.append(gradient.offset + self._one_batch_again(batch, gradient))
 
         return first_pass._replace(loss=torch.stack(losses).sum())
 
-    def _in_two_parts(
+    def _one_batch(
+        self, batch: Batch, variance: Tensor | None, num_batches: int
+    ) -> tuple[CLIPOutput, Tensor, FeatureGradient | None]:
+        """Forward and backward over one batch; its loss, (), over the number of batches."""
+        features = self._encode(batch)
+        if self.reuses_feature_gradient:
+            output, loss, gradient = self._up_to_features(features, batch, variance, num_batches)
+            _carry_back(gradient, features)
+            return output, loss, gradient
+
+        output, loss = self._compare(features, batch, variance)
+        loss = loss / num_batches
+        self.precision.backward(loss)
+        return output, loss, None
+
+    def _one_batch_again(self, batch: Batch, gradient: FeatureGradient) -> Tensor:
+        """Carry a known gradient at the features back; its product with the features, unscaled, ()."""
+        features = self._encode(batch)
+        _carry_back(gradient, features)
+        return self._product(gradient, features)
+
+    def _up_to_features(
         self, features: BatchFeatures, batch: Batch, variance: Tensor | None, num_batches: int
     ) -> tuple[CLIPOutput, Tensor, FeatureGradient]:
-        """Backward to the features, and from there; the loss () over the number of batches."""
+        """Loss, and backward as far as the features; the loss () over the number of batches."""
         cut = BatchFeatures(*(part.detach().requires_grad_() for part in features))
         output, loss = self._compare(cut, batch, variance)
         loss = loss / num_batches
@@ -145,7 +161,6 @@ class Accumulation:
 
         assert cut.images.grad is not None and cut.texts.grad is not None
         gradient = FeatureGradient(cut.images.grad, cut.texts.grad, offset=loss.detach())
-        _carry_back(gradient, features)
         return output, loss, gradient._replace(offset=gradient.offset - self._product(gradient, cut))
 
     def _product(self, gradient: FeatureGradient, features: BatchFeatures) -> Tensor:

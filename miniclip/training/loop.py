@@ -49,6 +49,7 @@ class LoopSettings(Protocol):
     budget: Budget
     batch_size: int
     accumulate_steps: int
+    micro_batch_size: int | None
     max_skipped_steps: int
     grad_clip_norm: float | None
     validate_every_epochs: int
@@ -97,6 +98,7 @@ class Loop:
             setup.optimizer,
             setup.precision,
             grad_clip_norm=trainer.grad_clip_norm,
+            micro_batch_size=trainer.micro_batch_size,
             world=world,
         )
         self.recorder = Recorder(

@@ -9,7 +9,8 @@ from miniclip.data.batch import Batch
 from miniclip.distributed import World
 from miniclip.models import CLIP
 from miniclip.optim import PassOptimizer
-from miniclip.training.forward_backward import Accumulation, PassResult
+from miniclip.training.forward_backward import PassResult
+from miniclip.training.gradient_cache import GradientCache
 from miniclip.training.guards import BufferGuard, spoil_unless
 from miniclip.training.precision import Precision
 
@@ -47,6 +48,7 @@ class TrainingStep:
         optimizer: runs the passes.
         precision: owner of autocast and scaler.
         grad_clip_norm: see `Precision.step`.
+        micro_batch_size: see `GradientCache`; None takes every batch at once.
         world: the processes that take the step together; None is this one alone.
     """
 
@@ -58,6 +60,7 @@ class TrainingStep:
         precision: Precision,
         *,
         grad_clip_norm: float | None,
+        micro_batch_size: int | None = None,
         world: World | None = None,
     ):
         self.model = model
@@ -65,10 +68,11 @@ class TrainingStep:
         self.precision = precision
         self.grad_clip_norm = grad_clip_norm
         self.world = world or World()
-        self.forward_backward = Accumulation(
+        self.forward_backward = GradientCache(
             model,
             loss,
             precision,
+            micro_batch_size=micro_batch_size,
             world=self.world,
             reuses_feature_gradient=optimizer.reuses_feature_gradient,
         )
