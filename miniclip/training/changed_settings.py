@@ -52,6 +52,7 @@ FREE = (
     "trainer.resume",
     "data.cache",
     "data.cache_dir",
+    "encoder.image.checkpoint_activations",
 )
 """Settings that a resumed run takes without a word: how long, how often, where, and how fast."""
 

@@ -18,12 +18,12 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm  # what all kinds of it have in common, torch 2.14
 
 from miniclip.data.batch import Batch
 from miniclip.distributed import World
 from miniclip.errors import SettingError
 from miniclip.models import CLIP, CLIPOutput
-from miniclip.optim.norm_layers import BATCH_NORM
 from miniclip.optim.randomness import Randomness
 from miniclip.optim.statistics import BufferCopies
 from miniclip.training.forward_backward import Accumulation, BatchFeatures, FeatureGradient
@@ -183,16 +183,21 @@ def check_micro_batches(model: nn.Module, *, batch_size: int, micro_batch_size: 
         batch_size: rows of a batch in each process.
 
     Raises:
-        SettingError: names `micro_batch_size`.
+        SettingError: when batch norm would see a part of one row.
     """
     if micro_batch_size is None or micro_batch_size >= batch_size:
         return
 
     smallest = batch_size // math.ceil(batch_size / micro_batch_size)
-    norms = [module for module in model.train().modules() if isinstance(module, BATCH_NORM)]
-    if smallest < 2 and any(norm.training for norm in norms):
+    if smallest < 2 and _learns_statistics(model):
         allowed = (
             f"cuts a batch of {batch_size} into parts of one image, and the image tower's batch norm needs "
             "two for its statistics: take at least 3"
         )
-        raise SettingError("micro_batch_size", micro_batch_size, allowed)
+        raise SettingError("trainer.micro_batch_size", micro_batch_size, allowed)
+
+
+def _learns_statistics(model: nn.Module) -> bool:
+    """Whether batch norms of a model take the statistics of what they see in training."""
+    norms = [module for module in model.train().modules() if isinstance(module, _BatchNorm)]
+    return any(norm.training for norm in norms)
