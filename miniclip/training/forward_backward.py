@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from miniclip.data.batch import Batch
+from miniclip.data.transforms import as_seen
 from miniclip.distributed import World
 from miniclip.models import CLIP, CLIPOutput
 from miniclip.training.precision import Precision
@@ -179,7 +180,7 @@ class Accumulation:
         """Both towers' features of this process's rows."""
         with self.precision.autocast():
             return BatchFeatures(
-                self.model.encode_image(batch.images),
+                self.model.encode_image(as_seen(batch.images)),
                 self.model.encode_text(batch.token_ids, batch.attention_mask),
             )
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # what all kinds of it have in common, torch 2.14
 
 from miniclip.data.batch import Batch
+from miniclip.data.transforms import as_seen
 from miniclip.distributed import World
 from miniclip.errors import SettingError
 from miniclip.models import CLIP, CLIPOutput
@@ -93,7 +94,7 @@ class GradientCache(Accumulation):
         assert self.micro_batch_size is not None
         count = math.ceil(len(batch.images) / self.micro_batch_size)
         images = _InParts(
-            self._under_autocast(model.encode_image),
+            self._under_autocast(lambda images: model.encode_image(as_seen(images))),
             (batch.images,),
             learning=(model.image_encoder, model.projection),
             count=count,

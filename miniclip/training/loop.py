@@ -91,6 +91,7 @@ class Loop:
             tokenizer=setup.tokenizer,
             device=trainer.device,
             num_workers=trainer.num_workers,
+            keeps_pixels=trainer.micro_batch_size is not None,
         )
         self.step = TrainingStep(
             setup.model,

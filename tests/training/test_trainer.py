@@ -142,6 +142,10 @@ def assert_resumes_exactly(whole: RunDirectory, tmp_path: Path, *settings: str) 
     assert losses[0] == losses[1]
 
 
+def test_micro_batches_that_hold_a_batch_change_nothing(whole: RunDirectory, tmp_path: Path) -> None:
+    assert_same(model_of(fit(tmp_path, *TINY, DROPOUT, "trainer.micro_batch_size=8")), model_of(whole))
+
+
 def test_resume_takes_a_run_directory_or_a_checkpoint(whole: RunDirectory, tmp_path: Path) -> None:
     longer = [*TINY, DROPOUT, "trainer.budget.epochs=3"]
     runs = [
