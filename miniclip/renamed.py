@@ -75,7 +75,7 @@ DATA_DEFAULTS = {"caption_noise": 0}
 DEFAULTS: dict[str, dict[str, Any]] = {
     "miniclip.losses.ClipLoss": {"gather": "global"},
     "miniclip.losses.SigLipLoss": {"gather": "global"},
-    "miniclip.training.Trainer": {"sync_batch_norm": False},
+    "miniclip.training.Trainer": {"micro_batch_size": None, "sync_batch_norm": False},
 }
 """What older files do not say of other parts, by their `_target_`s."""
 

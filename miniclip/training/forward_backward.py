@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from miniclip.data.batch import Batch
+from miniclip.data.transforms import as_seen
 from miniclip.distributed import World
 from miniclip.models import CLIP, CLIPOutput
 from miniclip.models.clip import similarity_variance
@@ -111,19 +112,16 @@ class Accumulation:
 
         for number, batch in enumerate(batches):
             known = self._known_variance(first_pass, number)
-            features = self._encode(batch)
-            if self.reuses_feature_gradient:
-                output, loss, gradient = self._in_two_parts(features, batch, known, len(batches), world)
-                feature_gradients.append(gradient)
-            else:
-                output, loss = self._compare(features, batch, known, world)
-                loss = loss / len(batches)
-                self.precision.backward(loss)
+            output, loss, gradient = self._one_batch(batch, known, len(batches), world)
 
             # detached, so that the graph of one batch is gone before the next
             losses.append(loss.detach())
             scales.append(output.logit_scale.detach())
             variances.append(output.variance)
+            if self.reuses_feature_gradient:
+                assert gradient is not None
+                feature_gradients.append(gradient)
+            del output, loss
 
         return PassResult(
             loss=torch.stack(losses).sum(),
@@ -136,13 +134,32 @@ class Accumulation:
         """Carry the first pass's gradients at the features back, through the weights as they are now."""
         losses: list[Tensor] = []
         for batch, gradient in zip(batches, first_pass.feature_gradients, strict=True):
-            features = self._encode(batch)
-            _carry_back(gradient, features)
-            losses.append(gradient.offset + self._product(gradient, features))
+            losses.append(gradient.offset + self._one_batch_again(batch, gradient))
 
         return first_pass._replace(loss=torch.stack(losses).sum())
 
-    def _in_two_parts(
+    def _one_batch(
+        self, batch: Batch, variance: Tensor | None, num_batches: int, world: World
+    ) -> tuple[CLIPOutput, Tensor, FeatureGradient | None]:
+        """Forward and backward over one batch; its loss, (), over the number of batches."""
+        features = self._encode(batch)
+        if self.reuses_feature_gradient:
+            output, loss, gradient = self._up_to_features(features, batch, variance, num_batches, world)
+            _carry_back(gradient, features)
+            return output, loss, gradient
+
+        output, loss = self._compare(features, batch, variance, world)
+        loss = loss / num_batches
+        self.precision.backward(loss)
+        return output, loss, None
+
+    def _one_batch_again(self, batch: Batch, gradient: FeatureGradient) -> Tensor:
+        """Carry a known gradient at the features back; its product with the features, unscaled, ()."""
+        features = self._encode(batch)
+        _carry_back(gradient, features)
+        return self._product(gradient, features)
+
+    def _up_to_features(
         self,
         features: BatchFeatures,
         batch: Batch,
@@ -150,7 +167,7 @@ class Accumulation:
         num_batches: int,
         world: World,
     ) -> tuple[CLIPOutput, Tensor, FeatureGradient]:
-        """Backward to the features, and from there; the loss () over the number of batches."""
+        """Loss, and backward as far as the features; the loss () over the number of batches."""
         cut = BatchFeatures(*(part.detach().requires_grad_() for part in features))
         output, loss = self._compare(cut, batch, variance, world)
         loss = loss / num_batches
@@ -158,7 +175,6 @@ class Accumulation:
 
         assert cut.images.grad is not None and cut.texts.grad is not None
         gradient = FeatureGradient(cut.images.grad, cut.texts.grad, offset=loss.detach())
-        _carry_back(gradient, features)
         return output, loss, gradient._replace(offset=gradient.offset - self._product(gradient, cut))
 
     def _product(self, gradient: FeatureGradient, features: BatchFeatures) -> Tensor:
@@ -177,7 +193,7 @@ class Accumulation:
         """Both towers' features of this process's rows."""
         with self.precision.autocast():
             return BatchFeatures(
-                self.model.encode_image(batch.images),
+                self.model.encode_image(as_seen(batch.images)),
                 self.model.encode_text(batch.token_ids, batch.attention_mask),
             )
 
