@@ -1,17 +1,20 @@
 """Contrastive losses: functions of features, scale and parameters of their own, in float32."""
 
 import math
+import typing
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from miniclip.errors import SettingError, at_least
+from miniclip.errors import SettingError, at_least, one_of
 from miniclip.positives import ALL, PositivePairs
 from miniclip.tiled_losses import Inputs, TiledCrossEntropy, TiledSigmoid
 
 __all__ = ["ClipLoss", "Loss", "SigLipLoss"]
+
+Gather = typing.Literal["global", "local"]
 
 
 class Loss(nn.Module):
@@ -21,10 +24,13 @@ class Loss(nn.Module):
     decay and without SAM's perturbation, and saved and restored with its weights.
 
     Attributes:
+        gather: of several processes that train together, "global" compares the rows of all with each
+            other, as one process with the whole batch would; "local" those of each process alone.
         takes_rows: whether it can be called with `rows` besides, a slice of the batch: it is then the loss
             of these rows against all rows, and the mean over equal parts of the batch is the whole loss.
     """
 
+    gather: Gather = "global"
     takes_rows = False
 
     def chance(self, batch_size: int) -> float:
@@ -43,6 +49,7 @@ class ClipLoss(Loss):
         label_smoothing: fraction of the target that is spread over the whole row.
         chunk_size: rows and columns of the tiles that the similarities are computed in, none of which is
             kept; None is all at once.
+        gather: see `Loss`.
 
     Raises:
         SettingError: when the fraction is out of range, or a tile has no rows.
@@ -56,8 +63,11 @@ class ClipLoss(Loss):
         multi_positive: bool = False,
         label_smoothing: float = 0.0,
         chunk_size: int | None = None,
+        gather: Gather = "global",
     ):
         super().__init__()
+        one_of("gather", gather, typing.get_args(Gather))
+        self.gather = gather
         if not 0 <= label_smoothing < 1:
             raise SettingError("label_smoothing", label_smoothing, "must lie in 0 <= fraction < 1")
         _check_chunk_size(chunk_size)
@@ -137,6 +147,7 @@ class SigLipLoss(Loss):
         multi_positive: take captions of one image, and equal captions of two, for positives as well.
         chunk_size: rows and columns of the tiles that the similarities are computed in, none of which is
             kept; None is all at once.
+        gather: see `Loss`.
 
     Raises:
         SettingError: when a tile has no rows.
@@ -144,8 +155,17 @@ class SigLipLoss(Loss):
 
     takes_rows = True
 
-    def __init__(self, *, initial_bias: float, multi_positive: bool = False, chunk_size: int | None = None):
+    def __init__(
+        self,
+        *,
+        initial_bias: float,
+        multi_positive: bool = False,
+        chunk_size: int | None = None,
+        gather: Gather = "global",
+    ):
         super().__init__()
+        one_of("gather", gather, typing.get_args(Gather))
+        self.gather = gather
         _check_chunk_size(chunk_size)
         self.multi_positive = multi_positive
         self.chunk_size = chunk_size
