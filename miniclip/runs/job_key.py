@@ -21,6 +21,7 @@ IGNORED_KEYS = (
     "resume",
     "num_workers",
     "cache_dir",
+    "chunk_size",
     "checkpoint_every_epochs",
     "checkpoint_every_steps",
     "checkpoint_every_minutes",

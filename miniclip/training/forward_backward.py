@@ -1,7 +1,7 @@
 """Forward and backward over the batches of a step: one pass of the optimizer."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from miniclip.data.batch import Batch
 from miniclip.data.transforms import as_seen
 from miniclip.distributed import World
 from miniclip.models import CLIP, CLIPOutput
+from miniclip.models.clip import similarity_variance
 from miniclip.training.precision import Precision
 
 
@@ -61,9 +62,12 @@ class ForwardBackward(Protocol):
     Args (of a call):
         batches: each with its own negatives.
         first_pass: the result of the step's first pass; None where this is the first.
+        alone: compare the rows of this process only, and wait for no other.
     """
 
-    def __call__(self, batches: Sequence[Batch], first_pass: PassResult | None) -> PassResult: ...
+    def __call__(
+        self, batches: Sequence[Batch], first_pass: PassResult | None, *, alone: bool = False
+    ) -> PassResult: ...
 
 
 class Accumulation:
@@ -91,9 +95,13 @@ class Accumulation:
         self.loss = loss
         self.precision = precision
         self.world = world or World()
+        self.gathers = getattr(loss, "gather", "global") == "global"
         self.reuses_feature_gradient = reuses_feature_gradient
 
-    def __call__(self, batches: Sequence[Batch], first_pass: PassResult | None) -> PassResult:
+    def __call__(
+        self, batches: Sequence[Batch], first_pass: PassResult | None, *, alone: bool = False
+    ) -> PassResult:
+        world = World() if alone else self.world
         if first_pass is not None and self.reuses_feature_gradient:
             return self._with_known_gradients(batches, first_pass)
 
@@ -104,7 +112,7 @@ class Accumulation:
 
         for number, batch in enumerate(batches):
             known = self._known_variance(first_pass, number)
-            output, loss, gradient = self._one_batch(batch, known, len(batches))
+            output, loss, gradient = self._one_batch(batch, known, len(batches), world)
 
             # detached, so that the graph of one batch is gone before the next
             losses.append(loss.detach())
@@ -131,16 +139,16 @@ class Accumulation:
         return first_pass._replace(loss=torch.stack(losses).sum())
 
     def _one_batch(
-        self, batch: Batch, variance: Tensor | None, num_batches: int
+        self, batch: Batch, variance: Tensor | None, num_batches: int, world: World
     ) -> tuple[CLIPOutput, Tensor, FeatureGradient | None]:
         """Forward and backward over one batch; its loss, (), over the number of batches."""
         features = self._encode(batch)
         if self.reuses_feature_gradient:
-            output, loss, gradient = self._up_to_features(features, batch, variance, num_batches)
+            output, loss, gradient = self._up_to_features(features, batch, variance, num_batches, world)
             _carry_back(gradient, features)
             return output, loss, gradient
 
-        output, loss = self._compare(features, batch, variance)
+        output, loss = self._compare(features, batch, variance, world)
         loss = loss / num_batches
         self.precision.backward(loss)
         return output, loss, None
@@ -152,11 +160,16 @@ class Accumulation:
         return self._product(gradient, features)
 
     def _up_to_features(
-        self, features: BatchFeatures, batch: Batch, variance: Tensor | None, num_batches: int
+        self,
+        features: BatchFeatures,
+        batch: Batch,
+        variance: Tensor | None,
+        num_batches: int,
+        world: World,
     ) -> tuple[CLIPOutput, Tensor, FeatureGradient]:
         """Loss, and backward as far as the features; the loss () over the number of batches."""
         cut = BatchFeatures(*(part.detach().requires_grad_() for part in features))
-        output, loss = self._compare(cut, batch, variance)
+        output, loss = self._compare(cut, batch, variance, world)
         loss = loss / num_batches
         self.precision.backward(loss)
 
@@ -185,15 +198,33 @@ class Accumulation:
             )
 
     def _compare(
-        self, features: BatchFeatures, batch: Batch, variance: Tensor | None
+        self, features: BatchFeatures, batch: Batch, variance: Tensor | None, world: World
     ) -> tuple[CLIPOutput, Tensor]:
-        """The loss of one batch, (), over all processes' rows, and the model's output that it read."""
+        """This process's part of the loss of one batch, (), and the model's output that it read.
+
+        The mean over the processes is the loss of them all.
+        """
+        if self.gathers and not world.is_alone:
+            return self._compare_with_others(features, batch, variance, world)
+        if variance is None and self.model.temperature.reads_variance:
+            variance = world.mean(similarity_variance(*features))
         with self.precision.autocast():
-            output = self.model.from_features(
-                self.world.gather(features.images), self.world.gather(features.texts), variance
-            )
-        positives = None if batch.positives is None else batch.positives.each(self.world.gather)
-        return output, self.loss(**output.loss_inputs(), positives=positives)
+            output = self.model.from_features(*features, variance)
+        return output, self.loss(**output.loss_inputs(), positives=batch.positives)
+
+    def _compare_with_others(
+        self, features: BatchFeatures, batch: Batch, variance: Tensor | None, world: World
+    ) -> tuple[CLIPOutput, Tensor]:
+        """The same against the rows of all processes."""
+        images, texts = (world.gather(part) for part in features)
+        positives = None if batch.positives is None else batch.positives.each(world.gather)
+        with self.precision.autocast():
+            output = self.model.from_features(images, texts, variance)
+
+        inputs: dict[str, Any] = {**output.loss_inputs(), "positives": positives}
+        if getattr(self.loss, "takes_rows", False):
+            inputs["rows"] = world.rows(len(images))
+        return output, self.loss(**inputs)
 
 
 def _carry_back(gradient: FeatureGradient, features: BatchFeatures) -> None:

@@ -58,15 +58,15 @@ class GradientCache(Accumulation):
         self.micro_batch_size = micro_batch_size
 
     def _one_batch(
-        self, batch: Batch, variance: Tensor | None, num_batches: int
+        self, batch: Batch, variance: Tensor | None, num_batches: int, world: World
     ) -> tuple[CLIPOutput, Tensor, FeatureGradient | None]:
         if self._fits(batch):
-            return super()._one_batch(batch, variance, num_batches)
+            return super()._one_batch(batch, variance, num_batches, world)
 
         buffers = BufferCopies(self.model)
         images, texts = self._towers(batch)
         features = BatchFeatures(images.features(), texts.features())
-        output, loss, gradient = self._up_to_features(features, batch, variance, num_batches)
+        output, loss, gradient = self._up_to_features(features, batch, variance, num_batches, world)
 
         # the second forward begins where the first did, and leaves behind what that one left
         randomness = Randomness(self.model.parameters())

@@ -28,6 +28,7 @@ def test_a_key_is_what_is_computed_not_where() -> None:
         "trainer.num_workers=2",
         "trainer.resume=/a/b",
         "data.cache_dir=/a/b",
+        "loss.chunk_size=8",
     ]
     assert {key(change) for change in same} == {plain}
     others = [
