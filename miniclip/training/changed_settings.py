@@ -122,7 +122,8 @@ def changed_settings(
     changes = []
     for setting in sorted(before.keys() | now.keys()):
         change = Change(setting, before.get(setting, NOT_SET), now.get(setting, NOT_SET))
-        if change.theirs == change.ours or _is_below(setting, FREE):
+        # null is as good as not set
+        if before.get(setting) == now.get(setting) or _is_below(setting, FREE):
             continue
 
         # the data's fingerprint has answered for the settings that lead to it

@@ -29,6 +29,8 @@ CASES: dict[str, tuple[str, ...]] = {
         "loss.chunk_size=3",
     ),
     "accumulation": ("optimizer=sam", "trainer.accumulate_steps=2"),
+    "micro-batches": ("optimizer=sam", "trainer.micro_batch_size=3"),
+    "functional sam in micro-batches": ("optimizer=functional_sam", "trainer.micro_batch_size=3"),
     "batch norm": ("optimizer=sam", "encoder.image.architecture=test_resnet"),
 }
 """What N processes do as one with the whole batch would."""
@@ -46,12 +48,14 @@ def training_step(settings: Sequence[str], world: World) -> TrainingStep:
     cfg = compose(*TINY, tower, "precision=fp32", *settings)
     torch.manual_seed(0)
     model = instantiate.make_model(cfg, vocab_size=300).train()
+    trainer = instantiate.make(cfg, "trainer")
     return TrainingStep(
         model,
         model.loss,
         instantiate.make_optimizer(cfg, model),
-        instantiate.make_precision(cfg, instantiate.make(cfg, "trainer")),
+        instantiate.make_precision(cfg, trainer),
         grad_clip_norm=1.0,
+        micro_batch_size=trainer.micro_batch_size,
         world=world,
     )
 

@@ -29,3 +29,13 @@ def test_another_optimizer_hides_what_its_base_differs_in() -> None:
         check_changes(changes, Path("last.pt"))
     assert "optimizer._target_=torch.optim.AdamW" in str(caught.value) and "seed=1" in str(caught.value)
     assert "rho" not in str(caught.value)
+
+
+def test_a_setting_of_a_later_version_counts_when_it_is_set() -> None:
+    theirs = {"trainer": {"batch_size": 8}}
+    ours = {"trainer": {"batch_size": 8, "micro_batch_size": None}}
+    assert changed_settings(theirs, ours) == []
+    ours["trainer"]["micro_batch_size"] = 4
+    (change,) = changed_settings(theirs, ours)
+    assert change.is_applied
+    assert str(change) == "trainer.micro_batch_size=4 (the checkpoint has not set)"

@@ -1,0 +1,141 @@
+"""Time and memory of a step in micro-batches, and with checkpointed activations, over a plain one.
+
+    python -m benchmarks.micro_batches [ROUNDS] [SETTING=VALUE ...]
+
+The image tower is a ResNet-34 at 64 pixels, a batch 256 pairs, a micro-batch 16 of them. Times alternate in
+one process; memory is what a few steps in a process of their own add to its peak, on a GPU to its
+allocator's. Beside the batch in micro-batches stands a whole batch of one micro-batch's size.
+"""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import torch
+
+from benchmarks.timing import alternate, conditions
+from miniclip.config import instantiate
+from miniclip.config.compose import compose
+from miniclip.data.batch import Batch
+from miniclip.training import Trainer, TrainingStep
+
+BATCH_SIZE = 256
+MICRO_BATCH_SIZE = 16
+IMAGE_SIZE = 64
+NUM_TOKENS = 12
+VOCAB_SIZE = 4096
+
+MEMORY_STEPS = 2
+"""Steps whose peak is measured: the second has the optimizer's state."""
+
+
+class Rival(NamedTuple):
+    """One way to take a step."""
+
+    batch_size: int
+    settings: Sequence[str]
+
+
+CHECKPOINTED = "encoder.image.checkpoint_activations=true"
+IN_PARTS = f"trainer.micro_batch_size={MICRO_BATCH_SIZE}"
+
+RIVALS = {
+    "whole batch": Rival(BATCH_SIZE, []),
+    "micro-batches": Rival(BATCH_SIZE, [IN_PARTS]),
+    "checkpointed": Rival(BATCH_SIZE, [CHECKPOINTED]),
+    "both": Rival(BATCH_SIZE, [IN_PARTS, CHECKPOINTED]),
+    "one micro-batch": Rival(MICRO_BATCH_SIZE, []),
+}
+
+
+def step(*overrides: str) -> TrainingStep:
+    """The step of `python run.py OVERRIDES`."""
+    cfg = compose(f"image_size={IMAGE_SIZE}", *overrides)
+    torch.manual_seed(0)
+    trainer: Trainer = instantiate.make(cfg, "trainer")
+    model = instantiate.make_model(cfg, vocab_size=VOCAB_SIZE).to(trainer.device)
+    model.to(memory_format=torch.channels_last)
+    return TrainingStep(
+        model.train(),
+        instantiate.make(cfg, "loss"),
+        instantiate.make_optimizer(cfg, model),
+        instantiate.make_precision(cfg, trainer),
+        grad_clip_norm=trainer.grad_clip_norm,
+        micro_batch_size=trainer.micro_batch_size,
+    )
+
+
+def batch(size: int, device: torch.device) -> Batch:
+    """Noise as images and captions, as a loader gives them."""
+    images = torch.randn(size, 3, IMAGE_SIZE, IMAGE_SIZE, device=device)
+    token_ids = torch.randint(VOCAB_SIZE, (size, NUM_TOKENS), device=device)
+    mask = torch.ones_like(token_ids, dtype=torch.bool)
+    return Batch(images.contiguous(memory_format=torch.channels_last), token_ids, mask)
+
+
+def device_of(training_step: TrainingStep) -> torch.device:
+    return next(training_step.model.parameters()).device
+
+
+def extra_peak(rival: Rival, shared: Sequence[str]) -> int:
+    """What steps add to the peak of a process, bytes, over model and batch."""
+    training_step = step(*shared, *rival.settings)
+    device = device_of(training_step)
+    batches = [batch(rival.batch_size, device)]
+    before = _peak(device)
+
+    for _ in range(MEMORY_STEPS):
+        training_step(batches)
+    return _peak(device) - before
+
+
+def _peak(device: torch.device) -> int:
+    """The most memory that this process has held, bytes."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device)
+
+    # Unix only, so that the times can be had elsewhere
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def in_a_process(name: str, shared: Sequence[str]) -> int:
+    """`extra_peak` of a rival, in a process that has done nothing else."""
+    command = [sys.executable, "-m", "benchmarks.micro_batches", "--memory", name, *shared]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    return int(answer.stdout.split()[-1])
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--memory"]:
+        print(extra_peak(RIVALS[sys.argv[2]], sys.argv[3:]))
+        return
+
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    shared = sys.argv[2:] or ["optimizer=adamw", "encoder/image=resnet34"]
+    memory = {name: in_a_process(name, shared) for name in RIVALS}
+
+    steps = {name: step(*shared, *rival.settings) for name, rival in RIVALS.items()}
+    device = device_of(steps["whole batch"])
+    batches = {name: [batch(rival.batch_size, device)] for name, rival in RIVALS.items()}
+    times = alternate(
+        {name: partial(each, batches[name]) for name, each in steps.items()}, rounds=rounds, warmup=1
+    )
+
+    print(conditions("torch", "torchvision"))
+    print(f"{' '.join(shared)}: median of {rounds} alternating steps; peak of {MEMORY_STEPS} steps")
+    for name in RIVALS:
+        ratio = times.ratio(name, over="whole batch")
+        print(
+            f"{name:16} {1000 * times.median(name):8.0f} ms  {ratio:5.2f} x the whole batch's   "
+            f"{memory[name] / 2**20:7.0f} MiB  {memory[name] / memory['one micro-batch']:5.2f} x one's"
+        )
+
+
+if __name__ == "__main__":
+    main()
