@@ -5,7 +5,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +13,18 @@ from torch import Tensor
 
 from miniclip.data.image_content import decode, read_content
 from miniclip.errors import BrokenImage
+
+
+class Windows(NamedTuple):
+    """Files of many images each, of which an epoch mixes a few at a time.
+
+    Attributes:
+        file_of: (N,) whole numbers, which file holds each image.
+        num_files: how many are mixed at a time.
+    """
+
+    file_of: np.ndarray
+    num_files: int
 
 
 class Images(ABC):
@@ -30,6 +42,11 @@ class Images(ABC):
     @property
     def identity(self) -> Any:
         """What tells these images from others that have the same names; None where names suffice."""
+        return None
+
+    @property
+    def windows(self) -> Windows | None:
+        """What of the images an epoch mixes at a time; None where it mixes all."""
         return None
 
     def decoded_at(self, size: int) -> "Images":
@@ -64,6 +81,11 @@ class ImageSubset(Images):
     def identity(self) -> tuple[Any, bytes]:
         """What identifies the images, and which of them."""
         return self.images.identity, self.chosen.tobytes()
+
+    @property
+    def windows(self) -> Windows | None:
+        windows = self.images.windows
+        return None if windows is None else windows._replace(file_of=windows.file_of[self.chosen])
 
     def decoded_at(self, size: int) -> Images:
         return ImageSubset(self.images.decoded_at(size), self.chosen)
@@ -175,6 +197,13 @@ class ImageBytes(OnDemandImages):
         for index in range(len(self)):
             checksum = zlib.crc32(self._content(index) or b"", checksum)
         return checksum
+
+    def num_bytes(self, index: int) -> int | None:
+        """Bytes of an encoded image; None where there is none to compare."""
+        content = self.encoded[index]
+        if hasattr(content, "as_buffer"):  # an Arrow scalar, which need not be copied
+            content = content.as_buffer()
+        return None if content is None else len(memoryview(content))
 
     def _content(self, index: int) -> bytes | None:
         content = self.encoded[index]

@@ -1,0 +1,144 @@
+"""Tar files in webdataset's layout, on this machine or elsewhere."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from miniclip.data.shards.captions import CaptionReading
+from miniclip.data.shards.images import ShardImages, TarContents
+from miniclip.data.shards.left_out import LeftOut, merged
+from miniclip.data.shards.opening import OpenedShard, open_local
+from miniclip.data.shards.places import expanded, ids_of
+from miniclip.data.sources.base import DataSource
+from miniclip.data.sources.checks import check_val_fraction
+from miniclip.data.sources.rows import PARTS
+from miniclip.data.sources.walk import examples
+from miniclip.data.split import SEEDED_VAL, Split
+from miniclip.data.text_arrays import StringListArray
+from miniclip.errors import SettingError, at_least
+
+Urls = str | Sequence[str]
+"""A path, a folder, an address, a pattern of these, or a list of such."""
+
+
+class Shards(DataSource):
+    """Tar files whose members `KEY.jpg` and `KEY.txt` or `KEY.json` are an image and its captions.
+
+    Where each image lies stands in an index beside each file, which is made where it is missing; so images
+    are read in any order, and the order is exact whatever the workers and processes.
+
+    Args:
+        urls: the shards: a path, a folder, a pattern with {0000..0011}, {a,b}, * or ?, an address
+            (https://, s3://), or a list of these. Those called `val-*` or `test-*`, as parquet files are,
+            validate and test if `val_urls` and `test_urls` name no others.
+        val_urls, test_urls: shards of these parts; null finds them among `urls`. Without any for validation
+            a seeded fraction of the training images validates.
+        caption_column: field of the .json with the captions, a text or a list of texts; `caption.en` is the
+            field en of objects. Null takes `captions` of the .json, else the .txt, else a usual field.
+        captions_per_line: each line of a .txt is a caption; false: all of it is one.
+        shuffle_window: how many shards an epoch mixes at a time; null mixes all images.
+        val_fraction, split_seed: see `FolderSource`.
+        source_settings: see `DataSource`.
+
+    Raises:
+        SettingError: when a shard does not exist.
+    """
+
+    places = (*DataSource.places, "urls", "val_urls", "test_urls")
+
+    def __init__(
+        self,
+        *,
+        urls: Urls,
+        val_urls: Urls | None,
+        test_urls: Urls | None,
+        caption_column: str | None,
+        captions_per_line: bool,
+        shuffle_window: int | None,
+        val_fraction: float,
+        split_seed: int,
+        **source_settings: Any,
+    ):
+        super().__init__(**source_settings)
+        check_val_fraction(val_fraction)
+        if shuffle_window is not None:
+            at_least("shuffle_window", shuffle_window, 1, hint=" shard, or null for all")
+        self.urls = urls
+        self.named = {
+            setting: expanded(setting, places)
+            for setting, places in (("urls", urls), ("val_urls", val_urls), ("test_urls", test_urls))
+            if places is not None
+        }
+        self.reading = CaptionReading(caption_column, captions_per_line)
+        self.shuffle_window = shuffle_window
+        self.val_fraction = val_fraction
+        self.split_seed = split_seed
+
+    def splits(self) -> tuple[Split, ...]:
+        parts = self._parts()
+        opened = self._opened([place for places in parts.values() for place in places])
+        splits = {part: self._split(part, [opened[place] for place in parts[part]]) for part in parts}
+
+        train, test = splits["train"], [splits["test"]] if "test" in splits else []
+        if "val" in splits:
+            return (train, splits["val"], *test)
+        return (*train.set_apart(SEEDED_VAL, fraction=self.val_fraction, seed=self.split_seed), *test)
+
+    def _parts(self) -> dict[str, list[str]]:
+        """The shards of each part.
+
+        Raises:
+            SettingError: when none is left to train on.
+        """
+        parts = {
+            part: self.named[f"{part}_urls"] for part in ("val", "test") if f"{part}_urls" in self.named
+        }
+        named_elsewhere = {place for places in parts.values() for place in places}
+        train: list[str] = []
+        for place in self.named["urls"]:
+            part = _part_of(place)
+            if place in named_elsewhere:
+                continue
+            if part == "train" or f"{part}_urls" in self.named:
+                train.append(place)
+            else:
+                parts.setdefault(part, []).append(place)
+
+        if not train:
+            found = examples([PurePosixPath(place).name for place in self.named["urls"]])
+            allowed = f"names no shard to train on, only {found}; say which they are with data.val_urls=..."
+            raise SettingError("urls", self.urls, allowed)
+        return {"train": train, **parts}
+
+    def _opened(self, places: Sequence[str]) -> Mapping[str, tuple[str, OpenedShard]]:
+        """By its place each shard, and how its images are called."""
+        shards = open_local(places, self.reading, folder=self.cache_dir / "shard-indexes")
+        named = zip(ids_of(places), shards, strict=True)
+        return dict(zip(places, named, strict=True))
+
+    def _split(self, name: str, opened: Sequence[tuple[str, OpenedShard]]) -> Split:
+        indexes = [shard.index for _, shard in opened]
+        left_out = merged((shard_id, shard.index.left_out) for shard_id, shard in opened)
+        allowed = self.max_broken_fraction if self.skips_broken else None
+        LeftOut(name, sum(map(len, indexes)), left_out).check(allowed)
+
+        contents = TarContents(
+            [shard.shard for _, shard in opened],
+            np.repeat(np.arange(len(indexes), dtype=np.int32), [len(index) for index in indexes]),
+            np.concatenate([index.offsets for index in indexes]),
+            np.concatenate([index.sizes for index in indexes]),
+        )
+        ids = [f"{shard_id}/{key}" for shard_id, shard in opened for key in shard.index.keys]
+        images = ShardImages(
+            contents, ids, decode_size=self.decode_size, shuffle_window=self.shuffle_window
+        )
+        return Split(name, ids, images, StringListArray.joined([index.captions for index in indexes]))
+
+
+def _part_of(place: str) -> str:
+    """Which part a shard is of by its name, `val-0000.tar` say; others train."""
+    word = re.split(r"[-_.]", PurePosixPath(place).name.lower(), maxsplit=1)[0]
+    return next((part for part, words in PARTS.items() if word in words), "train")
