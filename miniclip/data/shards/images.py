@@ -161,4 +161,7 @@ class _OpenFile:
 @lru_cache(MOST_OPEN)
 def _opened(shard: Shard) -> _OpenFile:
     """The file of a shard; in a forked process it is the same one, which does no harm."""
-    return _OpenFile(shard.path())
+    try:
+        return _OpenFile(shard.path())
+    except FileNotFoundError:  # another process has just made room in the cache for others
+        return _OpenFile(shard.path())

@@ -76,20 +76,7 @@ def fitting_index(file: Path, stamp: Stamp, reading: CaptionReading, shard: str)
         return None
 
 
-def _opened(path: str, reading: CaptionReading, folder: Path) -> tuple[LocalShard, ShardIndex]:
-    stamp = stamp_of(Path(path))
-    places = beside(Path(path)), folder / f"{_digest(path)}{ENDING}"
-    for place in places:
-        found = fitting_index(place, stamp, reading, path)
-        if found is not None:
-            return LocalShard(path, stamp), found
-
-    index = make_index(Path(path), stamp, reading)
-    _keep(index, places, stamp, reading)
-    return LocalShard(path, stamp), index
-
-
-def _keep(index: ShardIndex, places: Sequence[Path], stamp: Stamp, reading: CaptionReading) -> None:
+def keep_index(index: ShardIndex, places: Sequence[Path], stamp: Stamp, reading: CaptionReading) -> None:
     """Write an index to the first of the places that can be written."""
     errors = []
     for place in places:
@@ -103,6 +90,19 @@ def _keep(index: ShardIndex, places: Sequence[Path], stamp: Stamp, reading: Capt
     log.warning(
         "The index %s cannot be kept (%s), and is made in each run.", places[0], errors[-1].strerror
     )
+
+
+def _opened(path: str, reading: CaptionReading, folder: Path) -> tuple[LocalShard, ShardIndex]:
+    stamp = stamp_of(Path(path))
+    places = beside(Path(path)), folder / f"{_digest(path)}{ENDING}"
+    for place in places:
+        found = fitting_index(place, stamp, reading, path)
+        if found is not None:
+            return LocalShard(path, stamp), found
+
+    index = make_index(Path(path), stamp, reading)
+    keep_index(index, places, stamp, reading)
+    return LocalShard(path, stamp), index
 
 
 def _digest(path: str) -> str:

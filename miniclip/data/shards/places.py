@@ -18,7 +18,6 @@ PROTOCOLS = ("http", "https", "s3", "gs", "gcs", "az", "abfs", "hf")
 BRACES = re.compile(r"\{([^{}]*)\}")
 RANGE = re.compile(r"(\d+)\.\.(\d+)")
 ADDRESS = re.compile(r"([a-z0-9+.-]+)://", re.IGNORECASE)
-PATTERN = re.compile(r"[*?\[]")
 
 MOST_SHARDS = 1_000_000
 """That a pattern may stand for."""
@@ -60,7 +59,9 @@ def is_remote(place: str) -> bool:
 
 def is_pattern(place: str) -> bool:
     """Whether a place stands for all whose names fit."""
-    return PATTERN.search(place) is not None
+    # a question mark begins the query of an address
+    signs = "*[" if is_remote(place) else "*?["
+    return any(sign in place for sign in signs)
 
 
 def ids_of(places: Sequence[str]) -> list[str]:

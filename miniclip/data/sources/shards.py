@@ -1,5 +1,6 @@
 """Tar files in webdataset's layout, on this machine or elsewhere."""
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
@@ -7,18 +8,23 @@ from typing import Any
 
 import numpy as np
 
+from miniclip.data.shards.cache import ShardCache
 from miniclip.data.shards.captions import CaptionReading
 from miniclip.data.shards.images import ShardImages, TarContents
 from miniclip.data.shards.left_out import LeftOut, merged
 from miniclip.data.shards.opening import OpenedShard, open_local
-from miniclip.data.shards.places import expanded, ids_of
+from miniclip.data.shards.places import expanded, ids_of, is_pattern, is_remote
+from miniclip.data.shards.remote import all_fitting
+from miniclip.data.shards.remote_shards import open_remote
 from miniclip.data.sources.base import DataSource
 from miniclip.data.sources.checks import check_val_fraction
 from miniclip.data.sources.rows import PARTS
 from miniclip.data.sources.walk import examples
 from miniclip.data.split import SEEDED_VAL, Split
 from miniclip.data.text_arrays import StringListArray
-from miniclip.errors import SettingError, at_least
+from miniclip.errors import SettingError, above_zero, at_least
+
+log = logging.getLogger(__name__)
 
 Urls = str | Sequence[str]
 """A path, a folder, an address, a pattern of these, or a list of such."""
@@ -40,6 +46,8 @@ class Shards(DataSource):
             field en of objects. Null takes `captions` of the .json, else the .txt, else a usual field.
         captions_per_line: each line of a .txt is a caption; false: all of it is one.
         shuffle_window: how many shards an epoch mixes at a time; null mixes all images.
+        max_cache_gb: what fetched shards may take below `cache_dir`, 10^9 bytes; the one whose last use is
+            longest ago is removed first. Null does not limit it.
         val_fraction, split_seed: see `FolderSource`.
         source_settings: see `DataSource`.
 
@@ -58,6 +66,7 @@ class Shards(DataSource):
         caption_column: str | None,
         captions_per_line: bool,
         shuffle_window: int | None,
+        max_cache_gb: float | None,
         val_fraction: float,
         split_seed: int,
         **source_settings: Any,
@@ -66,6 +75,8 @@ class Shards(DataSource):
         check_val_fraction(val_fraction)
         if shuffle_window is not None:
             at_least("shuffle_window", shuffle_window, 1, hint=" shard, or null for all")
+        if max_cache_gb is not None:
+            above_zero("max_cache_gb", max_cache_gb)
         self.urls = urls
         self.named = {
             setting: expanded(setting, places)
@@ -74,6 +85,8 @@ class Shards(DataSource):
         }
         self.reading = CaptionReading(caption_column, captions_per_line)
         self.shuffle_window = shuffle_window
+        max_bytes = None if max_cache_gb is None else int(max_cache_gb * 1e9)
+        self.shard_cache = ShardCache(self.cache_dir / "shards", max_bytes)
         self.val_fraction = val_fraction
         self.split_seed = split_seed
 
@@ -93,31 +106,49 @@ class Shards(DataSource):
         Raises:
             SettingError: when none is left to train on.
         """
-        parts = {
-            part: self.named[f"{part}_urls"] for part in ("val", "test") if f"{part}_urls" in self.named
-        }
+        named = {setting: _all_found(setting, places) for setting, places in self.named.items()}
+        parts = {part: named[f"{part}_urls"] for part in ("val", "test") if f"{part}_urls" in named}
         named_elsewhere = {place for places in parts.values() for place in places}
         train: list[str] = []
-        for place in self.named["urls"]:
+        for place in named["urls"]:
             part = _part_of(place)
             if place in named_elsewhere:
                 continue
-            if part == "train" or f"{part}_urls" in self.named:
+            if part == "train" or f"{part}_urls" in named:
                 train.append(place)
             else:
                 parts.setdefault(part, []).append(place)
 
         if not train:
-            found = examples([PurePosixPath(place).name for place in self.named["urls"]])
+            found = examples([PurePosixPath(place).name for place in named["urls"]])
             allowed = f"names no shard to train on, only {found}; say which they are with data.val_urls=..."
             raise SettingError("urls", self.urls, allowed)
         return {"train": train, **parts}
 
     def _opened(self, places: Sequence[str]) -> Mapping[str, tuple[str, OpenedShard]]:
         """By its place each shard, and how its images are called."""
-        shards = open_local(places, self.reading, folder=self.cache_dir / "shard-indexes")
-        named = zip(ids_of(places), shards, strict=True)
-        return dict(zip(places, named, strict=True))
+        local = [place for place in places if not is_remote(place)]
+        remote = [place for place in places if is_remote(place)]
+        shards = [
+            *open_local(local, self.reading, folder=self.cache_dir / "shard-indexes"),
+            *(open_remote(remote, self.reading, self.shard_cache) if remote else ()),
+        ]
+        opened = dict(zip([*local, *remote], shards, strict=True))
+        self._tell_what_is_fetched_often([opened[place].shard.stamp.num_bytes for place in remote])
+        return {name: (own_id, opened[name]) for name, own_id in zip(places, ids_of(places), strict=True)}
+
+    def _tell_what_is_fetched_often(self, sizes: Sequence[int]) -> None:
+        """Warn where an epoch asks for more remote shards at a time than the cache holds."""
+        limit = self.shard_cache.max_bytes
+        at_a_time = sum(sorted(sizes)[-(self.shuffle_window or len(sizes)) :])
+        if limit is not None and at_a_time > limit:
+            log.warning(
+                "An epoch mixes remote shards of %.3g GB at a time, and data.max_cache_gb=%g holds less: "
+                "they are fetched again and again. Mix fewer with data.shuffle_window=..., and name the "
+                "shards that validate with data.val_urls=...",
+                at_a_time / 1e9,
+                limit / 1e9,
+            )
 
     def _split(self, name: str, opened: Sequence[tuple[str, OpenedShard]]) -> Split:
         indexes = [shard.index for _, shard in opened]
@@ -136,6 +167,18 @@ class Shards(DataSource):
             contents, ids, decode_size=self.decode_size, shuffle_window=self.shuffle_window
         )
         return Split(name, ids, images, StringListArray.joined([index.captions for index in indexes]))
+
+
+def _all_found(setting: str, places: Sequence[str]) -> list[str]:
+    """The places, with what fits for each pattern of addresses."""
+    found = [
+        each
+        for place in places
+        for each in (all_fitting(place) if is_remote(place) and is_pattern(place) else [place])
+    ]
+    if not found:
+        raise SettingError(setting, places[0], "no shard fits this pattern")
+    return found
 
 
 def _part_of(place: str) -> str:

@@ -20,6 +20,7 @@ SETTINGS: dict[str, Any] = {
     "caption_column": None,
     "captions_per_line": False,
     "shuffle_window": None,
+    "max_cache_gb": None,
 }
 
 
