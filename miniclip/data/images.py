@@ -53,6 +53,18 @@ class Images(ABC):
         """The same images, which may be decoded at a shortest side of `size`, where that can be chosen."""
         return self
 
+    def content(self, index: int) -> bytes | None:
+        """The content of an image's file; None where it has none, as pixels in an array.
+
+        Raises:
+            BrokenImage: when there should be one.
+        """
+        return None
+
+    def num_bytes(self, index: int) -> int | None:
+        """Bytes of the content; None where there is none, or finding out may cost a transfer."""
+        return None
+
     def origin(self, index: int) -> tuple["Images", int]:
         """The sequence that reads an image, below all subsets and joints, and where in it."""
         return self, index
@@ -163,8 +175,16 @@ class ImageFiles(OnDemandImages):
         self.root = root
 
     def __getitem__(self, index: int) -> Tensor:
-        path = self.root / self.names[index]
-        return decode(read_content(path), str(path), decode_size=self.decode_size)
+        return decode(self.content(index), str(self._path(index)), decode_size=self.decode_size)
+
+    def content(self, index: int) -> bytes:
+        return read_content(self._path(index))
+
+    def num_bytes(self, index: int) -> int | None:
+        return _size_and_time(self._path(index))[0] or None
+
+    def _path(self, index: int) -> Path:
+        return self.root / self.names[index]
 
     @property
     def identity(self) -> list[tuple[int, int]]:
@@ -185,10 +205,13 @@ class ImageBytes(OnDemandImages):
         self.encoded = encoded
 
     def __getitem__(self, index: int) -> Tensor:
+        return decode(self.content(index), self.names[index], decode_size=self.decode_size)
+
+    def content(self, index: int) -> bytes:
         content = self._content(index)
         if content is None:
             raise BrokenImage(f"The image {self.names[index]} is missing.", "missing")
-        return decode(content, self.names[index], decode_size=self.decode_size)
+        return content
 
     @property
     def identity(self) -> int:
@@ -199,7 +222,6 @@ class ImageBytes(OnDemandImages):
         return checksum
 
     def num_bytes(self, index: int) -> int | None:
-        """Bytes of an encoded image; None where there is none to compare."""
         content = self.encoded[index]
         if hasattr(content, "as_buffer"):  # an Arrow scalar, which need not be copied
             content = content.as_buffer()

@@ -124,7 +124,6 @@ class ShardImages(ImageBytes):
         return Windows(self.encoded.shard_of, self.shuffle_window)
 
     def num_bytes(self, index: int) -> int | None:
-        """Bytes of an encoded image; None where reading it may cost a transfer."""
         shard = self.encoded.shards[self.encoded.shard_of[index]]
         return None if shard.is_remote else int(self.encoded.sizes[index])
 
