@@ -7,12 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from miniclip.errors import SettingError
+from miniclip.positives import PositivePairs
 
 __all__ = ["ClipLoss", "Loss", "SigLipLoss"]
 
 
 class Loss(nn.Module):
-    """What every loss is: called by name with `CLIPOutput.loss_inputs` and `positives (B, B)` -> ().
+    """What every loss is: called by name with `CLIPOutput.loss_inputs` and `positives` -> ().
 
     Its parameters and buffers, if it has any, are part of the model: they are trained with it, without
     decay and without SAM's perturbation, and saved and restored with its weights.
@@ -49,12 +50,12 @@ class ClipLoss(Loss):
         image_features: Tensor,
         text_features: Tensor,
         logit_scale: Tensor,
-        positives: Tensor | None = None,
+        positives: PositivePairs | None = None,
     ) -> Tensor:
         """`(B, D), (B, D), () -> loss ()`; ln(B) is the value of a model that knows nothing.
 
         Args:
-            positives: (B, B) bool, true where caption j is right for image i; used by `multi_positive`.
+            positives: which captions are right for which images; used by `multi_positive`.
         """
         # float32 also under autocast: a scale of 100 leaves bfloat16 too few digits
         with torch.autocast(image_features.device.type, enabled=False):
@@ -67,13 +68,13 @@ class ClipLoss(Loss):
             text_loss = F.cross_entropy(logits_per_image.T, of_texts, label_smoothing=smoothing)
             return (image_loss + text_loss) / 2
 
-    def _targets(self, logits: Tensor, positives: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _targets(self, logits: Tensor, positives: PositivePairs | None) -> tuple[Tensor, Tensor]:
         """Targets of the rows of images and of texts: indices (B,), or with several positives (B, B)."""
         if not self.multi_positive or positives is None:
             diagonal = torch.arange(len(logits), device=logits.device)
             return diagonal, diagonal
 
-        fractions = positives.to(logits.dtype)
+        fractions = positives.table().to(logits.dtype)
         of_images = fractions / fractions.sum(dim=1, keepdim=True)
         of_texts = fractions.T / fractions.T.sum(dim=1, keepdim=True)
         return of_images, of_texts
@@ -104,12 +105,12 @@ class SigLipLoss(Loss):
         image_features: Tensor,
         text_features: Tensor,
         logit_scale: Tensor,
-        positives: Tensor | None = None,
+        positives: PositivePairs | None = None,
     ) -> Tensor:
         """`(B, D), (B, D), () -> loss ()`.
 
         Args:
-            positives: (B, B) bool, true where caption j is right for image i; used by `multi_positive`.
+            positives: which captions are right for which images; used by `multi_positive`.
         """
         # float32 also under autocast: a scale of 100 leaves bfloat16 too few digits
         with torch.autocast(image_features.device.type, enabled=False):
@@ -121,10 +122,10 @@ class SigLipLoss(Loss):
             signed = torch.where(is_right, logits, -logits)
             return -F.logsigmoid(signed).sum() / len(logits)
 
-    def _right_pairs(self, logits: Tensor, positives: Tensor | None) -> Tensor:
+    def _right_pairs(self, logits: Tensor, positives: PositivePairs | None) -> Tensor:
         """Which pairs are positives, (B, B) bool."""
         if self.multi_positive and positives is not None:
-            return positives
+            return positives.table()
         return torch.eye(len(logits), dtype=torch.bool, device=logits.device)
 
     def chance(self, batch_size: int) -> float:

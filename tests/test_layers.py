@@ -11,7 +11,7 @@ FLOORS = (
     {"allocator", "errors", "stop_signals"},
     {"disk_errors"},
     {"files", "provenance", "signature", "renamed", "table_cells", "tokenizer_file"},
-    {"distributed", "embedding_model", "preprocessing", "tokenizers", "optim"},
+    {"distributed", "embedding_model", "positives", "preprocessing", "tokenizers", "optim"},
     {"losses", "data", "models"},
     {"metrics"},
     {"runs"},

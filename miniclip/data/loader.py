@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from miniclip.data.batch import Batch, CollatedBatch, collate, collate_features, positive_pairs
+from miniclip.data.batch import Batch, CollatedBatch, collate, collate_features
 from miniclip.data.buffer_pool import BufferPool
 from miniclip.data.dataset import ImageTextDataset, Item
 from miniclip.data.transforms import crop_and_resize_batch, normalize
 from miniclip.errors import UserError
+from miniclip.positives import PositivePairs
 from miniclip.stop_signals import leave_to_main_process
 from miniclip.tokenizers import Tokenizer
 
@@ -114,15 +115,15 @@ class Loader:
 
     def _finish(self, batch: CollatedBatch) -> Batch:
         """Complete a batch: cut, normalized, tokenized and on the device."""
-        positives = positive_pairs(batch.image_ids, batch.captions)
+        positives = PositivePairs.of(batch.image_ids, batch.captions)
         token_ids, attention_mask = self._tokenized(batch.captions)
 
         return Batch(
             images=self._normalized(batch),
             token_ids=self._on_device(token_ids),
             attention_mask=self._on_device(attention_mask),
-            positives=self._on_device(positives),
-            num_false_negatives=int(positives.sum()) - len(positives),  # on the host: no GPU is waited for
+            positives=positives.each(self._on_device),
+            num_false_negatives=positives.num_off_diagonal(),  # on the host: no GPU is waited for
             image_ids=batch.image_ids,
             captions=batch.captions,
             problems=batch.problems,

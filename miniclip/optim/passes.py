@@ -47,6 +47,10 @@ class PassOptimizer(Protocol):
         """Whether passes after the first carry that one's gradient at the features back."""
 
     @property
+    def ascends_alone(self) -> bool:
+        """Whether the pass that runs leads to a perturbation of this process alone, of several."""
+
+    @property
     def metrics(self) -> Mapping[str, Tensor]: ...
 
     @property
@@ -82,6 +86,7 @@ class SinglePass:
 
     knows_its_passes = True
     reuses_feature_gradient = False
+    ascends_alone = False
 
     def __init__(self, base_optimizer: Optimizer):
         self.base_optimizer = base_optimizer

@@ -1,9 +1,12 @@
 """The trainer: its settings, and how a training starts."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+from miniclip.distributed import World
 from miniclip.errors import SettingError, one_of
 from miniclip.runs import JsonlLogger, RunDirectory
 from miniclip.training.budget import Budget
@@ -31,6 +34,8 @@ class Trainer:
         max_skipped_steps: stop after more than so many steps in a row were skipped because a gradient was
             not finite.
         grad_clip_norm: longest gradient; null does not clip.
+        sync_batch_norm: of several processes that train together, take batch norm's mean and variance over
+            the images of all. If not, each takes those of its own, and the running ones are averaged.
         validate_every_epochs: epochs between validations; the last epoch is always validated.
         checkpoint_every_epochs: epochs between checkpoints that are kept, as epoch_0010.pt.
         checkpoint_every_steps: steps between saves of last.pt inside an epoch; null saves at its end only.
@@ -67,6 +72,7 @@ class Trainer:
         accumulate_steps: int,
         max_skipped_steps: int,
         grad_clip_norm: float | None,
+        sync_batch_norm: bool = False,
         validate_every_epochs: int,
         checkpoint_every_epochs: int,
         checkpoint_every_steps: int | None,
@@ -106,6 +112,7 @@ class Trainer:
         self.accumulate_steps = accumulate_steps
         self.max_skipped_steps = max_skipped_steps
         self.grad_clip_norm = grad_clip_norm
+        self.sync_batch_norm = sync_batch_norm
         self.validate_every_epochs = validate_every_epochs
         self.saving = SaveSettings(
             every_epochs=checkpoint_every_epochs,
@@ -141,13 +148,38 @@ class Trainer:
             DiskError: when a checkpoint cannot be written.
             Interrupted: on Ctrl-C or termination, after `last.pt` was saved.
         """
+        with self._loop(setup, run, logger, checkpoint) as loop:
+            return loop.run_to_end()
+
+    def train_along(
+        self,
+        setup: TrainingSetup,
+        run: RunDirectory,
+        logger: JsonlLogger,
+        *,
+        checkpoint: Path | None = None,
+    ) -> None:
+        """Train as one of several processes, beside the main one that `fit`s; see there.
+
+        Args:
+            run: of this process alone, for what the main one writes into the run's own.
+        """
+        with self._loop(setup, run, logger, checkpoint) as loop:
+            loop.train_along()
+
+    @contextmanager
+    def _loop(
+        self, setup: TrainingSetup, run: RunDirectory, logger: JsonlLogger, checkpoint: Path | None
+    ) -> Iterator[Loop]:
+        """The loop of a run, which stands where its checkpoint does."""
         check_batches_fit(
             len(setup.train_set),
             batch_size=self.batch_size,
             accumulate_steps=self.accumulate_steps,
         )
+        world = World.current()
         clock, progress = Stopwatch(), Progress()
-        checkpointer = Checkpointer(setup, run, progress, self.saving)
+        checkpointer = Checkpointer(setup, run, progress, self.saving, writes=world.is_main)
         if checkpoint is not None:
             checkpointer.resume(checkpoint, must_be_same=self.resume == AUTO)
         clock.before = progress.total_seconds
@@ -155,8 +187,9 @@ class Trainer:
         with deterministic_algorithms(self.deterministic):
             # with the weights of the checkpoint
             if setup.feature_folder is not None:
-                setup = on_features(setup, device=self.device, num_workers=self.num_workers)
-            return Loop(self, setup, run, logger, checkpointer, clock).run_to_end()
+                with world.main_first():
+                    setup = on_features(setup, device=self.device, num_workers=self.num_workers)
+            yield Loop(self, setup, run, logger, checkpointer, clock, world)
 
 
 def _check_workers(num_workers: int) -> None:
