@@ -1,7 +1,6 @@
 """Runs of two processes, as torchrun starts them: one run directory, an end for all, and going on."""
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -9,8 +8,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-import pytest
 
 from miniclip.runs import RunDirectory
 from tests.conftest import ROOT, TINY
