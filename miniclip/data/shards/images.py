@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Hashable, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -130,7 +129,7 @@ class ShardImages(ImageBytes):
 
 def _read(shard: Shard, offset: int, size: int) -> bytes:
     try:
-        return _opened(shard).read(offset, size)
+        return _open_files.of(shard).read(offset, size)
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"The shard {shard.name} cannot be read ({reason}).") from None
@@ -142,6 +141,11 @@ class _OpenFile:
     def __init__(self, path: Path):
         self.path = path
         self.descriptor = os.open(path, os.O_RDONLY) if hasattr(os, "pread") else None
+
+    @property
+    def is_removed(self) -> bool:
+        """Whether the file has no name any more."""
+        return self.descriptor is not None and os.fstat(self.descriptor).st_nlink == 0
 
     def read(self, offset: int, size: int) -> bytes:
         # no process or thread moves a place in the file that another one reads at
@@ -157,9 +161,34 @@ class _OpenFile:
             os.close(descriptor)
 
 
-@lru_cache(MOST_OPEN)
-def _opened(shard: Shard) -> _OpenFile:
-    """The file of a shard; in a forked process it is the same one, which does no harm."""
+class _OpenFiles:
+    """The files of shards that this process has open, at most `MOST_OPEN`; any thread may ask for them.
+
+    Those that a fork inherits are the same ones, which does no harm: nobody moves a place in them.
+    """
+
+    def __init__(self) -> None:
+        self.files: dict[Shard, _OpenFile] = {}
+
+    def of(self, shard: Shard) -> _OpenFile:
+        """The file of a shard, opened if it is not."""
+        file = self.files.get(shard)
+        if file is None:
+            self._let_go()
+            file = self.files[shard] = _newly_opened(shard)
+        return file
+
+    def _let_go(self) -> None:
+        """Let go of files that a cache has removed, which take room until then, and of the oldest."""
+        for shard, file in list(self.files.items()):
+            if file.is_removed or len(self.files) >= MOST_OPEN:
+                self.files.pop(shard, None)
+
+
+_open_files = _OpenFiles()
+
+
+def _newly_opened(shard: Shard) -> _OpenFile:
     try:
         return _OpenFile(shard.path())
     except FileNotFoundError:  # another process has just made room in the cache for others

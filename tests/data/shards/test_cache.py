@@ -4,12 +4,16 @@ import os
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from miniclip import data
+from miniclip.data.loader import Loader
+from miniclip.data.sampler import EpochBatches
 from miniclip.data.shards import cache, images, remote
 from miniclip.data.shards.cache import ShardCache, fetch
 from miniclip.data.shards.captions import CaptionReading
@@ -29,7 +33,7 @@ NUM_SHARDS = 4
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ShardServer]:
     """A server of four shards, and nobody who waits for it."""
     monkeypatch.setattr(remote, "WAIT_SECONDS", 0.001)
-    images._opened.cache_clear()
+    images._open_files.files.clear()
     with serving(write_shards(tmp_path / "served", num_shards=NUM_SHARDS)) as server:
         yield server
 
@@ -162,6 +166,32 @@ def test_a_run_reads_through_a_cache_of_one_shard(
         found = list(threads.map(train.images.__getitem__, reversed(range(len(train)))))
     assert all((image == expected.images[row]).all() for row, image in enumerate(reversed(found)))
     assert len(kept(tmp_path)) == 1
+    # what a process holds open is on the disk until then
+    images._open_files._let_go()
+    assert sum(shard.is_remote for shard in images._open_files.files) == 1
+
+
+def test_worker_processes_share_a_cache(server: ShardServer, tmp_path: Path) -> None:
+    size = max(path.stat().st_size for path in server.folder.iterdir())
+    settings = {"max_cache_gb": 2 * size / 1e9, "shuffle_window": 1, "val_fraction": 0.1}
+    train, _ = source(server, tmp_path, **settings).datasets()
+    order = EpochBatches(len(train), batch_size=2, seed=0, windows=train.windows)
+
+    loader = Loader(train, order, device=torch.device("cpu"), num_workers=2)
+    batches = [batch.image_ids.tolist() for batch in islice(loader, 5)]
+    loader.close()
+    assert batches == [[index for _, index in keys] for keys in islice(order, 5)]
+    assert len(kept(tmp_path)) <= 2
+
+
+def test_no_more_than_some_files_are_open_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images._open_files.files.clear()
+    monkeypatch.setattr(images, "MOST_OPEN", 2)
+    train, _ = shards(write_shards(tmp_path), val_fraction=0.1).splits()
+    assert [train.images[row].shape for row in range(len(train))] == [(3, 24, 20)] * len(train)
+    assert len(images._open_files.files) == 2
 
 
 def test_a_shard_that_changed_at_its_server_is_fetched_anew(server: ShardServer, tmp_path: Path) -> None:
