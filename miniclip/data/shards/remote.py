@@ -24,6 +24,9 @@ SILENT_SECONDS = 30.0
 TAGS = ("ETag", "etag", "Last-Modified", "LastModified", "mtime", "last_modified")
 """Where the packages of fsspec's say what tells one state of a file from another."""
 
+REFUSALS = (400, 401, 403, 404, 405, 410)
+"""Answers of HTTP that stay the same."""
+
 EXTRA = {"http": "shards", "https": "shards", "s3": "shards"}
 """Which extra reads a protocol."""
 
@@ -108,11 +111,12 @@ def give_up_or_wait(url: str, error: Exception, failures: int) -> None:
     time.sleep(WAIT_SECONDS * 2 ** (failures - 1))
 
 
-def _is_refusal(error: Exception) -> bool:
+def _is_refusal(error: BaseException) -> bool:
     """Whether a further try would be answered alike."""
-    return isinstance(error, FileNotFoundError | PermissionError) or getattr(error, "status", 0) in (
-        *(400, 401, 403, 404, 405, 410),
-    )
+    if isinstance(error, FileNotFoundError | PermissionError):
+        # fsspec calls a broken connection a missing file, too
+        return error.__cause__ is None or _is_refusal(error.__cause__)
+    return getattr(error, "status", 0) in REFUSALS
 
 
 def _file_system(url: str) -> tuple[Any, str]:

@@ -128,6 +128,16 @@ def test_a_shard_that_is_not_there_is_told_at_once(server: ShardServer, tmp_path
         source(server, tmp_path, name).splits()
 
 
+def test_a_server_that_is_not_reached_is_asked_several_times(
+    server: ShardServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(remote.time, "sleep", waits.append)
+    with pytest.raises(UserError, match=r"http://127\.0\.0\.1:9/a\.tar cannot be read \(.*, tried 6 times"):
+        shards("http://127.0.0.1:9/a.tar", cache_dir=str(tmp_path)).splits()
+    assert waits == [remote.WAIT_SECONDS * factor for factor in (1, 2, 4, 8, 16)]
+
+
 def test_what_a_server_gives_for_a_shard_may_be_none(server: ShardServer, tmp_path: Path) -> None:
     (server.folder / "page.tar").write_bytes(b"<html>sign in, please</html>" * 50)
     with pytest.raises(UserError, match=r"page\.tar is no tar file"):
