@@ -21,7 +21,7 @@ from miniclip.data.sources.checks import check_val_fraction
 from miniclip.data.sources.rows import PARTS
 from miniclip.data.sources.walk import examples
 from miniclip.data.split import SEEDED_VAL, Split
-from miniclip.data.text_arrays import StringListArray
+from miniclip.data.text_arrays import StringArray, StringListArray
 from miniclip.errors import SettingError, above_zero, at_least
 
 log = logging.getLogger(__name__)
@@ -109,11 +109,13 @@ class Shards(DataSource):
         named = {setting: _all_found(setting, places) for setting, places in self.named.items()}
         parts = {part: named[f"{part}_urls"] for part in ("val", "test") if f"{part}_urls" in named}
         named_elsewhere = {place for places in parts.values() for place in places}
+
         train: list[str] = []
         for place in named["urls"]:
-            part = _part_of(place)
             if place in named_elsewhere:
                 continue
+            part = _part_of(place)
+            # a shard called val-0000.tar trains where the user says which ones validate
             if part == "train" or f"{part}_urls" in named:
                 train.append(place)
             else:
@@ -134,6 +136,11 @@ class Shards(DataSource):
             *(open_remote(remote, self.reading, self.shard_cache) if remote else ()),
         ]
         opened = dict(zip([*local, *remote], shards, strict=True))
+        if remote:
+            log.info(
+                "Images of remote shards are not compared between the parts, which would fetch all of them; "
+                "miniclip doctor compares them."
+            )
         self._tell_what_is_fetched_often([opened[place].shard.stamp.num_bytes for place in remote])
         return {name: (own_id, opened[name]) for name, own_id in zip(places, ids_of(places), strict=True)}
 
@@ -162,7 +169,7 @@ class Shards(DataSource):
             np.concatenate([index.offsets for index in indexes]),
             np.concatenate([index.sizes for index in indexes]),
         )
-        ids = [f"{shard_id}/{key}" for shard_id, shard in opened for key in shard.index.keys]
+        ids = StringArray.of(f"{shard_id}/{key}" for shard_id, shard in opened for key in shard.index.keys)
         images = ShardImages(
             contents, ids, decode_size=self.decode_size, shuffle_window=self.shuffle_window
         )
