@@ -12,6 +12,7 @@ FLOORS = (
     {"disk_errors"},
     {"files", "provenance", "signature", "renamed", "table_cells", "tokenizer_file"},
     {"distributed", "embedding_model", "positives", "preprocessing", "tokenizers", "optim"},
+    {"tiled_losses"},
     {"losses", "data", "models"},
     {"metrics"},
     {"runs"},

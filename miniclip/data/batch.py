@@ -18,8 +18,9 @@ class Batch(NamedTuple):
     """Images with one caption each, complete and on the model's device.
 
     Attributes:
-        images: (B, 3, H, W) float32, normalized, in channels_last memory; where frozen towers' features are
-            cached, those of the images, (B, width).
+        images: (B, 3, H, W) float32, normalized, in channels_last memory; uint8 and not normalized where
+            the loader keeps pixels; where frozen towers' features are cached, those of the images,
+            (B, width).
         token_ids: (B, L) int64; L is 0 where the loader has no tokenizer. Or features of the captions.
         attention_mask: (B, L) bool.
         positives: which captions are right for which images; None is the diagonal.

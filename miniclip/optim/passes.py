@@ -15,8 +15,8 @@ from torch.optim import Optimizer
 from miniclip.errors import UserError
 
 PassClosure = Callable[[int], Tensor]
-"""Runs forward and backward over the batch, or over all its micro-batches, adds to `.grad` and returns the
-loss (). It is told which pass of the step it runs, from 0, and zeroes nothing."""
+"""Runs forward and backward over the batch, or over all batches of the step, adds to `.grad` and returns
+the loss (). It is told which pass of the step it runs, from 0, and zeroes nothing."""
 
 Closure = Callable[[], Tensor] | PassClosure
 """A closure as torch's optimizers take it, or one that is told which pass it runs."""

@@ -53,6 +53,7 @@ FREE = (
     "data.cache",
     "data.cache_dir",
     "data.max_cache_gb",
+    "encoder.image.checkpoint_activations",
 )
 """Settings that a resumed run takes without a word: how long, how often, where, and how fast."""
 
@@ -63,6 +64,7 @@ APPLIED = (
     "precision",
     "trainer.batch_size",
     "trainer.accumulate_steps",
+    "trainer.micro_batch_size",
     "trainer.grad_clip_norm",
     "data.crop",
     "data.crop_scale",

@@ -1,14 +1,16 @@
 """Forward and backward over the batches of a step: one pass of the optimizer."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from miniclip.data.batch import Batch
+from miniclip.data.transforms import as_seen
 from miniclip.distributed import World
 from miniclip.models import CLIP, CLIPOutput
+from miniclip.models.clip import similarity_variance
 from miniclip.training.precision import Precision
 
 
@@ -93,6 +95,7 @@ class Accumulation:
         self.loss = loss
         self.precision = precision
         self.world = world or World()
+        self.gathers = getattr(loss, "gather", "global") == "global"
         self.reuses_feature_gradient = reuses_feature_gradient
 
     def __call__(
@@ -109,19 +112,16 @@ class Accumulation:
 
         for number, batch in enumerate(batches):
             known = self._known_variance(first_pass, number)
-            features = self._encode(batch)
-            if self.reuses_feature_gradient:
-                output, loss, gradient = self._in_two_parts(features, batch, known, len(batches), world)
-                feature_gradients.append(gradient)
-            else:
-                output, loss = self._compare(features, batch, known, world)
-                loss = loss / len(batches)
-                self.precision.backward(loss)
+            output, loss, gradient = self._one_batch(batch, known, len(batches), world)
 
             # detached, so that the graph of one batch is gone before the next
             losses.append(loss.detach())
             scales.append(output.logit_scale.detach())
             variances.append(output.variance)
+            if self.reuses_feature_gradient:
+                assert gradient is not None
+                feature_gradients.append(gradient)
+            del output, loss
 
         return PassResult(
             loss=torch.stack(losses).sum(),
@@ -134,13 +134,32 @@ class Accumulation:
         """Carry the first pass's gradients at the features back, through the weights as they are now."""
         losses: list[Tensor] = []
         for batch, gradient in zip(batches, first_pass.feature_gradients, strict=True):
-            features = self._encode(batch)
-            _carry_back(gradient, features)
-            losses.append(gradient.offset + self._product(gradient, features))
+            losses.append(gradient.offset + self._one_batch_again(batch, gradient))
 
         return first_pass._replace(loss=torch.stack(losses).sum())
 
-    def _in_two_parts(
+    def _one_batch(
+        self, batch: Batch, variance: Tensor | None, num_batches: int, world: World
+    ) -> tuple[CLIPOutput, Tensor, FeatureGradient | None]:
+        """Forward and backward over one batch; its loss, (), over the number of batches."""
+        features = self._encode(batch)
+        if self.reuses_feature_gradient:
+            output, loss, gradient = self._up_to_features(features, batch, variance, num_batches, world)
+            _carry_back(gradient, features)
+            return output, loss, gradient
+
+        output, loss = self._compare(features, batch, variance, world)
+        loss = loss / num_batches
+        self.precision.backward(loss)
+        return output, loss, None
+
+    def _one_batch_again(self, batch: Batch, gradient: FeatureGradient) -> Tensor:
+        """Carry a known gradient at the features back; its product with the features, unscaled, ()."""
+        features = self._encode(batch)
+        _carry_back(gradient, features)
+        return self._product(gradient, features)
+
+    def _up_to_features(
         self,
         features: BatchFeatures,
         batch: Batch,
@@ -148,7 +167,7 @@ class Accumulation:
         num_batches: int,
         world: World,
     ) -> tuple[CLIPOutput, Tensor, FeatureGradient]:
-        """Backward to the features, and from there; the loss () over the number of batches."""
+        """Loss, and backward as far as the features; the loss () over the number of batches."""
         cut = BatchFeatures(*(part.detach().requires_grad_() for part in features))
         output, loss = self._compare(cut, batch, variance, world)
         loss = loss / num_batches
@@ -156,7 +175,6 @@ class Accumulation:
 
         assert cut.images.grad is not None and cut.texts.grad is not None
         gradient = FeatureGradient(cut.images.grad, cut.texts.grad, offset=loss.detach())
-        _carry_back(gradient, features)
         return output, loss, gradient._replace(offset=gradient.offset - self._product(gradient, cut))
 
     def _product(self, gradient: FeatureGradient, features: BatchFeatures) -> Tensor:
@@ -175,20 +193,38 @@ class Accumulation:
         """Both towers' features of this process's rows."""
         with self.precision.autocast():
             return BatchFeatures(
-                self.model.encode_image(batch.images),
+                self.model.encode_image(as_seen(batch.images)),
                 self.model.encode_text(batch.token_ids, batch.attention_mask),
             )
 
     def _compare(
         self, features: BatchFeatures, batch: Batch, variance: Tensor | None, world: World
     ) -> tuple[CLIPOutput, Tensor]:
-        """The loss of one batch, (), over all processes' rows, and the model's output that it read."""
+        """This process's part of the loss of one batch, (), and the model's output that it read.
+
+        The mean over the processes is the loss of them all.
+        """
+        if self.gathers and not world.is_alone:
+            return self._compare_with_others(features, batch, variance, world)
+        if variance is None and self.model.temperature.reads_variance:
+            variance = world.mean(similarity_variance(*features))
         with self.precision.autocast():
-            output = self.model.from_features(
-                world.gather(features.images), world.gather(features.texts), variance
-            )
+            output = self.model.from_features(*features, variance)
+        return output, self.loss(**output.loss_inputs(), positives=batch.positives)
+
+    def _compare_with_others(
+        self, features: BatchFeatures, batch: Batch, variance: Tensor | None, world: World
+    ) -> tuple[CLIPOutput, Tensor]:
+        """The same against the rows of all processes."""
+        images, texts = (world.gather(part) for part in features)
         positives = None if batch.positives is None else batch.positives.each(world.gather)
-        return output, self.loss(**output.loss_inputs(), positives=positives)
+        with self.precision.autocast():
+            output = self.model.from_features(images, texts, variance)
+
+        inputs: dict[str, Any] = {**output.loss_inputs(), "positives": positives}
+        if getattr(self.loss, "takes_rows", False):
+            inputs["rows"] = world.rows(len(images))
+        return output, self.loss(**inputs)
 
 
 def _carry_back(gradient: FeatureGradient, features: BatchFeatures) -> None:

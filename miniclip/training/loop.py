@@ -52,6 +52,7 @@ class LoopSettings(Protocol):
     budget: Budget
     batch_size: int
     accumulate_steps: int
+    micro_batch_size: int | None
     max_skipped_steps: int
     grad_clip_norm: float | None
     sync_batch_norm: bool
@@ -96,6 +97,7 @@ class Loop:
             tokenizer=setup.tokenizer,
             device=trainer.device,
             num_workers=trainer.num_workers,
+            keeps_pixels=trainer.micro_batch_size is not None,
         )
         self.step = TrainingStep(
             setup.model,
@@ -103,6 +105,7 @@ class Loop:
             setup.optimizer,
             setup.precision,
             grad_clip_norm=trainer.grad_clip_norm,
+            micro_batch_size=trainer.micro_batch_size,
             world=world,
         )
         self.recorder = Recorder(

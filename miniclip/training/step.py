@@ -10,7 +10,8 @@ from miniclip.distributed import World
 from miniclip.errors import SettingError
 from miniclip.models import CLIP
 from miniclip.optim import PassOptimizer
-from miniclip.training.forward_backward import Accumulation, PassResult
+from miniclip.training.forward_backward import PassResult
+from miniclip.training.gradient_cache import GradientCache
 from miniclip.training.guards import BufferGuard, all_finite, spoil_unless
 from miniclip.training.precision import Precision
 
@@ -48,6 +49,7 @@ class TrainingStep:
         optimizer: runs the passes.
         precision: owner of autocast and scaler.
         grad_clip_norm: see `Precision.step`.
+        micro_batch_size: see `GradientCache`; None takes every batch at once.
         world: the processes that take the step together; None is this one alone.
     """
 
@@ -59,6 +61,7 @@ class TrainingStep:
         precision: Precision,
         *,
         grad_clip_norm: float | None,
+        micro_batch_size: int | None = None,
         world: World | None = None,
     ):
         self.model = model
@@ -66,10 +69,11 @@ class TrainingStep:
         self.precision = precision
         self.grad_clip_norm = grad_clip_norm
         self.world = world or World()
-        self.forward_backward = Accumulation(
+        self.forward_backward = GradientCache(
             model,
             loss,
             precision,
+            micro_batch_size=micro_batch_size,
             world=self.world,
             reuses_feature_gradient=optimizer.reuses_feature_gradient,
         )

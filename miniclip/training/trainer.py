@@ -12,6 +12,7 @@ from miniclip.runs import JsonlLogger, RunDirectory
 from miniclip.training.budget import Budget
 from miniclip.training.checkpointer import Checkpointer, SaveSettings
 from miniclip.training.device import find_device
+from miniclip.training.gradient_cache import check_micro_batches
 from miniclip.training.loop import FitResult, Loop
 from miniclip.training.plan import check_batches_fit
 from miniclip.training.progress import Progress, Stopwatch
@@ -31,6 +32,10 @@ class Trainer:
         budget: how long it trains.
         batch_size: images per batch, each with one caption; the others in it are the negatives.
         accumulate_steps: batches per step; their gradients add up to the mean.
+        micro_batch_size: the most images that go through the towers at a time; null takes the whole batch.
+            The loss still sees the whole batch, so that batches can be larger than memory, for a second
+            forward pass. Batch norm sees the statistics of a micro-batch. From `batch_size` on it has no
+            effect.
         max_skipped_steps: stop after more than so many steps in a row were skipped because a gradient was
             not finite.
         grad_clip_norm: longest gradient; null does not clip.
@@ -70,6 +75,7 @@ class Trainer:
         budget: Budget,
         batch_size: int,
         accumulate_steps: int,
+        micro_batch_size: int | None,
         max_skipped_steps: int,
         grad_clip_norm: float | None,
         sync_batch_norm: bool = False,
@@ -89,6 +95,7 @@ class Trainer:
         for setting, value, least in (
             ("batch_size", batch_size, 2),
             ("accumulate_steps", accumulate_steps, 1),
+            ("micro_batch_size", micro_batch_size, 1),
             ("max_skipped_steps", max_skipped_steps, 0),
             ("validate_every_epochs", validate_every_epochs, 1),
             ("checkpoint_every_epochs", checkpoint_every_epochs, 1),
@@ -110,6 +117,7 @@ class Trainer:
         self.budget = budget
         self.batch_size = batch_size
         self.accumulate_steps = accumulate_steps
+        self.micro_batch_size = micro_batch_size
         self.max_skipped_steps = max_skipped_steps
         self.grad_clip_norm = grad_clip_norm
         self.sync_batch_norm = sync_batch_norm
@@ -142,7 +150,7 @@ class Trainer:
             checkpoint: to go on from; see `miniclip.training.resuming.find_checkpoint`.
 
         Raises:
-            SettingError: when a batch is larger than the training set.
+            SettingError: when a batch is larger than the training set, or a micro-batch too small.
             UserError: when the checkpoint is of another run.
             Diverged: when values that are not finite end the run.
             DiskError: when a checkpoint cannot be written.
@@ -178,6 +186,11 @@ class Trainer:
             accumulate_steps=self.accumulate_steps,
         )
         world = World.current()
+        check_micro_batches(
+            setup.model,
+            batch_size=self.batch_size // world.size,
+            micro_batch_size=self.micro_batch_size,
+        )
         clock, progress = Stopwatch(), Progress()
         checkpointer = Checkpointer(setup, run, progress, self.saving, writes=world.is_main)
         if checkpoint is not None:

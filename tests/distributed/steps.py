@@ -1,6 +1,5 @@
-"""Ten steps of one process out of several, for test_steps.py: `python -m tests.distributed.steps OUT`."""
+"""Ten steps of one process out of several, for test_steps.py."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,12 @@ CASES: dict[str, tuple[str, ...]] = {
     "sam": ("optimizer=sam",),
     "muon": ("optimizer=muon",),
     "functional sam": ("optimizer=functional_sam",),
-    "several positives": ("optimizer=adamw", "loss.multi_positive=true", "loss.label_smoothing=0.1"),
+    "several positives": (
+        "optimizer=adamw",
+        "loss.multi_positive=true",
+        "loss.label_smoothing=0.1",
+        "loss.chunk_size=3",
+    ),
     "accumulation": ("optimizer=sam", "trainer.accumulate_steps=2"),
     "batch norm": ("optimizer=sam", "encoder.image.architecture=test_resnet"),
 }
@@ -115,7 +119,3 @@ def main(out: Path) -> None:
     found["bad image"] = steps_with_bad_image(world)
     torch.save(found, out / f"{world.rank}.pt")
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -1,10 +1,6 @@
 """Two processes that share each batch do what one does with the whole of it."""
 
 import copy
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,41 +17,35 @@ from miniclip.optim import SAM, parameter_groups
 from miniclip.optim.descents import Functional, SurrogateGap
 from miniclip.optim.directions import Momentum
 from miniclip.optim.unusual_gradient import UnusualGradient
-from tests.conftest import ROOT
-from tests.distributed.steps import BATCH, CASES, OWN_PERTURBATION, batch, ten_steps, training_step
+from tests.distributed.children import children
+from tests.distributed.steps import BATCH, CASES, OWN_PERTURBATION, batch, main, ten_steps, training_step
 
 
 def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
     """Losses, gradients, running statistics and weights over ten steps, whatever the optimizer."""
-    main, other = run_two(tmp_path)
+    first, second = run_two(tmp_path)
     for name, settings in CASES.items():
         alone = ten_steps(settings, World())
-        assert main[name]["losses"][0].item() == pytest.approx(alone["losses"][0].item(), rel=1e-6), name
-        assert main[name]["norms"][0].item() == pytest.approx(alone["norms"][0].item(), rel=3e-6), name
+        assert first[name]["losses"][0].item() == pytest.approx(alone["losses"][0].item(), rel=1e-6), name
+        assert first[name]["norms"][0].item() == pytest.approx(alone["norms"][0].item(), rel=3e-6), name
         for part in ("weights", "buffers"):
-            assert torch.equal(main[name][part], other[name][part]), name
+            assert torch.equal(first[name][part], second[name][part]), name
             # Adam turns the last bits of a gradient near zero into part of a step, Muon into more of one
-            torch.testing.assert_close(main[name][part], alone[part], rtol=0, atol=1e-3, msg=name)
+            torch.testing.assert_close(first[name][part], alone[part], rtol=0, atol=1e-3, msg=name)
 
-    check_own_perturbation(main["own perturbation"], other["own perturbation"])
-    for found in (main["bad image"], other["bad image"]):
+    check_own_perturbation(first["own perturbation"], second["own perturbation"])
+    for found in (first["bad image"], second["bad image"]):
         assert not found["norm"].isfinite() and found["moved"] == 0
 
 
 def run_two(folder: Path) -> list[dict[str, Any]]:
     """What each of two processes found."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    shared["OMP_NUM_THREADS"] = "1"
-
-    command = [sys.executable, "-m", "tests.distributed.steps", str(folder)]
-    processes = [subprocess.Popen(command, cwd=ROOT, env={**shared, "RANK": str(r)}) for r in range(2)]
-    assert [process.wait(timeout=300) for process in processes] == [0, 0]
+    with children(folder, main, [(folder,)] * 2) as both:
+        assert [child.end() for child in both] == [0, 0], [child.said() for child in both]
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
-def check_own_perturbation(main: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+def check_own_perturbation(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
     """Against two copies of the model, each moved along the gradient of its own rows, in one process."""
     step = training_step(OWN_PERTURBATION, World())
     assert isinstance(step.optimizer, SAM)
@@ -75,10 +65,10 @@ def check_own_perturbation(main: dict[str, Tensor], other: dict[str, Tensor]) ->
     gradient = torch.cat([g.flatten() for g in sums if isinstance(g, Tensor)])
     norm = gradient.norm()
 
-    for found in (main, other):
+    for found in (first, second):
         clipped = gradient / max(1.0, norm.item())
         torch.testing.assert_close(found["gradient"], clipped, rtol=1e-4, atol=1e-6)
-    assert torch.equal(main["weights"], other["weights"])
+    assert torch.equal(first["weights"], second["weights"])
 
 
 def perturbed(model: CLIP, half: Any, *, rho: float) -> CLIP:

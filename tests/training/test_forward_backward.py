@@ -63,6 +63,8 @@ def test_variances_are_those_that_the_temperature_read() -> None:
 
 def test_the_loss_is_called_by_name_with_the_rows_of_all_processes() -> None:
     class Twice(World):
+        is_alone = False
+
         def gather(self, features: Tensor) -> Tensor:
             return torch.cat([features, features.detach()])
 

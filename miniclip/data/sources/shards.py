@@ -138,8 +138,8 @@ class Shards(DataSource):
         opened = dict(zip([*local, *remote], shards, strict=True))
         if remote:
             log.info(
-                "Images of remote shards are not compared between the parts, which would fetch all of them; "
-                "miniclip doctor compares them."
+                "Images of remote shards are not compared between the parts, which would fetch all of "
+                "them; miniclip doctor compares them."
             )
         self._tell_what_is_fetched_often([opened[place].shard.stamp.num_bytes for place in remote])
         return {name: (own_id, opened[name]) for name, own_id in zip(places, ids_of(places), strict=True)}
