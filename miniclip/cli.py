@@ -14,6 +14,7 @@ from miniclip.commands import (
     report,
     search,
     serve,
+    shard,
     text_study,
     train,
 )
@@ -47,6 +48,7 @@ COMMANDS: dict[str, Command] = {
     "search": search,
     "serve": serve,
     "doctor": doctor,
+    "shard": shard,
     "text-study": text_study,
     "completion": completion,
 }

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from miniclip.data.sources.hub import Hub
     from miniclip.data.sources.openmoji import OpenMoji
     from miniclip.data.sources.parquet import Parquet
+    from miniclip.data.sources.shards import Shards
     from miniclip.data.sources.table import CSVTable
     from miniclip.data.split import Split
 
@@ -31,6 +32,7 @@ __all__ = [
     "ImageTextDataset",
     "OpenMoji",
     "Parquet",
+    "Shards",
     "Split",
 ]
 
@@ -46,6 +48,7 @@ _MODULES = {
     "ImageTextDataset": "dataset",
     "OpenMoji": "sources.openmoji",
     "Parquet": "sources.parquet",
+    "Shards": "sources.shards",
     "Split": "split",
 }
 """Where below this package each class is."""

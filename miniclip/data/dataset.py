@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from miniclip.data.images import Images, ImageSubset
+from miniclip.data.images import Images, ImageSubset, Windows
 from miniclip.data.split import Split
 from miniclip.data.transforms import Box, Crop, crop_and_resize, normalize
 from miniclip.errors import BrokenImage, UserError, counted
@@ -105,6 +105,14 @@ class ImageTextDataset(Dataset[tuple[Tensor, str]]):
     def is_decoded(self) -> bool:
         """Whether the pixels lie in memory, or on disk as they will in memory."""
         return self.images.is_decoded
+
+    @property
+    def windows(self) -> Windows | None:
+        """What of the items an epoch mixes at a time; None where it mixes all."""
+        windows = self.split.images.windows
+        if windows is None:
+            return None
+        return windows._replace(file_of=np.repeat(windows.file_of, np.diff(self._first_item)))
 
     def __len__(self) -> int:
         return int(self._first_item[-1])

@@ -86,6 +86,16 @@ def decode_without_torch(content: bytes, name: str, *, decode_size: int) -> Imag
         return upright_rgb(image)
 
 
+def format_of(content: bytes, name: str) -> str:
+    """What Pillow calls the format of an image: "JPEG", "PNG".
+
+    Raises:
+        BrokenImage: when it is none that can be read, or has more than `MAX_PIXELS`.
+    """
+    with _opened(content, name) as image:
+        return image.format or ""
+
+
 @contextmanager
 def _opened(content: bytes, name: str) -> Iterator[Image.Image]:
     """An image whose pixels are not decoded yet; what goes wrong here or later is a BrokenImage."""

@@ -5,7 +5,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +13,18 @@ from torch import Tensor
 
 from miniclip.data.image_content import decode, read_content
 from miniclip.errors import BrokenImage
+
+
+class Windows(NamedTuple):
+    """Files of many images each, of which an epoch mixes a few at a time.
+
+    Attributes:
+        file_of: (N,) whole numbers, which file holds each image.
+        num_files: how many are mixed at a time.
+    """
+
+    file_of: np.ndarray
+    num_files: int
 
 
 class Images(ABC):
@@ -32,9 +44,26 @@ class Images(ABC):
         """What tells these images from others that have the same names; None where names suffice."""
         return None
 
+    @property
+    def windows(self) -> Windows | None:
+        """What of the images an epoch mixes at a time; None where it mixes all."""
+        return None
+
     def decoded_at(self, size: int) -> "Images":
         """The same images, which may be decoded at a shortest side of `size`, where that can be chosen."""
         return self
+
+    def content(self, index: int) -> bytes | None:
+        """The content of an image's file; None where it has none, as pixels in an array.
+
+        Raises:
+            BrokenImage: when there should be one.
+        """
+        return None
+
+    def num_bytes(self, index: int) -> int | None:
+        """Bytes of the content; None where there is none, or finding out may cost a transfer."""
+        return None
 
     def origin(self, index: int) -> tuple["Images", int]:
         """The sequence that reads an image, below all subsets and joints, and where in it."""
@@ -64,6 +93,11 @@ class ImageSubset(Images):
     def identity(self) -> tuple[Any, bytes]:
         """What identifies the images, and which of them."""
         return self.images.identity, self.chosen.tobytes()
+
+    @property
+    def windows(self) -> Windows | None:
+        windows = self.images.windows
+        return None if windows is None else windows._replace(file_of=windows.file_of[self.chosen])
 
     def decoded_at(self, size: int) -> Images:
         return ImageSubset(self.images.decoded_at(size), self.chosen)
@@ -141,8 +175,16 @@ class ImageFiles(OnDemandImages):
         self.root = root
 
     def __getitem__(self, index: int) -> Tensor:
-        path = self.root / self.names[index]
-        return decode(read_content(path), str(path), decode_size=self.decode_size)
+        return decode(self.content(index), str(self._path(index)), decode_size=self.decode_size)
+
+    def content(self, index: int) -> bytes:
+        return read_content(self._path(index))
+
+    def num_bytes(self, index: int) -> int | None:
+        return _size_and_time(self._path(index))[0] or None
+
+    def _path(self, index: int) -> Path:
+        return self.root / self.names[index]
 
     @property
     def identity(self) -> list[tuple[int, int]]:
@@ -163,10 +205,13 @@ class ImageBytes(OnDemandImages):
         self.encoded = encoded
 
     def __getitem__(self, index: int) -> Tensor:
+        return decode(self.content(index), self.names[index], decode_size=self.decode_size)
+
+    def content(self, index: int) -> bytes:
         content = self._content(index)
         if content is None:
             raise BrokenImage(f"The image {self.names[index]} is missing.", "missing")
-        return decode(content, self.names[index], decode_size=self.decode_size)
+        return content
 
     @property
     def identity(self) -> int:
@@ -175,6 +220,12 @@ class ImageBytes(OnDemandImages):
         for index in range(len(self)):
             checksum = zlib.crc32(self._content(index) or b"", checksum)
         return checksum
+
+    def num_bytes(self, index: int) -> int | None:
+        content = self.encoded[index]
+        if hasattr(content, "as_buffer"):  # an Arrow scalar, which need not be copied
+            content = content.as_buffer()
+        return None if content is None else len(memoryview(content))
 
     def _content(self, index: int) -> bytes | None:
         content = self.encoded[index]

@@ -135,7 +135,7 @@ def _size(place: Place) -> Hashable | None:
             return found.st_size if stat.S_ISREG(found.st_mode) and found.st_size else None
 
         if isinstance(place.images, ImageBytes):
-            return len(_buffer(place)) or None
+            return place.images.num_bytes(place.row) or None
         if isinstance(place.images, CachedImages):
             return place.images.digests[place.row] or None
         if place.images.is_decoded:

@@ -3,9 +3,11 @@
 from collections.abc import Iterator
 from itertools import count
 
+import numpy as np
 import torch
 from torch.utils.data import Sampler
 
+from miniclip.data.images import Windows
 from miniclip.distributed import World
 from miniclip.errors import SettingError
 
@@ -31,6 +33,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         seed: of the order.
         accumulate_steps: batches per optimizer step.
         world: the processes that share each batch; None is this one alone.
+        windows: what of the images is mixed at a time, so that few files are read at once; None mixes all.
 
     Raises:
         SettingError: when the processes cannot have equally many images of a batch.
@@ -44,6 +47,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         seed: int,
         accumulate_steps: int = 1,
         world: World | None = None,
+        windows: Windows | None = None,
     ):
         self.world = world or World()
         if batch_size % self.world.size != 0:
@@ -56,6 +60,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         self.num_images = num_images
         self.batch_size = batch_size
         self.seed = seed
+        self.windows = windows
         self.images_per_step = batch_size * accumulate_steps
         self.first_epoch = 0
         self.first_position = 0
@@ -84,7 +89,21 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     def _order(self, epoch: int) -> list[int]:
         """All images of an epoch, shuffled."""
         generator = torch.Generator().manual_seed(self.seed * EPOCH_SEEDS + epoch)
-        return torch.randperm(self.num_images, generator=generator).tolist()
+        if self.windows is None:
+            return torch.randperm(self.num_images, generator=generator).tolist()
+        return _mixed_in_windows(self.windows, generator)
+
+
+def _mixed_in_windows(windows: Windows, generator: torch.Generator) -> list[int]:
+    """All images: the files are shuffled, and the images of a few at a time."""
+    files, file_of = np.unique(windows.file_of, return_inverse=True)
+    place_of_file = torch.randperm(len(files), generator=generator).numpy()
+    window_of = place_of_file[file_of] // windows.num_files  # (N,)
+
+    # a stable sort leaves the images of a window mixed as all of them were
+    mixed = torch.randperm(len(window_of), generator=generator).numpy()
+    by_window = np.argsort(window_of[mixed], kind="stable")
+    return mixed[by_window].tolist()
 
 
 def sequential_batches(num_images: int, batch_size: int) -> list[list[int]]:

@@ -33,6 +33,15 @@ class StringArray(Sequence[str]):
         pieces = [text.encode("utf-8", "surrogatepass") for text in strings]
         return cls(b"".join(pieces), *_bounds(pieces))
 
+    @classmethod
+    def joined(cls, arrays: Sequence["StringArray"]) -> "StringArray":
+        """The strings of all arrays, one array behind the other."""
+        shifts = _bounds([array.encoded for array in arrays])[0]
+        starts = [array.starts + shift for array, shift in zip(arrays, shifts, strict=True)]
+        ends = [array.ends + shift for array, shift in zip(arrays, shifts, strict=True)]
+        encoded = b"".join(array.encoded for array in arrays)
+        return cls(encoded, _concatenated(starts), _concatenated(ends))
+
     def __len__(self) -> int:
         return len(self.ends)
 
@@ -71,6 +80,15 @@ class StringListArray(Sequence[StringArray]):
         unpacked = [list(strings) for strings in lists]  # once, since they may be generators
         return cls(StringArray.of(chain.from_iterable(unpacked)), *_bounds(unpacked))
 
+    @classmethod
+    def joined(cls, arrays: Sequence["StringListArray"]) -> "StringListArray":
+        """The lists of all arrays, one array behind the other."""
+        shifts = _bounds([array.strings for array in arrays])[0]
+        starts = [array.starts + shift for array, shift in zip(arrays, shifts, strict=True)]
+        ends = [array.ends + shift for array, shift in zip(arrays, shifts, strict=True)]
+        strings = StringArray.joined([array.strings for array in arrays])
+        return cls(strings, _concatenated(starts), _concatenated(ends))
+
     def __len__(self) -> int:
         return len(self.ends)
 
@@ -97,7 +115,13 @@ class StringListArray(Sequence[StringArray]):
         return StringListArray(self.strings, self.starts[rows], self.ends[rows])
 
 
-def _bounds(parts: Sequence[bytes] | Sequence[list[str]]) -> tuple[np.ndarray, np.ndarray]:
+def _concatenated(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate([np.empty(0, dtype=np.int64), *arrays])
+
+
+def _bounds(
+    parts: Sequence[bytes] | Sequence[list[str]] | Sequence[StringArray],
+) -> tuple[np.ndarray, np.ndarray]:
     """Where each of N parts starts and ends when one stands behind the other, (N,) int64 both."""
     lengths = np.fromiter(map(len, parts), np.int64, len(parts))
     ends = np.cumsum(lengths, dtype=np.int64)

@@ -45,6 +45,7 @@ PARTS = {
         "ImageClasses",
         "OpenMoji",
         "Parquet",
+        "Shards",
     ),
     "encoder.image": _named(miniclip.models, "TimmEncoder", "TorchvisionEncoder"),
     "encoder.text": _named(miniclip.models, "BagOfTokens", "HFTextModel", "TextEncoder"),

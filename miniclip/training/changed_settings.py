@@ -52,6 +52,7 @@ FREE = (
     "trainer.resume",
     "data.cache",
     "data.cache_dir",
+    "data.max_cache_gb",
     "encoder.image.checkpoint_activations",
 )
 """Settings that a resumed run takes without a word: how long, how often, where, and how fast."""
@@ -76,7 +77,7 @@ APPLIED = (
 NEED_STATE = ("amsgrad", "centered")
 """Settings of base optimizers that need a state the checkpoint does not hold."""
 
-FIXED_OF_DATA = ("data.seed", "data.captions", "data.eval_crop", "data.image_size")
+FIXED_OF_DATA = ("data.seed", "data.captions", "data.eval_crop", "data.image_size", "data.shuffle_window")
 """Settings of the data that neither its fingerprint covers nor a resumed run can change."""
 
 

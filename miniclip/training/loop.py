@@ -89,6 +89,7 @@ class Loop:
             seed=setup.config["seed"],
             accumulate_steps=trainer.accumulate_steps,
             world=world,
+            windows=setup.train_set.windows,
         )
         self.loader = Loader(
             setup.train_set,

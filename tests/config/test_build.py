@@ -39,6 +39,7 @@ NEEDED = {
         )
     },
     "data/hub": ["data.hub=nowhere"],
+    "data/shards": ["data.urls=nowhere"],
     "encoder/image/torchvision": ["encoder.image.architecture=resnet18"],
     "encoder/image/timm": ["encoder.image.architecture=resnet18"],
     "encoder/text/hf": ["encoder.text.name=nowhere"],

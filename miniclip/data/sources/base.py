@@ -180,7 +180,7 @@ class DataSource(ABC):
                 parts.val.name,
             )
 
-        train, *measured = [self._limited(split) for split in parts.present()]
+        train, *measured = [self.limited(split) for split in parts.present()]
         sets = TrainingSets(self._for_training(train), *map(self._for_evaluation, measured))
 
         # files that differ may be one image when they are decoded, as a cache has them
@@ -195,14 +195,25 @@ class DataSource(ABC):
             UserError: when a split holds no image.
         """
         if self.use == "all":
-            everything = self._limited(self.everything())
+            everything = self.limited(self.everything())
             nothing = everything.select("train", [])  # what is measured must not train
             return self._for_training(nothing), self._for_evaluation(everything)
 
         parts = self.read_parts()
         measured = _test_of(parts) if self.eval_split == "test" else parts.val
-        train, measured = self._limited(parts.train), self._limited(measured)
+        train, measured = self.limited(parts.train), self.limited(measured)
         return self._for_training(train), self._for_evaluation(measured)
+
+    def limited(self, split: Split) -> Split:
+        """The first images of a split, as many as `limit` says.
+
+        Raises:
+            UserError: when it holds none.
+        """
+        if len(split) == 0:
+            raise UserError(f"The {split.name} split holds no images. Check the data.* settings.")
+        keep = len(split) if self.limit is None else min(self.limit, len(split))
+        return split.select(split.name, range(keep))
 
     def _for_training(self, split: Split) -> ImageTextDataset:
         # caches are named after the split without noise: its pixels are the same
@@ -238,12 +249,6 @@ class DataSource(ABC):
         if self.crop == "shifted":
             return RandomSquareCrop(self.image_size, flip=self.flip)
         return RandomResizedCrop(self.image_size, crop_scale=self.crop_scale, flip=self.flip)
-
-    def _limited(self, split: Split) -> Split:
-        if len(split) == 0:
-            raise UserError(f"The {split.name} split holds no images. Check the data.* settings.")
-        keep = len(split) if self.limit is None else min(self.limit, len(split))
-        return split.select(split.name, range(keep))
 
 
 class FolderSource(DataSource):

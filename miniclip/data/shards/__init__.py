@@ -1,0 +1,1 @@
+"""Tar shards in webdataset's layout: found, indexed, read at any place, fetched and written."""
