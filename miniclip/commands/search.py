@@ -33,9 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text", help="words that are added to each --image")
     parser.add_argument("-k", type=int, default=10, help="images per query (10)")
     parser.add_argument("--threshold", type=float, help="the lowest score that is shown, -1 to 1")
-    parser.add_argument(
-        "--model", type=typed_path, help="the index's model, if it has moved or the index is a stranger's"
-    )
+    parser.add_argument("--model", type=typed_path, help=MODEL_HELP)
     parser.add_argument("--sheet", type=typed_path, help="PNG to draw what is found into")
     parser.add_argument("--root", type=typed_path, action="append", default=[], help=ROOT_HELP)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
