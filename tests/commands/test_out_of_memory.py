@@ -1,6 +1,7 @@
 """Too little memory is told with the settings that take less."""
 
 import pkgutil
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from miniclip.commands.out_of_memory import out_of_memory_text
 from miniclip.files import read_json
 from miniclip.runs import RunDirectory
 from tests.conftest import TINY
-from tests.in_process import train_in_process
+from tests.in_process import Answer, train_in_process
 
 OF_CUDA = (
     "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.10 GiB of which 1.31 "
@@ -88,6 +89,18 @@ def test_every_phase_without_memory_is_told_and_recorded(
     assert "trainer.batch_size=4 trainer.accumulate_steps=2" in line and "image_size=32" in line
     status = read_json(run / "status.json")
     assert status["status"] == "out_of_memory" and status["reason"] in line
+
+
+def test_commands_without_memory_are_told_in_one_line(
+    class_run: RunDirectory,
+    class_folder: Path,
+    miniclip: Callable[..., Answer],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fail_at_call(monkeypatch, "miniclip.models.clip.CLIP.encode_image", 1)
+    answer = miniclip("embed", class_run.path, class_folder, "-o", "index")
+    assert answer.returncode == 1 and len(answer.stderr.splitlines()) == 1
+    assert "Tried to allocate 2.00 GiB" in answer.stderr and "--batch-size (64" in answer.stderr
 
 
 def fail_at_call(monkeypatch: pytest.MonkeyPatch, target: str, number: int) -> None:
