@@ -239,6 +239,8 @@ def leave_to_main_process(worker_id: int = 0) -> None:
             os._exit(0)  # torch would raise an error on any other
 
     signal.signal(signal.SIGTERM, end_at_the_second)
+    if hasattr(signal, "pthread_sigmask"):  # it may have begun with them blocked
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     threading.Thread(target=_end_with_main_process, daemon=True).start()
 
 
