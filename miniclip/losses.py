@@ -1,22 +1,37 @@
 """Contrastive losses: functions of features, scale and parameters of their own, in float32."""
 
 import math
+import typing
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from miniclip.errors import SettingError
+from miniclip.errors import SettingError, at_least, one_of
+from miniclip.positives import ALL, PositivePairs
+from miniclip.tiled_losses import Inputs, TiledCrossEntropy, TiledSigmoid
 
 __all__ = ["ClipLoss", "Loss", "SigLipLoss"]
 
+Gather = typing.Literal["global", "local"]
+
 
 class Loss(nn.Module):
-    """What every loss is: called by name with `CLIPOutput.loss_inputs` and `positives (B, B)` -> ().
+    """What every loss is: called by name with `CLIPOutput.loss_inputs` and `positives` -> ().
 
     Its parameters and buffers, if it has any, are part of the model: they are trained with it, without
     decay and without SAM's perturbation, and saved and restored with its weights.
+
+    Attributes:
+        gather: of several processes that train together, "global" compares the rows of all with each
+            other, as one process with the whole batch would; "local" those of each process alone.
+        takes_rows: whether it can be called with `rows` besides, a slice of the batch: it is then the loss
+            of these rows against all rows, and the mean over equal parts of the batch is the whole loss.
     """
+
+    gather: Gather = "global"
+    takes_rows = False
 
     def chance(self, batch_size: int) -> float:
         """Value for a model that knows nothing, which `val/loss_over_chance` divides by; NaN: not known."""
@@ -32,50 +47,88 @@ class ClipLoss(Loss):
         multi_positive: take captions of one image, and equal captions of two, for positives as well: the
             target of a row is then spread evenly over its positives.
         label_smoothing: fraction of the target that is spread over the whole row.
+        chunk_size: rows and columns of the tiles that the similarities are computed in, none of which is
+            kept; None is all at once.
+        gather: see `Loss`.
 
     Raises:
-        SettingError: when the fraction is out of range.
+        SettingError: when the fraction is out of range, or a tile has no rows.
     """
 
-    def __init__(self, *, multi_positive: bool = False, label_smoothing: float = 0.0):
+    takes_rows = True
+
+    def __init__(
+        self,
+        *,
+        multi_positive: bool = False,
+        label_smoothing: float = 0.0,
+        chunk_size: int | None = None,
+        gather: Gather = "global",
+    ):
         super().__init__()
+        one_of("gather", gather, typing.get_args(Gather))
+        self.gather = gather
         if not 0 <= label_smoothing < 1:
             raise SettingError("label_smoothing", label_smoothing, "must lie in 0 <= fraction < 1")
+        _check_chunk_size(chunk_size)
         self.multi_positive = multi_positive
         self.label_smoothing = label_smoothing
+        self.chunk_size = chunk_size
 
     def forward(
         self,
         image_features: Tensor,
         text_features: Tensor,
         logit_scale: Tensor,
-        positives: Tensor | None = None,
+        positives: PositivePairs | None = None,
+        rows: slice | None = None,
     ) -> Tensor:
         """`(B, D), (B, D), () -> loss ()`; ln(B) is the value of a model that knows nothing.
 
         Args:
-            positives: (B, B) bool, true where caption j is right for image i; used by `multi_positive`.
+            positives: which captions are right for which images; used by `multi_positive`.
+            rows: whose loss it is: of these images against all captions, and of these captions against
+                all images; None is all.
         """
+        positives = positives if self.multi_positive else None
         # float32 also under autocast: a scale of 100 leaves bfloat16 too few digits
         with torch.autocast(image_features.device.type, enabled=False):
-            # (B, D) @ (D, B) -> (B, B)
-            logits_per_image = logit_scale.float() * image_features.float() @ text_features.float().T
-            of_images, of_texts = self._targets(logits_per_image, positives)
+            inputs = Inputs(image_features.float(), text_features.float(), logit_scale.float(), bias=None)
+            plain = partial(self._at_once, positives=positives, rows=rows)
+            if self.chunk_size is None or self.chunk_size >= len(image_features):
+                return plain(inputs)
 
-            smoothing = self.label_smoothing
-            image_loss = F.cross_entropy(logits_per_image, of_images, label_smoothing=smoothing)
-            text_loss = F.cross_entropy(logits_per_image.T, of_texts, label_smoothing=smoothing)
-            return (image_loss + text_loss) / 2
+            own = _row_numbers(rows, len(image_features))
+            return TiledCrossEntropy(plain, own, self.chunk_size, positives, self.label_smoothing)(inputs)
 
-    def _targets(self, logits: Tensor, positives: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Targets of the rows of images and of texts: indices (B,), or with several positives (B, B)."""
-        if not self.multi_positive or positives is None:
-            diagonal = torch.arange(len(logits), device=logits.device)
+    def _at_once(self, inputs: Inputs, *, positives: PositivePairs | None, rows: slice | None) -> Tensor:
+        """The loss with all similarities in memory."""
+        images, texts, scale, _ = inputs
+        scaled = scale * images
+        if rows is None:
+            logits_per_image = scaled @ texts.T  # (B, D) @ (D, B) -> (B, B)
+            logits_per_text = logits_per_image.T
+        else:
+            logits_per_image = scaled[rows] @ texts.T  # (rows, D) @ (D, B) -> (rows, B)
+            logits_per_text = texts[rows] @ scaled.T
+
+        of_images, of_texts = self._targets(logits_per_image, positives, ALL if rows is None else rows)
+        image_loss = F.cross_entropy(logits_per_image, of_images, label_smoothing=self.label_smoothing)
+        text_loss = F.cross_entropy(logits_per_text, of_texts, label_smoothing=self.label_smoothing)
+        return (image_loss + text_loss) / 2
+
+    def _targets(
+        self, logits: Tensor, positives: PositivePairs | None, rows: slice
+    ) -> tuple[Tensor, Tensor]:
+        """Targets of rows of images and of texts: indices (rows,), or with several positives (rows, B)."""
+        if positives is None:
+            diagonal = torch.arange(logits.shape[1], device=logits.device)[rows]
             return diagonal, diagonal
 
-        fractions = positives.to(logits.dtype)
-        of_images = fractions / fractions.sum(dim=1, keepdim=True)
-        of_texts = fractions.T / fractions.T.sum(dim=1, keepdim=True)
+        right_texts = positives.table(rows=rows).to(logits.dtype)
+        right_images = positives.table(columns=rows).to(logits.dtype).T
+        of_images = right_texts / right_texts.sum(dim=1, keepdim=True)
+        of_texts = right_images / right_images.sum(dim=1, keepdim=True)
         return of_images, of_texts
 
     def chance(self, batch_size: int) -> float:
@@ -92,11 +145,30 @@ class SigLipLoss(Loss):
     Args:
         initial_bias: logit_bias before the first step; the paper's -10 says that most pairs are wrong.
         multi_positive: take captions of one image, and equal captions of two, for positives as well.
+        chunk_size: rows and columns of the tiles that the similarities are computed in, none of which is
+            kept; None is all at once.
+        gather: see `Loss`.
+
+    Raises:
+        SettingError: when a tile has no rows.
     """
 
-    def __init__(self, *, initial_bias: float, multi_positive: bool = False):
+    takes_rows = True
+
+    def __init__(
+        self,
+        *,
+        initial_bias: float,
+        multi_positive: bool = False,
+        chunk_size: int | None = None,
+        gather: Gather = "global",
+    ):
         super().__init__()
+        one_of("gather", gather, typing.get_args(Gather))
+        self.gather = gather
+        _check_chunk_size(chunk_size)
         self.multi_positive = multi_positive
+        self.chunk_size = chunk_size
         self.logit_bias = nn.Parameter(torch.tensor(float(initial_bias)))
 
     def forward(
@@ -104,28 +176,42 @@ class SigLipLoss(Loss):
         image_features: Tensor,
         text_features: Tensor,
         logit_scale: Tensor,
-        positives: Tensor | None = None,
+        positives: PositivePairs | None = None,
+        rows: slice | None = None,
     ) -> Tensor:
         """`(B, D), (B, D), () -> loss ()`.
 
         Args:
-            positives: (B, B) bool, true where caption j is right for image i; used by `multi_positive`.
+            positives: which captions are right for which images; used by `multi_positive`.
+            rows: whose loss it is: of these images and all captions, divided by their number; None is all.
         """
+        positives = positives if self.multi_positive else None
         # float32 also under autocast: a scale of 100 leaves bfloat16 too few digits
         with torch.autocast(image_features.device.type, enabled=False):
-            # (B, D) @ (D, B) -> (B, B)
-            similarity = image_features.float() @ text_features.float().T
-            logits = logit_scale.float() * similarity + self.logit_bias
+            images, texts, scale = image_features.float(), text_features.float(), logit_scale.float()
+            inputs = Inputs(images, texts, scale, self.logit_bias)
+            plain = partial(self._at_once, positives=positives, rows=ALL if rows is None else rows)
+            if self.chunk_size is None or self.chunk_size >= len(image_features):
+                return plain(inputs)
 
-            is_right = self._right_pairs(logits, positives)
-            signed = torch.where(is_right, logits, -logits)
-            return -F.logsigmoid(signed).sum() / len(logits)
+            own = _row_numbers(rows, len(image_features))
+            return TiledSigmoid(plain, own, self.chunk_size, positives)(inputs)
 
-    def _right_pairs(self, logits: Tensor, positives: Tensor | None) -> Tensor:
-        """Which pairs are positives, (B, B) bool."""
-        if self.multi_positive and positives is not None:
-            return positives
-        return torch.eye(len(logits), dtype=torch.bool, device=logits.device)
+    def _at_once(self, inputs: Inputs, *, positives: PositivePairs | None, rows: slice) -> Tensor:
+        """The loss with all similarities in memory."""
+        images, texts, scale, _ = inputs
+        similarity = images[rows] @ texts.T  # (rows, D) @ (D, B) -> (rows, B)
+        logits = scale * similarity + self.logit_bias
+
+        is_right = self._right_pairs(logits, positives, rows)
+        signed = torch.where(is_right, logits, -logits)
+        return -F.logsigmoid(signed).sum() / len(logits)
+
+    def _right_pairs(self, logits: Tensor, positives: PositivePairs | None, rows: slice) -> Tensor:
+        """Which pairs are positives, (rows, B) bool."""
+        if positives is not None:
+            return positives.table(rows=rows)
+        return torch.eye(logits.shape[1], dtype=torch.bool, device=logits.device)[rows]
 
     def chance(self, batch_size: int) -> float:
         """The least with one logit for all pairs: B times the entropy of a pair that is right once in B."""
@@ -133,3 +219,15 @@ class SigLipLoss(Loss):
             return 0.0
         num_wrong = batch_size - 1
         return math.log(batch_size) + num_wrong * math.log(batch_size / num_wrong)
+
+
+def _check_chunk_size(chunk_size: int | None) -> None:
+    if chunk_size is not None:
+        at_least("chunk_size", chunk_size, 1, hint="; null is all at once")
+
+
+def _row_numbers(rows: slice | None, size: int) -> range:
+    """The numbers of some rows, which follow each other, of so many."""
+    numbers = range(size) if rows is None else range(size)[rows]
+    assert numbers.step == 1
+    return numbers

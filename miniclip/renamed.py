@@ -59,6 +59,7 @@ SAM_DEFAULTS = {
     "perturb": None,
     "start_fraction": 0.0,
     "probability": 1.0,
+    "sync_perturbation": True,
 }
 """What older files do not say of SAM: parts by their `_target_`s."""
 
@@ -71,6 +72,13 @@ VALUES = {
 DATA_DEFAULTS = {"caption_noise": 0}
 """What older files do not say of data."""
 
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "miniclip.losses.ClipLoss": {"gather": "global"},
+    "miniclip.losses.SigLipLoss": {"gather": "global"},
+    "miniclip.training.Trainer": {"micro_batch_size": None, "sync_batch_norm": False},
+}
+"""What older files do not say of other parts, by their `_target_`s."""
+
 
 def renamed_config(config: dict[str, Any]) -> dict[str, Any]:
     """A config out of an older file, with today's names."""
@@ -78,6 +86,10 @@ def renamed_config(config: dict[str, Any]) -> dict[str, Any]:
     data = new.get("data")
     if isinstance(data, dict) and "_target_" in data:
         new["data"] = {**DATA_DEFAULTS, **data}
+    for name in ("loss", "trainer"):
+        part = new.get(name)
+        if isinstance(part, dict):
+            new[name] = {**DEFAULTS.get(str(part.get("_target_")), {}), **part}
     optimizer = new.get("optimizer")
     if isinstance(optimizer, dict) and optimizer.get("_target_") in SAM_AXES:
         new["optimizer"] = _with_axes(optimizer)

@@ -65,9 +65,11 @@ class StopSignals:
         signum: the first signal that came; None before.
         is_noticed: whether it was raised.
         exit_status: of a process that a signal ends, called with the signal.
+        says_stopped: whether it prints so when it is ended at once.
     """
 
     def __init__(self) -> None:
+        self.says_stopped = True
         self._pid: int | None = None
         self._former: dict[int, Any] = {}
         self._reset()
@@ -182,7 +184,8 @@ class StopSignals:
             if self._last_words is not None:
                 self._last_words(signum)
         with suppress(Exception):
-            print("Stopped.", file=sys.stderr, flush=True)
+            if self.says_stopped:
+                print("Stopped.", file=sys.stderr, flush=True)
         with suppress(Exception):
             sys.stdout.flush()
 

@@ -14,6 +14,12 @@ def test_one_process_passes_everything_through() -> None:
     assert world.all(claim) is claim
     assert world.share(rows) is rows
     assert [world.any(value) for value in (True, False)] == [True, False]
+    assert (
+        world.mean(features) is features and world.from_main(rows) is rows and world.of_all(rows) == [rows]
+    )
+    with world.main_first():
+        world.average_([features])
+    assert world.is_main and world.is_alone
 
 
 def test_several_processes_have_equal_parts_in_the_order_of_their_ranks() -> None:
@@ -28,14 +34,3 @@ def test_there_is_no_process_beyond_the_last() -> None:
     for rank, size in ((1, 1), (2, 2), (-1, 2), (0, 0)):
         with pytest.raises(AssertionError):
             World(rank, size)
-
-
-def test_what_several_processes_would_agree_on_is_not_pretended() -> None:
-    world = World(rank=0, size=2)
-    for agree in (
-        lambda: world.gather(torch.zeros(2)),
-        lambda: world.all(torch.tensor(True)),
-        lambda: world.any(False),
-    ):
-        with pytest.raises(AssertionError, match="several processes cannot train together yet"):
-            agree()

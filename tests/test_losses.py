@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from miniclip.losses import ClipLoss, Loss, SigLipLoss
+from miniclip.positives import PositivePairs
 
 
 def test_two_pairs_by_hand() -> None:
@@ -51,7 +52,7 @@ def test_loss_is_float32_under_autocast() -> None:
 def test_several_positives_share_the_target() -> None:
     """By hand: captions 0 and 1 belong to images 0 and 1 alike, caption 2 to image 2."""
     images, texts = torch.eye(3), torch.tensor([[0.8, 0.6, 0.0], [0.6, 0.8, 0.0], [0.0, 0.0, 1.0]])
-    positives = torch.tensor([[1, 1, 0], [1, 1, 0], [0, 0, 1]]).bool()
+    positives = PositivePairs.of(torch.tensor([0, 0, 1]), ["a", "b", "c"])
     log_probabilities = (2 * images @ texts.T).log_softmax(dim=1)
     fractions = torch.tensor([[0.5, 0.5, 0.0], [0.5, 0.5, 0.0], [0.0, 0.0, 1.0]])
     expected = -(fractions * log_probabilities).sum(dim=1).mean()  # symmetric, so both directions agree
@@ -64,7 +65,8 @@ def test_one_positive_a_row_is_the_plain_loss() -> None:
     torch.manual_seed(0)
     images, texts = (torch.nn.functional.normalize(torch.randn(5, 4), dim=1) for _ in range(2))
     plain = ClipLoss()(images, texts, torch.tensor(7.0))
-    several = ClipLoss(multi_positive=True)(images, texts, torch.tensor(7.0), torch.eye(5).bool())
+    unlike = PositivePairs(torch.arange(5), torch.arange(5))
+    several = ClipLoss(multi_positive=True)(images, texts, torch.tensor(7.0), unlike)
     torch.testing.assert_close(several, plain)
 
 
@@ -98,11 +100,10 @@ def test_the_sigmoid_of_each_pair_by_hand() -> None:
 
 def test_the_sigmoid_loss_takes_several_positives_where_they_are_wanted() -> None:
     images, texts = pairs()
-    positives = torch.eye(5).bool()
-    positives[0, 1] = positives[1, 0] = True
+    positives = PositivePairs.of(torch.tensor([0, 1, 2, 3, 4]), ["a", "a", "b", "c", "d"])
     scale = torch.tensor(7.0)
 
-    labels = 2 * positives.float() - 1
+    labels = 2 * positives.table().float() - 1
     expected = (1 + (-labels * (7 * images @ texts.T - 10)).exp()).log().sum() / 5
     several = SigLipLoss(initial_bias=-10.0, multi_positive=True)(images, texts, scale, positives)
     torch.testing.assert_close(several, expected)

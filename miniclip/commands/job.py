@@ -3,6 +3,7 @@
 import logging
 import math
 import signal
+import tempfile
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -17,18 +18,20 @@ from omegaconf import DictConfig, OmegaConf
 from miniclip.allocator import keep_freed_memory
 from miniclip.commands.job_text import headline, table
 from miniclip.commands.out_of_memory import is_out_of_memory, out_of_memory_text
+from miniclip.commands.processes import Followers, joined
 from miniclip.config.build import build
 from miniclip.config.compose import short_overrides
 from miniclip.config.instantiate import make
 from miniclip.data import ImageTextDataset
 from miniclip.data.eval_preprocessing import EvalPreprocessing
 from miniclip.disk_errors import DiskError, disk_errors_told
+from miniclip.distributed import LostProcess
 from miniclip.errors import UserError, as_override
 from miniclip.evaluation import Result, TaskContext, flat_numbers
 from miniclip.figures import draw_curves, draw_retrieval
 from miniclip.metrics import Features, retrieval_ranks
 from miniclip.pretrained import MiniCLIP, ModelBundle
-from miniclip.runs import DamagedFile, RunDirectory, RunFacts, read_state
+from miniclip.runs import DamagedFile, JsonlLogger, RunDirectory, RunFacts, read_state
 from miniclip.runs.environment import git_revision
 from miniclip.runs.job_key import job_key
 from miniclip.runs.run_directory import Status
@@ -51,12 +54,22 @@ def run_job(cfg: DictConfig) -> float:
         Interrupted: when a signal ends it, after what there is has been saved.
     """
     keep_freed_memory()
+    with stop_signals.caught(), joined() as followers:
+        followers.check_settings(OmegaConf.to_container(cfg, resolve=True))
+        if followers.world.is_main:
+            return _run_main(cfg, followers)
+        return _train_along(cfg, followers)
+
+
+def _run_main(cfg: DictConfig, followers: Followers) -> float:
+    """The job of a process alone, or of the main one of several."""
     settings = HydraConfig.get()
     place = Path(settings.runtime.output_dir)
     # what is not in `_train` is quickly done, and not to be torn
-    with stop_signals.caught(), stop_signals.deferred():
+    with stop_signals.deferred():
         if settings.mode is RunMode.MULTIRUN:
-            return _job_of_sweep(cfg, place, Path(settings.sweep.dir), list(settings.overrides.task))
+            overrides = list(settings.overrides.task)
+            return _job_of_sweep(cfg, place, Path(settings.sweep.dir), overrides, followers)
 
         run = RunDirectory(place)
         with run.lock():
@@ -64,7 +77,7 @@ def run_job(cfg: DictConfig) -> float:
             if _is_completed(cfg, run):
                 log.info("Completed already, nothing is left to do: %s", run.path)
                 return run.read_summary()["best_rsum"]
-            return _train(cfg, run)
+            return _train(cfg, run, followers)
 
 
 def _is_completed(cfg: DictConfig, run: RunDirectory) -> bool:
@@ -76,7 +89,9 @@ def _is_completed(cfg: DictConfig, run: RunDirectory) -> bool:
     return job_key(config) == job_key(before) and config["eval"] == before.get("eval")
 
 
-def _job_of_sweep(cfg: DictConfig, place: Path, folder: Path, overrides: list[str]) -> float:
+def _job_of_sweep(
+    cfg: DictConfig, place: Path, folder: Path, overrides: list[str], followers: Followers
+) -> float:
     """Train unless that is done; what fails is told and leaves the other jobs running."""
     sweep = Sweep(folder)
     config: Any = OmegaConf.to_container(cfg, resolve=True)
@@ -106,7 +121,7 @@ def _job_of_sweep(cfg: DictConfig, place: Path, folder: Path, overrides: list[st
             run.write_job(key=key, overrides=overrides)
 
             settings = {"device": device, "trainer": {"resume": None if resume is None else str(resume)}}
-            return _train(OmegaConf.merge(cfg, settings), run)  # type: ignore[arg-type]
+            return _train(OmegaConf.merge(cfg, settings), run, followers)  # type: ignore[arg-type]
     except Exception as error:
         show = log.error if isinstance(error, UserError) else log.exception
         show("This job failed, the others go on: %s", error)
@@ -121,7 +136,7 @@ def _own_device(cfg: DictConfig, sweep: Sweep) -> AbstractContextManager[str]:
     return sweep.own_device(torch.cuda.device_count()) if cfg.device == "auto" else nullcontext(cfg.device)
 
 
-def _train(cfg: DictConfig, run: RunDirectory) -> float:
+def _train(cfg: DictConfig, run: RunDirectory, followers: Followers) -> float:
     """Train and measure one run; whatever happens, its status is written."""
     run.write_status("running")
     try:
@@ -131,12 +146,15 @@ def _train(cfg: DictConfig, run: RunDirectory) -> float:
             run.heartbeat(),
             stop_signals.raised(partial(_write_interrupted, run)),
         ):
-            summary, measured = _train_and_measure(cfg, run)
+            summary, measured = _train_and_measure(cfg, run, followers)
             stop_signals.check()  # a library may have swallowed it
     except (KeyboardInterrupt, SystemExit) as error:
         signum = getattr(error, "signum", signal.SIGINT)
         _write_interrupted(run, signum)
         stop_signals.hand_over(signum)
+        raise
+    except LostProcess as error:
+        _write_last_status(run, "interrupted", reason=str(error))
         raise
     except DiskError as error:
         # with room on the disk it would not fail again
@@ -155,6 +173,20 @@ def _train(cfg: DictConfig, run: RunDirectory) -> float:
     for task, result in measured.items():
         log.info("%s\n%s", task, "\n".join(f"  {line}" for line in result.lines))
     return summary["best_rsum"]
+
+
+def _train_along(cfg: DictConfig, followers: Followers) -> float:
+    """The job of a process beside the main one; what it writes is thrown away."""
+    order = followers.wait_for_order()
+    if order is None:
+        return math.nan
+
+    with tempfile.TemporaryDirectory(prefix="miniclip-process-") as folder:
+        run = RunDirectory(Path(folder))
+        trainer, setup, _ = build(cfg, run)
+        logger = JsonlLogger(every_steps=None)
+        trainer.train_along(setup, run, logger, checkpoint=order.checkpoint)
+    return math.nan
 
 
 def _write_last_status(run: RunDirectory, status: Status, **details: str) -> None:
@@ -193,7 +225,9 @@ def _write_failure(run: RunDirectory, error: BaseException) -> None:
     _write_last_status(run, status, reason=f"{type(cause).__name__}: {cause}")
 
 
-def _train_and_measure(cfg: DictConfig, run: RunDirectory) -> tuple[dict[str, Any], dict[str, Result]]:
+def _train_and_measure(
+    cfg: DictConfig, run: RunDirectory, followers: Followers
+) -> tuple[dict[str, Any], dict[str, Result]]:
     """The summary of the training, and what each task of `eval` found."""
     trainer, setup, logger = build(cfg, run)
 
@@ -204,6 +238,7 @@ def _train_and_measure(cfg: DictConfig, run: RunDirectory) -> tuple[dict[str, An
     log.info("%s", headline(setup, trainer, run))
 
     checkpoint = go_on(trainer.resume, run, setup.config)
+    followers.begin(checkpoint)
     logger.start(run.metrics, RunFacts(_run_name(cfg), setup.config, _sweep_name(), _tags()))
 
     # what the logger is given at the end, however that comes

@@ -29,7 +29,13 @@ def out_of_memory_text(error: BaseException, run: RunFiles) -> str:
         run: whose config says the values.
     """
     settings = _settings(run)
-    advice = [_half_the_batch(settings), _smaller(settings), _lower_precision(settings)]
+    advice = [
+        _in_parts(settings),
+        _computed_again(settings),
+        _half_the_batch(settings),
+        _smaller(settings),
+        _lower_precision(settings),
+    ]
     return " ".join(part for part in [wanted(error), *advice] if part)
 
 
@@ -46,6 +52,22 @@ def _settings(run: RunFiles) -> dict[str, Any]:
         return flatten(run.read_config())
     except (OSError, UserError, ValueError):
         return {}
+
+
+def _in_parts(settings: dict[str, Any]) -> str:
+    rows_at_once = settings.get("trainer.micro_batch_size") or settings.get("trainer.batch_size")
+    if rows_at_once is None or rows_at_once < SMALLEST_BATCH:
+        return ""
+    return (
+        "Take the batch in parts, slower and with all its negatives: "
+        f"trainer.micro_batch_size={rows_at_once // 2}."
+    )
+
+
+def _computed_again(settings: dict[str, Any]) -> str:
+    """Advice for a tower that has the setting and keeps its activations."""
+    keeps = settings.get("encoder.image.checkpoint_activations") is False
+    return "Slower, too: encoder.image.checkpoint_activations=true." if keeps else ""
 
 
 def _half_the_batch(settings: dict[str, Any]) -> str:

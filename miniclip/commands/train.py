@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from miniclip.commands import slurm
 from miniclip.commands.console import console, let_waiting_threads_sleep, with_new_names
+from miniclip.commands.processes import be_quiet, exit_telling, words_of_several
 from miniclip.config.compose import HOME, prepare_hydra, refuse_unknown, what_is_wrong
 from miniclip.config.refusals import FOLDERS_OF_HYDRA, refuse_misspelled
 from miniclip.disk_errors import disk_errors_told
@@ -83,19 +84,19 @@ def train() -> None:
     let_waiting_threads_sleep()
     os.environ.pop(LAUNCHER, None)  # of a sweep whose job has started this process
     with stop_signals.caught(), console():
+        be_quiet()
         sys.argv[1:] = map(_with_home, with_new_names(sys.argv[1:]))
         stop_signals.exit_status = partial(_exit_status, words=sys.argv[1:])
         _train()
 
 
 def _train() -> None:
-    _refuse_several_processes()
-
     # Hydra's parser wants its flag for sweeps in front of the settings
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
     words = [word for word in sys.argv[1:] if not word.startswith("-")]
 
     try:
+        sys.argv[1:] = words_of_several(sys.argv[1:])
         _refuse_flags(sys.argv[1:])
         refuse_misspelled(words)
         prepare_hydra()
@@ -107,7 +108,7 @@ def _train() -> None:
         error = raised.error if isinstance(raised, _Refused) else raised
         if os.environ.get(FULL_ERROR) == "1":
             print(without_secrets(traceback.format_exc()), end="", file=sys.stderr)
-        sys.exit(f"Error: {what_is_wrong(error, words)}")
+        exit_telling(what_is_wrong(error, words))
 
 
 def _with_home(word: str) -> str:
@@ -134,20 +135,6 @@ def _past_hydras_printer() -> Iterator[None]:
             del os.environ[FULL_ERROR]
         else:
             os.environ[FULL_ERROR] = wish
-
-
-def _refuse_several_processes() -> None:
-    """End all processes that torchrun started, of which the first says why."""
-    size = os.environ.get("WORLD_SIZE", "")
-    rank = os.environ.get("RANK")
-    if rank is None or not size.isdigit() or int(size) < 2:
-        return
-
-    told = (
-        f"Error: torchrun started {size} processes, but one process trains one run. Start it with python "
-        "run.py, and several runs with -m and hydra/launcher=... ."
-    )
-    sys.exit(told if rank == "0" else 1)
 
 
 def _refuse_flags(words: Sequence[str]) -> None:

@@ -11,17 +11,19 @@ from torch.utils.data import default_collate
 from miniclip.data.dataset import Item
 from miniclip.data.transforms import crop_and_resize
 from miniclip.errors import BrokenImage
+from miniclip.positives import PositivePairs
 
 
 class Batch(NamedTuple):
     """Images with one caption each, complete and on the model's device.
 
     Attributes:
-        images: (B, 3, H, W) float32, normalized, in channels_last memory; where frozen towers' features are
-            cached, those of the images, (B, width).
+        images: (B, 3, H, W) float32, normalized, in channels_last memory; uint8 and not normalized where
+            the loader keeps pixels; where frozen towers' features are cached, those of the images,
+            (B, width).
         token_ids: (B, L) int64; L is 0 where the loader has no tokenizer. Or features of the captions.
         attention_mask: (B, L) bool.
-        positives: (B, B) bool, which captions are right for which images; None is the diagonal.
+        positives: which captions are right for which images; None is the diagonal.
         num_false_negatives: right pairs off the diagonal, which a loss of one positive takes for wrong.
         image_ids: (B,) int64 on the host, place of each image in its split; empty where there is none.
         captions: B of them, as they were written.
@@ -31,7 +33,7 @@ class Batch(NamedTuple):
     images: Tensor
     token_ids: Tensor
     attention_mask: Tensor
-    positives: Tensor | None = None
+    positives: PositivePairs | None = None
     num_false_negatives: int = 0
     image_ids: Tensor = torch.empty(0, dtype=torch.int64)
     captions: Sequence[str] = ()
@@ -94,14 +96,6 @@ def collate_features(items: Sequence[Item]) -> CollatedBatch:
         captions=[item.caption for item in items],
         problems=[item.problem for item in items if item.problem is not None],
     )
-
-
-def positive_pairs(image_ids: Tensor, captions: Sequence[str]) -> Tensor:
-    """Which captions are right for which images, (B, B) bool: those of one image, and equal ones."""
-    # one number for each different caption
-    numbers = {caption: number for number, caption in enumerate(captions)}
-    texts = torch.tensor([numbers[caption] for caption in captions])  # (B,)
-    return (image_ids[:, None] == image_ids) | (texts[:, None] == texts)
 
 
 def _padded(image: Tensor, height: int, width: int) -> Tensor:

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from miniclip.data.batch import Batch, CollatedBatch, collate, collate_features, positive_pairs
+from miniclip.data.batch import Batch, CollatedBatch, collate, collate_features
 from miniclip.data.buffer_pool import BufferPool
 from miniclip.data.dataset import ImageTextDataset, Item
 from miniclip.data.transforms import crop_and_resize_batch, normalize
 from miniclip.errors import UserError
+from miniclip.positives import PositivePairs
 from miniclip.stop_signals import leave_to_main_process, signals_masked
 from miniclip.tokenizers import Tokenizer
 
@@ -40,6 +41,8 @@ class Loader:
         device: where the model reads.
         num_workers: how many read; 0 reads in between, when a batch is asked for.
         tokenizer: of the captions; None where only images are read.
+        keeps_pixels: leave images as pixels, a quarter of the memory: they go through the model in parts,
+            each normalized when its turn comes.
     """
 
     def __init__(
@@ -50,12 +53,14 @@ class Loader:
         device: torch.device,
         num_workers: int,
         tokenizer: Tokenizer | None = None,
+        keeps_pixels: bool = False,
     ):
         self.dataset = dataset
         self.order = order
         self.device = device
         self.num_workers = num_workers
         self.tokenizer = tokenizer
+        self.keeps_pixels = keeps_pixels
         self._floats = BufferPool(torch.float32)
         self._pixels = BufferPool(torch.uint8)
         self._processes: DataLoader[Any] | None = None
@@ -115,28 +120,30 @@ class Loader:
 
     def _finish(self, batch: CollatedBatch) -> Batch:
         """Complete a batch: cut, normalized, tokenized and on the device."""
-        positives = positive_pairs(batch.image_ids, batch.captions)
+        positives = PositivePairs.of(batch.image_ids, batch.captions)
         token_ids, attention_mask = self._tokenized(batch.captions)
 
         return Batch(
-            images=self._normalized(batch),
+            images=self._images(batch),
             token_ids=self._on_device(token_ids),
             attention_mask=self._on_device(attention_mask),
-            positives=self._on_device(positives),
-            num_false_negatives=int(positives.sum()) - len(positives),  # on the host: no GPU is waited for
+            positives=positives.each(self._on_device),
+            num_false_negatives=positives.num_off_diagonal(),  # on the host: no GPU is waited for
             image_ids=batch.image_ids,
             captions=batch.captions,
             problems=batch.problems,
         )
 
-    def _normalized(self, batch: CollatedBatch) -> Tensor:
-        """What the model sees of the images, (B, 3, H, W) float32 on the device; features as they are."""
+    def _images(self, batch: CollatedBatch) -> Tensor:
+        """The images as `Batch` holds them, cut, on the device; features as they are."""
         pixels = self._on_device(batch.images)
         if self.dataset.holds_features:
             return pixels
         if batch.boxes is not None:
             boxes = self._on_device(batch.boxes)
             pixels = crop_and_resize_batch(pixels, boxes, self.dataset.crop.image_size)
+        if self.keeps_pixels:
+            return pixels.to(torch.uint8)  # those that a GPU cuts are whole numbers
         out = self._floats.take(pixels.shape) if self.device.type == "cpu" else None
         return normalize(pixels, out)
 

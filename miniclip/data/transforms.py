@@ -202,6 +202,11 @@ def normalize(pixels: Tensor, out: Tensor | None = None) -> Tensor:
     return out
 
 
+def as_seen(images: Tensor) -> Tensor:
+    """What the model sees of a batch's images (B, ...): uint8 pixels normalized, all else as it is."""
+    return normalize(images) if images.dtype is torch.uint8 else images
+
+
 @cache
 def _normalization_of_rows(width: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Factor and shift, (3 * width,) each; kept, since a GPU would be waited for to make them."""

@@ -37,6 +37,12 @@ def blocks_of(model: CLIP) -> dict[str, list[nn.Parameter]]:
     return blocks
 
 
+def modules_of_blocks(encoder: nn.Module) -> list[nn.Module]:
+    """The blocks of a network, in order; empty where it is layers in a row."""
+    paths = (_block_place(encoder, name, of_layers=False) for name, _ in encoder.named_parameters())
+    return [encoder.get_submodule(path) for path in dict.fromkeys(filter(None, paths))]
+
+
 def _of_tower(encoder: nn.Module, first: str) -> Iterator[tuple[str, nn.Parameter]]:
     """Each parameter of a tower behind the name of its block.
 
@@ -56,6 +62,15 @@ def _of_tower(encoder: nn.Module, first: str) -> Iterator[tuple[str, nn.Paramete
 
 
 def _block_path(encoder: nn.Module, name: str, *, of_layers: bool) -> str | None:
+    """The place of a block without the attribute that holds the whole network; see `_block_place`."""
+    place = _block_place(encoder, name, of_layers=of_layers)
+    if place is None:
+        return None
+    first, _, rest = place.partition(".")
+    return rest if first in ("backbone", "model") and rest else place
+
+
+def _block_place(encoder: nn.Module, name: str, *, of_layers: bool) -> str | None:
     """The place of the numbered module that a parameter of this name lies in, or None.
 
     Args:
@@ -70,11 +85,7 @@ def _block_path(encoder: nn.Module, name: str, *, of_layers: bool) -> str | None
         if depth and (depth < place or not isinstance(module, CONTAINERS)):
             break
 
-    if not depth:
-        return None
-    # without the attribute that holds the whole network
-    start = 1 if steps[0] in ("backbone", "model") and depth > 1 else 0
-    return ".".join(steps[start:depth])
+    return ".".join(steps[:depth]) or None
 
 
 def _is_block(module: nn.Module, name: str, *, of_layers: bool) -> bool:

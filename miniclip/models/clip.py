@@ -1,6 +1,5 @@
 """The whole model: two towers, the projection, the temperature, and what the loss learns."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -10,6 +9,9 @@ from torch import Tensor, nn
 from miniclip.models.projection import Projection
 from miniclip.models.temperature import Temperature
 
+LARGEST_TABLE = 2048
+"""Of so many pairs, all cosines are written down for their variance: 16 MB."""
+
 
 class CLIPOutput(NamedTuple):
     """What the model says of a batch of pairs.
@@ -18,27 +20,20 @@ class CLIPOutput(NamedTuple):
         image_features: (B, embed_dim) float32, of length 1.
         text_features: (B, embed_dim) float32, of length 1.
         logit_scale: () float32, the factor on the cosine similarities.
-        similarity: (B, B) float32, the cosines that the temperature read; no gradient reaches them.
+        variance: () float32, that of all B x B cosines, without a gradient; None where the temperature
+            reads none.
     """
 
     image_features: Tensor
     text_features: Tensor
     logit_scale: Tensor
-    similarity: Tensor
+    variance: Tensor | None
 
-    def loss_inputs(self, gather: Callable[[Tensor], Tensor] | None = None) -> dict[str, Tensor]:
-        """What every loss is called with, by name; besides, a batch has its `positives`.
-
-        Args:
-            gather: brings the rows of all processes together, `(B, ...) -> (B * size, ...)`; None takes
-                those of this one.
-        """
-        image_features, text_features = self.image_features, self.text_features
-        if gather is not None:
-            image_features, text_features = gather(image_features), gather(text_features)
+    def loss_inputs(self) -> dict[str, Tensor]:
+        """What every loss is called with, by name; besides, a batch has its `positives`."""
         return {
-            "image_features": image_features,
-            "text_features": text_features,
+            "image_features": self.image_features,
+            "text_features": self.text_features,
             "logit_scale": self.logit_scale,
         }
 
@@ -50,7 +45,7 @@ class CLIP(nn.Module):
         image_encoder: `(B, 3, H, W) -> (B, embed_dim)`.
         text_encoder: `(token_ids (B, L), attention_mask (B, L)) -> (B, embed_dim)`.
         projection: carries each tower's output into the joint space.
-        temperature: `similarity (B, B) -> logit_scale ()`.
+        temperature: `variance () -> logit_scale ()`.
         loss: what the features are trained by. `forward` does not call it; it is here because its own
             parameters are trained, saved and restored with all others.
     """
@@ -75,20 +70,20 @@ class CLIP(nn.Module):
         images: Tensor,
         token_ids: Tensor,
         attention_mask: Tensor,
-        similarity: Tensor | None = None,
+        variance: Tensor | None = None,
     ) -> CLIPOutput:
-        """A batch of pairs. Given a `similarity`, the temperature reads it in place of this pass's own."""
+        """A batch of pairs. Given a `variance`, the temperature reads it in place of this pass's own."""
         image_features = self.encode_image(images)
         text_features = self.encode_text(token_ids, attention_mask)
-        return self.from_features(image_features, text_features, similarity)
+        return self.from_features(image_features, text_features, variance)
 
     def from_features(
-        self, image_features: Tensor, text_features: Tensor, similarity: Tensor | None = None
+        self, image_features: Tensor, text_features: Tensor, variance: Tensor | None = None
     ) -> CLIPOutput:
         """The same of features (B, embed_dim) that were encoded before."""
-        if similarity is None:
-            similarity = _similarity(image_features, text_features)
-        return CLIPOutput(image_features, text_features, self.temperature(similarity), similarity)
+        if variance is None and self.temperature.reads_variance:
+            variance = similarity_variance(image_features, text_features)
+        return CLIPOutput(image_features, text_features, self.temperature(variance), variance)
 
     def encode_image(self, images: Tensor) -> Tensor:
         """`images (B, 3, H, W) -> image_features (B, embed_dim)`, float32, of length 1."""
@@ -99,10 +94,24 @@ class CLIP(nn.Module):
         return _unit(self.projection.text(self.text_encoder(token_ids, attention_mask)))
 
 
-def _similarity(image_features: Tensor, text_features: Tensor) -> Tensor:
-    """`(B, D), (B, D) -> (B, B)`, float32 also under autocast: a variance of 1e-8 is lost in bfloat16."""
+@torch.no_grad()
+def similarity_variance(image_features: Tensor, text_features: Tensor) -> Tensor:
+    """Variance of all B x B cosines, `(B, D), (B, D) -> ()`; of a large batch, without a table of them."""
+    # float32 also under autocast: a variance of 1e-8 is lost in bfloat16
     with torch.autocast(image_features.device.type, enabled=False):
-        return image_features.detach() @ text_features.detach().T
+        if len(image_features) <= LARGEST_TABLE:
+            return (image_features @ text_features.T).var(correction=0)
+
+        # x = mean + rest for both: what the products of the four parts vary by adds up
+        image_mean, text_mean = image_features.mean(dim=0), text_features.mean(dim=0)  # (D,)
+        images, texts = image_features - image_mean, text_features - text_mean  # (B, D)
+        of_both = (_covariance(images) * _covariance(texts)).sum()
+        return (images @ text_mean).square().mean() + (texts @ image_mean).square().mean() + of_both
+
+
+def _covariance(centered: Tensor) -> Tensor:
+    """`(B, D) -> (D, D)`."""
+    return centered.T @ centered / len(centered)
 
 
 def _unit(features: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from miniclip.errors import SettingError, above_zero, at_least, one_of
+from miniclip.models.activation_checkpoints import checkpoint_blocks
 from miniclip.models.last_stage import last_stage
 from miniclip.optim.norm_layers import BATCH_NORM
 from miniclip.preprocessing import MEAN, STD, Preprocessing
@@ -35,6 +36,8 @@ class ImageEncoder(nn.Module):
         freeze_batch_norm_stats: hold the running statistics of batch norms still and normalize by them,
             also in training, in the part that learns as well.
         lr_factor: the backbone's learning rate over that of everything else.
+        checkpoint_activations: keep less in memory: blocks of the backbone run once more in the backward
+            pass of training, which gives the same to the bit.
         preprocessing: of the images that the backbone's weights were trained with; those that come in are
             normalized to it.
     """
@@ -51,6 +54,7 @@ class ImageEncoder(nn.Module):
         trainable: Trainable,
         freeze_batch_norm_stats: bool,
         lr_factor: float,
+        checkpoint_activations: bool = False,
         preprocessing: Preprocessing = IMAGENET,
     ):
         super().__init__()
@@ -67,6 +71,9 @@ class ImageEncoder(nn.Module):
             backbone.requires_grad_(False)
             for part in self._learning:
                 part.requires_grad_(True)
+
+        if checkpoint_activations:
+            checkpoint_blocks(backbone)
 
         self.lr_factors = {"backbone": lr_factor}
         self.preprocessing = preprocessing

@@ -1,7 +1,7 @@
 """The factor before the softmax: `logit_scale` = 1 / temperature, positive and at most `MAX_SCALE`.
 
-A temperature is called as `temperature(similarity (B, B)) -> logit_scale ()`, float32. The exponential
-and the clamp happen here and nowhere else.
+A temperature is called as `temperature(variance ()) -> logit_scale ()`, float32, with the variance of all
+B x B cosines of the batch. The exponential and the clamp happen here and nowhere else.
 """
 
 import math
@@ -17,13 +17,18 @@ MAX_SCALE = 100.0
 
 
 class Temperature(nn.Module):
-    """What every temperature is: `similarity (B, B) -> logit_scale ()`.
+    """What every temperature is: `variance () -> logit_scale ()`, float32.
 
     Attributes:
-        reuses_similarity: whether it reads, in a second pass over a batch, the similarities of the first.
+        reads_variance: whether it reads the variance it is called with; where not, that may be None.
+        reuses_variance: whether it reads, in a second pass over a batch, the variance of the first.
     """
 
-    reuses_similarity: bool = False
+    reuses_variance: bool = False
+
+    @property
+    def reads_variance(self) -> bool:
+        return False
 
 
 class DynamicTemperature(Temperature):
@@ -60,7 +65,7 @@ class DynamicTemperature(Temperature):
 
         self.momentum = momentum
         self.sam = sam
-        self.reuses_similarity = sam == "reuse"
+        self.reuses_variance = sam == "reuse"
         self.register_buffer("running_variance", torch.tensor(0.0))
         self.register_buffer("num_batches_tracked", torch.tensor(0))
 
@@ -70,16 +75,20 @@ class DynamicTemperature(Temperature):
         nn.init.constant_(output.bias, math.log(initial_scale))
         self.mlp = nn.Sequential(nn.Linear(1, hidden), nn.GELU(), output)
 
-    def forward(self, similarity: Tensor) -> Tensor:
+    @property
+    def reads_variance(self) -> bool:
+        return self.training
+
+    def forward(self, variance: Tensor | None) -> Tensor:
         if self.training:
-            variance = similarity.detach().float().var(correction=0)  # ()
+            assert variance is not None
             self._track(variance)
         else:
             variance = self.running_variance
 
         # variances of cosines span decades (1e-4 ... 1e-1), their logarithm a few units
         feature = torch.log(variance + 1e-6).reshape(1)  # (1,)
-        with torch.autocast(similarity.device.type, enabled=False):
+        with torch.autocast(variance.device.type, enabled=False):
             return _to_scale(self.mlp(feature).squeeze())
 
     @torch.no_grad()
@@ -98,7 +107,7 @@ class LearnedTemperature(Temperature):
         _check_scale(initial_scale)
         self.log_scale = nn.Parameter(torch.tensor(math.log(initial_scale)))
 
-    def forward(self, similarity: Tensor) -> Tensor:
+    def forward(self, variance: Tensor | None) -> Tensor:
         return _to_scale(self.log_scale)
 
 
@@ -112,7 +121,7 @@ class FixedTemperature(Temperature):
         _check_scale(initial_scale)
         self.register_buffer("log_scale", torch.tensor(math.log(initial_scale)))
 
-    def forward(self, similarity: Tensor) -> Tensor:
+    def forward(self, variance: Tensor | None) -> Tensor:
         return _to_scale(self.log_scale)
 
 

@@ -15,8 +15,8 @@ from torch.optim import Optimizer
 from miniclip.errors import UserError
 
 PassClosure = Callable[[int], Tensor]
-"""Runs forward and backward over the batch, or over all its micro-batches, adds to `.grad` and returns the
-loss (). It is told which pass of the step it runs, from 0, and zeroes nothing."""
+"""Runs forward and backward over the batch, or over all batches of the step, adds to `.grad` and returns
+the loss (). It is told which pass of the step it runs, from 0, and zeroes nothing."""
 
 Closure = Callable[[], Tensor] | PassClosure
 """A closure as torch's optimizers take it, or one that is told which pass it runs."""
@@ -45,6 +45,10 @@ class PassOptimizer(Protocol):
     @property
     def reuses_feature_gradient(self) -> bool:
         """Whether passes after the first carry that one's gradient at the features back."""
+
+    @property
+    def ascends_alone(self) -> bool:
+        """Whether the pass that runs leads to a perturbation of this process alone, of several."""
 
     @property
     def metrics(self) -> Mapping[str, Tensor]: ...
@@ -82,6 +86,7 @@ class SinglePass:
 
     knows_its_passes = True
     reuses_feature_gradient = False
+    ascends_alone = False
 
     def __init__(self, base_optimizer: Optimizer):
         self.base_optimizer = base_optimizer

@@ -94,6 +94,9 @@ class SAM(Optimizer):
         rho_warmup_steps: steps until rho is reached under "warmup".
         rho_floor: what the schedule starts from, or falls to, as a fraction of rho.
         measure_every: steps between those that measure `metrics` in full; null never does.
+        sync_perturbation: where several processes train together, perturb along the mean of their
+            gradients, as one process with the whole batch would. If not, each perturbs along its own
+            (m-sharpness, Foret et al. 2021, section 4.1), and a first pass waits for no other process.
         model: its buffers, as batch norm's statistics are, are held still in the second pass. Without it
             they move twice per step, which the first one warns of.
         base_settings: further settings of the base optimizer.
@@ -134,6 +137,7 @@ class SAM(Optimizer):
         rho_warmup_steps: int = 100,
         rho_floor: float = 0.0,
         measure_every: int | None = 10,
+        sync_perturbation: bool = True,
         model: nn.Module | None = None,
         **base_settings: Any,
     ):
@@ -158,6 +162,8 @@ class SAM(Optimizer):
         self.descent = descent or Descent()
         self.trigger = trigger
         self.measure_every = measure_every
+        self.sync_perturbation = sync_perturbation
+        self.ascends_alone = False
         self.model = model
         self.fraction_done = 0.0
         self.num_updates = 0
@@ -324,6 +330,13 @@ class SAM(Optimizer):
             allowed = "is a limit of the plain length: set adaptive and per_layer to false"
             raise SettingError("loss_budget", budget, allowed)
 
+        has_use_for_mean = not self.direction.is_gradient or self.descent.needs_first_pass
+        if not self.sync_perturbation and (has_use_for_mean or self.trigger is not None):
+            allowed = (
+                "leaves no mean gradient to direction, descent or trigger: take those of optimizer=sam"
+            )
+            raise SettingError("sync_perturbation", False, allowed)
+
         if not self.direction.needs_first_pass:
             kind = type(self.direction).__name__
             needs_one = {
@@ -355,7 +368,7 @@ class SAM(Optimizer):
 
     def _both_passes(self, closure: Closure) -> Tensor:
         randomness = Randomness(self._all_params())
-        with self._gradients_of_perturbed_only():
+        with self._gradients_of_perturbed_only(), self._alone_if_wanted():
             loss = run_pass(closure, 0)
         self._check_gradients()
         if not self._is_worth_a_second_pass():
@@ -468,6 +481,15 @@ class SAM(Optimizer):
         finally:
             for p in idle:
                 p.requires_grad_(True)
+
+    @contextmanager
+    def _alone_if_wanted(self) -> Iterator[None]:
+        """Tell who runs the first pass whether its gradient is this process's own."""
+        self.ascends_alone = not self.sync_perturbation
+        try:
+            yield
+        finally:
+            self.ascends_alone = False
 
     def _share_base(self) -> None:
         """Groups, state and defaults are the base optimizer's: schedules and scalers see one optimizer."""

@@ -19,19 +19,37 @@ def frozen_statistics(model: nn.Module | None) -> Iterator[None]:
     whatever its class does with its buffers: batch norm moves mean, variance and counter; instance norm
     reads its statistics as well as moves them; a module of a user's own may replace the tensor.
     """
-    modules = [] if model is None else list(model.modules())
-    originals = [(module, name, buffer) for module in modules for name, buffer in _own_buffers(module)]
-
-    # a buffer that two modules share stays shared
-    copies: dict[Tensor, Tensor] = {buffer: buffer.clone() for _, _, buffer in originals}
-    for module, name, buffer in originals:
-        module._buffers[name] = copies[buffer]
-
-    try:
+    with BufferCopies(model).in_use():
         yield
-    finally:
-        for module, name, buffer in originals:
-            module._buffers[name] = buffer
+
+
+class BufferCopies:
+    """Copies of a model's buffers as they are when this is made, to run a forward pass again from there.
+
+    Args:
+        model: None has no buffers.
+    """
+
+    def __init__(self, model: nn.Module | None):
+        modules = [] if model is None else list(model.modules())
+        places = [(module, name, buffer) for module in modules for name, buffer in _own_buffers(module)]
+
+        # a buffer that two modules share stays shared
+        copies: dict[Tensor, Tensor] = {buffer: buffer.clone() for _, _, buffer in places}
+        self._copies = [(module, name, copies[buffer]) for module, name, buffer in places]
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Context in which the modules work on the copies, and move these; the buffers hold still."""
+        originals = [module._buffers[name] for module, name, _ in self._copies]
+        for module, name, copy in self._copies:
+            module._buffers[name] = copy
+
+        try:
+            yield
+        finally:
+            for (module, name, _), original in zip(self._copies, originals, strict=True):
+                module._buffers[name] = original
 
 
 @contextmanager

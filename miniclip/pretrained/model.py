@@ -151,9 +151,9 @@ class MiniCLIP:
         model = self.bundle.text_model
         training = model.training
         model.eval()
-        # in evaluation no temperature depends on the similarities it is given
+        # in evaluation no temperature reads a batch's variance
         with torch.no_grad():
-            scale = model.temperature(torch.zeros(1, 1, device=self.device))
+            scale = model.temperature(None)
         model.train(training)
         return float(scale)
 

@@ -21,6 +21,8 @@ IGNORED_KEYS = (
     "resume",
     "num_workers",
     "cache_dir",
+    "checkpoint_activations",
+    "chunk_size",
     "checkpoint_every_epochs",
     "checkpoint_every_steps",
     "checkpoint_every_minutes",

@@ -52,6 +52,7 @@ FREE = (
     "trainer.resume",
     "data.cache",
     "data.cache_dir",
+    "encoder.image.checkpoint_activations",
 )
 """Settings that a resumed run takes without a word: how long, how often, where, and how fast."""
 
@@ -62,6 +63,7 @@ APPLIED = (
     "precision",
     "trainer.batch_size",
     "trainer.accumulate_steps",
+    "trainer.micro_batch_size",
     "trainer.grad_clip_norm",
     "data.crop",
     "data.crop_scale",

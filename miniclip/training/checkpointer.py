@@ -54,9 +54,19 @@ class Checkpointer:
         run: where the checkpoints lie.
         progress: of the run.
         settings: when checkpoints are written, and which are kept.
+        writes: false of several processes for all but the main one, whose state is that of all.
     """
 
-    def __init__(self, setup: TrainingSetup, run: RunDirectory, progress: Progress, settings: SaveSettings):
+    def __init__(
+        self,
+        setup: TrainingSetup,
+        run: RunDirectory,
+        progress: Progress,
+        settings: SaveSettings,
+        *,
+        writes: bool = True,
+    ):
+        self.writes = writes
         self.setup = setup
         self.run = run
         self.progress = progress
@@ -84,6 +94,9 @@ class Checkpointer:
         Raises:
             DiskError: when the system refuses it, or the one before, and `settings.on_error` says so.
         """
+        self._since_save = Stopwatch()
+        if not self.writes:
+            return
         self.saver.wait()  # so that there are no two snapshots
         content: dict[str, Any] = {name: part.state_dict() for name, part in self.parts.items()}
         content |= {"config": self.setup.config, "data": self.data}
@@ -91,8 +104,6 @@ class Checkpointer:
             content["signature"] = self.setup.signature
         if self.settings.in_background:
             content = snapshot(content)
-
-        self._since_save = Stopwatch()
         self.saver.start(partial(self._write, content, self.progress.step))
 
     def keep(self, *, is_best: bool, was_validated: bool = True) -> bool:
@@ -104,6 +115,8 @@ class Checkpointer:
         Raises:
             DiskError: see `save`.
         """
+        if not self.writes:
+            return True
         for give_name in self._names(is_best=is_best, was_validated=was_validated):
             self.saver.wait()
             if self.saver.failure is not None:

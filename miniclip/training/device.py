@@ -1,5 +1,7 @@
 """The device that a setting names."""
 
+import os
+
 import torch
 
 from miniclip.errors import SettingError, counted
@@ -14,7 +16,9 @@ def find_device(name: str) -> torch.device:
         SettingError: when torch knows no such device or finds none here.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and "LOCAL_RANK" in os.environ:  # of several processes each has its own
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
 
     try:
         device = torch.device(name)

@@ -1,15 +1,29 @@
 """Forward and backward over the batches of a step: one pass of the optimizer."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from miniclip.data.batch import Batch
+from miniclip.data.transforms import as_seen
 from miniclip.distributed import World
 from miniclip.models import CLIP, CLIPOutput
+from miniclip.models.clip import similarity_variance
 from miniclip.training.precision import Precision
+
+
+class BatchFeatures(NamedTuple):
+    """What both towers make of one batch, of length 1.
+
+    Attributes:
+        images: (B, embed_dim) float32.
+        texts: (B, embed_dim) float32.
+    """
+
+    images: Tensor
+    texts: Tensor
 
 
 class FeatureGradient(NamedTuple):
@@ -32,13 +46,13 @@ class PassResult(NamedTuple):
     Attributes:
         loss: (), the mean over the batches.
         logit_scale: (), the mean over the batches.
-        similarities: for each batch the cosines (B, B) that the temperature read.
+        variances: for each batch what the temperature read, (), or None where it reads nothing.
         feature_gradients: for each batch, where later passes reuse them.
     """
 
     loss: Tensor
     logit_scale: Tensor
-    similarities: list[Tensor]
+    variances: list[Tensor | None]
     feature_gradients: list[FeatureGradient]
 
 
@@ -48,9 +62,12 @@ class ForwardBackward(Protocol):
     Args (of a call):
         batches: each with its own negatives.
         first_pass: the result of the step's first pass; None where this is the first.
+        alone: compare the rows of this process only, and wait for no other.
     """
 
-    def __call__(self, batches: Sequence[Batch], first_pass: PassResult | None) -> PassResult: ...
+    def __call__(
+        self, batches: Sequence[Batch], first_pass: PassResult | None, *, alone: bool = False
+    ) -> PassResult: ...
 
 
 class Accumulation:
@@ -78,36 +95,38 @@ class Accumulation:
         self.loss = loss
         self.precision = precision
         self.world = world or World()
+        self.gathers = getattr(loss, "gather", "global") == "global"
         self.reuses_feature_gradient = reuses_feature_gradient
 
-    def __call__(self, batches: Sequence[Batch], first_pass: PassResult | None) -> PassResult:
+    def __call__(
+        self, batches: Sequence[Batch], first_pass: PassResult | None, *, alone: bool = False
+    ) -> PassResult:
+        world = World() if alone else self.world
         if first_pass is not None and self.reuses_feature_gradient:
             return self._with_known_gradients(batches, first_pass)
 
         losses: list[Tensor] = []
         scales: list[Tensor] = []
-        similarities: list[Tensor] = []
+        variances: list[Tensor | None] = []
         feature_gradients: list[FeatureGradient] = []
 
         for number, batch in enumerate(batches):
-            known = self._known_similarity(first_pass, number)
-            output = self._forward(batch, known)
-            if self.reuses_feature_gradient:
-                loss, feature_gradient = self._in_two_parts(output, batch, len(batches))
-                feature_gradients.append(feature_gradient)
-            else:
-                loss = self._loss_of(output, batch) / len(batches)
-                self.precision.backward(loss)
+            known = self._known_variance(first_pass, number)
+            output, loss, gradient = self._one_batch(batch, known, len(batches), world)
 
             # detached, so that the graph of one batch is gone before the next
             losses.append(loss.detach())
             scales.append(output.logit_scale.detach())
-            similarities.append(output.similarity.detach())
+            variances.append(output.variance)
+            if self.reuses_feature_gradient:
+                assert gradient is not None
+                feature_gradients.append(gradient)
+            del output, loss
 
         return PassResult(
             loss=torch.stack(losses).sum(),
             logit_scale=torch.stack(scales).mean(),
-            similarities=similarities,
+            variances=variances,
             feature_gradients=feature_gradients,
         )
 
@@ -115,60 +134,100 @@ class Accumulation:
         """Carry the first pass's gradients at the features back, through the weights as they are now."""
         losses: list[Tensor] = []
         for batch, gradient in zip(batches, first_pass.feature_gradients, strict=True):
-            with self.precision.autocast():
-                image_features = self.model.encode_image(batch.images)
-                text_features = self.model.encode_text(batch.token_ids, batch.attention_mask)
-
-            _carry_back(gradient, image_features, text_features)
-            losses.append(gradient.offset + self._product(gradient, image_features, text_features))
+            losses.append(gradient.offset + self._one_batch_again(batch, gradient))
 
         return first_pass._replace(loss=torch.stack(losses).sum())
 
-    def _in_two_parts(
-        self, output: CLIPOutput, batch: Batch, num_batches: int
-    ) -> tuple[Tensor, FeatureGradient]:
-        """Backward to the features, and from there; the loss () over the number of batches."""
-        image_features = output.image_features.detach().requires_grad_()
-        text_features = output.text_features.detach().requires_grad_()
-        cut = output._replace(image_features=image_features, text_features=text_features)
-        loss = self._loss_of(cut, batch) / num_batches
+    def _one_batch(
+        self, batch: Batch, variance: Tensor | None, num_batches: int, world: World
+    ) -> tuple[CLIPOutput, Tensor, FeatureGradient | None]:
+        """Forward and backward over one batch; its loss, (), over the number of batches."""
+        features = self._encode(batch)
+        if self.reuses_feature_gradient:
+            output, loss, gradient = self._up_to_features(features, batch, variance, num_batches, world)
+            _carry_back(gradient, features)
+            return output, loss, gradient
+
+        output, loss = self._compare(features, batch, variance, world)
+        loss = loss / num_batches
+        self.precision.backward(loss)
+        return output, loss, None
+
+    def _one_batch_again(self, batch: Batch, gradient: FeatureGradient) -> Tensor:
+        """Carry a known gradient at the features back; its product with the features, unscaled, ()."""
+        features = self._encode(batch)
+        _carry_back(gradient, features)
+        return self._product(gradient, features)
+
+    def _up_to_features(
+        self,
+        features: BatchFeatures,
+        batch: Batch,
+        variance: Tensor | None,
+        num_batches: int,
+        world: World,
+    ) -> tuple[CLIPOutput, Tensor, FeatureGradient]:
+        """Loss, and backward as far as the features; the loss () over the number of batches."""
+        cut = BatchFeatures(*(part.detach().requires_grad_() for part in features))
+        output, loss = self._compare(cut, batch, variance, world)
+        loss = loss / num_batches
         self.precision.backward(loss)
 
-        assert image_features.grad is not None and text_features.grad is not None
-        gradient = FeatureGradient(image_features.grad, text_features.grad, offset=loss.detach())
-        _carry_back(gradient, output.image_features, output.text_features)
+        assert cut.images.grad is not None and cut.texts.grad is not None
+        gradient = FeatureGradient(cut.images.grad, cut.texts.grad, offset=loss.detach())
+        return output, loss, gradient._replace(offset=gradient.offset - self._product(gradient, cut))
 
-        product = self._product(gradient, image_features, text_features)
-        return loss, gradient._replace(offset=gradient.offset - product)
-
-    def _product(self, gradient: FeatureGradient, image_features: Tensor, text_features: Tensor) -> Tensor:
+    def _product(self, gradient: FeatureGradient, features: BatchFeatures) -> Tensor:
         """Sum over both towers of gradient times features, unscaled, ()."""
-        of_images = (gradient.of_images * image_features.detach()).sum()
-        of_texts = (gradient.of_texts * text_features.detach()).sum()
+        of_images = (gradient.of_images * features.images.detach()).sum()
+        of_texts = (gradient.of_texts * features.texts.detach()).sum()
         return (of_images + of_texts) / self.precision.loss_scale
 
-    def _known_similarity(self, first_pass: PassResult | None, number: int) -> Tensor | None:
-        """What the temperature reads in place of this pass's own cosines, if anything, (B, B)."""
-        if first_pass is None or not self.model.temperature.reuses_similarity:
+    def _known_variance(self, first_pass: PassResult | None, number: int) -> Tensor | None:
+        """What the temperature reads in place of this pass's own variance, if anything, ()."""
+        if first_pass is None or not self.model.temperature.reuses_variance:
             return None
-        return first_pass.similarities[number]
+        return first_pass.variances[number]
 
-    def _forward(self, batch: Batch, similarity: Tensor | None) -> CLIPOutput:
+    def _encode(self, batch: Batch) -> BatchFeatures:
+        """Both towers' features of this process's rows."""
         with self.precision.autocast():
-            return self.model(
-                images=batch.images,
-                token_ids=batch.token_ids,
-                attention_mask=batch.attention_mask,
-                similarity=similarity,
+            return BatchFeatures(
+                self.model.encode_image(as_seen(batch.images)),
+                self.model.encode_text(batch.token_ids, batch.attention_mask),
             )
 
-    def _loss_of(self, output: CLIPOutput, batch: Batch) -> Tensor:
-        """The loss of one batch, (); of all processes' rows, so that no loss has to know of processes."""
-        return self.loss(**output.loss_inputs(self.world.gather), positives=batch.positives)
+    def _compare(
+        self, features: BatchFeatures, batch: Batch, variance: Tensor | None, world: World
+    ) -> tuple[CLIPOutput, Tensor]:
+        """This process's part of the loss of one batch, (), and the model's output that it read.
+
+        The mean over the processes is the loss of them all.
+        """
+        if self.gathers and not world.is_alone:
+            return self._compare_with_others(features, batch, variance, world)
+        if variance is None and self.model.temperature.reads_variance:
+            variance = world.mean(similarity_variance(*features))
+        with self.precision.autocast():
+            output = self.model.from_features(*features, variance)
+        return output, self.loss(**output.loss_inputs(), positives=batch.positives)
+
+    def _compare_with_others(
+        self, features: BatchFeatures, batch: Batch, variance: Tensor | None, world: World
+    ) -> tuple[CLIPOutput, Tensor]:
+        """The same against the rows of all processes."""
+        images, texts = (world.gather(part) for part in features)
+        positives = None if batch.positives is None else batch.positives.each(world.gather)
+        with self.precision.autocast():
+            output = self.model.from_features(images, texts, variance)
+
+        inputs: dict[str, Any] = {**output.loss_inputs(), "positives": positives}
+        if getattr(self.loss, "takes_rows", False):
+            inputs["rows"] = world.rows(len(images))
+        return output, self.loss(**inputs)
 
 
-def _carry_back(gradient: FeatureGradient, image_features: Tensor, text_features: Tensor) -> None:
+def _carry_back(gradient: FeatureGradient, features: BatchFeatures) -> None:
     """Add the weights' gradients to `.grad`; a tower that is frozen has no graph, and is left out."""
-    features = (image_features, text_features)
     towers = [pair for pair in zip(features, gradient[:2], strict=True) if pair[0].requires_grad]
     torch.autograd.backward([features for features, _ in towers], [grad for _, grad in towers])

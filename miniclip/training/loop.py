@@ -1,7 +1,8 @@
 """The loop of epochs, validations and checkpoints that a trainer runs."""
 
 import logging
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
@@ -13,6 +14,7 @@ from miniclip.disk_errors import DiskError
 from miniclip.distributed import World
 from miniclip.errors import as_override
 from miniclip.metrics import Features
+from miniclip.models.synced_batch_norm import synced_batch_norms
 from miniclip.optim import set_learning_rate
 from miniclip.runs import JsonlLogger, RunDirectory
 from miniclip.stop_signals import stop_signals
@@ -23,6 +25,7 @@ from miniclip.training.interruption import Interrupted, Interruption
 from miniclip.training.plan import Plan
 from miniclip.training.progress import Stopwatch
 from miniclip.training.recorder import Recorder
+from miniclip.training.reproducibility import seed_step
 from miniclip.training.setup import TrainingSetup
 from miniclip.training.step import TrainingStep
 from miniclip.training.summary import summary_of
@@ -49,8 +52,10 @@ class LoopSettings(Protocol):
     budget: Budget
     batch_size: int
     accumulate_steps: int
+    micro_batch_size: int | None
     max_skipped_steps: int
     grad_clip_norm: float | None
+    sync_batch_norm: bool
     validate_every_epochs: int
     num_workers: int
     device: torch.device
@@ -67,8 +72,9 @@ class Loop:
         logger: JsonlLogger,
         checkpointer: Checkpointer,
         clock: Stopwatch,
+        world: World,
     ):
-        world = World()
+        self.world = world
         self.trainer = trainer
         self.setup = setup
         self.run = run
@@ -90,6 +96,7 @@ class Loop:
             tokenizer=setup.tokenizer,
             device=trainer.device,
             num_workers=trainer.num_workers,
+            keeps_pixels=trainer.micro_batch_size is not None,
         )
         self.step = TrainingStep(
             setup.model,
@@ -97,6 +104,7 @@ class Loop:
             setup.optimizer,
             setup.precision,
             grad_clip_norm=trainer.grad_clip_norm,
+            micro_batch_size=trainer.micro_batch_size,
             world=world,
         )
         self.recorder = Recorder(
@@ -112,11 +120,31 @@ class Loop:
             device=trainer.device,
             batch_size=trainer.batch_size,
             num_workers=trainer.num_workers,
-            interruption=self.interruption,
         )
         self.validation = Validation(setup, encoder, logger, self.progress)
 
     def run_to_end(self) -> FitResult:
+        """Train, and tell what came of it."""
+        trainer, progress = self.trainer, self.progress
+        with self._begun():
+            self._train_to_end()
+            self.broken_images.log_sum()
+            # of the whole model, also where the loop sees none of its frozen towers
+            whole = self.checkpointer.setup
+            summary = summary_of(whole, progress, seconds=self.clock.seconds, device=trainer.device)
+            self.run.write_summary(summary)
+            self.checkpointer.load_best()
+            self.checkpointer.keep_finished()
+            return FitResult(summary, self.validation.encode())
+
+    def train_along(self) -> None:
+        """Train as one of several processes whose main one validates, saves and tells."""
+        with self._begun():
+            self._train_to_end()
+
+    @contextmanager
+    def _begun(self) -> Iterator[None]:
+        """Plan the run and open what reads its images."""
         trainer, progress = self.trainer, self.progress
         self.plan = Plan(
             trainer.budget,
@@ -128,22 +156,14 @@ class Loop:
         self.batches.start_at(progress.epoch, progress.position)
         self.reading = iter(self.loader)
         with closing(self.loader), closing(self.validation.encoder):
-            self._train_to_end()
-
-            self.broken_images.log_sum()
-            # of the whole model, also where the loop sees none of its frozen towers
-            whole = self.checkpointer.setup
-            summary = summary_of(whole, progress, seconds=self.clock.seconds, device=trainer.device)
-            self.run.write_summary(summary)
-            self.checkpointer.load_best()
-            self.checkpointer.keep_finished()
-            return FitResult(summary, self.validation.encode())
+            yield
 
     def _train_to_end(self) -> None:
         """Train; save where a signal, or what the weights are not to blame for, ends it before."""
         with stop_signals.caught():
             try:
-                with stop_signals.deferred():
+                synced = self.trainer.sync_batch_norm and not self.world.is_alone
+                with stop_signals.deferred(), synced_batch_norms(self.setup.model, self.world, synced):
                     self._train()
                     self._finish_saving()
             except Interrupted:
@@ -190,7 +210,7 @@ class Loop:
                     break
                 self._save_if_due()
 
-        progress.seconds = clock.seconds
+        progress.seconds = self._agreed_seconds(clock)
         if self.batches.steps_left(progress.position) == 0:
             progress.epoch, progress.position = progress.epoch + 1, 0
 
@@ -204,6 +224,8 @@ class Loop:
         done, total = self.plan.done_of_total
         set_learning_rate(setup.optimizer, setup.schedule.factor(done, total))
         setup.optimizer.fraction_done = done / total
+        if not self.world.is_main:
+            seed_step(setup.config["seed"], rank=self.world.rank, step=progress.step)
         result = self.step(batches)
 
         num_batches = result.num_passes * len(batches)
@@ -211,13 +233,19 @@ class Loop:
         progress.step += 1
         progress.position += self.batches.images_per_step
         progress.images += self.batches.images_per_step
-        progress.seconds = clock.seconds
+        progress.seconds = self._agreed_seconds(clock)
         self.recorder.add(
             result,
             lr=setup.optimizer.param_groups[0]["lr"],
             image_ids=[batch.image_ids for batch in batches],
             num_false_negatives=sum(batch.num_false_negatives for batch in batches),
         )
+
+    def _agreed_seconds(self, clock: Stopwatch) -> float:
+        """The time of training; where it ends the run, that of the main process for all."""
+        if self.trainer.budget.seconds is None:
+            return clock.seconds
+        return self.world.from_main(clock.seconds)
 
     def _save_if_due(self) -> None:
         """Save inside an epoch; its end is saved anyway."""
@@ -228,6 +256,9 @@ class Loop:
 
     def _validate_and_save(self) -> None:
         self._check_weights()
+        if not self.world.is_main:  # the main process does it for all
+            self.progress.validated_step, self.progress.validation_due = self.progress.step, False
+            return
         self.checkpointer.wait()  # workers are forks, which a thread that writes could lock up
         best_before = self.progress.best
         is_best = self.validation(epoch=self.plan.title(self.progress.epochs_begun))

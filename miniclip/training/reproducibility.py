@@ -32,6 +32,14 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def seed_step(seed: int, *, rank: int, step: int) -> None:
+    """Seed the dropout of one step of a process beside the main one, which draws on as it would alone.
+
+    A function of the step, so that a resumed run draws the same without a state of each process.
+    """
+    torch.manual_seed((seed * 1_000_003 + step) * 1_009 + rank)
+
+
 def release_memory() -> None:
     """Give back the memory of a run, and measure peaks anew."""
     gc.collect()

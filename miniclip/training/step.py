@@ -7,10 +7,12 @@ from torch import Tensor
 
 from miniclip.data.batch import Batch
 from miniclip.distributed import World
+from miniclip.errors import SettingError
 from miniclip.models import CLIP
 from miniclip.optim import PassOptimizer
-from miniclip.training.forward_backward import Accumulation, PassResult
-from miniclip.training.guards import BufferGuard, spoil_unless
+from miniclip.training.forward_backward import PassResult
+from miniclip.training.gradient_cache import GradientCache
+from miniclip.training.guards import BufferGuard, all_finite, spoil_unless
 from miniclip.training.precision import Precision
 
 
@@ -47,6 +49,7 @@ class TrainingStep:
         optimizer: runs the passes.
         precision: owner of autocast and scaler.
         grad_clip_norm: see `Precision.step`.
+        micro_batch_size: see `GradientCache`; None takes every batch at once.
         world: the processes that take the step together; None is this one alone.
     """
 
@@ -58,6 +61,7 @@ class TrainingStep:
         precision: Precision,
         *,
         grad_clip_norm: float | None,
+        micro_batch_size: int | None = None,
         world: World | None = None,
     ):
         self.model = model
@@ -65,29 +69,36 @@ class TrainingStep:
         self.precision = precision
         self.grad_clip_norm = grad_clip_norm
         self.world = world or World()
-        self.forward_backward = Accumulation(
+        self.forward_backward = GradientCache(
             model,
             loss,
             precision,
+            micro_batch_size=micro_batch_size,
             world=self.world,
             reuses_feature_gradient=optimizer.reuses_feature_gradient,
         )
         self.buffers = BufferGuard(model)
+        self._check_reuse()
 
     def __call__(self, batches: Sequence[Batch]) -> StepResult:
         passes: list[PassResult] = []
 
         def run_pass(pass_number: int) -> Tensor:
             first_pass = passes[0] if pass_number > 0 else None
-            passes.append(self.forward_backward(batches, first_pass))
+            alone = self.optimizer.ascends_alone
+            passes.append(self.forward_backward(batches, first_pass, alone=alone))
 
             # statistics can overflow where the gradient does not; told before an optimizer keeps any of it
-            is_finite = self.world.all(self.buffers.are_finite())
+            is_finite = self.buffers.are_finite()
+            if not alone:
+                self.world.average_(self._gradients())
+                is_finite = self.world.all(is_finite)
             spoil_unless(is_finite, self._gradients())
-            return passes[-1].loss
+            return passes[-1].loss if alone else self.world.mean(passes[-1].loss)
 
         self.buffers.save()
         loss = self.optimizer.backward(run_pass, loss_scale=self.precision.loss_scale)
+        self._agree()
         grad_norm = self.precision.step(self.optimizer, max_norm=self.grad_clip_norm)
         self.buffers.restore_unless(grad_norm.isfinite())
         return StepResult(
@@ -98,6 +109,22 @@ class TrainingStep:
             self.optimizer.host_metrics,
             len(passes),
         )
+
+    def _check_reuse(self) -> None:
+        """Refuse a second pass of all processes whose temperature is that of each one's first."""
+        perturbs_alone = not getattr(self.optimizer, "sync_perturbation", True)
+        if perturbs_alone and self.model.temperature.reuses_variance and not self.world.is_alone:
+            allowed = "does not go with optimizer.sync_perturbation=false: take recompute"
+            raise SettingError("temperature.sam", "reuse", allowed)
+
+    def _agree(self) -> None:
+        """Have all processes skip a step that one of them skips, and hold the same running statistics."""
+        if self.world.is_alone:
+            return
+        # a perturbation of one process alone may have overflowed after the gradients were averaged
+        gradients = [gradient for gradient in self._gradients() if gradient is not None]
+        spoil_unless(self.world.all(all_finite(gradients)), gradients)
+        self.world.average_(buffer for buffer in self.model.buffers() if buffer.is_floating_point())
 
     def _gradients(self) -> list[Tensor | None]:
         """Gradients of all trained parameters, None where there is none."""

@@ -33,7 +33,7 @@ CAPTIONS_AT_ONCE = 64
 LEARNED = "proj."
 """What the names of a frozen tower's weights begin with that learn all the same."""
 
-FREE = ("embed_dim", "lr_factor", "name", "trainable", "weights")
+FREE = ("checkpoint_activations", "embed_dim", "lr_factor", "name", "trainable", "weights")
 """Settings of a tower that do not change its features, or that its weights answer for."""
 
 

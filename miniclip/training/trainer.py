@@ -1,14 +1,18 @@
 """The trainer: its settings, and how a training starts."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+from miniclip.distributed import World
 from miniclip.errors import SettingError, one_of
 from miniclip.runs import JsonlLogger, RunDirectory
 from miniclip.training.budget import Budget
 from miniclip.training.checkpointer import Checkpointer, SaveSettings
 from miniclip.training.device import find_device
+from miniclip.training.gradient_cache import check_micro_batches
 from miniclip.training.loop import FitResult, Loop
 from miniclip.training.plan import check_batches_fit
 from miniclip.training.progress import Progress, Stopwatch
@@ -28,9 +32,15 @@ class Trainer:
         budget: how long it trains.
         batch_size: images per batch, each with one caption; the others in it are the negatives.
         accumulate_steps: batches per step; their gradients add up to the mean.
+        micro_batch_size: the most images that go through the towers at a time; null takes the whole batch.
+            The loss still sees the whole batch, so that batches can be larger than memory, for a second
+            forward pass. Batch norm sees the statistics of a micro-batch. From `batch_size` on it has no
+            effect.
         max_skipped_steps: stop after more than so many steps in a row were skipped because a gradient was
             not finite.
         grad_clip_norm: longest gradient; null does not clip.
+        sync_batch_norm: of several processes that train together, take batch norm's mean and variance over
+            the images of all. If not, each takes those of its own, and the running ones are averaged.
         validate_every_epochs: epochs between validations; the last epoch is always validated.
         checkpoint_every_epochs: epochs between checkpoints that are kept, as epoch_0010.pt.
         checkpoint_every_steps: steps between saves of last.pt inside an epoch; null saves at its end only.
@@ -65,8 +75,10 @@ class Trainer:
         budget: Budget,
         batch_size: int,
         accumulate_steps: int,
+        micro_batch_size: int | None,
         max_skipped_steps: int,
         grad_clip_norm: float | None,
+        sync_batch_norm: bool = False,
         validate_every_epochs: int,
         checkpoint_every_epochs: int,
         checkpoint_every_steps: int | None,
@@ -83,6 +95,7 @@ class Trainer:
         for setting, value, least in (
             ("batch_size", batch_size, 2),
             ("accumulate_steps", accumulate_steps, 1),
+            ("micro_batch_size", micro_batch_size, 1),
             ("max_skipped_steps", max_skipped_steps, 0),
             ("validate_every_epochs", validate_every_epochs, 1),
             ("checkpoint_every_epochs", checkpoint_every_epochs, 1),
@@ -104,8 +117,10 @@ class Trainer:
         self.budget = budget
         self.batch_size = batch_size
         self.accumulate_steps = accumulate_steps
+        self.micro_batch_size = micro_batch_size
         self.max_skipped_steps = max_skipped_steps
         self.grad_clip_norm = grad_clip_norm
+        self.sync_batch_norm = sync_batch_norm
         self.validate_every_epochs = validate_every_epochs
         self.saving = SaveSettings(
             every_epochs=checkpoint_every_epochs,
@@ -135,19 +150,49 @@ class Trainer:
             checkpoint: to go on from; see `miniclip.training.resuming.find_checkpoint`.
 
         Raises:
-            SettingError: when a batch is larger than the training set.
+            SettingError: when a batch is larger than the training set, or a micro-batch too small.
             UserError: when the checkpoint is of another run.
             Diverged: when values that are not finite end the run.
             DiskError: when a checkpoint cannot be written.
             Interrupted: on Ctrl-C or termination, after `last.pt` was saved.
         """
+        with self._loop(setup, run, logger, checkpoint) as loop:
+            return loop.run_to_end()
+
+    def train_along(
+        self,
+        setup: TrainingSetup,
+        run: RunDirectory,
+        logger: JsonlLogger,
+        *,
+        checkpoint: Path | None = None,
+    ) -> None:
+        """Train as one of several processes, beside the main one that `fit`s; see there.
+
+        Args:
+            run: of this process alone, for what the main one writes into the run's own.
+        """
+        with self._loop(setup, run, logger, checkpoint) as loop:
+            loop.train_along()
+
+    @contextmanager
+    def _loop(
+        self, setup: TrainingSetup, run: RunDirectory, logger: JsonlLogger, checkpoint: Path | None
+    ) -> Iterator[Loop]:
+        """The loop of a run, which stands where its checkpoint does."""
         check_batches_fit(
             len(setup.train_set),
             batch_size=self.batch_size,
             accumulate_steps=self.accumulate_steps,
         )
+        world = World.current()
+        check_micro_batches(
+            setup.model,
+            batch_size=self.batch_size // world.size,
+            micro_batch_size=self.micro_batch_size,
+        )
         clock, progress = Stopwatch(), Progress()
-        checkpointer = Checkpointer(setup, run, progress, self.saving)
+        checkpointer = Checkpointer(setup, run, progress, self.saving, writes=world.is_main)
         if checkpoint is not None:
             checkpointer.resume(checkpoint, must_be_same=self.resume == AUTO)
         clock.before = progress.total_seconds
@@ -155,8 +200,9 @@ class Trainer:
         with deterministic_algorithms(self.deterministic):
             # with the weights of the checkpoint
             if setup.feature_folder is not None:
-                setup = on_features(setup, device=self.device, num_workers=self.num_workers)
-            return Loop(self, setup, run, logger, checkpointer, clock).run_to_end()
+                with world.main_first():
+                    setup = on_features(setup, device=self.device, num_workers=self.num_workers)
+            yield Loop(self, setup, run, logger, checkpointer, clock, world)
 
 
 def _check_workers(num_workers: int) -> None:

@@ -24,7 +24,7 @@ OF_CUDA = (
 CONFIG = """\
 trainer: {batch_size: 64, accumulate_steps: 3}
 image_size: 224
-encoder: {text: {width: 256}}
+encoder: {text: {width: 256}, image: {checkpoint_activations: false}}
 precision: {dtype: float32}
 """
 
@@ -34,9 +34,11 @@ def test_the_settings_that_help_are_named_with_their_values(tmp_path: Path) -> N
     run.write_config(CONFIG)
     assert out_of_memory_text(torch.OutOfMemoryError(OF_CUDA), run) == (
         "Out of memory: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of "
-        "79.10 GiB of which 1.31 GiB is free. Half the batch (trainer.batch_size=64 now): "
-        "trainer.batch_size=32 trainer.accumulate_steps=6, with as many images per step but half the "
-        "negatives. Lower one of image_size=224, encoder.text.width=256. Or precision=amp instead of fp32."
+        "79.10 GiB of which 1.31 GiB is free. Take the batch in parts, slower and with all its negatives: "
+        "trainer.micro_batch_size=32. Slower, too: encoder.image.checkpoint_activations=true. Half the "
+        "batch (trainer.batch_size=64 now): trainer.batch_size=32 trainer.accumulate_steps=6, with as many "
+        "images per step but half the negatives. Lower one of image_size=224, encoder.text.width=256. Or "
+        "precision=amp instead of fp32."
     )
 
 
@@ -44,6 +46,12 @@ def test_a_batch_of_two_is_not_halved_and_amp_is_not_advised_twice(tmp_path: Pat
     run = RunDirectory(tmp_path)
     run.write_config("trainer: {batch_size: 3, accumulate_steps: 1}\nprecision: {dtype: auto}\n")
     assert out_of_memory_text(MemoryError(), run) == "Out of memory: none left."
+
+
+def test_parts_that_are_too_large_are_halved(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.write_config(CONFIG.replace("accumulate_steps: 3", "micro_batch_size: 10"))
+    assert "negatives: trainer.micro_batch_size=5." in out_of_memory_text(MemoryError(), run)
 
 
 def test_a_run_without_memory_ends_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,8 +71,8 @@ def test_a_run_without_memory_ends_in_one_line(tmp_path: Path, monkeypatch: pyte
 
 PHASES = {
     "the model is moved": ("torch.nn.Module.to", 1),
-    "the first pass": ("miniclip.models.clip.CLIP.forward", 1),
-    "the second pass of SAM": ("miniclip.models.clip.CLIP.forward", 2),
+    "the first pass": ("miniclip.models.clip.CLIP.encode_image", 1),
+    "the second pass of SAM": ("miniclip.models.clip.CLIP.encode_image", 2),
     "validation": ("miniclip.training.validation.encode", 1),
     "saving": ("miniclip.training.checkpointer.save_checkpoint", 1),
     "a task of eval": ("miniclip.evaluation.evaluation.Evaluation.run", 1),

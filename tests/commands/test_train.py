@@ -12,17 +12,6 @@ from tests.conftest import TINY
 from tests.in_process import train_in_process, undone
 
 
-@pytest.mark.parametrize(("rank", "said"), [("0", "torchrun started 2 processes"), ("1", "1")])
-def test_several_processes_of_torchrun_are_refused_by_the_first(
-    rank: str, said: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", rank)
-    with pytest.raises(SystemExit) as caught:
-        train()
-    assert said in str(caught.value.code) and "\n" not in str(caught.value.code)
-
-
 def test_an_old_name_is_told_on_the_command_line() -> None:
     result = train_in_process("--cfg", "job", "optimizer.every=5", "data.eval_crop=centre")
     assert "  interval: 5\n" in result.stdout and "  eval_crop: center\n" in result.stdout

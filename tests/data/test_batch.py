@@ -2,17 +2,9 @@
 
 from pathlib import Path
 
-import torch
-
-from miniclip.data.batch import collate, positive_pairs
+from miniclip.data.batch import collate
 from miniclip.data.transforms import crop_and_resize_batch
 from tests.data.conftest import twelve_images
-
-
-def test_positives_are_captions_of_one_image_and_equal_captions() -> None:
-    positives = positive_pairs(torch.tensor([0, 1, 2, 1]), ["a dog", "a cat", "a dog", "a bird"])
-    expected = [[1, 0, 1, 0], [0, 1, 0, 1], [1, 0, 1, 0], [0, 1, 0, 1]]
-    assert positives.int().tolist() == expected
 
 
 def test_the_device_cuts_what_workers_would(picture_folder: Path) -> None:

@@ -11,13 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from miniclip.data.batch import positive_pairs
 from miniclip.data.dataset import ImageTextDataset
 from miniclip.data.images import ImageArray, ImageFiles
 from miniclip.data.loader import Loader
 from miniclip.data.sampler import EpochBatches, sequential_batches
 from miniclip.data.split import Split
-from miniclip.data.transforms import CenterCrop
+from miniclip.data.transforms import CenterCrop, as_seen
 from miniclip.errors import UserError
 from miniclip.tokenizers import BPETokenizer
 from tests.data.conftest import twelve_images
@@ -75,7 +74,7 @@ def test_batches_are_complete(picture_folder: Path, num_workers: int, decoded: b
 
         assert batch.positives is not None
         assert batch.image_ids.tolist() == [index for _, index in keys]
-        assert torch.equal(batch.positives, positive_pairs(batch.image_ids, batch.captions))
+        assert torch.equal(batch.positives.image_ids, batch.image_ids)
         num_even = sum(index % 2 == 0 for _, index in keys)
         assert batch.num_false_negatives == num_even * (num_even - 1)
 
@@ -101,6 +100,18 @@ def test_workers_change_nothing(picture_folder: Path, num_workers: int) -> None:
     for (images, captions), (same_images, same_captions) in zip(alone, helped, strict=True):
         assert torch.equal(images, same_images) and captions == same_captions
         assert images.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("decoded", [False, True])
+def test_pixels_that_are_kept_are_normalized_later(picture_folder: Path, decoded: bool) -> None:
+    dataset, order = pairs(picture_folder, decoded=decoded), sequential_batches(12, 5)
+    whole = Loader(dataset, order, device=CPU, num_workers=0)
+    pixels = Loader(dataset, order, device=CPU, num_workers=0, keeps_pixels=True)
+    for theirs, ours in zip(whole, pixels, strict=True):
+        assert ours.images.dtype is torch.uint8
+        parts = [as_seen(part) for part in ours.images.tensor_split(2)]
+        assert torch.equal(torch.cat(parts), theirs.images)
+        assert as_seen(theirs.images) is theirs.images
 
 
 def test_workers_that_are_started_anew_read_the_same(picture_folder: Path) -> None:

@@ -14,6 +14,7 @@ from miniclip.data.batch import Batch
 from miniclip.errors import UserError
 from miniclip.losses import ClipLoss
 from miniclip.metrics import LossSurface, landscape, m_sharpness, top_eigenvalue
+from miniclip.positives import PositivePairs
 from miniclip.runs import RunDirectory
 from tests.conftest import TINY, parts_of
 
@@ -109,7 +110,7 @@ def test_the_surface_is_that_of_the_loss_with_several_positives() -> None:
     torch.manual_seed(0)
     model = instantiate.make_model(cfg, vocab_size=300)
     token_ids = torch.randint(300, (8, 6))
-    everything = torch.ones(8, 8, dtype=torch.bool)
+    everything = PositivePairs(torch.zeros(8), torch.zeros(8))
     inputs = Batch(torch.randn(8, 3, 32, 32), token_ids, torch.ones_like(token_ids).bool(), everything)
     several, plain = (
         LossSurface(model, ClipLoss(multi_positive=flag), [inputs]).mean_loss() for flag in (True, False)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from miniclip.data.batch import Batch
+from miniclip.models import CLIPOutput
 from miniclip.optim import SAM
 from miniclip.runs import RunDirectory
 from miniclip.training.checkpoint import load_checkpoint
@@ -58,16 +59,17 @@ def spoil_loss(pass_number: int) -> Callable[[pytest.MonkeyPatch], None]:
 
     def spoil(patch: pytest.MonkeyPatch) -> None:
         def spoiled(original: Step, step: TrainingStep, batches: Sequence[Batch]) -> StepResult:
-            loss_of, calls = Accumulation._loss_of, []
+            compare, calls = Accumulation._compare, []
 
-            def bad_loss(*arguments: Any) -> Tensor:
+            def bad_loss(*arguments: Any) -> tuple[CLIPOutput, Tensor]:
                 calls.append(0)
                 last = min(pass_number, step.optimizer.num_passes(BAD_STEP) - before)
-                return loss_of(*arguments) * (math.nan if len(calls) == last else 1.0)
+                output, loss = compare(*arguments)
+                return output, loss * (math.nan if len(calls) == last else 1.0)
 
             before = step.optimizer.num_passes(BAD_STEP - 1)
             with patch.context() as inner:
-                inner.setattr(Accumulation, "_loss_of", bad_loss)
+                inner.setattr(Accumulation, "_compare", bad_loss)
                 return original(step, batches)
 
         in_bad_step(patch, spoiled)

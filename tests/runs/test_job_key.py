@@ -28,6 +28,8 @@ def test_a_key_is_what_is_computed_not_where() -> None:
         "trainer.num_workers=2",
         "trainer.resume=/a/b",
         "data.cache_dir=/a/b",
+        "loss.chunk_size=8",
+        "encoder.image.checkpoint_activations=true",
     ]
     assert {key(change) for change in same} == {plain}
     others = [

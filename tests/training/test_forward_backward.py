@@ -45,7 +45,7 @@ def test_gradients_are_those_of_the_mean_loss() -> None:
             torch.testing.assert_close(own.grad, other.grad, rtol=1e-4, atol=1e-5)
 
 
-def test_similarities_are_those_that_the_temperature_read() -> None:
+def test_variances_are_those_that_the_temperature_read() -> None:
     passes = accumulation("temperature.sam=reuse")
     batches = [batch(0), batch(1)]
     first = passes(batches, first_pass=None)
@@ -53,16 +53,18 @@ def test_similarities_are_those_that_the_temperature_read() -> None:
         for parameter in passes.model.parameters():
             parameter.add_(0.01)
     second = passes(batches, first_pass=first)
-    assert all(torch.equal(a, b) for a, b in zip(first.similarities, second.similarities, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(first.variances, second.variances, strict=True))
 
     recomputed = accumulation("temperature.sam=recompute")(batches, first_pass=second)
-    assert not torch.equal(recomputed.similarities[0], recomputed.similarities[1])
+    assert not torch.equal(recomputed.variances[0], recomputed.variances[1])
     for temperature in ("learned", "fixed"):
-        assert not accumulation(f"temperature={temperature}").model.temperature.reuses_similarity
+        assert not accumulation(f"temperature={temperature}").model.temperature.reuses_variance
 
 
 def test_the_loss_is_called_by_name_with_the_rows_of_all_processes() -> None:
     class Twice(World):
+        is_alone = False
+
         def gather(self, features: Tensor) -> Tensor:
             return torch.cat([features, features.detach()])
 

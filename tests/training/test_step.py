@@ -21,7 +21,14 @@ def step(*overrides: str) -> TrainingStep:
     trainer = instantiate.make(cfg, "trainer")
     model = instantiate.make_model(cfg, vocab_size=300).train()
     optimizer, precision = instantiate.make_optimizer(cfg, model), instantiate.make_precision(cfg, trainer)
-    return TrainingStep(model, instantiate.make(cfg, "loss"), optimizer, precision, grad_clip_norm=None)
+    return TrainingStep(
+        model,
+        instantiate.make(cfg, "loss"),
+        optimizer,
+        precision,
+        grad_clip_norm=None,
+        micro_batch_size=trainer.micro_batch_size,
+    )
 
 
 def batch(seed: int = 0) -> Batch:

@@ -107,11 +107,19 @@ def test_resumed_in_the_middle_of_an_epoch_equals_the_uninterrupted_run(
     assert_resumes_exactly(whole, tmp_path)
 
 
-@pytest.mark.parametrize("optimizer", ["looksam", "interval", "msam"])
-def test_resumed_in_the_middle_of_a_cycle_and_with_micro_batches(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
+@pytest.mark.parametrize(
+    ("optimizer", "micro_batch_size"),
+    [("looksam", "null"), ("interval", "3"), ("msam", "null")],
+)
+def test_resumed_in_the_middle_of_a_cycle_of_several_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str, micro_batch_size: str
 ) -> None:
-    settings = (f"optimizer={optimizer}", "optimizer.interval=3", "trainer.accumulate_steps=2")
+    settings = (
+        f"optimizer={optimizer}",
+        "optimizer.interval=3",
+        "trainer.accumulate_steps=2",
+        f"trainer.micro_batch_size={micro_batch_size}",
+    )
     uninterrupted = fit(tmp_path / "whole", *TINY, DROPOUT, *settings)
     assert json.loads(uninterrupted.summary.read_text())["steps"] == 4  # five batches an epoch
     signal_at_step(monkeypatch, step=3)
@@ -132,6 +140,10 @@ def assert_resumes_exactly(whole: RunDirectory, tmp_path: Path, *settings: str) 
         for run in (resumed, whole)
     ]
     assert losses[0] == losses[1]
+
+
+def test_micro_batches_that_hold_a_batch_change_nothing(whole: RunDirectory, tmp_path: Path) -> None:
+    assert_same(model_of(fit(tmp_path, *TINY, DROPOUT, "trainer.micro_batch_size=8")), model_of(whole))
 
 
 def test_resume_takes_a_run_directory_or_a_checkpoint(whole: RunDirectory, tmp_path: Path) -> None:
@@ -177,6 +189,14 @@ def test_a_batch_larger_than_the_training_set(tmp_path: Path) -> None:
         fit(tmp_path, *TINY, "trainer.batch_size=64")
     with pytest.raises(UserError, match=r"trainer\.accumulate_steps=6.*asks for 48 images per step"):
         fit(tmp_path, *TINY, "trainer.accumulate_steps=6")
+
+
+def test_micro_batches_that_are_too_small(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"trainer\.micro_batch_size=0: must be at least 1"):
+        fit(tmp_path, *TINY, "trainer.micro_batch_size=0")
+    for size in (1, 2):
+        with pytest.raises(UserError, match=rf"trainer\.micro_batch_size={size}.*batch of 7.*at least 3"):
+            fit(tmp_path, *TINY, "trainer.batch_size=7", f"trainer.micro_batch_size={size}")
 
 
 def test_a_budget_of_steps_ends_in_the_middle_of_an_epoch_with_a_validation(tmp_path: Path) -> None:

@@ -1,0 +1,345 @@
+"""Contrastive losses in tiles: exact in value and gradient, with memory linear in the batch.
+
+The B x B logits are computed one tile at a time, a block of images against a block of captions, and never
+stored: the forward pass keeps a few sums of each row, the backward pass computes each tile again.
+"""
+
+import abc
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from miniclip.positives import PositivePairs
+
+
+class Inputs(NamedTuple):
+    """What a loss is differentiated by: the logits are `scale * images @ texts.T + bias`.
+
+    Attributes:
+        images: (B, D).
+        texts: (B, D).
+        scale: ().
+        bias: (); None is 0.
+    """
+
+    images: Tensor
+    texts: Tensor
+    scale: Tensor
+    bias: Tensor | None
+
+
+Plain = Callable[[Inputs], Tensor]
+"""A loss with all logits in memory."""
+
+
+class Block(NamedTuple):
+    """Rows that follow each other, of images or of captions.
+
+    Attributes:
+        at: which they are.
+        is_own: whether the loss is of these rows, not only against them.
+    """
+
+    at: slice
+    is_own: bool
+
+
+class Tile(NamedTuple):
+    """Logits of a block of images and a block of captions.
+
+    Attributes:
+        images: where its rows are.
+        texts: where its columns are.
+        logits: (rows, columns), which may be overwritten.
+        spare: (rows, columns), to be written to.
+    """
+
+    images: slice
+    texts: slice
+    logits: Tensor
+    spare: Tensor
+
+    @property
+    def is_on_diagonal(self) -> bool:
+        """Whether its own diagonal is that of all logits; no other tile has any of it."""
+        return self.images == self.texts
+
+
+class TiledLoss(abc.ABC):
+    """A loss of all rows, or of some against all, computed tile by tile.
+
+    Args:
+        plain: the same loss with all logits in memory, for whoever differentiates it twice.
+        own: rows whose loss it is.
+        chunk_size: rows and columns of a tile.
+        positives: None: row i of the images belongs to row i of the captions only.
+    """
+
+    texts_have_a_loss = True
+    """Whether the own rows of captions have a loss of their own, against all images."""
+
+    def __init__(self, plain: Plain, own: range, chunk_size: int, positives: PositivePairs | None):
+        self.plain = plain
+        self.own = own
+        self.chunk_size = chunk_size
+        self.positives = positives
+
+    def __call__(self, inputs: Inputs) -> Tensor:
+        """The loss, ()."""
+        value: Tensor = _InTiles.apply(self, *inputs)
+        return value
+
+    @abc.abstractmethod
+    def value(self, inputs: Inputs) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The loss, (), and what `differentiate` wants to know."""
+
+    @abc.abstractmethod
+    def differentiate(self, tile: Tile, known: tuple[Tensor, ...]) -> None:
+        """Overwrite a tile's logits by the derivative of the loss, without the denominator."""
+
+    @property
+    @abc.abstractmethod
+    def denominator(self) -> int:
+        """What the sum over all own rows is divided by."""
+
+    def tiles(self, inputs: Inputs) -> Iterator[Tile]:
+        """All that the loss depends on; the next overwrites the last."""
+        images, texts, scale, bias = inputs
+        blocks = self._blocks(len(images))
+        side = min(self.chunk_size, len(images))
+        memory = images.new_empty(2, side * side)
+
+        for image_block in blocks:
+            scaled = scale * images[image_block.at]  # (rows, D)
+            for text_block in blocks:
+                if not (image_block.is_own or (self.texts_have_a_loss and text_block.is_own)):
+                    continue
+
+                columns = texts[text_block.at].T  # (D, columns)
+                shape = (len(scaled), columns.shape[1])
+                logits, spare = (part[: math.prod(shape)].view(shape) for part in memory)
+                torch.mm(scaled, columns, out=logits)
+                if bias is not None:
+                    logits.add_(bias)
+                yield Tile(image_block.at, text_block.at, logits, spare)
+
+    def gradients(
+        self, inputs: Inputs, known: tuple[Tensor, ...], wanted: tuple[bool, ...]
+    ) -> tuple[Tensor | None, ...]:
+        """Derivatives of the loss by those of `Inputs` that are wanted."""
+        wants_images, wants_texts, wants_scale, wants_bias = wanted
+        images, texts, scale, _ = inputs
+        # the scale's follows from that of the images
+        of_images = torch.zeros_like(images) if wants_images or wants_scale else None
+        of_texts = torch.zeros_like(texts) if wants_texts else None
+        of_bias = torch.zeros_like(images[:, 0]) if wants_bias else None
+
+        for tile in self.tiles(inputs):
+            self.differentiate(tile, known)
+            if of_images is not None:
+                of_images[tile.images].addmm_(tile.logits, texts[tile.texts])  # (rows, D)
+            if of_texts is not None:
+                of_texts[tile.texts].addmm_(tile.logits.T, images[tile.images])  # (columns, D)
+            if of_bias is not None:
+                of_bias[tile.images] += tile.logits.sum(dim=1)
+
+        of_scale = None
+        if wants_scale and of_images is not None:
+            of_scale = self._sum_of_products(images, of_images) / self.denominator
+        for of_features in (of_images, of_texts):
+            if of_features is not None:
+                of_features.mul_(scale / self.denominator)
+        if of_bias is not None:
+            of_bias = of_bias.sum() / self.denominator
+        return of_images if wants_images else None, of_texts, of_scale, of_bias
+
+    def _blocks(self, num_rows: int) -> list[Block]:
+        """Blocks that make up all rows, each either of own ones or of others."""
+        own = self.own
+        before, after = range(own.start), range(own.stop, num_rows)
+        return [
+            Block(slice(start, min(start + self.chunk_size, part.stop)), part is own)
+            for part in (before, own, after)
+            for start in range(part.start, part.stop, self.chunk_size)
+        ]
+
+    def _sum_of_products(self, left: Tensor, right: Tensor) -> Tensor:
+        """Sum of left * right, `(B, D), (B, D) -> ()`, without a product of their size."""
+        blocks = zip(left.split(self.chunk_size), right.split(self.chunk_size), strict=True)
+        return torch.stack([(a * b).sum() for a, b in blocks]).sum()
+
+
+class TiledCrossEntropy(TiledLoss):
+    """Mean cross-entropy of own images among all captions, and of own captions among all images, halved.
+
+    Args:
+        label_smoothing: fraction of a row's target that is spread over all of it; the rest is spread over
+            its positives.
+    """
+
+    def __init__(
+        self,
+        plain: Plain,
+        own: range,
+        chunk_size: int,
+        positives: PositivePairs | None,
+        label_smoothing: float,
+    ):
+        super().__init__(plain, own, chunk_size, positives)
+        self.label_smoothing = label_smoothing
+
+    @property
+    def denominator(self) -> int:
+        return 2 * len(self.own)
+
+    def value(self, inputs: Inputs) -> tuple[Tensor, tuple[Tensor, ...]]:
+        images, texts, scale, _ = inputs
+        of_images, of_texts = _RowSums(images), _RowSums(texts)
+        for tile in self.tiles(inputs):
+            of_images.add_exponentials(tile.images, tile.logits, tile.spare)
+            of_texts.add_exponentials(tile.texts, tile.logits.T, tile.spare.T)
+            self._add_positives(tile, of_images, of_texts)
+
+        smoothing, own = self.label_smoothing, slice(self.own.start, self.own.stop)
+        image_losses = of_images.cross_entropy(own, smoothing, scale * (images[own] @ texts.mean(dim=0)))
+        text_losses = of_texts.cross_entropy(own, smoothing, scale * (texts[own] @ images.mean(dim=0)))
+        known = (*of_images.known(own, smoothing), *of_texts.known(own, smoothing))
+        return (image_losses.mean() + text_losses.mean()) / 2, known
+
+    def differentiate(self, tile: Tile, known: tuple[Tensor, ...]) -> None:
+        image_largest, image_factor, image_target, text_largest, text_factor, text_target = known
+        gradient, spare = tile.logits, tile.spare
+        # both softmaxes: that of the rows of images, and that of the rows of captions, which are columns
+        torch.sub(gradient, image_largest[tile.images, None], out=spare).exp_()
+        gradient.sub_(text_largest[tile.texts]).exp_().mul_(text_factor[tile.texts])
+        gradient.addcmul_(spare, image_factor[tile.images, None])
+
+        if self.positives is not None:
+            is_right = self.positives.table(tile.images, tile.texts)
+            torch.add(image_target[tile.images, None], text_target[tile.texts], out=spare)
+            gradient.sub_(spare.mul_(is_right))
+        elif tile.is_on_diagonal:
+            gradient.diagonal().sub_(image_target[tile.images] + text_target[tile.texts])
+
+        if self.label_smoothing:
+            num_own = image_target[tile.images, None].sign() + text_target[tile.texts].sign()
+            gradient.sub_(num_own, alpha=self.label_smoothing / len(image_target))
+
+    def _add_positives(self, tile: Tile, of_images: "_RowSums", of_texts: "_RowSums") -> None:
+        """Add a tile's positives to both sides' sums."""
+        if self.positives is not None:
+            is_right = self.positives.table(tile.images, tile.texts)
+            logits = torch.mul(tile.logits, is_right, out=tile.spare)
+            of_images.add_positives(tile.images, logits.sum(dim=1), is_right.sum(dim=1))
+            of_texts.add_positives(tile.texts, logits.sum(dim=0), is_right.sum(dim=0))
+        elif tile.is_on_diagonal:
+            of_images.add_positives(tile.images, tile.logits.diagonal(), 1)
+            of_texts.add_positives(tile.texts, tile.logits.diagonal(), 1)
+
+
+class TiledSigmoid(TiledLoss):
+    """Binary cross-entropy of each own image and each caption, summed and divided by the own images."""
+
+    texts_have_a_loss = False
+
+    @property
+    def denominator(self) -> int:
+        return len(self.own)
+
+    def value(self, inputs: Inputs) -> tuple[Tensor, tuple[Tensor, ...]]:
+        losses = torch.zeros_like(inputs.images[:, 0])  # (B,)
+        for tile in self.tiles(inputs):
+            self._negate_positives(tile)
+            losses[tile.images] += F.softplus(tile.logits).sum(dim=1)
+        return losses.sum() / self.denominator, ()
+
+    def differentiate(self, tile: Tile, known: tuple[Tensor, ...]) -> None:
+        self._negate_positives(tile)
+        tile.logits.sigmoid_()
+        self._negate_positives(tile)
+
+    def _negate_positives(self, tile: Tile) -> None:
+        if self.positives is not None:
+            is_right = self.positives.table(tile.images, tile.texts)
+            torch.where(is_right, -tile.logits, tile.logits, out=tile.logits)
+        elif tile.is_on_diagonal:
+            tile.logits.diagonal().neg_()
+
+
+class _RowSums:
+    """What is kept of each row of logits, of images or of captions, while its tiles come in.
+
+    Attributes:
+        largest: (B,), the largest logit so far.
+        total: (B,), sum of exp(logit - largest).
+        right: (B,), sum of the positives' logits.
+        num_right: (B,), how many these are.
+    """
+
+    def __init__(self, features: Tensor):
+        num_rows = len(features)
+        self.largest = features.new_full((num_rows,), -math.inf)
+        self.total, self.right, self.num_right = features.new_zeros(3, num_rows)
+
+    def add_exponentials(self, rows: slice, logits: Tensor, spare: Tensor) -> None:
+        """Add logits, (rows, columns), to the sums of some rows."""
+        largest = torch.maximum(self.largest[rows], logits.amax(dim=1))
+        rescaled = self.total[rows] * (self.largest[rows] - largest).exp()
+        exponentials = torch.sub(logits, largest[:, None], out=spare).exp_()
+        self.total[rows] = rescaled + exponentials.sum(dim=1)
+        self.largest[rows] = largest
+
+    def add_positives(self, rows: slice, logits: Tensor, count: Tensor | int) -> None:
+        """Add the sum of some rows' positives, (rows,), and their number."""
+        self.right[rows] += logits
+        self.num_right[rows] += count
+
+    def cross_entropy(self, own: slice, smoothing: float, mean_logits: Tensor) -> Tensor:
+        """Loss of each own row, `(own,) -> (own,)`, given the means of all its logits."""
+        target = (1 - smoothing) * self.right[own] / self.num_right[own] + smoothing * mean_logits
+        return self.total[own].log() + (self.largest[own] - target)
+
+    def known(self, own: slice, smoothing: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Largest logit, factor of the softmax and target of each positive, each (B,); 0 where not own."""
+        # a softmax by the log-sum-exp would lose its digits: of 100, float32 rounds off 4e-6
+        factor, target = torch.zeros_like(self.total), torch.zeros_like(self.total)
+        factor[own] = 1 / self.total[own]
+        target[own] = (1 - smoothing) / self.num_right[own]
+        return self.largest, factor, target
+
+
+class _InTiles(torch.autograd.Function):
+    """A `TiledLoss` of its `Inputs`, as autograd knows it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, loss: TiledLoss, images: Tensor, texts: Tensor, scale: Tensor, bias: Tensor | None
+    ) -> Tensor:
+        inputs = Inputs(images, texts, scale, bias)
+        value, known = loss.value(inputs)
+        ctx.loss = loss
+        ctx.save_for_backward(*inputs, *known)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, known = Inputs(*ctx.saved_tensors[:4]), ctx.saved_tensors[4:]
+        wanted = ctx.needs_input_grad[1:]
+        if torch.is_grad_enabled():  # create_graph: these gradients are to be differentiated
+            return None, *_plain_gradients(ctx.loss, inputs, wanted, outer)
+
+        gradients = ctx.loss.gradients(inputs, known, wanted)
+        return None, *(None if gradient is None else gradient.mul_(outer) for gradient in gradients)
+
+
+def _plain_gradients(
+    loss: TiledLoss, inputs: Inputs, wanted: tuple[bool, ...], outer: Tensor
+) -> Iterator[Tensor | None]:
+    """Gradients that have one themselves, with all B x B logits in memory."""
+    by = [tensor for tensor in inputs if tensor is not None and tensor.requires_grad]
+    gradients = iter(torch.autograd.grad(loss.plain(inputs), by, outer, create_graph=True))
+    return (next(gradients) if is_wanted else None for is_wanted in wanted)
