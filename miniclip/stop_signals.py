@@ -80,6 +80,7 @@ class StopSignals:
         self.exit_status = shell_status
         self._heed = Heed.END
         self._last_words: Callable[[int], object] | None = None
+        self._pass_on: Callable[[int], object] | None = None
         self._came_at = 0.0
 
     def take_over(self) -> None:
@@ -127,10 +128,18 @@ class StopSignals:
             self._last_words = former
 
     @contextmanager
-    def deferred(self) -> Iterator[None]:
-        """Let a signal wait inside the context until `check` is called, or the context ends well."""
-        with self._heeding(Heed.WAIT):
-            yield
+    def deferred(self, pass_on: Callable[[int], object] | None = None) -> Iterator[None]:
+        """Let a signal wait inside the context until `check` is called, or the context ends well.
+
+        Args:
+            pass_on: called with the signal as it comes.
+        """
+        former, self._pass_on = self._pass_on, pass_on
+        try:
+            with self._heeding(Heed.WAIT):
+                yield
+        finally:
+            self._pass_on = former
         self.check()
 
     def check(self) -> None:
@@ -164,6 +173,8 @@ class StopSignals:
             self._end(signum)
 
         self.signum, self._came_at = signum, now
+        if self._pass_on is not None:
+            self._pass_on(signum)
         if self._heed is Heed.RAISE:
             self.check()
 
@@ -194,6 +205,23 @@ def signal_name(signum: int) -> str:
     return signal.Signals(signum).name
 
 
+@contextmanager
+def signals_masked(*, blocked: bool) -> Iterator[None]:
+    """Block or unblock the signals for this thread inside the context, and for processes that it starts.
+
+    Blocked, they come in by other threads of the process, or wait. Windows has nothing of the kind.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+
+    former = signal.pthread_sigmask(signal.SIG_BLOCK if blocked else signal.SIG_UNBLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)
+
+
 def leave_to_main_process(worker_id: int = 0) -> None:
     """Make this process, a worker, heed no signal that asks it to stop, and end with the main process.
 
@@ -214,6 +242,8 @@ def leave_to_main_process(worker_id: int = 0) -> None:
             os._exit(0)  # torch would raise an error on any other
 
     signal.signal(signal.SIGTERM, end_at_the_second)
+    if hasattr(signal, "pthread_sigmask"):  # it may have begun with them blocked
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     threading.Thread(target=_end_with_main_process, daemon=True).start()
 
 

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "miniclip"
 
 FLOORS = (
     {"allocator", "errors", "stop_signals"},
-    {"disk_errors"},
+    {"disk_errors", "launched_jobs"},
     {"files", "provenance", "signature", "renamed", "table_cells", "tokenizer_file"},
     {"distributed", "embedding_model", "positives", "preprocessing", "tokenizers", "optim"},
     {"tiled_losses"},
@@ -28,7 +28,17 @@ FLOORS = (
 
 MAY_KNOW_HYDRA = {"config", "commands", "cli"}
 
-LIGHT = {"allocator", "cli", "disk_errors", "errors", "files", "provenance", "renamed", "stop_signals"}
+LIGHT = {
+    "allocator",
+    "cli",
+    "disk_errors",
+    "errors",
+    "files",
+    "launched_jobs",
+    "provenance",
+    "renamed",
+    "stop_signals",
+}
 """What an answer to --help imports: no torch."""
 
 HEAVY = {"wandb", "transformers", "matplotlib", "torchvision"}

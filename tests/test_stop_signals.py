@@ -199,3 +199,28 @@ def is_alive(pid: int) -> bool:
             return file.read().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="needs signals that can be blocked")
+def test_a_process_that_starts_with_signals_blocked_hears_them_as_a_worker() -> None:
+    program = (
+        "import os, signal, sys\n"
+        "from miniclip import stop_signals as module\n"
+        "print('begun', flush=True)\n"
+        "sys.stdin.readline()\n"
+        "signal.signal(signal.SIGTERM, lambda *_: os._exit(7))\n"
+        "signal.pthread_sigmask(signal.SIG_UNBLOCK, module.SIGNALS)\n"
+    )
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    with module.signals_masked(blocked=True):
+        process = subprocess.Popen(
+            [sys.executable, "-c", program], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+    assert process.stdout is not None and process.stdout.readline() == b"begun\n"
+
+    process.send_signal(signal.SIGTERM)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.2)
+    process.communicate(b"\n")
+    assert process.returncode == 7

@@ -23,6 +23,12 @@ from miniclip.renamed import renamed_words
 BROKEN_PIPE = 128 + 13
 """Exit status of a command whose reader has gone: SIGPIPE, which Windows does not name."""
 
+LESS_MEMORY = (
+    "Name another device: --device cpu takes the computer's memory. miniclip embed takes less with a "
+    "smaller --batch-size (64 unless given)."
+)
+"""What helps a command that embeds."""
+
 INTERRUPTED = 128 + 2
 """Exit status after Ctrl-C: SIGINT."""
 
@@ -72,6 +78,13 @@ def one_line_errors(words: Sequence[str]) -> Iterator[None]:
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    except (MemoryError, RuntimeError) as error:
+        # brings torch, which has raised it or is there, too
+        from miniclip.commands.out_of_memory import is_out_of_memory, wanted
+
+        if not is_out_of_memory(error):
+            raise
+        sys.exit(f"Error: {wanted(error)} {LESS_MEMORY}")
 
 
 def with_new_names(words: Sequence[str]) -> list[str]:

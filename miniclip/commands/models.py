@@ -10,6 +10,11 @@ if TYPE_CHECKING:
     from miniclip.deploy.index import Index
     from miniclip.embedding_model import FingerprintedModel
 
+SHOWN_OF_PATH = 300
+"""Letters that are told of a path which a stranger has written."""
+
+MODEL_HELP = "the index's model, where that has moved or the index is a stranger's"
+
 ROOT_HELP = "folder whose images may be opened though another user embedded them; may be repeated"
 
 
@@ -61,20 +66,26 @@ def tell_of_closed_places(index: "Index") -> None:
 
 
 def load_model_of_index(
-    model_path: str, given: Path | None, *, reads_images: bool = True, num_threads: int | None = None
+    index: "Index", given: Path | None, *, reads_images: bool = True, num_threads: int | None = None
 ) -> "FingerprintedModel":
     """The model that made an index.
 
     Args:
-        model_path: where it lay then.
-        given: where it lies now, as the option --model names it; None where it has stayed.
+        given: where it lies, as the option --model names it; None where the index knows.
         reads_images, num_threads: see `load_model`.
 
     Raises:
-        UserError: when there is none.
+        UserError: when there is none, or the index is a stranger's and names one elsewhere.
     """
-    if given is None and not Path(model_path).exists():
+    path = given or Path(index.facts.model_path)
+    if given is None and not index.places.may_load_model(
+        path
+    ):  # nor looked at: it may be another machine's
+        named = repr(str(path))[:SHOWN_OF_PATH]
         raise UserError(
-            f"The index was made by {model_path}, which is gone. Say where it lies now: --model ..."
+            f"The index {index.folder} is not of your making, and the model that it names, {named}, is not "
+            "loaded unasked. Name the model that made it: --model MODEL"
         )
-    return load_model(given or Path(model_path), reads_images=reads_images, num_threads=num_threads)
+    if given is None and not path.exists():
+        raise UserError(f"The index was made by {path}, which is gone. Say where it lies now: --model ...")
+    return load_model(path, reads_images=reads_images, num_threads=num_threads)

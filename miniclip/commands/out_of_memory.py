@@ -28,9 +28,6 @@ def out_of_memory_text(error: BaseException, run: RunFiles) -> str:
         error: torch's, or Python's.
         run: whose config says the values.
     """
-    # torch goes on with a page about its allocator
-    wanted = (str(error).splitlines() or ["none left"])[0].partition(" Including non-PyTorch")[0]
-
     settings = _settings(run)
     advice = [
         _in_parts(settings),
@@ -39,8 +36,14 @@ def out_of_memory_text(error: BaseException, run: RunFiles) -> str:
         _smaller(settings),
         _lower_precision(settings),
     ]
-    told = [f"Out of memory: {wanted.strip(' .')}.", *advice]
-    return " ".join(part for part in told if part)
+    return " ".join(part for part in [wanted(error), *advice] if part)
+
+
+def wanted(error: BaseException) -> str:
+    """A sentence on the memory that was not there."""
+    # torch goes on with a page about its allocator
+    what = (str(error).splitlines() or ["none left"])[0].partition(" Including non-PyTorch")[0]
+    return f"Out of memory: {what.strip(' .')}."
 
 
 def _settings(run: RunFiles) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from miniclip.commands.models import ROOT_HELP, load_model_of_index, tell_of_closed_places
+from miniclip.commands.models import MODEL_HELP, ROOT_HELP, load_model_of_index, tell_of_closed_places
 from miniclip.errors import UserError, at_least, in_range
 from miniclip.files import typed_path
 
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text", help="words that are added to each --image")
     parser.add_argument("-k", type=int, default=10, help="images per query (10)")
     parser.add_argument("--threshold", type=float, help="the lowest score that is shown, -1 to 1")
-    parser.add_argument("--model", type=typed_path, help="where the index's model lies now")
+    parser.add_argument("--model", type=typed_path, help=MODEL_HELP)
     parser.add_argument("--sheet", type=typed_path, help="PNG to draw what is found into")
     parser.add_argument("--root", type=typed_path, action="append", default=[], help=ROOT_HELP)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.sheet is not None:
         tell_of_closed_places(index)
     facts = index.facts
-    model = load_model_of_index(facts.model_path, arguments.model, reads_images=bool(arguments.image))
+    model = load_model_of_index(index, arguments.model, reads_images=bool(arguments.image))
     check_model(arguments.index, facts, model)
 
     queries = []

@@ -11,7 +11,7 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from miniclip.commands.models import ROOT_HELP, load_model_of_index, tell_of_closed_places
+from miniclip.commands.models import MODEL_HELP, ROOT_HELP, load_model_of_index, tell_of_closed_places
 from miniclip.errors import SettingError, UserError, in_range
 from miniclip.files import typed_path
 
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=typed_path,
         action="append",
         default=[],
-        help="where an index's model lies now; once per INDEX",
+        help=f"{MODEL_HELP}; once per INDEX",
     )
     parser.add_argument("--root", type=typed_path, action="append", default=[], help=ROOT_HELP)
 
@@ -136,7 +136,7 @@ def _searchers(
         tell_of_closed_places(index)
         facts = index.facts
         given = models[number] if models else None
-        model = load_model_of_index(facts.model_path, given, num_threads=num_threads)
+        model = load_model_of_index(index, given, num_threads=num_threads)
         check_model(folder, facts, model)
 
         name = folder.absolute().name

@@ -29,6 +29,7 @@ from miniclip.config.refusals import FOLDERS_OF_HYDRA, refuse_misspelled
 from miniclip.disk_errors import disk_errors_told
 from miniclip.errors import UserError, without_secrets
 from miniclip.files import typed_path
+from miniclip.launched_jobs import LAUNCHER, is_worker, result_in_worker
 from miniclip.stop_signals import shell_status, stop_signals
 
 EXAMPLES = """\
@@ -81,6 +82,7 @@ def train() -> None:
     queued the job again.
     """
     let_waiting_threads_sleep()
+    os.environ.pop(LAUNCHER, None)  # of a sweep whose job has started this process
     with stop_signals.caught(), console():
         be_quiet()
         sys.argv[1:] = map(_with_home, with_new_names(sys.argv[1:]))
@@ -153,6 +155,11 @@ class _Refused(BaseException):
 
 def _job(cfg: DictConfig) -> float:
     """One run, or one job of a sweep; its result is for sweepers."""
+    run = partial(_run, cfg)
+    return result_in_worker(run) if is_worker() else run()
+
+
+def _run(cfg: DictConfig) -> float:
     settings = HydraConfig.get()
     try:
         if settings.mode is RunMode.RUN:  # jobs of sweeps have been checked together

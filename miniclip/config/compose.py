@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 
 from miniclip.config.hints import HOME, explained, groups, is_named
 from miniclip.config.hydra_internals import config_of_run, forget_option
+from miniclip.config.launchers import register_launchers
 from miniclip.config.optuna_sweeper import register_optuna
 from miniclip.config.refusals import refuse_misspelled
 from miniclip.errors import UserError, without_secrets
@@ -65,6 +66,7 @@ def prepare_hydra() -> None:
     OmegaConf.register_new_resolver("short_overrides", short_overrides, replace=True)
     OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
     register_optuna()
+    register_launchers()
     # conf/hydra/launcher/ stands in for the launchers' own options, which are found by the same names
     for path in (HOME / "conf" / "hydra" / "launcher").glob("*.yaml"):
         forget_option("hydra", "launcher", path.name)

@@ -12,6 +12,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -38,9 +39,9 @@ def jobs_of_grid(overrides: Sequence[Override]) -> Sequence[Sequence[str]]:
     return BasicSweeper.split_arguments(list(overrides), max_batch_size=None)[0]
 
 
-def register_sweeper(name: str, sweeper: type[Sweeper]) -> None:
-    """Make a sweeper known under a name, for which Hydra would scan the package hydra_plugins."""
-    Plugins.instance().class_name_to_class[name] = sweeper
+def register_plugin(name: str, plugin: type[Sweeper] | type[Launcher]) -> None:
+    """Make a class known under a name, for which Hydra would scan the package hydra_plugins."""
+    Plugins.instance().class_name_to_class[name] = plugin
 
 
 def forget_option(group: str, name: str, option: str) -> None:

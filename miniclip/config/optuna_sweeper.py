@@ -18,7 +18,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from miniclip.config.hydra_internals import parse_overrides, register_sweeper
+from miniclip.config.hydra_internals import parse_overrides, register_plugin
 from miniclip.errors import SettingError, counted
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ OPTUNA = "hydra_plugins.miniclip.OptunaSweeper"
 
 def register_optuna() -> None:
     """Make the sweeper known to Hydra."""
-    register_sweeper(OPTUNA, OptunaSweeper)
+    register_plugin(OPTUNA, OptunaSweeper)
 
 
 class OptunaSweeper(Sweeper):

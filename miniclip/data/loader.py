@@ -1,11 +1,12 @@
 """Batches of a data set on a device: who reads them, and where they are finished."""
 
+import multiprocessing
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache, partial
-from multiprocessing import active_children
+from multiprocessing import active_children, resource_tracker
 from multiprocessing.util import Finalize
 from threading import Barrier
 from typing import Any, TypeVar
@@ -20,7 +21,7 @@ from miniclip.data.dataset import ImageTextDataset, Item
 from miniclip.data.transforms import crop_and_resize_batch, normalize
 from miniclip.errors import UserError
 from miniclip.positives import PositivePairs
-from miniclip.stop_signals import leave_to_main_process
+from miniclip.stop_signals import leave_to_main_process, signals_masked
 from miniclip.tokenizers import Tokenizer
 
 Input = TypeVar("Input")
@@ -84,7 +85,7 @@ class Loader:
             elif self._processes is None:
                 yield from _in_threads(self._read, self.order, num_threads=self.num_workers)
             else:
-                yield from _in_threads(self._finish, self._processes, num_threads=1)
+                yield from _in_threads(self._finish, _started(self._processes), num_threads=1)
         except Exception as error:
             self.close()
             if not isinstance(error, UserError):
@@ -168,6 +169,17 @@ class _Items(Dataset[Item]):
 
     def __getitem__(self, key: int | tuple[int, int]) -> Item:
         return self.dataset.item(key)
+
+
+def _started(loader: DataLoader[Any]) -> Iterator[Any]:
+    """The batches of worker processes, which begin with signals blocked: see `leave_to_main_process`.
+
+    One to the process group would end those that still import torch, as they do where they are not forked.
+    """
+    if multiprocessing.get_start_method() != "fork":
+        resource_tracker.ensure_running()  # whose own start would unblock them
+    with signals_masked(blocked=True):
+        return iter(loader)
 
 
 @cache

@@ -1,14 +1,19 @@
 """Too little memory is told with the settings that take less."""
 
+import pkgutil
+from collections.abc import Callable
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from miniclip.commands.out_of_memory import out_of_memory_text
+from miniclip.files import read_json
 from miniclip.runs import RunDirectory
 from tests.conftest import TINY
-from tests.in_process import train_in_process
+from tests.in_process import Answer, train_in_process
 
 OF_CUDA = (
     "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.10 GiB of which 1.31 "
@@ -62,3 +67,58 @@ def test_a_run_without_memory_ends_in_one_line(tmp_path: Path, monkeypatch: pyte
     (line,) = (line for line in answer.stderr.splitlines() if "Out of memory" in line)
     assert "trainer.batch_size=4 trainer.accumulate_steps=2" in line and "image_size=32" in line
     assert line.startswith("Error: ") and "Traceback" not in answer.stderr
+
+
+PHASES = {
+    "the model is moved": ("torch.nn.Module.to", 1),
+    "the first pass": ("miniclip.models.clip.CLIP.encode_image", 1),
+    "the second pass of SAM": ("miniclip.models.clip.CLIP.encode_image", 2),
+    "validation": ("miniclip.training.validation.encode", 1),
+    "saving": ("miniclip.training.checkpointer.save_checkpoint", 1),
+    "a task of eval": ("miniclip.evaluation.evaluation.Evaluation.run", 1),
+    "figures": ("matplotlib.figure.Figure.savefig", 1),
+}
+"""What wants memory in a run, and the call of it that gets none."""
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_every_phase_without_memory_is_told_and_recorded(
+    phase: str, noise_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, call = PHASES[phase]
+    fail_at_call(monkeypatch, target, call)
+    run = tmp_path / "run"
+    data = ["data=folder", f"data.root={noise_folder}", "tokenizer.vocab_size=300", "optimizer=sam"]
+    answer = train_in_process(*TINY[:-1], *data, "trainer.budget.steps=2", f"hydra.run.dir={run}")
+
+    assert answer.returncode == 1 and "Traceback" not in answer.stderr
+    (line,) = (line for line in answer.stderr.splitlines() if "Out of memory" in line)
+    assert "Tried to allocate 2.00 GiB" in line
+    assert "trainer.batch_size=4 trainer.accumulate_steps=2" in line and "image_size=32" in line
+    status = read_json(run / "status.json")
+    assert status["status"] == "out_of_memory" and status["reason"] in line
+
+
+def test_commands_without_memory_are_told_in_one_line(
+    class_run: RunDirectory,
+    class_folder: Path,
+    miniclip: Callable[..., Answer],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fail_at_call(monkeypatch, "miniclip.models.clip.CLIP.encode_image", 1)
+    answer = miniclip("embed", class_run.path, class_folder, "-o", "index")
+    assert answer.returncode == 1 and len(answer.stderr.splitlines()) == 1
+    assert "Tried to allocate 2.00 GiB" in answer.stderr and "--batch-size (64" in answer.stderr
+
+
+def fail_at_call(monkeypatch: pytest.MonkeyPatch, target: str, number: int) -> None:
+    """Have the n-th call of a function or method find no memory."""
+    original = pkgutil.resolve_name(target)
+    calls = count(1)
+
+    def without_memory(*arguments: Any, **options: Any) -> Any:
+        if next(calls) == number:
+            raise torch.OutOfMemoryError(OF_CUDA)
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(target, without_memory)

@@ -49,7 +49,9 @@ def test_a_folder_is_embedded_and_searched(
     assert "is missing" in miniclip("search", "index", "--image", "none.jpg").stderr
 
     (tmp_path / "index" / "signatures.json").unlink()  # as if another user had made it
-    sheet = ("search", "index", "x", "--sheet", "x.png")
+    stopped = miniclip("search", "index", "x")
+    assert stopped.returncode == 1 and "Name the model that made it: --model MODEL" in stopped.stderr
+    sheet = ("search", "index", "x", "--sheet", "x.png", "--model", class_run.path)
     assert f"in {class_folder} are found, but not opened" in miniclip(*sheet).stderr
     closed = (tmp_path / "x.png").read_bytes()
     assert "not opened" not in miniclip(*sheet, "--root", class_folder).stderr

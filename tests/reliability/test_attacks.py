@@ -29,6 +29,7 @@ import torch
 from PIL import Image
 
 from miniclip import MiniCLIP
+from miniclip.commands.models import load_model_of_index
 from miniclip.config.restore import restore
 from miniclip.data.image_content import decode, read_content
 from miniclip.data.sources.image_names import find_images
@@ -486,6 +487,34 @@ def test_no_name_in_an_index_leads_out(
         decode(entry.content(), str(entry), decode_size=8)
 
     watch.refused(read)
+
+
+PLACES_OF_MODELS = (
+    "https://host/model",
+    "file:///etc/passwd",
+    "hf-hub:a/b",
+    "model",
+    "inside",
+    "inside/../..",
+)
+"""Beside those of `escapes`; "model" is a folder beside the index, "inside" a link in it that leads out."""
+
+
+@pytest.mark.parametrize("number", range(NUM_ESCAPES + len(PLACES_OF_MODELS)))
+def test_no_model_that_an_index_names_is_loaded(
+    number: int, watch: Watch, index_folder: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(index_folder, tmp_path / "index")
+    (tmp_path / "model").mkdir()
+    (folder / "inside").symlink_to(watch.private)
+    places = (*escapes(watch.private), *PLACES_OF_MODELS)
+    place = str(folder / places[number]) if places[number].startswith("inside") else places[number]
+    with closing(sqlite3.connect(folder / "index.sqlite")) as connection:
+        connection.execute("UPDATE facts SET model_path = ?", [place])
+        connection.commit()
+
+    told = watch.refused(lambda: load_model_of_index(Index(folder), None))
+    assert "--model MODEL" in told
 
 
 FILES_OF_RUNS = ("config.yaml", "summary.json", "metrics.jsonl", "environment.json")

@@ -297,3 +297,55 @@ def test_a_sweep_ends_with_the_job_in_flight_and_goes_on_with_it(
     again = Trial(*words, output=tmp_path / "again.txt")
     assert again.wait() == 0, again.printed
     assert "Done already" in again.printed and "at step 2" in again.printed
+
+
+LAUNCHERS = {"joblib": [], "submitit_local": ["hydra.sweeper.max_batch_size=2"]}
+"""Launchers of worker processes on this machine, and what has them run two jobs at a time."""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("to_group", [False, True])
+@pytest.mark.parametrize("signum", SIGNALS)
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_jobs_in_worker_processes_stop_with_their_launcher_and_go_on(
+    launcher: str, signum: signal.Signals, to_group: bool, noise_folder: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip(f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher")
+    sweep = tmp_path / "sweep"
+    words = launched_sweep(noise_folder, sweep, launcher)
+    trial = Trial(*words, output=tmp_path / "stopped.txt", OMP_NUM_THREADS="1")
+    wait_for_steps(sweep, num_jobs=2)
+    trial.send(signum, to_group=to_group)
+
+    assert trial.wait() == 128 + signum, trial.printed
+    assert not left_in_group(trial.pid)
+    states = [read_json(path) for path in sorted(sweep.glob("*/status.json"))]
+    told = [(state["status"], state["reason"]) for state in states]
+    assert told == [("interrupted", signum.name)] * 2, trial.printed
+    assert all(
+        load_checkpoint(path)["progress"]["step"] > 0 for path in sweep.glob("*/checkpoints/last.pt")
+    )
+
+    again = Trial(*words, output=tmp_path / "again.txt", OMP_NUM_THREADS="1")
+    assert again.wait(300) == 0, again.printed
+    logs = [path.read_text() for path in sorted(sweep.glob("*/train.log"))]
+    assert ["Resumed from" in log for log in logs] == [True, True, False]
+
+
+def launched_sweep(noise_folder: Path, folder: Path, launcher: str) -> list[str]:
+    """Three jobs of sixty epochs, two at a time."""
+    run = [
+        word
+        for word in settings_of(noise_folder, folder)
+        if not word.startswith(("hydra.run.dir", "trainer.resume", "trainer.budget"))
+    ]
+    sweep = ["seed=0,1,2", f"hydra.sweep.dir={folder}", f"hydra/launcher={launcher}", *LAUNCHERS[launcher]]
+    return ["-m", *run, "trainer.budget.epochs=60", *sweep]
+
+
+def wait_for_steps(sweep: Path, *, num_jobs: int) -> None:
+    """Wait until so many jobs have written the numbers of an epoch."""
+    deadline = time.monotonic() + 120
+    while sum(path.stat().st_size > 0 for path in sweep.glob("*/metrics.jsonl")) < num_jobs:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

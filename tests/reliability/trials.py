@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial, reduce
@@ -127,7 +128,10 @@ def _command(
     try:
         cli.main()
     finally:
-        atexit._run_exitfuncs()  # which the end of Python calls, and that of multiprocessing does not
+        # the end of Python calls these, that of multiprocessing does not: pools of processes, then the rest
+        for end_pool in reversed(threading._threading_atexits):  # type: ignore[attr-defined]
+            end_pool()
+        atexit._run_exitfuncs()
 
 
 def at_call(target: str, number: int, action: Callable[[], object]) -> None:

@@ -10,6 +10,7 @@ from miniclip.data.sources.base import FolderSource
 from miniclip.data.sources.caption_cells import MOST_LETTERS, captions_of_rows
 from miniclip.data.sources.columns import ColumnNames, find_columns
 from miniclip.data.sources.image_cells import EncodedImages, check_missing, find_files, image_cells
+from miniclip.data.sources.parquet_size import check_size
 from miniclip.data.sources.rows import (
     PARTS,
     Rows,
@@ -113,6 +114,7 @@ class Parquet(FolderSource):
         try:
             names = pyarrow.parquet.read_schema(files[0]).names
             columns = find_columns(names, self.columns, source=files[0], has_objects=True)
+            check_size(files, columns.every(), held_once=columns.captions)
             # a text that a file holds once for many rows is held once in memory, too
             table = pyarrow.concat_tables(
                 pyarrow.parquet.read_table(

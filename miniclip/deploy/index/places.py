@@ -1,7 +1,7 @@
-"""Which images of an index may be opened: those that this user embedded, and those in named folders.
+"""Which files an index may lead to: those that this user embedded, or by, and those in named folders.
 
-An index tells where its images lie, and a stranger's may tell of any place. So each folder or table that is
-embedded is signed with the user's key; see `miniclip.provenance`.
+An index tells where its images and its model lie, and a stranger's may tell of any place. So the model, and
+each folder or table that is embedded, is signed with the user's key; see `miniclip.provenance`.
 """
 
 import json
@@ -18,11 +18,14 @@ FILE_NAME = "signatures.json"
 MOST_BYTES = 2**20
 """Of signatures that are read: those of ten thousand places."""
 
-UNSIGNED = "The places of this index are not signed; miniclip search and serve will ask for --root FOLDER"
+UNSIGNED = (
+    "The places of this index are not signed; miniclip search and serve will ask for --model MODEL and "
+    "--root FOLDER"
+)
 
 
 class Places:
-    """The folders and tables that images of an index may be opened in.
+    """The folders and tables that images of an index may be opened in, and the models that may be.
 
     Args:
         folder: of the index.
@@ -30,6 +33,7 @@ class Places:
     """
 
     def __init__(self, folder: Path, named: Sequence[Path] = ()):
+        self.folder = folder
         self.path = folder / FILE_NAME
         self.named = [os.path.realpath(root) for root in named]
         self._own: set[Path] = set()
@@ -38,16 +42,25 @@ class Places:
         """Sign a folder or a table that this user embeds."""
         if self.is_own(place):
             return
-        signature = sign(_as_data(place), unsigned=UNSIGNED)
-        if signature is not None:
-            write_json(self.path, [*self._signatures(), signature])
+        self._sign(_as_data(place))
+
+    def add_model(self, path: Path) -> None:
+        """Sign the model by which this user embeds."""
+        if not self._is_signed(_model_as_data(path)):
+            self._sign(_model_as_data(path))
+
+    def may_load_model(self, path: Path) -> bool:
+        """Whether to load a model, absolute: this user embedded by it, or it lies in the index's folder."""
+        # by its name first: to follow the links of a path may already reach another machine
+        is_inside = Path(os.path.normpath(path)).is_relative_to(self.folder.absolute())
+        is_inside = is_inside and lies_within(os.path.realpath(self.folder), path)
+        return is_inside or self._is_signed(_model_as_data(path))
 
     def is_own(self, place: Path) -> bool:
         """Whether this user embedded a folder or a table, absolute."""
-        if place not in self._own:  # a writer may have added it since
-            data = _as_data(place)
-            if any(is_ours(data, signature) for signature in self._signatures()):
-                self._own.add(place)
+        # a writer may have added it since
+        if place not in self._own and self._is_signed(_as_data(place)):
+            self._own.add(place)
         return place in self._own
 
     def may_open(self, place: Path, path: Path) -> bool:
@@ -58,6 +71,14 @@ class Places:
         """Whether a folder that the user named holds the place, or lies in it."""
         real = os.path.realpath(place)
         return any(lies_within(root, real) or lies_within(real, root) for root in self.named)
+
+    def _sign(self, data: dict[str, str]) -> None:
+        signature = sign(data, unsigned=UNSIGNED)
+        if signature is not None:
+            write_json(self.path, [*self._signatures(), signature])
+
+    def _is_signed(self, data: dict[str, str]) -> bool:
+        return any(is_ours(data, signature) for signature in self._signatures())
 
     def _signatures(self) -> list[str]:
         """None where the file is missing or damaged; it is written anew then."""
@@ -70,3 +91,7 @@ class Places:
 
 def _as_data(place: Path) -> dict[str, str]:
     return {"place of an index": str(place)}
+
+
+def _model_as_data(path: Path) -> dict[str, str]:
+    return {"model of an index": str(path)}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from miniclip.data.sources.caption_cells import captions_of_cell
 from miniclip.data.sources.image_cells import image_cells
+from miniclip.data.sources.parquet_size import check_size
 from miniclip.deploy.index.source import ImageSource, SourceImage
 from miniclip.errors import BrokenImage, UserError
 
@@ -71,6 +72,7 @@ class RowTable(ImageSource):
             columns.append(self.title_column)
 
         with parquet_file(self.path) as file:
+            check_size([self.path], columns)
             for batch in file.iter_batches(ROWS_AT_ONCE, columns=columns):
                 contents = _contents(batch, self.image_column, self.path)
 

@@ -170,6 +170,7 @@ def open_writer(folder: Path, model: FingerprintedModel, *, model_path: Path) ->
             raise UserError(f"The index {folder} is being written by another process. Wait until it ends.")
         with writing(folder) as connection:
             facts = _facts_for(folder, connection, model, model_path)
+            Places(folder).add_model(model_path.absolute())
             yield IndexWriter(folder, connection, facts)
 
 

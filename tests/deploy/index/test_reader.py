@@ -249,6 +249,19 @@ def test_a_strangers_index_opens_only_what_the_user_names(photos: Path, tmp_path
     assert Index(folder).closed_places() == [] and Index(folder).search(query).entries[0][0].content()
 
 
+def test_a_strangers_index_may_load_a_model_in_its_folder_only(photos: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "index"
+    embed(folder, photos)
+    own = Path(Index(folder).facts.model_path)
+    assert Index(folder).places.may_load_model(own)
+    as_of_a_stranger(folder)
+
+    places = Index(folder).places
+    assert not places.may_load_model(own) and not places.may_load_model(tmp_path / "model")
+    assert places.may_load_model(folder / "model") and not places.may_load_model(folder / ".." / "model")
+    assert not places.may_load_model(Path("model"))
+
+
 @pytest.mark.parametrize("content", ["", "{}", "[1]", "[" * 2000, '["'])
 def test_damaged_signatures_open_nothing_and_are_written_anew(
     content: str, photos: Path, tmp_path: Path
