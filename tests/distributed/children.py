@@ -61,6 +61,7 @@ def children(
     started: list[Child] = []
     for rank, own in enumerate(arguments):
         output = folder / f"output_{port}_{rank}.txt"
+        output.touch()  # it may be ended before it says anything
         places = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
         process = _server().Process(target=_run, args=(folder, output, places, function, own))
         process.start()
