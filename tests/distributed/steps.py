@@ -98,6 +98,7 @@ def one_step(settings: Sequence[str], world: World) -> dict[str, Tensor]:
     result = step([batch(0, world.rows(BATCH))])
     return {
         "loss": result.loss,
+        "buffers": torch.cat([value.flatten().float() for value in step.model.buffers()]),
         "gradient": torch.cat([p.grad.flatten() for p in step.model.parameters() if p.grad is not None]),
         "weights": torch.cat([p.detach().flatten() for p in step.model.parameters()]),
     }
@@ -120,6 +121,7 @@ def main(out: Path) -> None:
     world = World.current()
     found: dict[str, Any] = {name: ten_steps(settings, world) for name, settings in CASES.items()}
     found["own perturbation"] = one_step(OWN_PERTURBATION, world)
+    found["own statistics"] = one_step(CASES["batch norm"], world)
     found["bad image"] = steps_with_bad_image(world)
     torch.save(found, out / f"{world.rank}.pt")
     dist.destroy_process_group()

@@ -33,6 +33,8 @@ def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
             # Adam turns the last bits of a gradient near zero into part of a step, Muon into more of one
             torch.testing.assert_close(first[name][part], alone[part], rtol=0, atol=1e-3, msg=name)
 
+    statistics = first["own statistics"]["buffers"], second["own statistics"]["buffers"]
+    assert torch.equal(*statistics), "each batch norm sees its own rows, and all hold the mean"
     check_own_perturbation(first["own perturbation"], second["own perturbation"])
     for found in (first["bad image"], second["bad image"]):
         assert not found["norm"].isfinite() and found["moved"] == 0
