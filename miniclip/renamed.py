@@ -75,7 +75,13 @@ DATA_DEFAULTS = {"caption_noise": 0}
 DEFAULTS: dict[str, dict[str, Any]] = {
     "miniclip.losses.ClipLoss": {"gather": "global"},
     "miniclip.losses.SigLipLoss": {"gather": "global"},
-    "miniclip.training.Trainer": {"micro_batch_size": None, "sync_batch_norm": False},
+    "miniclip.training.Trainer": {
+        "micro_batch_size": None,
+        "sync_batch_norm": False,
+        "compile": False,
+        "cuda_graphs": False,
+        "images_on_gpu": True,
+    },
 }
 """What older files do not say of other parts, by their `_target_`s."""
 

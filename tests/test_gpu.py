@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import torch
 
+from miniclip.errors import SettingError
+from miniclip.runs import RunDirectory
 from miniclip.training.loop import Loop
 from miniclip.training.recorder import READ_EVERY_STEPS
 from tests.conftest import OPTIMIZERS, TINY, fit, interrupt_at_step, parts_of
@@ -52,6 +54,15 @@ def memory_of_steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     yield memory
 
 
+def losses_of(run: RunDirectory) -> list[float]:
+    return [row["train/loss"] for row in run.read_metrics() if "train/loss" in row]
+
+
+def assert_same_weights(run: RunDirectory, other: RunDirectory) -> None:
+    found, expected = (parts_of(each.last_checkpoint)["model"] for each in (run, other))
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_every_optimizer_trains_in_float16(tmp_path: Path, optimizer: str) -> None:
     run = fit(tmp_path, *ON_GPU, "precision=fp16", f"optimizer={optimizer}")
@@ -67,10 +78,7 @@ def test_a_gpu_trains_as_the_cpu_does(tmp_path: Path, optimizer: str, precision:
     gpu = fit(tmp_path / "gpu", *ON_GPU, *same, f"precision={precision}")
     cpu = fit(tmp_path / "cpu", *TINY, *same, "device=cpu", "precision=fp32")
 
-    losses = [
-        [row["train/loss"] for row in run.read_metrics() if "train/loss" in row] for run in (gpu, cpu)
-    ]
-    assert losses[0] == pytest.approx(losses[1], rel=0.05 if precision == "bf16" else 0.02)
+    assert losses_of(gpu) == pytest.approx(losses_of(cpu), rel=0.05 if precision == "bf16" else 0.02)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sam", "msam", "looksam", "functional_sam", "muon"])
@@ -110,6 +118,56 @@ def test_no_step_waits_for_the_device(
 def test_memory_stays_as_it_is(tmp_path: Path, memory_of_steps: list[int], optimizer: str) -> None:
     fit(tmp_path, *ON_GPU, f"optimizer={optimizer}", "trainer.budget.steps=200")
     assert max(memory_of_steps[50:]) == max(memory_of_steps[10:50])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize(
+    "optimizer", ["adamw", "sam_norm_only", "gsam", "looksam", "functional_sam", "muon"]
+)
+def test_cuda_graphs_change_no_bit(tmp_path: Path, optimizer: str, precision: str) -> None:
+    settings = (*ON_GPU, f"optimizer={optimizer}", f"precision={precision}", "encoder.text.dropout=0.1")
+    steps = ("trainer.budget.steps=16", "trainer.accumulate_steps=2")
+    plain = fit(tmp_path / "plain", *settings, *steps)
+    graphs = fit(tmp_path / "graphs", *settings, *steps, "trainer.cuda_graphs=true")
+    assert_same_weights(graphs, plain)
+
+
+def test_no_step_with_cuda_graphs_waits_for_the_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory_of_steps: list[int]
+) -> None:
+    """All graphs are recorded in the first steps, as all captions are of one length."""
+    monkeypatch.setattr("miniclip.training.cuda_graphs.WARM_UP", 1)
+    settings = ("optimizer=sam", "precision=bf16", "trainer.budget.steps=60", "trainer.cuda_graphs=true")
+    fit(tmp_path, *ON_GPU, *settings, "tokenizer.pad_to_multiple_of=77")
+    assert max(memory_of_steps[30:]) == max(memory_of_steps[10:30])
+
+
+def test_what_cannot_be_recorded_is_one_line(tmp_path: Path) -> None:
+    """Checkpointing of activations reads the random generator's state in the middle of a pass."""
+    settings = ("trainer.cuda_graphs=true", "encoder.image.checkpoint_activations=true")
+    with pytest.raises(SettingError, match=r"trainer\.cuda_graphs=True: .*take false"):
+        fit(tmp_path, *ON_GPU, *settings)
+
+
+@pytest.mark.parametrize("graphs", ["false", "true"])
+def test_compiled_towers_train_as_others_do(tmp_path: Path, graphs: str) -> None:
+    settings = (*ON_GPU, "optimizer=sam", "precision=fp32", "trainer.budget.steps=8")
+    plain = fit(tmp_path / "plain", *settings)
+    compiled = fit(
+        tmp_path / "compiled", *settings, "trainer.compile=true", f"trainer.cuda_graphs={graphs}"
+    )
+    losses = [
+        [row["train/loss"] for row in run.read_metrics() if "train/loss" in row]
+        for run in (compiled, plain)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=0.01)
+
+
+def test_images_in_the_memory_of_the_gpu_are_those_that_travel(tmp_path: Path, noise_folder: Path) -> None:
+    settings = (*ON_GPU, "data=folder", f"data.root={noise_folder}", "data.cache=memory", "precision=fp32")
+    there = fit(tmp_path / "there", *settings, "trainer.batch_size=4")
+    travel = fit(tmp_path / "travel", *settings, "trainer.batch_size=4", "trainer.images_on_gpu=false")
+    assert_same_weights(there, travel)
 
 
 def test_the_summary_tells_the_memory(tmp_path: Path) -> None:

@@ -78,20 +78,23 @@ def collate(
         images = take((len(items), *parts[0].shape))
         torch.stack(by_pixel, out=images.permute(0, 2, 3, 1))
 
-    return CollatedBatch(
-        images=images,
-        boxes=torch.tensor([item.box for item in items]) if image_size is None else None,
-        image_ids=torch.tensor([item.index for item in items]),
-        captions=[item.caption for item in items],
-        problems=[item.problem for item in items if item.problem is not None],
-    )
+    return collate_boxes(items, images) if image_size is None else _with_images(items, images, boxes=None)
+
+
+def collate_boxes(items: Sequence[Item], images: Tensor) -> CollatedBatch:
+    """Stack all but the images, which are whole, padded and stacked already: (B, 3, H, W) uint8."""
+    return _with_images(items, images, boxes=torch.tensor([item.box for item in items]))
 
 
 def collate_features(items: Sequence[Item]) -> CollatedBatch:
     """Stack items of a `FeatureDataset`."""
+    return _with_images(items, torch.stack([item.image for item in items]), boxes=None)
+
+
+def _with_images(items: Sequence[Item], images: Tensor, *, boxes: Tensor | None) -> CollatedBatch:
     return CollatedBatch(
-        images=torch.stack([item.image for item in items]),
-        boxes=None,
+        images=images,
+        boxes=boxes,
         image_ids=torch.tensor([item.index for item in items]),
         captions=[item.caption for item in items],
         problems=[item.problem for item in items if item.problem is not None],

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from miniclip.data.batch import Batch, CollatedBatch, collate, collate_features
+from miniclip.data.batch import Batch, CollatedBatch, collate, collate_boxes, collate_features
 from miniclip.data.buffer_pool import BufferPool
 from miniclip.data.dataset import ImageTextDataset, Item
+from miniclip.data.device_images import DeviceImages, on_device
 from miniclip.data.transforms import crop_and_resize_batch, normalize
 from miniclip.errors import UserError
 from miniclip.positives import PositivePairs
@@ -32,8 +33,8 @@ class Loader:
 
     Worker processes read the images and cut them. Images that are decoded already are read by threads,
     which have nothing to hand over: they cut into memory that is used again and again. If the device is a
-    GPU, decoded images travel whole and it cuts a whole batch at once. Captions are tokenized where a
-    batch is finished: with workers in a thread, so that a step does not wait for it.
+    GPU, it cuts a whole batch of decoded images at once; they travel whole, or lie there already. Captions
+    are tokenized where a batch is finished: with workers in a thread, so that a step does not wait for it.
 
     Args:
         dataset: where items come from.
@@ -43,6 +44,7 @@ class Loader:
         tokenizer: of the captions; None where only images are read.
         keeps_pixels: leave images as pixels, a quarter of the memory: they go through the model in parts,
             each normalized when its turn comes.
+        resides: hold decoded images in a GPU's memory, where they take no more than a part of it.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Loader:
         num_workers: int,
         tokenizer: Tokenizer | None = None,
         keeps_pixels: bool = False,
+        resides: bool = False,
     ):
         self.dataset = dataset
         self.order = order
@@ -64,6 +67,9 @@ class Loader:
         self._floats = BufferPool(torch.float32)
         self._pixels = BufferPool(torch.uint8)
         self._processes: DataLoader[Any] | None = None
+        self._resident: DeviceImages | None = None
+        if resides and device.type == "cuda" and dataset.is_decoded:
+            self._resident = on_device(dataset.images, device)
 
         if num_workers > 0 and not dataset.is_decoded:
             _kill_workers_at_exit()
@@ -108,6 +114,9 @@ class Loader:
         items = [self.dataset.item(key) for key in keys]
         if self.dataset.holds_features:
             return self._finish(collate_features(items))
+
+        if self._resident is not None:
+            return self._finish(collate_boxes(items, self._resident.take([item.index for item in items])))
 
         # a GPU crops a whole batch faster than the CPU crops its images
         travel_whole = self.device.type != "cpu" and self.dataset.is_decoded

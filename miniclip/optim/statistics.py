@@ -1,6 +1,7 @@
 """Buffers that a forward pass changes: running statistics, counters, moving averages."""
 
 import warnings
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.nn.parameter import is_lazy
+
+from miniclip.optim import foreach
 
 
 @contextmanager
@@ -37,6 +40,24 @@ class BufferCopies:
         # a buffer that two modules share stays shared
         copies: dict[Tensor, Tensor] = {buffer: buffer.clone() for _, _, buffer in places}
         self._copies = [(module, name, copies[buffer]) for module, name, buffer in places]
+
+    def fetch(self) -> None:
+        """Make them copies of the buffers as these are now."""
+        for copies, buffers in self._by_dtype():
+            foreach.copy_(copies, buffers)
+
+    def hand_back(self) -> None:
+        """Make the buffers what the copies are now."""
+        for copies, buffers in self._by_dtype():
+            foreach.copy_(buffers, copies)
+
+    def _by_dtype(self) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+        """Copies and the model's buffers, of one type of number at a time, as the kernels for many want."""
+        pairs: dict[torch.dtype, dict[Tensor, Tensor]] = defaultdict(dict)
+        for module, name, copy in self._copies:
+            pairs[copy.dtype][copy] = module._buffers[name]  # type: ignore[assignment]
+        for same in pairs.values():
+            yield list(same), list(same.values())
 
     @contextmanager
     def in_use(self) -> Iterator[None]:

@@ -18,6 +18,9 @@ IGNORED_ROOT_KEYS = ("name", "logger", "eval", "hydra")
 IGNORED_KEYS = (
     "device",
     "deterministic",
+    "compile",
+    "cuda_graphs",
+    "images_on_gpu",
     "resume",
     "num_workers",
     "cache_dir",

@@ -13,6 +13,9 @@ from miniclip.models import CLIP, CLIPOutput
 from miniclip.models.clip import similarity_variance
 from miniclip.training.precision import Precision
 
+SHAPES = 64
+"""So many shapes and choices of trained weights are compiled for before torch leaves others as they are."""
+
 
 class BatchFeatures(NamedTuple):
     """What both towers make of one batch, of length 1.
@@ -38,6 +41,27 @@ class FeatureGradient(NamedTuple):
     of_images: Tensor
     of_texts: Tensor
     offset: Tensor
+
+
+class BatchResult(NamedTuple):
+    """Result of one batch of a pass; nothing in it carries a gradient, or was waited for.
+
+    Attributes:
+        loss: (), over the number of batches.
+        logit_scale: ().
+        variance: what the temperature read, (), or None where it reads nothing.
+        gradient: at the features, where later passes reuse it.
+    """
+
+    loss: Tensor
+    logit_scale: Tensor
+    variance: Tensor | None
+    gradient: FeatureGradient | None
+
+    @classmethod
+    def of(cls, output: CLIPOutput, loss: Tensor, gradient: FeatureGradient | None = None) -> "BatchResult":
+        """That of a model's output and its loss, (), without their graph."""
+        return cls(loss.detach(), output.logit_scale.detach(), output.variance, gradient)
 
 
 class PassResult(NamedTuple):
@@ -80,6 +104,7 @@ class Accumulation:
         world: gathers the features that the loss compares.
         reuses_feature_gradient: passes after the first carry that one's gradient at the features back, and
             compute no loss; what they return for it is the first one's, linear in the features.
+        compiles: compile both towers with torch.compile, once for each shape.
     """
 
     def __init__(
@@ -90,8 +115,11 @@ class Accumulation:
         *,
         world: World | None = None,
         reuses_feature_gradient: bool = False,
+        compiles: bool = False,
     ):
         self.model = model
+        self.encode_image = compiled(model.encode_image) if compiles else model.encode_image
+        self.encode_text = compiled(model.encode_text) if compiles else model.encode_text
         self.loss = loss
         self.precision = precision
         self.world = world or World()
@@ -105,29 +133,15 @@ class Accumulation:
         if first_pass is not None and self.reuses_feature_gradient:
             return self._with_known_gradients(batches, first_pass)
 
-        losses: list[Tensor] = []
-        scales: list[Tensor] = []
-        variances: list[Tensor | None] = []
-        feature_gradients: list[FeatureGradient] = []
-
-        for number, batch in enumerate(batches):
-            known = self._known_variance(first_pass, number)
-            output, loss, gradient = self._one_batch(batch, known, len(batches), world)
-
-            # detached, so that the graph of one batch is gone before the next
-            losses.append(loss.detach())
-            scales.append(output.logit_scale.detach())
-            variances.append(output.variance)
-            if self.reuses_feature_gradient:
-                assert gradient is not None
-                feature_gradients.append(gradient)
-            del output, loss
-
+        results = [
+            self._one_batch(batch, self._known_variance(first_pass, number), len(batches), world)
+            for number, batch in enumerate(batches)
+        ]
         return PassResult(
-            loss=torch.stack(losses).sum(),
-            logit_scale=torch.stack(scales).mean(),
-            variances=variances,
-            feature_gradients=feature_gradients,
+            loss=torch.stack([result.loss for result in results]).sum(),
+            logit_scale=torch.stack([result.logit_scale for result in results]).mean(),
+            variances=[result.variance for result in results],
+            feature_gradients=[result.gradient for result in results if result.gradient is not None],
         )
 
     def _with_known_gradients(self, batches: Sequence[Batch], first_pass: PassResult) -> PassResult:
@@ -140,18 +154,18 @@ class Accumulation:
 
     def _one_batch(
         self, batch: Batch, variance: Tensor | None, num_batches: int, world: World
-    ) -> tuple[CLIPOutput, Tensor, FeatureGradient | None]:
-        """Forward and backward over one batch; its loss, (), over the number of batches."""
+    ) -> BatchResult:
+        """Forward and backward over one batch, whose graph is gone after it."""
         features = self._encode(batch)
         if self.reuses_feature_gradient:
             output, loss, gradient = self._up_to_features(features, batch, variance, num_batches, world)
             _carry_back(gradient, features)
-            return output, loss, gradient
+            return BatchResult.of(output, loss, gradient)
 
         output, loss = self._compare(features, batch, variance, world)
         loss = loss / num_batches
         self.precision.backward(loss)
-        return output, loss, None
+        return BatchResult.of(output, loss)
 
     def _one_batch_again(self, batch: Batch, gradient: FeatureGradient) -> Tensor:
         """Carry a known gradient at the features back; its product with the features, unscaled, ()."""
@@ -193,8 +207,8 @@ class Accumulation:
         """Both towers' features of this process's rows."""
         with self.precision.autocast():
             return BatchFeatures(
-                self.model.encode_image(as_seen(batch.images)),
-                self.model.encode_text(batch.token_ids, batch.attention_mask),
+                self.encode_image(as_seen(batch.images)),
+                self.encode_text(batch.token_ids, batch.attention_mask),
             )
 
     def _compare(
@@ -225,6 +239,13 @@ class Accumulation:
         if getattr(self.loss, "takes_rows", False):
             inputs["rows"] = world.rows(len(images))
         return output, self.loss(**inputs)
+
+
+def compiled(encode: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A tower that torch.compile makes kernels for when it meets a shape; captions have a few lengths."""
+    limits = torch._dynamo.config
+    limits.recompile_limit = max(limits.recompile_limit, SHAPES)
+    return torch.compile(encode, dynamic=False)
 
 
 def _carry_back(gradient: FeatureGradient, features: BatchFeatures) -> None:

@@ -24,10 +24,10 @@ from miniclip.data.batch import Batch
 from miniclip.data.transforms import as_seen
 from miniclip.distributed import World
 from miniclip.errors import SettingError
-from miniclip.models import CLIP, CLIPOutput
+from miniclip.models import CLIP
 from miniclip.optim.randomness import Randomness
 from miniclip.optim.statistics import BufferCopies
-from miniclip.training.forward_backward import Accumulation, BatchFeatures, FeatureGradient
+from miniclip.training.forward_backward import Accumulation, BatchFeatures, BatchResult, FeatureGradient
 from miniclip.training.precision import Precision
 
 
@@ -37,7 +37,7 @@ class GradientCache(Accumulation):
     A batch that fits into one micro-batch goes the plain way of `Accumulation`.
 
     Args:
-        model, loss, precision, world, reuses_feature_gradient: see `Accumulation`.
+        model, loss, precision, world, reuses_feature_gradient, compiles: see `Accumulation`.
         micro_batch_size: the most rows of this process that go through a tower at a time, None for any
             number. The micro-batches of a batch are as equal as can be.
     """
@@ -51,15 +51,21 @@ class GradientCache(Accumulation):
         micro_batch_size: int | None,
         world: World | None = None,
         reuses_feature_gradient: bool = False,
+        compiles: bool = False,
     ):
         super().__init__(
-            model, loss, precision, world=world, reuses_feature_gradient=reuses_feature_gradient
+            model,
+            loss,
+            precision,
+            world=world,
+            reuses_feature_gradient=reuses_feature_gradient,
+            compiles=compiles,
         )
         self.micro_batch_size = micro_batch_size
 
     def _one_batch(
         self, batch: Batch, variance: Tensor | None, num_batches: int, world: World
-    ) -> tuple[CLIPOutput, Tensor, FeatureGradient | None]:
+    ) -> BatchResult:
         if self._fits(batch):
             return super()._one_batch(batch, variance, num_batches, world)
 
@@ -74,7 +80,7 @@ class GradientCache(Accumulation):
             images.repeat(gradient.of_images)
             texts.repeat(gradient.of_texts)
         randomness.restore()
-        return output, loss, gradient
+        return BatchResult.of(output, loss, gradient if self.reuses_feature_gradient else None)
 
     def _one_batch_again(self, batch: Batch, gradient: FeatureGradient) -> Tensor:
         if self._fits(batch):
@@ -94,13 +100,13 @@ class GradientCache(Accumulation):
         assert self.micro_batch_size is not None
         count = math.ceil(len(batch.images) / self.micro_batch_size)
         images = _InParts(
-            self._under_autocast(lambda images: model.encode_image(as_seen(images))),
+            self._under_autocast(lambda images: self.encode_image(as_seen(images))),
             (batch.images,),
             learning=(model.image_encoder, model.projection),
             count=count,
         )
         texts = _InParts(
-            self._under_autocast(model.encode_text),
+            self._under_autocast(self.encode_text),
             (batch.token_ids, batch.attention_mask),
             learning=(model.text_encoder, model.projection),
             count=count,

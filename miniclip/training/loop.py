@@ -53,6 +53,9 @@ class LoopSettings(Protocol):
     batch_size: int
     accumulate_steps: int
     micro_batch_size: int | None
+    compile: bool
+    cuda_graphs: bool
+    images_on_gpu: bool
     max_skipped_steps: int
     grad_clip_norm: float | None
     sync_batch_norm: bool
@@ -98,6 +101,7 @@ class Loop:
             device=trainer.device,
             num_workers=trainer.num_workers,
             keeps_pixels=trainer.micro_batch_size is not None,
+            resides=trainer.images_on_gpu,
         )
         self.step = TrainingStep(
             setup.model,
@@ -106,6 +110,8 @@ class Loop:
             setup.precision,
             grad_clip_norm=trainer.grad_clip_norm,
             micro_batch_size=trainer.micro_batch_size,
+            compiles=trainer.compile,
+            cuda_graphs=trainer.cuda_graphs,
             world=world,
         )
         self.recorder = Recorder(

@@ -10,7 +10,8 @@ from miniclip.distributed import World
 from miniclip.errors import SettingError
 from miniclip.models import CLIP
 from miniclip.optim import PassOptimizer
-from miniclip.training.forward_backward import PassResult
+from miniclip.training.cuda_graphs import GraphedAccumulation
+from miniclip.training.forward_backward import ForwardBackward, PassResult
 from miniclip.training.gradient_cache import GradientCache
 from miniclip.training.guards import BufferGuard, all_finite, spoil_unless
 from miniclip.training.precision import Precision
@@ -50,6 +51,8 @@ class TrainingStep:
         precision: owner of autocast and scaler.
         grad_clip_norm: see `Precision.step`.
         micro_batch_size: see `GradientCache`; None takes every batch at once.
+        compiles: see `Accumulation`.
+        cuda_graphs: launch forward and backward of a batch as one; see `GraphedAccumulation`.
         world: the processes that take the step together; None is this one alone.
     """
 
@@ -62,6 +65,8 @@ class TrainingStep:
         *,
         grad_clip_norm: float | None,
         micro_batch_size: int | None = None,
+        compiles: bool = False,
+        cuda_graphs: bool = False,
         world: World | None = None,
     ):
         self.model = model
@@ -69,14 +74,22 @@ class TrainingStep:
         self.precision = precision
         self.grad_clip_norm = grad_clip_norm
         self.world = world or World()
-        self.forward_backward = GradientCache(
-            model,
-            loss,
-            precision,
-            micro_batch_size=micro_batch_size,
-            world=self.world,
-            reuses_feature_gradient=optimizer.reuses_feature_gradient,
-        )
+        reuses = optimizer.reuses_feature_gradient
+        self.forward_backward: ForwardBackward
+        if cuda_graphs:
+            self.forward_backward = GraphedAccumulation(
+                model, loss, precision, reuses_feature_gradient=reuses, compiles=compiles
+            )
+        else:
+            self.forward_backward = GradientCache(
+                model,
+                loss,
+                precision,
+                micro_batch_size=micro_batch_size,
+                world=self.world,
+                reuses_feature_gradient=reuses,
+                compiles=compiles,
+            )
         self.buffers = BufferGuard(model)
         self._check_reuse()
 

@@ -57,6 +57,12 @@ class Trainer:
         num_workers: processes that read images; 0 reads in the main process. The most are 64, or four per
             processor where that is more.
         device: "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1", ...
+        compile: let torch.compile make kernels for both towers. That takes a minute or so at the first
+            steps, and wants a C++ compiler, on a GPU Triton; sums differ in their last bits.
+        cuda_graphs: on a GPU, record the kernels of a batch once and launch them as one, where the host is
+            slower than the GPU. Results are the same to the bit; gradients take twice the memory.
+        images_on_gpu: hold the training images in the GPU's memory where they are decoded once
+            (`data.cache`) and take no more than a quarter of what is free there.
         deterministic: take only operators that give the same bits each time, those of cuDNN and cuBLAS
             among them, at some cost in speed. One that has no such form is told by name and runs as it
             is. On the CPU a run repeats itself to the bit without this. TF32 stays as it is.
@@ -90,6 +96,9 @@ class Trainer:
         num_workers: int,
         device: str,
         deterministic: bool,
+        compile: bool = False,
+        cuda_graphs: bool = False,
+        images_on_gpu: bool = True,
         resume: str | None,
     ):
         for setting, value, least in (
@@ -134,7 +143,23 @@ class Trainer:
         self.num_workers = num_workers
         self.device = find_device(device)
         self.deterministic = deterministic
+        self.compile = compile
+        self.cuda_graphs = cuda_graphs
+        self.images_on_gpu = images_on_gpu
+        self._check_cuda_graphs()
         self.resume = resume
+
+    def _check_cuda_graphs(self) -> None:
+        """Refuse CUDA graphs where none can be recorded."""
+        if not self.cuda_graphs:
+            return
+        if self.device.type != "cuda":
+            allowed = f"needs a CUDA GPU, and device is {self.device}: take false"
+            raise SettingError("cuda_graphs", True, allowed)
+        if self.micro_batch_size is not None:
+            raise SettingError("cuda_graphs", True, "does not go with micro_batch_size: take one of them")
+        if not World.current().is_alone:
+            raise SettingError("cuda_graphs", True, "is for one process: take false, or compile=true")
 
     def fit(
         self,

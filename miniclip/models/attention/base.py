@@ -35,8 +35,8 @@ class TokenPacking:
 
     @property
     def is_packed(self) -> bool:
-        """Whether real tokens are gathered; an exported graph has one shape for all batches."""
-        return self.attention_mask.device.type == "cpu" and not torch.compiler.is_exporting()
+        """Whether real tokens are gathered; an exported or compiled graph has one shape for all batches."""
+        return self.attention_mask.device.type == "cpu" and not torch.compiler.is_compiling()
 
     @property
     def length(self) -> int:
