@@ -1,4 +1,4 @@
-"""Training images per second on a GPU, for each way to launch a step, and its share of the GPU's arithmetic.
+"""Training images per second on a GPU, each way to launch a step, and their share of its arithmetic.
 
     python -m benchmarks.gpu [--size 224] [--batch-size 256] [--precision bf16 ...] [--data FOLDER]
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from miniclip.data.transforms import RandomResizedCrop, crop_and_resize_batch
 from miniclip.errors import SettingError
 from miniclip.runs import RunDirectory
 from miniclip.training.loop import Loop
@@ -125,10 +126,12 @@ def test_memory_stays_as_it_is(tmp_path: Path, memory_of_steps: list[int], optim
     "optimizer", ["adamw", "sam_norm_only", "gsam", "looksam", "functional_sam", "muon"]
 )
 def test_cuda_graphs_change_no_bit(tmp_path: Path, optimizer: str, precision: str) -> None:
-    settings = (*ON_GPU, f"optimizer={optimizer}", f"precision={precision}", "encoder.text.dropout=0.1")
-    steps = ("trainer.budget.steps=16", "trainer.accumulate_steps=2")
-    plain = fit(tmp_path / "plain", *settings, *steps)
-    graphs = fit(tmp_path / "graphs", *settings, *steps, "trainer.cuda_graphs=true")
+    settings = (
+        *(*ON_GPU, f"optimizer={optimizer}", f"precision={precision}", "encoder.text.dropout=0.1"),
+        *("trainer.budget.steps=16", "trainer.accumulate_steps=2", "trainer.deterministic=true"),
+    )
+    plain = fit(tmp_path / "plain", *settings)
+    graphs = fit(tmp_path / "graphs", *settings, "trainer.cuda_graphs=true")
     assert_same_weights(graphs, plain)
 
 
@@ -163,10 +166,24 @@ def test_compiled_towers_train_as_others_do(tmp_path: Path, graphs: str) -> None
     assert losses[0] == pytest.approx(losses[1], rel=0.01)
 
 
+def test_a_gpu_cuts_as_the_cpu_does() -> None:
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (8, 3, 90, 120), dtype=torch.uint8)
+    crop = RandomResizedCrop(48, crop_scale=(0.3, 1.0), flip=True)
+    boxes = torch.tensor([crop.box(90, 120, torch.Generator().manual_seed(n)) for n in range(8)])
+    levels = crop_and_resize_batch(images.cuda(), boxes.cuda(), 48).cpu() - crop_and_resize_batch(
+        images, boxes, 48
+    )
+    assert levels.abs().max() <= 1 and levels.abs().mean() < 0.05
+
+
 def test_images_in_the_memory_of_the_gpu_are_those_that_travel(tmp_path: Path, noise_folder: Path) -> None:
-    settings = (*ON_GPU, "data=folder", f"data.root={noise_folder}", "data.cache=memory", "precision=fp32")
-    there = fit(tmp_path / "there", *settings, "trainer.batch_size=4")
-    travel = fit(tmp_path / "travel", *settings, "trainer.batch_size=4", "trainer.images_on_gpu=false")
+    settings = (
+        *(*ON_GPU, "data=folder", f"data.root={noise_folder}", "data.cache=memory", "precision=fp32"),
+        *("trainer.batch_size=4", "trainer.deterministic=true"),
+    )
+    there = fit(tmp_path / "there", *settings)
+    travel = fit(tmp_path / "travel", *settings, "trainer.images_on_gpu=false")
     assert_same_weights(there, travel)
 
 

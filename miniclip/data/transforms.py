@@ -162,8 +162,10 @@ def crop_and_resize_batch(images: Tensor, boxes: Tensor, size: int) -> Tensor:
     across = torch.where(mirrored.bool()[:, None, None], across.flip(1), across)
 
     # rounded in between, as uint8 is after each of the two directions
-    lines = torch.einsum("btw,bchw->bcht", across, images.float()).round_().clamp_(0, 255)
-    return torch.einsum("bsh,bcht->bcst", down, lines).round_().clamp_(0, 255)
+    columns = images.permute(0, 3, 2, 1).flatten(2)  # (B, W, H * 3)
+    lines = _product(across, columns).round_().clamp_(0, 255).unflatten(2, (-1, 3))  # (B, size, H, 3)
+    pixels = _product(down, lines.transpose(1, 2).flatten(2)).round_().clamp_(0, 255)  # (B, size, size * 3)
+    return pixels.unflatten(2, (size, 3)).permute(0, 3, 1, 2)
 
 
 def _resampling(start: Tensor, length: Tensor, total: int, size: int) -> Tensor:
@@ -171,10 +173,10 @@ def _resampling(start: Tensor, length: Tensor, total: int, size: int) -> Tensor:
 
     Catmull-Rom (a = -0.5), widened where it shrinks, as Pillow and torch have it.
     """
-    start, length = start[:, None, None].double(), length[:, None, None].double()  # (B, 1, 1)
+    start, length = start[:, None, None], length[:, None, None]  # (B, 1, 1)
     scale = length / size
-    places = torch.arange(total, device=start.device, dtype=torch.float64)  # (total,)
-    centers = start + (torch.arange(size, device=start.device)[:, None] + 0.5) * scale  # (B, size, 1)
+    places = torch.arange(total, device=start.device) - start  # (B, 1, total), from the box's edge
+    centers = (torch.arange(size, device=start.device)[:, None] + 0.5) * scale  # (B, size, 1)
 
     # distance of each old pixel from each new one, in pixels of the coarser of the two
     x = ((places + 0.5 - centers) / scale.clamp(min=1)).abs()  # (B, size, total)
@@ -182,8 +184,15 @@ def _resampling(start: Tensor, length: Tensor, total: int, size: int) -> Tensor:
     far = ((-0.5 * x + 2.5) * x - 4) * x + 2
     weights = torch.where(x < 1, near, torch.where(x < 2, far, 0))
 
-    weights = torch.where((places >= start) & (places < start + length), weights, 0)
-    return (weights / weights.sum(dim=2, keepdim=True)).float()
+    weights = torch.where((places >= 0) & (places < length), weights, 0)
+    return weights / weights.sum(dim=2, keepdim=True)
+
+
+def _product(weights: Tensor, pixels: Tensor) -> Tensor:
+    """`(B, new, old), (B, old, n) -> (B, new, n)` float32, of pixels that are whole numbers up to 255."""
+    if weights.device.type == "cuda":  # ten times as fast; float16 holds the pixels, and sums are float32
+        return torch.bmm(weights.half(), pixels.half(), out_dtype=torch.float32)
+    return torch.bmm(weights, pixels.float())
 
 
 def normalize(pixels: Tensor, out: Tensor | None = None) -> Tensor:
