@@ -81,6 +81,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "compile": False,
         "cuda_graphs": False,
         "images_on_gpu": True,
+        "profile": False,
     },
 }
 """What older files do not say of other parts, by their `_target_`s."""

@@ -21,6 +21,7 @@ IGNORED_KEYS = (
     "compile",
     "cuda_graphs",
     "images_on_gpu",
+    "profile",
     "resume",
     "num_workers",
     "cache_dir",

@@ -63,6 +63,7 @@ class RunDirectory(RunFiles):
             self.summary,
             self.ranks,
             self.ranks_test,
+            self.trace,
             self.wandb_id,
         ):
             path.unlink(missing_ok=True)

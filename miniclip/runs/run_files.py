@@ -51,6 +51,7 @@ FILES = (
     "tokenizer",
     "tokenizer/settings.json",
     "tokenizer/tokenizer.json",
+    "trace.json.gz",
     "wandb",
     "wandb_id",
 )
@@ -153,6 +154,11 @@ class RunFiles:
     def ranks_test(self) -> Path:
         """The same of the test part."""
         return self._at("ranks_test.npz")
+
+    @property
+    def trace(self) -> Path:
+        """What some steps of a profiled run were made of, for ui.perfetto.dev."""
+        return self._at("trace.json.gz")
 
     @property
     def job(self) -> Path:

@@ -52,6 +52,7 @@ FREE = (
     "trainer.compile",
     "trainer.cuda_graphs",
     "trainer.images_on_gpu",
+    "trainer.profile",
     "trainer.resume",
     "data.cache",
     "data.cache_dir",

@@ -26,6 +26,7 @@ from miniclip.models import CLIP
 from miniclip.optim import foreach
 from miniclip.optim.statistics import BufferCopies
 from miniclip.training.forward_backward import Accumulation, BatchResult, FeatureGradient
+from miniclip.training.phases import phase
 from miniclip.training.precision import Precision
 
 Result = TypeVar("Result")
@@ -83,7 +84,8 @@ class GraphedAccumulation(Accumulation):
                 if self._num_seen[key] <= WARM_UP:
                     return function(*inputs)
                 self._graphs[key] = _Graph(function, inputs, self.model, self._stream, self._pool)
-        return self._graphs[key](inputs)
+        with phase("forward and backward"):
+            return self._graphs[key](inputs)
 
     @contextmanager
     def _on_own_stream(self) -> Iterator[None]:

@@ -11,6 +11,7 @@ from miniclip.data.transforms import as_seen
 from miniclip.distributed import World
 from miniclip.models import CLIP, CLIPOutput
 from miniclip.models.clip import similarity_variance
+from miniclip.training.phases import phase
 from miniclip.training.precision import Precision
 
 SHAPES = 64
@@ -164,7 +165,8 @@ class Accumulation:
 
         output, loss = self._compare(features, batch, variance, world)
         loss = loss / num_batches
-        self.precision.backward(loss)
+        with phase("backward"):
+            self.precision.backward(loss)
         return BatchResult.of(output, loss)
 
     def _one_batch_again(self, batch: Batch, gradient: FeatureGradient) -> Tensor:
@@ -206,10 +208,11 @@ class Accumulation:
     def _encode(self, batch: Batch) -> BatchFeatures:
         """Both towers' features of this process's rows."""
         with self.precision.autocast():
-            return BatchFeatures(
-                self.encode_image(as_seen(batch.images)),
-                self.encode_text(batch.token_ids, batch.attention_mask),
-            )
+            with phase("image forward"):
+                images = self.encode_image(as_seen(batch.images))
+            with phase("text forward"):
+                texts = self.encode_text(batch.token_ids, batch.attention_mask)
+        return BatchFeatures(images, texts)
 
     def _compare(
         self, features: BatchFeatures, batch: Batch, variance: Tensor | None, world: World
@@ -218,6 +221,12 @@ class Accumulation:
 
         The mean over the processes is the loss of them all.
         """
+        with phase("loss"):
+            return self._compare_rows(features, batch, variance, world)
+
+    def _compare_rows(
+        self, features: BatchFeatures, batch: Batch, variance: Tensor | None, world: World
+    ) -> tuple[CLIPOutput, Tensor]:
         if self.gathers and not world.is_alone:
             return self._compare_with_others(features, batch, variance, world)
         if variance is None and self.model.temperature.reads_variance:
@@ -251,4 +260,5 @@ def compiled(encode: Callable[..., Tensor]) -> Callable[..., Tensor]:
 def _carry_back(gradient: FeatureGradient, features: BatchFeatures) -> None:
     """Add the weights' gradients to `.grad`; a tower that is frozen has no graph, and is left out."""
     towers = [pair for pair in zip(features, gradient[:2], strict=True) if pair[0].requires_grad]
-    torch.autograd.backward([features for features, _ in towers], [grad for _, grad in towers])
+    with phase("backward"):
+        torch.autograd.backward([features for features, _ in towers], [grad for _, grad in towers])

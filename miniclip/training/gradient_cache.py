@@ -28,6 +28,7 @@ from miniclip.models import CLIP
 from miniclip.optim.randomness import Randomness
 from miniclip.optim.statistics import BufferCopies
 from miniclip.training.forward_backward import Accumulation, BatchFeatures, BatchResult, FeatureGradient
+from miniclip.training.phases import phase
 from miniclip.training.precision import Precision
 
 
@@ -151,7 +152,8 @@ class _InParts:
         parts: list[Tensor] = []
         for inputs in self.inputs:
             self._randomness.append(Randomness(self.parameters))
-            parts.append(self.encode(*inputs))
+            with phase("first forward"):
+                parts.append(self.encode(*inputs))
         return torch.cat(parts)
 
     def repeat(self, gradient: Tensor) -> None:
@@ -177,9 +179,11 @@ class _InParts:
 
     def _forward_backward(self, inputs: Sequence[Tensor], rows: Tensor) -> Tensor:
         """One micro-batch; the product of its features and their gradient, as scaled as that is, ()."""
-        features = self.encode(*inputs)
+        with phase("second forward"):
+            features = self.encode(*inputs)
         if features.requires_grad:
-            features.backward(rows)
+            with phase("backward"):
+                features.backward(rows)
         return (features.detach() * rows).sum()
 
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
@@ -22,7 +22,9 @@ from miniclip.training.budget import Budget
 from miniclip.training.checkpointer import Checkpointer
 from miniclip.training.guards import BrokenImages, TooManyBroken, TooManySkipped, check_weights
 from miniclip.training.interruption import Interrupted, Interruption
+from miniclip.training.phases import phase
 from miniclip.training.plan import Plan
+from miniclip.training.profiler import StepProfiler
 from miniclip.training.progress import Stopwatch
 from miniclip.training.recorder import Recorder
 from miniclip.training.reproducibility import seed_step
@@ -56,6 +58,7 @@ class LoopSettings(Protocol):
     compile: bool
     cuda_graphs: bool
     images_on_gpu: bool
+    profile: bool
     max_skipped_steps: int
     grad_clip_norm: float | None
     sync_batch_norm: bool
@@ -114,6 +117,14 @@ class Loop:
             cuda_graphs=trainer.cuda_graphs,
             world=world,
         )
+        self.profiler: StepProfiler | None = None
+        if trainer.profile and world.is_main:
+            self.profiler = StepProfiler(
+                trainer.device,
+                setup.precision.dtype,
+                images_per_step=self.batches.images_per_step,
+                trace=run.trace,
+            )
         self.recorder = Recorder(
             logger,
             self.progress,
@@ -139,6 +150,8 @@ class Loop:
             # of the whole model, also where the loop sees none of its frozen towers
             whole = self.checkpointer.setup
             summary = summary_of(whole, progress, seconds=self.clock.seconds, device=trainer.device)
+            if self.profiler is not None:
+                summary["profile"] = self.profiler.result()
             self.run.write_summary(summary)
             self.checkpointer.load_best()
             self.checkpointer.keep_finished()
@@ -211,7 +224,8 @@ class Loop:
         title = self.plan.title(progress.epoch + 1)
         with self.recorder.epoch(title, num_images=self.batches.num_images) as bar:
             while self.batches.steps_left(progress.position) > 0:
-                self._train_step(clock)
+                with nullcontext() if self.profiler is None else self.profiler.step():
+                    self._train_step(clock)
                 bar.update(self.batches.images_per_step)
                 if self.plan.is_done:
                     break
@@ -224,7 +238,8 @@ class Loop:
     def _train_step(self, clock: Stopwatch) -> None:
         """Read the batches of a step, train on them, and record."""
         setup, progress = self.setup, self.progress
-        batches = list(islice(self.reading, self.trainer.accumulate_steps))
+        with phase("data"):
+            batches = list(islice(self.reading, self.trainer.accumulate_steps))
         self.interruption.check()
         self.broken_images.count(problem for batch in batches for problem in batch.problems)
 

@@ -14,6 +14,7 @@ from miniclip.training.cuda_graphs import GraphedAccumulation
 from miniclip.training.forward_backward import ForwardBackward, PassResult
 from miniclip.training.gradient_cache import GradientCache
 from miniclip.training.guards import BufferGuard, all_finite, spoil_unless
+from miniclip.training.phases import phase
 from miniclip.training.precision import Precision
 
 
@@ -110,9 +111,11 @@ class TrainingStep:
             return passes[-1].loss if alone else self.world.mean(passes[-1].loss)
 
         self.buffers.save()
-        loss = self.optimizer.backward(run_pass, loss_scale=self.precision.loss_scale)
+        with phase("between passes"):
+            loss = self.optimizer.backward(run_pass, loss_scale=self.precision.loss_scale)
         self._agree()
-        grad_norm = self.precision.step(self.optimizer, max_norm=self.grad_clip_norm)
+        with phase("optimizer"):
+            grad_norm = self.precision.step(self.optimizer, max_norm=self.grad_clip_norm)
         self.buffers.restore_unless(grad_norm.isfinite())
         return StepResult(
             loss,

@@ -63,6 +63,8 @@ class Trainer:
             slower than the GPU. Results are the same to the bit; gradients take twice the memory.
         images_on_gpu: hold the training images in the GPU's memory where they are decoded once
             (`data.cache`) and take no more than a quarter of what is free there.
+        profile: time the phases of some steps, count their arithmetic, and write trace.json.gz of a few;
+            the log and summary.json tell what was found. See `miniclip.training.profiler`.
         deterministic: take only operators that give the same bits each time, those of cuDNN and cuBLAS
             among them, at some cost in speed. One that has no such form is told by name and runs as it
             is. On the CPU a run repeats itself to the bit without this. TF32 stays as it is.
@@ -99,6 +101,7 @@ class Trainer:
         compile: bool = False,
         cuda_graphs: bool = False,
         images_on_gpu: bool = True,
+        profile: bool = False,
         resume: str | None,
     ):
         for setting, value, least in (
@@ -146,6 +149,7 @@ class Trainer:
         self.compile = compile
         self.cuda_graphs = cuda_graphs
         self.images_on_gpu = images_on_gpu
+        self.profile = profile
         self._check_cuda_graphs()
         self.resume = resume
 
