@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
+from benchmarks.figures import tell
 from benchmarks.loading import Usual
 from benchmarks.timing import alternate, conditions
 from miniclip import MiniCLIP
@@ -76,8 +77,8 @@ def main() -> None:
 
     print(conditions("torch", "onnxruntime", "pillow"))
     for name in rivals:
-        rate, ratio = len(files) / paired.median(name), paired.ratio(LOOP, over=name)
-        print(f"{name}: {rate:,.0f} images/s, {ratio:.2f} times the loop")
+        print(f"{len(files) / paired.median(name):,.0f} images/s", end="  ")
+        tell(paired.figure(LOOP, over=name, unit="times the seconds", rival=name))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from benchmarks.timing import conditions
+from benchmarks.figures import tell
+from benchmarks.timing import conditions, rates_figure
 from miniclip.data import Folder
 from miniclip.data.loader import Loader
 from miniclip.data.sampler import EpochBatches
@@ -132,10 +133,8 @@ def main() -> None:
 
     print(conditions("torch", "torchvision", "pillow"))
     for name in ("uncached", "cached", "cached, shifted"):
-        ratio = statistics.median(a / b for a, b in zip(rates[name], rates["usual"], strict=True))
-        print(
-            f"{name}: {statistics.median(rates[name]):.0f} images/s, {ratio:.1f} times the usual pipeline"
-        )
+        print(f"{statistics.median(rates[name]):.0f} images/s", end="  ")
+        tell(rates_figure(f"loader, {name}", rates[name], "the usual pipeline", rates["usual"]))
 
 
 if __name__ == "__main__":

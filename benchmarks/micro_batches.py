@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import torch
 
+from benchmarks.figures import Figure, tell
 from benchmarks.timing import alternate, conditions
 from miniclip.config import instantiate
 from miniclip.config.compose import compose
@@ -130,11 +131,11 @@ def main() -> None:
     print(conditions("torch", "torchvision"))
     print(f"{' '.join(shared)}: median of {rounds} alternating steps; peak of {MEMORY_STEPS} steps")
     for name in RIVALS:
-        ratio = times.ratio(name, over="whole batch")
-        print(
-            f"{name:16} {1000 * times.median(name):8.0f} ms  {ratio:5.2f} x the whole batch's   "
-            f"{memory[name] / 2**20:7.0f} MiB  {memory[name] / memory['one micro-batch']:5.2f} x one's"
-        )
+        print(f"{1000 * times.median(name):8.0f} ms", end="  ")
+        tell(times.figure(name, over="whole batch", unit="times the seconds"))
+        of_one = memory[name] / memory["one micro-batch"]
+        print(f"{memory[name] / 2**20:8.0f} MiB", end="  ")
+        tell(Figure(name, "one micro-batch", "times the memory", of_one, of_one, of_one, 1))
 
 
 if __name__ == "__main__":

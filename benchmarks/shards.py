@@ -18,8 +18,9 @@ from typing import Any
 
 from torch import Tensor
 
+from benchmarks.figures import tell
 from benchmarks.loading import BATCH_SIZE, CPU, IMAGE_SIZE, prepare, rate
-from benchmarks.timing import conditions
+from benchmarks.timing import conditions, rates_figure
 from miniclip.data import DataSource, Folder, Shards
 from miniclip.data.loader import Loader
 from miniclip.data.sampler import EpochBatches
@@ -96,13 +97,9 @@ def main() -> None:
                 rates["folder"].append(rate(batches(folder, num_workers)))
                 rates["shards"].append(rate(batches(shards, num_workers)))
 
-            pairs = zip(rates["shards"], rates["folder"], strict=True)
-            ratio = statistics.median(ours / theirs for ours, theirs in pairs)
-            print(
-                f"{num_workers} workers: folder {statistics.median(rates['folder']):.0f} images/s, shards "
-                f"{statistics.median(rates['shards']):.0f} images/s, {ratio:.3f} times the folder",
-                flush=True,
-            )
+            print(f"{statistics.median(rates['shards']):.0f} images/s", end="  ")
+            name = f"shards, {num_workers} workers"
+            tell(rates_figure(name, rates["shards"], "the folder", rates["folder"]))
 
 
 if __name__ == "__main__":

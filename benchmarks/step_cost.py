@@ -8,6 +8,7 @@ from functools import partial
 
 import torch
 
+from benchmarks.figures import tell
 from benchmarks.timing import alternate, conditions
 from miniclip.config import instantiate
 from miniclip.config.compose import compose
@@ -77,8 +78,8 @@ def main() -> None:
     print(conditions("torch", "torchvision"))
     print(f"median of {rounds} alternating rounds of {CYCLE} steps, batch 64 at 48 pixels")
     for name in steps:
-        ratio = times.ratio(name, over="adamw")
-        print(f"{name:14} {1000 * times.median(name) / CYCLE:8.1f} ms   {ratio:.3f} x adamw")
+        print(f"{1000 * times.median(name) / CYCLE:8.1f} ms", end="  ")
+        tell(times.figure(name, over="adamw", unit="times the seconds of a step"))
 
 
 if __name__ == "__main__":
