@@ -28,6 +28,7 @@ def step(*overrides: str) -> TrainingStep:
         precision,
         grad_clip_norm=None,
         micro_batch_size=trainer.micro_batch_size,
+        compiles=trainer.compile,
     )
 
 
