@@ -46,6 +46,14 @@ class BufferCopies:
         for copies, buffers in self._by_dtype():
             foreach.copy_(copies, buffers)
 
+    @torch.no_grad()
+    def absorb(self) -> None:
+        """Take in what a module put in a copy's place while they were in use, in place of writing to it."""
+        for module, name, copy in self._copies:
+            found = module._buffers[name]
+            if found is not None and found is not copy:
+                copy.copy_(found)
+
     def hand_back(self) -> None:
         """Make the buffers what the copies are now."""
         for copies, buffers in self._by_dtype():

@@ -126,7 +126,9 @@ class _Graph(Generic[Result]):
         try:
             # readers of batches use the GPU meanwhile, which a thread may
             with torch.cuda.graph(self.graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
-                return function(*self.inputs)
+                result = function(*self.inputs)
+                self.buffers.absorb()
+                return result
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from miniclip.optim import SAM, frozen_statistics
+from miniclip.optim.statistics import BufferCopies
 from tests.optim.test_sam import SGD, batches, regression, small_net
 
 
@@ -62,6 +63,22 @@ def test_buffers_move_as_in_one_pass_and_the_second_computes_the_same(name: str,
         assert torch.equal(ours, theirs)
     if name not in ("spectral", "a user's own"):  # which compute from their statistics before the pass
         assert optimizer.metrics["sharpness"].abs() < 1e-6
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_copies_that_are_fetched_and_handed_back_stand_in_for_the_buffers(name: str) -> None:
+    model = net(name)
+    plain, buffers = copy.deepcopy(model), list(model.buffers())
+    copies = BufferCopies(model)
+    for inputs in batches(5)[2:]:
+        plain(inputs)
+        copies.fetch()
+        with copies.in_use():
+            model(inputs)
+            copies.absorb()
+        copies.hand_back()
+    for now, then, theirs in zip(model.buffers(), buffers, plain.buffers(), strict=True):
+        assert now is then and torch.equal(now, theirs)
 
 
 def test_the_tensors_of_the_buffers_stay_the_same_objects_also_when_shared() -> None:
