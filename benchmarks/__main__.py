@@ -1,6 +1,7 @@
 """All benchmarks, one after another, each in a process of its own.
 
-    python -m benchmarks all [--quick] [--flickr8k FOLDER] [--photographs FOLDER] [--run RUN] [--out FOLDER]
+    python -m benchmarks all [--quick] [--flickr8k FOLDER] [--photographs FOLDER] [--fashion FOLDER]
+                             [--run RUN] [--out FOLDER]
 
 What needs a folder that is not given is left out, and named. FOLDER/figures.json holds machine, versions
 and figures, FOLDER/figures.md the table made from it. The quick form takes one small round of a few: it
@@ -19,7 +20,7 @@ from typing import NamedTuple
 from benchmarks import figures
 from benchmarks.timing import conditions
 
-FLICKR8K, PHOTOGRAPHS, RUN = "{flickr8k}", "{photographs}", "{run}"
+FLICKR8K, PHOTOGRAPHS, FASHION, RUN = "{flickr8k}", "{photographs}", "{fashion}", "{run}"
 
 
 class Benchmark(NamedTuple):
@@ -43,6 +44,7 @@ BENCHMARKS = (
     Benchmark("micro_batches"),
     Benchmark("step_cost"),
     Benchmark("throughput", (FLICKR8K,)),
+    Benchmark("evaluation", (FASHION,)),
     Benchmark("loading", (PHOTOGRAPHS,)),
     Benchmark("shards", (PHOTOGRAPHS,)),
     Benchmark("embedding", (RUN, PHOTOGRAPHS)),
@@ -86,7 +88,7 @@ def main() -> None:
     )
     parser.add_argument("what", choices=["all"])
     parser.add_argument("--quick", action="store_true")
-    for folder in ("flickr8k", "photographs", "run"):
+    for folder in ("flickr8k", "photographs", "fashion", "run"):
         parser.add_argument(f"--{folder}", type=Path)
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks"))
     args = parser.parse_args()

@@ -42,11 +42,7 @@ def train(pairs: Iterable[tuple[Path, str]], folder: Path, *, warmup_steps: int,
     Returns:
         what it printed.
     """
-    table = folder / "train.csv"
-    with open(table, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, delimiter="\t")
-        writer.writerow(["filepath", "title"])
-        writer.writerows(pairs)
+    table = write_table(pairs, folder / "train.csv")
     settings = {
         "train-data": table,
         "csv-img-key": "filepath",
@@ -66,6 +62,15 @@ def train(pairs: Iterable[tuple[Path, str]], folder: Path, *, warmup_steps: int,
     }
     arguments = [str(text) for key, value in settings.items() for text in (f"--{key}", value)]
     return run([sys.executable, "-c", _MAIN, str(write_model(folder)), *arguments], folder)
+
+
+def write_table(pairs: Iterable[tuple[Path, str]], table: Path) -> Path:
+    """Write image files and captions as the table that open_clip reads."""
+    with open(table, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, delimiter="\t")
+        writer.writerow(["filepath", "title"])
+        writer.writerows(pairs)
+    return table
 
 
 def checkpoint(folder: Path) -> Path:

@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,9 @@ def _with_int8_convolutions(whole: Path, inputs: Mapping[str, np.ndarray]) -> Pa
 
     folded = whole.with_name("folded.onnx")
     quant_pre_process(str(whole), str(folded), skip_symbolic_shape=True)
+    graph = onnx.load(str(folded))
+    give_own_inputs(graph.graph.node, convolutions)
+    onnx.save(graph, str(folded))
     calibrated = whole.with_name("calibrated.onnx")
     quantize_static(
         str(folded),
@@ -98,6 +101,29 @@ def _in_int8(convolutions: list[Any]) -> list[str]:
     shrink what goes past a stage's first block: both are cheap, and all that follows has their errors.
     """
     return [node.name for node in convolutions[1:] if not _shrinks_only(node)]
+
+
+def give_own_inputs(nodes: Any, convolutions: Collection[str]) -> None:
+    """Let each of some convolutions read a copy of its input, the copy being what is rounded to int8.
+
+    The input of a block is also what the block's result is added to: that sum, and with it all that the
+    blocks before have found, stays in float32. When the graph is loaded the copies are gone.
+
+    Args:
+        nodes: of a graph, in the order in which they are computed; they are changed.
+        convolutions: names of nodes.
+    """
+    from onnx import helper
+
+    ordered = []
+    for node in nodes:
+        if node.name in convolutions:
+            own = f"{node.name}.own_input"
+            ordered.append(helper.make_node("Identity", [node.input[0]], [own], name=f"{node.name}.copy"))
+            node.input[0] = own
+        ordered.append(node)
+    del nodes[:]
+    nodes.extend(ordered)
 
 
 def _shrinks_only(convolution: Any) -> bool:

@@ -21,7 +21,7 @@ from miniclip.data.eval_preprocessing import EvalPreprocessing
 from miniclip.deploy import OnnxModel
 from miniclip.deploy.onnx_export import _check_difference, export_onnx
 from miniclip.deploy.onnx_files import Precision
-from miniclip.deploy.onnx_precision import _in_int8
+from miniclip.deploy.onnx_precision import _in_int8, give_own_inputs
 from miniclip.errors import UserError
 from miniclip.runs import RunDirectory
 from tests.bundles import CAPTIONS, bundle_of
@@ -170,6 +170,21 @@ def test_cheap_convolutions_whose_errors_all_others_have_stay_in_float32() -> No
     ]
     assert _in_int8(nodes) == ["strided", "pointwise", "plain"]
     assert _in_int8(nodes[:1]) == []
+
+
+def test_only_the_input_of_a_convolution_is_rounded_not_what_its_result_is_added_to() -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["y"], name="in_int8"),
+        helper.make_node("Add", ["x", "y"], ["sum"], name="residual"),
+        helper.make_node("Conv", ["sum", "w"], ["z"], name="in_float32"),
+    ]
+    give_own_inputs(nodes, ["in_int8"])
+    assert [(node.op_type, *node.input, *node.output) for node in nodes] == [
+        ("Identity", "x", "in_int8.own_input"),
+        ("Conv", "in_int8.own_input", "w", "y"),
+        ("Add", "x", "y", "sum"),
+        ("Conv", "sum", "w", "z"),
+    ]
 
 
 @pytest.mark.parametrize("name", ["image.onnx", "text.onnx", "tokenizer.json"])
