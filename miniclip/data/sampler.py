@@ -1,6 +1,6 @@
 """Which images make up each batch, and in which order the batches come."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count
 
 import numpy as np
@@ -86,7 +86,10 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 
             position = 0  # only the first epoch is begun in its middle
 
-    def _order(self, epoch: int) -> list[int]:
+    def trained_on(self, num_batches: int) -> None:
+        """Take note that so many of the batches were trained on; the epoch and the position say that."""
+
+    def _order(self, epoch: int) -> Sequence[int]:
         """All images of an epoch, shuffled."""
         generator = torch.Generator().manual_seed(self.seed * EPOCH_SEEDS + epoch)
         if self.windows is None:
