@@ -153,7 +153,7 @@ class Loop:
         )
         self.batches.start_at(progress.epoch, progress.position)
         self.reading = iter(self.loader)
-        with closing(self.loader), closing(self.validation.encoder):
+        with closing(self.batches), closing(self.loader), closing(self.validation.encoder):
             yield
 
     def _train_to_end(self) -> None:

@@ -148,13 +148,15 @@ class Shards(DataSource):
                 "Images of remote shards are not compared between the parts, which would fetch all of "
                 "them; miniclip doctor compares them."
             )
-        self._tell_what_is_fetched_often([opened[place].shard.stamp.num_bytes for place in remote])
+        self._decide_what_is_fetched([opened[place].shard.stamp.num_bytes for place in remote])
         return {name: (own_id, opened[name]) for name, own_id in zip(places, ids_of(places), strict=True)}
 
-    def _tell_what_is_fetched_often(self, sizes: Sequence[int]) -> None:
-        """Warn where an epoch asks for more remote shards at a time than the cache holds."""
+    def _decide_what_is_fetched(self, sizes: Sequence[int]) -> None:
+        """Fetch a window ahead where the cache holds two; warn where it does not hold one."""
         limit = self.shard_cache.max_bytes
-        at_a_time = sum(sorted(sizes)[-(self.shuffle_window or len(sizes)) :])
+        window, largest = self.shuffle_window or len(sizes), sorted(sizes, reverse=True)
+        at_a_time = sum(largest[:window])
+        self.fetches_ahead = bool(sizes) and (limit is None or sum(largest[: 2 * window]) <= limit)
         if limit is not None and at_a_time > limit:
             log.warning(
                 "An epoch mixes remote shards of %.3g GB at a time, and data.max_cache_gb=%g holds less: "
@@ -178,7 +180,11 @@ class Shards(DataSource):
         )
         ids = StringArray.of(f"{shard_id}/{key}" for shard_id, shard in opened for key in shard.index.keys)
         images = ShardImages(
-            contents, ids, decode_size=self.decode_size, shuffle_window=self.shuffle_window
+            contents,
+            ids,
+            decode_size=self.decode_size,
+            shuffle_window=self.shuffle_window,
+            fetches_ahead=self.fetches_ahead,
         )
         captions: Any = StringListArray.joined([index.captions for index in indexes])
         labels: Any = labels_of(name, StringArray.joined([index.labels for index in indexes]))
