@@ -4,8 +4,8 @@
 
 Needs the extra `bench`. Forward and backward, by the features of both sides and by the scale, in float32 at
 width 512. The extra memory is the highest resident set of a fresh process, as Linux tells it, over the one
-just before. Both sides' gradients, which any loss returns, are a part of it, and told besides. At the
-larger batch only the tiles are run.
+just before. It is told as it is, and without both sides' gradients, which every loss returns. At the larger
+batch only the tiles are run.
 """
 
 import ctypes
@@ -72,7 +72,7 @@ def extra_memory(name: str, size: int, num_threads: int) -> float:
     """MiB that forward and backward take at their peak over what was there before; in a fresh process."""
     torch.set_num_threads(num_threads)
     loss, batch = make(name), Batch.of(size)
-    gradients(loss, Batch.of(2 * CHUNK_SIZE))  # what libraries load on their first call is no part of it
+    gradients(loss, Batch.of(4 * CHUNK_SIZE))  # what libraries take on their first calls is no part of it
 
     ctypes.CDLL(None).malloc_trim(0)  # free memory that is still resident would be taken unseen
     Path("/proc/self/clear_refs").write_text("5")  # the highest so far is forgotten
@@ -105,15 +105,19 @@ def main() -> None:
 
     print(conditions("torch", "open_clip_torch"))
     print(f"batch {size:,}, width {WIDTH}; gradients of the features: {_of_features(size):.0f} MiB")
+    returned = _of_features(size)
     for name in names:
-        slower, smaller = times.ratio(name, over=RIVAL), memory[RIVAL] / memory[name]
+        all_of_it, beyond = memory[name], memory[name] - returned
+        slower = times.ratio(name, over=RIVAL)
         print(f"{name}: {times.median(name):.2f} s, {slower:.2f} times {RIVAL}'s", end="; ")
-        print(f"{memory[name]:,.1f} MiB, 1/{smaller:.1f} of {RIVAL}'s", end="; ")
+        print(f"{all_of_it:,.1f} MiB, 1/{memory[RIVAL] / all_of_it:.1f} of {RIVAL}'s", end="; ")
+        smaller = (memory[RIVAL] - returned) / beyond
+        print(f"beyond the gradients {beyond:,.1f} MiB, 1/{smaller:.0f} of {RIVAL}'s", end="; ")
         print(f"gradients {error(name, batch):.1e} off")
 
     if size == BATCH_SIZE:
-        extra = extra_memory_alone(TILED, LARGER)
-        print(f"{TILED} at {LARGER:,}: {extra:,.0f} MiB, gradients {_of_features(LARGER):.0f} MiB of these")
+        extra, returned = extra_memory_alone(TILED, LARGER), _of_features(LARGER)
+        print(f"{TILED} at {LARGER:,}: {extra:,.0f} MiB, {extra - returned:,.0f} beyond the gradients")
 
 
 def _of_features(size: int) -> float:

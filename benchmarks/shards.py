@@ -25,7 +25,7 @@ from miniclip.data import DataSource, Folder, Shards
 from miniclip.data.loader import Loader
 from miniclip.data.sampler import EpochBatches
 from miniclip.data.shards.captions import CaptionReading
-from miniclip.data.shards.index import index_tar
+from miniclip.data.shards.indexing import index_tar
 from miniclip.data.shards.writing import ShardWriter, parts_of, plan
 
 NUM_WORKERS = (0, 2)

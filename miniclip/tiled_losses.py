@@ -15,6 +15,9 @@ from torch import Tensor
 
 from miniclip.positives import PositivePairs
 
+ROWS_OF_PRODUCTS = 64
+"""Rows whose products are in memory at a time, where only their sum is wanted."""
+
 
 class Inputs(NamedTuple):
     """What a loss is differentiated by: the logits are `scale * images @ texts.T + bias`.
@@ -111,10 +114,13 @@ class TiledLoss(abc.ABC):
         images, texts, scale, bias = inputs
         blocks = self._blocks(len(images))
         side = min(self.chunk_size, len(images))
+        # taken once: what is freed between tiles stays with the process, and adds up
         memory = images.new_empty(2, side * side)
+        of_scaled = images.new_empty(side, images.shape[1])
 
         for image_block in blocks:
-            scaled = scale * images[image_block.at]  # (rows, D)
+            rows = images[image_block.at]
+            scaled = torch.mul(rows, scale, out=of_scaled[: len(rows)])  # (rows, D)
             for text_block in blocks:
                 if not (image_block.is_own or (self.texts_have_a_loss and text_block.is_own)):
                     continue
@@ -170,7 +176,7 @@ class TiledLoss(abc.ABC):
 
     def _sum_of_products(self, left: Tensor, right: Tensor) -> Tensor:
         """Sum of left * right, `(B, D), (B, D) -> ()`, without a product of their size."""
-        blocks = zip(left.split(self.chunk_size), right.split(self.chunk_size), strict=True)
+        blocks = zip(left.split(ROWS_OF_PRODUCTS), right.split(ROWS_OF_PRODUCTS), strict=True)
         return torch.stack([(a * b).sum() for a, b in blocks]).sum()
 
 

@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--processes", type=int, default=cpu_count(), help="one per processor")
     parser.add_argument("--index", action="store_true", help="index the shards that are named instead")
     parser.add_argument("--caption-column", help="with --index: as data.caption_column")
+    parser.add_argument("--class-column", help="with --index: as data.class_column")
     parser.add_argument("--captions-per-line", action="store_true", help="with --index: as of data")
 
 
@@ -92,7 +93,7 @@ def _index(arguments: argparse.Namespace) -> None:
         )
 
     started = time.perf_counter()
-    reading = CaptionReading(arguments.caption_column, arguments.captions_per_line)
+    reading = CaptionReading(arguments.caption_column, arguments.captions_per_line, arguments.class_column)
     index = partial(index_shard, reading=reading)
     numbers = in_processes(
         index, [Path(path) for path in paths], num_processes=arguments.processes, unit="shard"

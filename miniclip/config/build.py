@@ -49,6 +49,8 @@ def build(cfg: DictConfig, run: RunDirectory) -> tuple[Trainer, TrainingSetup, J
     tokenizer.save(run.tokenizer)
     sides = [side for side in (train_set, val_set, test_set) if side is not None]
     facts = {side.split.name: _facts(side.split, tokenizer) for side in sides}
+    if train_set.is_streamed:  # these are the first rows alone
+        facts[train_set.split.name]["streamed"] = True
     if source.caption_noise:
         exchanged = num_exchanged(len(train_set.split), source.caption_noise)
         facts[train_set.split.name]["images_with_exchanged_captions"] = exchanged

@@ -5,7 +5,7 @@ import logging
 import math
 import operator
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple, SupportsIndex
 
@@ -15,8 +15,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from miniclip.data.images import Images, ImageSubset, Windows
+from miniclip.data.sampler import EpochBatches
 from miniclip.data.split import Split
 from miniclip.data.transforms import Box, Crop, crop_and_resize, normalize
+from miniclip.distributed import World
 from miniclip.errors import BrokenImage, UserError, counted
 
 log = logging.getLogger(__name__)
@@ -101,6 +103,29 @@ class ImageTextDataset(Dataset[tuple[Tensor, str]]):
     holds_features: ClassVar[bool] = False
     """Whether an item holds a tower's features in place of an image; see `FeatureDataset`."""
 
+    is_streamed: ClassVar[bool] = False
+    """Whether images pass once and cannot be read by their places; see `StreamedDataset`."""
+
+    @property
+    def num_images(self) -> int:
+        """Images of an epoch, whichever of their captions it holds."""
+        return len(self.split)
+
+    def names(self, image_ids: Tensor) -> list[str]:
+        """Names of images by their places in the split, (B,) int64."""
+        return [self.split.ids[place] for place in image_ids.tolist()]
+
+    def batches(self, *, batch_size: int, seed: int, accumulate_steps: int, world: World) -> EpochBatches:
+        """The order in which a run reads it; see `EpochBatches`."""
+        return EpochBatches(
+            len(self),
+            batch_size=batch_size,
+            seed=seed,
+            accumulate_steps=accumulate_steps,
+            world=world,
+            windows=self.windows,
+        )
+
     @property
     def is_decoded(self) -> bool:
         """Whether the pixels lie in memory, or on disk as they will in memory."""
@@ -160,14 +185,17 @@ class ImageTextDataset(Dataset[tuple[Tensor, str]]):
         if self.captions == "all":
             row = int(np.searchsorted(self._first_item, index, side="right")) - 1
             choice = index - int(self._first_item[row])
-        captions = self.split.captions[row]
+        caption, generator = self._caption_of(self.split.captions[row], epoch, index, choice)
+        return row, caption, generator
 
+    def _caption_of(
+        self, captions: Sequence[str], epoch: int, index: int, choice: int = 0
+    ) -> tuple[str, torch.Generator]:
+        """The chosen one of an item's captions, or a random one, and the generator of its crop."""
         # the caption is drawn whether it is used or not, so that crops do not depend on that setting
         generator = torch.Generator().manual_seed(_mix(self.seed, epoch, index))
         drawn = int(torch.randint(len(captions), (), generator=generator))
-        if self.captions == "random":
-            choice = drawn
-        return row, captions[choice], generator
+        return captions[drawn if self.captions == "random" else choice], generator
 
 
 class TrainingSets(NamedTuple):

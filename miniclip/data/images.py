@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from miniclip.data.image_content import decode, read_content
+from miniclip.data.prefetch import Fetch
 from miniclip.errors import BrokenImage
 
 
@@ -21,10 +22,12 @@ class Windows(NamedTuple):
     Attributes:
         file_of: (N,) whole numbers, which file holds each image.
         num_files: how many are mixed at a time.
+        fetch: brings one of them onto this machine; None where all are there.
     """
 
     file_of: np.ndarray
     num_files: int
+    fetch: Fetch | None = None
 
 
 class Images(ABC):

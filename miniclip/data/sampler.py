@@ -1,6 +1,6 @@
 """Which images make up each batch, and in which order the batches come."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count
 
 import numpy as np
@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import Sampler
 
 from miniclip.data.images import Windows
+from miniclip.data.prefetch import Prefetcher
 from miniclip.distributed import World
 from miniclip.errors import SettingError
 
@@ -64,6 +65,8 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         self.images_per_step = batch_size * accumulate_steps
         self.first_epoch = 0
         self.first_position = 0
+        fetch = None if windows is None else windows.fetch
+        self.prefetcher = None if fetch is None else Prefetcher(fetch)
 
     def start_at(self, epoch: int, position: int) -> None:
         """Choose where the next iteration begins: behind the first `position` images of an epoch."""
@@ -78,15 +81,39 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         position = self.first_position
         for epoch in count(self.first_epoch):
             order = self._order(epoch)
+            self._prefetch(epoch, order, position)
             # what does not fill up an optimizer step is left out
             end = position + self.steps_left(position) * self.images_per_step
             for start in range(position, end, self.batch_size):
                 batch = order[start : start + self.batch_size]
+                if start >= self._next_window:
+                    self._prefetch(epoch, order, start)
                 yield [(epoch, index) for index in self.world.share(batch)]
 
             position = 0  # only the first epoch is begun in its middle
 
-    def _order(self, epoch: int) -> list[int]:
+    def close(self) -> None:
+        """End the thread that fetches files, if there is one."""
+        if self.prefetcher is not None:
+            self.prefetcher.close()
+
+    def _prefetch(self, epoch: int, order: Sequence[int], position: int) -> None:
+        """Fetch the files of the window at a position, and of the next, perhaps the next epoch's first."""
+        self._next_window = self.num_images
+        if self.prefetcher is None or self.windows is None:
+            return
+        windows = files_by_window(order, self.windows)
+        number = sum(start <= position for start, _ in windows) - 1
+        if number + 1 < len(windows):
+            self._next_window, following = windows[number + 1]
+        else:
+            _, following = files_by_window(self._order(epoch + 1), self.windows)[0]
+        self.prefetcher.want([*windows[number][1], *following])
+
+    def trained_on(self, num_batches: int) -> None:
+        """Take note that so many of the batches were trained on; the epoch and the position say that."""
+
+    def _order(self, epoch: int) -> Sequence[int]:
         """All images of an epoch, shuffled."""
         generator = torch.Generator().manual_seed(self.seed * EPOCH_SEEDS + epoch)
         if self.windows is None:
@@ -104,6 +131,18 @@ def _mixed_in_windows(windows: Windows, generator: torch.Generator) -> list[int]
     mixed = torch.randperm(len(window_of), generator=generator).numpy()
     by_window = np.argsort(window_of[mixed], kind="stable")
     return mixed[by_window].tolist()
+
+
+def files_by_window(order: Sequence[int], windows: Windows) -> list[tuple[int, list[int]]]:
+    """Where each window of an epoch's order begins, and the files that it mixes."""
+    # the images of a window come before all of the next, so that its files are seen first, too
+    files, first_seen = np.unique(windows.file_of[np.asarray(order)], return_index=True)
+    by_appearance = np.argsort(first_seen)
+    return [
+        (int(first_seen[chunk[0]]), files[chunk].tolist())
+        for start in range(0, len(files), windows.num_files)
+        for chunk in (by_appearance[start : start + windows.num_files],)
+    ]
 
 
 def sequential_batches(num_images: int, batch_size: int) -> list[list[int]]:

@@ -138,7 +138,9 @@ class Task(ABC):
 
 
 def need_training_images(name: str, context: TaskContext) -> None:
-    """Raise `Unsuited` where there are no training images."""
+    """Raise `Unsuited` where there are no training images, or they pass once."""
+    if context.train.is_streamed:
+        raise Unsuited(f"{name} reads training images again, and data.streaming=true keeps none.")
     if len(context.train) == 0:
         raise Unsuited(
             f"{name} needs training images, and data.use=all measures every image. Leave it out, "

@@ -81,7 +81,15 @@ APPLIED = (
 NEED_STATE = ("amsgrad", "centered")
 """Settings of base optimizers that need a state the checkpoint does not hold."""
 
-FIXED_OF_DATA = ("data.seed", "data.captions", "data.eval_crop", "data.image_size", "data.shuffle_window")
+FIXED_OF_DATA = (
+    "data.seed",
+    "data.captions",
+    "data.eval_crop",
+    "data.image_size",
+    "data.shuffle_window",
+    "data.streaming",
+    "data.images_per_epoch",
+)
 """Settings of the data that neither its fingerprint covers nor a resumed run can change."""
 
 

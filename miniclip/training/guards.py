@@ -55,7 +55,7 @@ class BrokenImages:
                 log.warning("Another image stands in: %s", problem)
                 broken[str(problem)] = problem.reason
 
-        num_images = len(self.train_set.split)
+        num_images = self.train_set.num_images
         max_fraction = self.train_set.max_broken_fraction or 0
         if len(broken) > max_fraction * num_images:
             raise TooManyBroken(

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from miniclip.data.loader import Loader
-from miniclip.data.sampler import EpochBatches
 from miniclip.disk_errors import DiskError
 from miniclip.distributed import World
 from miniclip.errors import as_override
@@ -89,13 +88,11 @@ class Loop:
         self.progress = checkpointer.progress
         self.interruption = Interruption(world)
         self.broken_images = BrokenImages(setup.train_set, self.progress)
-        self.batches = EpochBatches(
-            len(setup.train_set),
+        self.batches = setup.train_set.batches(
             batch_size=trainer.batch_size,
             seed=setup.config["seed"],
             accumulate_steps=trainer.accumulate_steps,
             world=world,
-            windows=setup.train_set.windows,
         )
         self.loader = Loader(
             setup.train_set,
@@ -175,7 +172,7 @@ class Loop:
         )
         self.batches.start_at(progress.epoch, progress.position)
         self.reading = iter(self.loader)
-        with closing(self.loader), closing(self.validation.encoder):
+        with closing(self.batches), closing(self.loader), closing(self.validation.encoder):
             yield
 
     def _train_to_end(self) -> None:
@@ -256,6 +253,7 @@ class Loop:
         progress.position += self.batches.images_per_step
         progress.images += self.batches.images_per_step
         progress.seconds = self._agreed_seconds(clock)
+        self.batches.trained_on(len(batches))
         self.recorder.add(
             result,
             lr=setup.optimizer.param_groups[0]["lr"],

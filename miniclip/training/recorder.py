@@ -146,10 +146,9 @@ class Recorder:
 
     def _keep_images_of_skipped(self, step: _Unread) -> None:
         """Write down which images were in the batches of a skipped step, and log some of them."""
-        split_ids = self.train_set.split.ids
         images: list[str] = []
         for image_ids in step.image_ids:
-            images += [split_ids[image_id] for image_id in image_ids.tolist()]
+            images += self.train_set.names(image_ids)
         self.run.append_skipped(step.record["step"], images)
 
         if self.progress.skipped_steps < MAX_SKIPS_LOGGED:

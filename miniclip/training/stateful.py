@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from miniclip.data.streamed import StreamedDataset
 from miniclip.errors import UserError
 from miniclip.models.image_encoder import adopt_preprocessing
 from miniclip.optim import PassOptimizer
@@ -114,12 +115,14 @@ class PreprocessingState:
 
 def stateful_parts(setup: TrainingSetup, run: RunDirectory, progress: Progress) -> dict[str, Stateful]:
     """The parts of a run by their names in a checkpoint, in the order in which they are loaded."""
+    stream = {"stream": setup.train_set} if isinstance(setup.train_set, StreamedDataset) else {}
     return {
         "model": setup.model,
         "preprocessing": PreprocessingState(setup.model.image_encoder, setup.preprocessing),
         "tokenizer": TokenizerState(setup.tokenizer, run.tokenizer),
         "optimizer": OptimizerState(setup.optimizer),
         "scaler": setup.precision,
+        **stream,
         "progress": progress,
         "random_state": RandomState(),  # last: loading another part may draw numbers
     }

@@ -3,13 +3,16 @@
 import json
 import math
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from miniclip.data import ImageTextDataset, Split
+from miniclip.data.images import ImageArray
+from miniclip.data.transforms import CenterCrop
 from miniclip.runs import JsonlLogger, RunDirectory, RunFacts
 from miniclip.training import StepResult
 from miniclip.training.guards import TooManySkipped
@@ -22,7 +25,9 @@ def recorder(folder: Path, *, every_steps: int = 1, max_skipped_steps: int = 2) 
     run = RunDirectory(folder)
     logger = JsonlLogger(every_steps=every_steps)
     logger.start(run.metrics, RunFacts("test", {}))
-    train_set: Any = SimpleNamespace(split=SimpleNamespace(ids=["a.jpg", "b.jpg", "c.jpg"]))
+    images = ImageArray(np.zeros((3, 16, 16, 3), dtype=np.uint8))
+    split = Split("train", ["a.jpg", "b.jpg", "c.jpg"], images, [["a"], ["b"], ["c"]])
+    train_set = ImageTextDataset(split, CenterCrop(16))
     return Recorder(logger, Progress(), run, train_set=train_set, max_skipped_steps=max_skipped_steps)
 
 

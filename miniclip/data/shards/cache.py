@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -33,10 +33,14 @@ class ShardCache(NamedTuple):
     folder: Path
     max_bytes: int | None
 
-    def path(self, url: str, stamp: Stamp) -> Path:
+    def path(self, url: str, stamp: Stamp, goes_on: Callable[[], bool] | None = None) -> Path:
         """A shard as a file, which is fetched where it is not at hand.
 
+        Args:
+            goes_on: see `fetch`.
+
         Raises:
+            CalledOff: see `fetch`.
             SettingError: when the shard alone is larger than the cache.
             UserError: when it cannot be fetched.
         """
@@ -44,7 +48,7 @@ class ShardCache(NamedTuple):
         with self._held(file):
             if not _is_whole(file, stamp):
                 self._make_room(stamp.num_bytes, url, file)
-                fetch(url, stamp.num_bytes, file)
+                fetch(url, stamp.num_bytes, file, goes_on)
                 self._make_room(stamp.num_bytes, url, file)  # another process may have fetched meanwhile
             with suppress(FileNotFoundError):  # gone already; whoever opens it asks again
                 os.utime(file)
@@ -92,10 +96,18 @@ class ShardCache(NamedTuple):
             yield
 
 
-def fetch(url: str, num_bytes: int, target: Path) -> None:
+class CalledOff(Exception):
+    """A file is not fetched ahead any further."""
+
+
+def fetch(url: str, num_bytes: int, target: Path, goes_on: Callable[[], bool] | None = None) -> None:
     """Fetch a file, which appears whole, from where a dropped connection or a killed process left off.
 
+    Args:
+        goes_on: whether one that nobody waits for is still wanted; it is tried once only.
+
     Raises:
+        CalledOff: when it is not, or the try fails.
         OutOfReach: when several tries in a row brought nothing.
         OSError: when it cannot be written.
     """
@@ -106,11 +118,15 @@ def fetch(url: str, num_bytes: int, target: Path) -> None:
         if file.tell() > num_bytes:
             file.truncate(0)
         while (start := file.seek(0, os.SEEK_END)) < num_bytes:
+            if goes_on is not None and not goes_on():
+                raise CalledOff
             try:
                 content = piece(url, start, min(start + asked, num_bytes))
                 if not content:
                     raise ConnectionError("it ends early")
             except Exception as error:  # the packages below share no type
+                if goes_on is not None:
+                    raise CalledOff from error
                 failures += 1
                 give_up_or_wait(url, error, failures)
                 asked = max(FEWEST_BYTES, asked // 4)

@@ -1,4 +1,4 @@
-"""The captions of a sample, out of the text or the JSON beside its image."""
+"""The captions of a sample and its class, out of the texts beside its image."""
 
 import json
 from collections.abc import Mapping
@@ -19,13 +19,25 @@ class CaptionReading(NamedTuple):
         column: field of the .json, `caption.en` the field en of objects in caption; None takes a field
             `captions`, else the .txt, else the first usual field.
         per_line: each line of a .txt is a caption; else all of it is one.
+        class_column: field of the .json with the class; None takes the .cls.
     """
 
     column: str | None = None
     per_line: bool = False
+    class_column: str | None = None
 
-    def captions(self, text: bytes | None, document: bytes | None) -> list[str]:
-        """The captions in a .txt and a .json, those that are not empty.
+    def label_of(self, class_text: bytes | None, document: bytes | None) -> str:
+        """The class in a .cls or a .json; "" where there is none.
+
+        Raises:
+            UserError: when what should hold it cannot be read; says why.
+        """
+        if self.class_column is not None:
+            return str(_field(_fields(document), self.class_column)).strip()
+        return "" if class_text is None else _text(class_text, ".cls").strip()
+
+    def captions(self, text: bytes | None, document: bytes | None, label: str = "") -> list[str]:
+        """The captions in a .txt and a .json, those that are not empty; without any the class is one.
 
         Raises:
             UserError: when what should hold them cannot be read; says why.
@@ -41,18 +53,24 @@ class CaptionReading(NamedTuple):
             return self._of_text(text)
         fields = _fields(document)
         usual = next((name for name in CAPTION_COLUMNS if name in fields), None)
+        if usual is None and label:
+            return [label.replace("_", " ")]
         if usual is None:
             raise UserError(f"its .json has no usual field for a caption; it has {_names(fields)}")
         return _listed(fields[usual], f"the field {usual}")
 
     def _of_text(self, content: bytes) -> list[str]:
-        try:
-            text = content.decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise UserError(f"its .txt is no UTF-8 at byte {error.start + 1}") from None
+        text = _text(content, ".txt")
         lines = text.splitlines() if self.per_line else [text]
         stripped = [checked_text(line.strip(), "the .txt") for line in lines]
         return [line for line in stripped if line]
+
+
+def _text(content: bytes, ending: str) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"its {ending} is no UTF-8 at byte {error.start + 1}") from None
 
 
 def _fields(document: bytes | None) -> Mapping[str, Any]:

@@ -1,7 +1,7 @@
 """Images that lie in tar files, each read where it lies."""
 
 import os
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -34,6 +34,9 @@ class Shard(Hashable, Protocol):
     def path(self) -> Path:
         """Where it lies on this machine now."""
 
+    def fetch_ahead(self, goes_on: Callable[[], bool]) -> None:
+        """Bring it onto this machine, unless that fails or is called off."""
+
 
 class LocalShard(NamedTuple):
     """A tar file of this machine.
@@ -52,6 +55,9 @@ class LocalShard(NamedTuple):
 
     def path(self) -> Path:
         return Path(self.name)
+
+    def fetch_ahead(self, goes_on: Callable[[], bool]) -> None:
+        """It is at hand."""
 
 
 class TarContents:
@@ -95,6 +101,7 @@ class ShardImages(ImageBytes):
         contents: the encoded images.
         names, decode_size: see `OnDemandImages`.
         shuffle_window: how many shards an epoch mixes at a time; None is all.
+        fetches_ahead: whether those of the next window are fetched while the current one is read.
     """
 
     encoded: TarContents
@@ -106,8 +113,10 @@ class ShardImages(ImageBytes):
         *,
         decode_size: int,
         shuffle_window: int | None = None,
+        fetches_ahead: bool = False,
     ):
         super().__init__(contents, names, decode_size=decode_size)
+        self.fetches_ahead = fetches_ahead
         self.shuffle_window = shuffle_window
 
     @property
@@ -120,7 +129,11 @@ class ShardImages(ImageBytes):
     def windows(self) -> Windows | None:
         if self.shuffle_window is None:
             return None
-        return Windows(self.encoded.shard_of, self.shuffle_window)
+        fetch = self._fetch_ahead if self.fetches_ahead else None
+        return Windows(self.encoded.shard_of, self.shuffle_window, fetch)
+
+    def _fetch_ahead(self, shard: int, goes_on: Callable[[], bool]) -> None:
+        self.encoded.shards[shard].fetch_ahead(goes_on)
 
     def num_bytes(self, index: int) -> int | None:
         shard = self.encoded.shards[self.encoded.shard_of[index]]

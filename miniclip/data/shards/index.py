@@ -6,35 +6,24 @@ import os
 import tempfile
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from miniclip.data.shards.captions import CaptionReading
-from miniclip.data.shards.tar import BLOCK, Member, has_end_mark, members
-from miniclip.data.sources.walk import is_visible, readable_endings
+from miniclip.data.shards.tar import BLOCK
 from miniclip.data.text_arrays import StringArray, StringListArray
 from miniclip.disk_errors import naming
-from miniclip.errors import UserError
 from miniclip.files import replace
 
 log = logging.getLogger(__name__)
 
-VERSION = "1"
+VERSION = "2"
 """Of the file's layout; a file of another version is made anew."""
 
 ENDING = ".index"
-
-MOST_TEXT_BYTES = 2**22
-"""Of a .txt or .json; a longer one is no caption."""
-
-NO_CAPTION = "without a caption"
-NO_IMAGE = "without an image"
-SECOND_IMAGE = "with a second image of the same key"
-LEADS_OUT = "with a name that leads out of the shard"
-BAD_CAPTION = "whose caption cannot be read"
 
 
 class Stamp(NamedTuple):
@@ -62,6 +51,7 @@ class ShardIndex(NamedTuple):
         keys: by sample what stands before the first dot of its members' names.
         offsets, sizes: (N,) int64, where its encoded image lies in the tar file, bytes.
         captions: by sample its captions, at least one.
+        labels: by sample its class, "" where there is none.
         left_out: by reason, how many samples were left out and the first of them.
     """
 
@@ -69,6 +59,7 @@ class ShardIndex(NamedTuple):
     offsets: np.ndarray
     sizes: np.ndarray
     captions: StringListArray
+    labels: StringArray
     left_out: dict[str, tuple[int, str]]
 
     def __len__(self) -> int:
@@ -77,34 +68,6 @@ class ShardIndex(NamedTuple):
 
 class Unfit(ValueError):
     """A file of an index is damaged, or is that of another tar file; the text says why."""
-
-
-def index_tar(path: Path, reading: CaptionReading) -> ShardIndex:
-    """Index a tar file: headers are read, and texts, but no image.
-
-    Raises:
-        BadShard: see `members`.
-        OSError: when it cannot be read.
-    """
-    left_out: dict[str, tuple[int, str]] = {}
-    samples = _samples(path, left_out)
-
-    keys: list[str] = []
-    places: list[tuple[int, int]] = []
-    captions: list[list[str]] = []
-    with open(path, "rb", buffering=0) as file:
-        for key, sample in samples.items():
-            if sample.image is None:
-                _leave_out(left_out, NO_IMAGE, key)
-                continue
-            own = _captions(file, sample, reading, key, left_out)
-            if own:
-                keys.append(key)
-                places.append((sample.image.offset, sample.image.size))
-                captions.append(own)
-
-    offsets, sizes = np.array(places, dtype=np.int64).reshape(-1, 2).T
-    return ShardIndex(StringArray.of(keys), offsets, sizes, StringListArray.of(captions), left_out)
 
 
 def write_index(index: ShardIndex, path: Path, stamp: Stamp, reading: CaptionReading) -> None:
@@ -160,87 +123,6 @@ def read_index(path: Path, stamp: Stamp, reading: CaptionReading) -> ShardIndex 
     return index
 
 
-class _Sample(NamedTuple):
-    image: Member | None = None
-    text: Member | None = None
-    document: Member | None = None
-
-
-def _samples(path: Path, left_out: dict[str, tuple[int, str]]) -> dict[str, _Sample]:
-    """The members of each key, in the order of its first one."""
-    endings = readable_endings()
-    samples: dict[str, _Sample] = {}
-    last = None
-
-    for member in members(path):
-        last = member
-        folder, _, base = member.name.rpartition("/")
-        stem, _, ending = base.partition(".")
-        if not member.is_file or not is_visible(base):
-            continue
-        if member.leads_out:
-            _leave_out(left_out, LEADS_OUT, member.name)
-            continue
-
-        key = f"{folder}/{stem}" if folder else stem
-        part = _part_of(ending.lower(), endings)
-        if part is None:
-            continue
-        sample = samples.get(key, _Sample())
-        if part == "image" and sample.image is not None:
-            _leave_out(left_out, SECOND_IMAGE, key)
-            continue
-        samples[key] = sample._replace(**{part: member})
-
-    if last is not None and not has_end_mark(path, last):
-        log.warning("The shard %s has no end mark behind %s; it may be cut off there.", path, last.name)
-    return samples
-
-
-def _part_of(ending: str, image_endings: frozenset[str]) -> str | None:
-    """What of a sample a member is, by its ending."""
-    if ending == "txt":
-        return "text"
-    if ending == "json":
-        return "document"
-    return "image" if f".{ending}" in image_endings else None
-
-
-def _captions(
-    file: BinaryIO,
-    sample: _Sample,
-    reading: CaptionReading,
-    key: str,
-    left_out: dict[str, tuple[int, str]],
-) -> list[str]:
-    """The captions of a sample; none, and it is entered in `left_out`, where it has none."""
-    if sample.text is None and sample.document is None:
-        _leave_out(left_out, NO_CAPTION, key)
-        return []
-    try:
-        captions = reading.captions(_content(file, sample.text), _content(file, sample.document))
-    except UserError as error:
-        _leave_out(left_out, BAD_CAPTION, f"{key}: {str(error).rstrip('.')}")
-        return []
-    if not captions:
-        _leave_out(left_out, NO_CAPTION, key)
-    return captions
-
-
-def _content(file: BinaryIO, member: Member | None) -> bytes | None:
-    if member is None:
-        return None
-    if member.size > MOST_TEXT_BYTES:
-        raise UserError(f"{member.name} has {member.size:,} bytes")
-    file.seek(member.offset)
-    return file.read(member.size)
-
-
-def _leave_out(left_out: dict[str, tuple[int, str]], reason: str, example: str) -> None:
-    count, first = left_out.get(reason, (0, example))
-    left_out[reason] = count + 1, first
-
-
 def _packed(index: ShardIndex, stamp: Stamp, reading: CaptionReading) -> bytes:
     """The content of an index's file: flat arrays, and texts as pieces of UTF-8."""
     captions = index.captions.strings
@@ -252,6 +134,8 @@ def _packed(index: ShardIndex, stamp: Stamp, reading: CaptionReading) -> bytes:
         "captions": np.frombuffer(captions.encoded, dtype=np.uint8),
         "caption_ends": captions.ends,
         "list_ends": index.captions.ends,
+        "labels": np.frombuffer(index.labels.encoded, dtype=np.uint8),
+        "label_ends": index.labels.ends,
     }
     facts = {
         "format": "index of a tar shard",
@@ -281,18 +165,20 @@ def _unpacked(arrays: dict[str, np.ndarray], facts: dict[str, str]) -> ShardInde
         ValueError: when it is not.
     """
     keys = _strings(arrays["keys"], arrays["key_ends"])
+    labels = _strings(arrays["labels"], arrays["label_ends"])
     strings = _strings(arrays["captions"], arrays["caption_ends"])
     list_ends = _ends(arrays["list_ends"], len(strings))
     captions = StringListArray(strings, _starts(list_ends), list_ends)
 
     offsets, sizes = (_whole_numbers(arrays[name]) for name in ("offsets", "sizes"))
-    if not len(keys) == len(captions) == len(offsets) == len(sizes) or (captions.counts < 1).any():
+    sizes_fit = len({len(part) for part in (keys, captions, labels, offsets, sizes)}) == 1
+    if not sizes_fit or (captions.counts < 1).any():
         raise ValueError("its parts do not fit each other")
     left_out = {
         str(reason): (int(count), str(first))
         for reason, (count, first) in json.loads(facts["left_out"]).items()
     }
-    return ShardIndex(keys, offsets, sizes, captions, left_out)
+    return ShardIndex(keys, offsets, sizes, captions, labels, left_out)
 
 
 def _strings(encoded: np.ndarray, ends: np.ndarray) -> StringArray:

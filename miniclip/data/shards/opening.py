@@ -11,7 +11,8 @@ from tqdm import tqdm
 
 from miniclip.data.shards.captions import CaptionReading
 from miniclip.data.shards.images import LocalShard, Shard
-from miniclip.data.shards.index import ENDING, ShardIndex, Stamp, Unfit, index_tar, read_index, write_index
+from miniclip.data.shards.index import ENDING, ShardIndex, Stamp, Unfit, read_index, write_index
+from miniclip.data.shards.indexing import index_tar
 from miniclip.errors import UserError
 
 log = logging.getLogger(__name__)

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from miniclip.data.shards.index import Stamp
@@ -26,6 +26,9 @@ TAGS = ("ETag", "etag", "Last-Modified", "LastModified", "mtime", "last_modified
 
 REFUSALS = (400, 401, 403, 404, 405, 410)
 """Answers of HTTP that stay the same."""
+
+UNSIGNED = ("NoCredentialsError", "PartialCredentialsError")
+"""Errors of botocore where nobody is signed in."""
 
 EXTRA = {"http": "shards", "https": "shards", "s3": "shards"}
 """Which extra reads a protocol."""
@@ -101,8 +104,8 @@ def give_up_or_wait(url: str, error: Exception, failures: int) -> None:
     """
     reason = without_secrets((str(error).strip() or type(error).__name__).splitlines()[0])
     if _is_refusal(error):
-        text = f"The shard {url} is not there, or not for you ({reason}). Check data.urls."
-        raise OutOfReach(text, is_missing=True) from None
+        text = f"The shard {url} is not there, or not for you ({reason})."
+        raise OutOfReach(f"{text} Check data.urls, and how you sign in.", is_missing=True) from None
     if failures >= TRIES:
         text = f"The shard {url} cannot be read ({reason}), tried {TRIES} times. Check the connection."
         raise OutOfReach(text, is_missing=False) from None
@@ -116,7 +119,17 @@ def _is_refusal(error: BaseException) -> bool:
     if isinstance(error, FileNotFoundError | PermissionError):
         # fsspec calls a broken connection a missing file, too
         return error.__cause__ is None or _is_refusal(error.__cause__)
-    return getattr(error, "status", 0) in REFUSALS
+    return _status(error) in REFUSALS or type(error).__name__ in UNSIGNED
+
+
+def _status(error: BaseException) -> int:
+    """What HTTP answered, as aiohttp says it, or as botocore does for s3://; 0 without an answer."""
+    response = getattr(error, "response", None)
+    if isinstance(response, Mapping):
+        answered = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    else:
+        answered = getattr(error, "status", 0)
+    return int(answered or 0)
 
 
 def _file_system(url: str) -> tuple[Any, str]:

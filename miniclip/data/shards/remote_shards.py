@@ -2,7 +2,7 @@
 
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -41,6 +41,9 @@ class RemoteShard(NamedTuple):
 
     def path(self) -> Path:
         return self.cache.path(self.name, self.stamp)
+
+    def fetch_ahead(self, goes_on: Callable[[], bool]) -> None:
+        self.cache.path(self.name, self.stamp, goes_on)
 
 
 def open_remote(urls: Sequence[str], reading: CaptionReading, cache: ShardCache) -> list[OpenedShard]:

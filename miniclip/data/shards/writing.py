@@ -109,6 +109,8 @@ class ShardWriter(NamedTuple):
             key, captions = f"{row:09}", list(split.captions[row])
             yield f"{key}.{ending}", content
             yield f"{key}.txt", captions[0].encode("utf-8", "replace")
+            if split.labels is not None:
+                yield f"{key}.cls", split.labels[row].encode("utf-8", "replace")
             if len(captions) > 1:
                 yield f"{key}.json", json.dumps({EVERY: captions}).encode()
 

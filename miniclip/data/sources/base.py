@@ -219,11 +219,10 @@ class DataSource(ABC):
         # caches are named after the split without noise: its pixels are the same
         noisy = exchanged_captions(split, fraction=self.caption_noise, seed=self.split_seed)
 
-        crop: Crop = CROPS[self.eval_crop](self.image_size)
+        crop = self._training_crop()
         if self.crop == "eval":
             images = self.pixel_cache.keep(split, size=crop.image_size, crop=crop)
         else:
-            crop = self._random_crop()
             images = self.pixel_cache.keep(split, size=self.decode_size)
 
         return ImageTextDataset(
@@ -245,7 +244,9 @@ class DataSource(ABC):
             return dataset
         return without_broken(dataset, max_broken_fraction=self.max_broken_fraction)
 
-    def _random_crop(self) -> Crop:
+    def _training_crop(self) -> Crop:
+        if self.crop == "eval":
+            return CROPS[self.eval_crop](self.image_size)
         if self.crop == "shifted":
             return RandomSquareCrop(self.image_size, flip=self.flip)
         return RandomResizedCrop(self.image_size, crop_scale=self.crop_scale, flip=self.flip)

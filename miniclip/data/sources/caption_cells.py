@@ -39,19 +39,28 @@ def captions_of_rows(
     Raises:
         UserError: see `captions_of_cell`; for objects the text names their keys.
     """
-    num_rows = len(next(iter(columns.values())))
-    captions: list[list[str]] = [[] for _ in range(num_rows)]
-
-    for name, cells in columns.items():
-        for row, cell in enumerate(cells):
-            where = f"{source}: the column {name}, row {row}"
-            captions[row] += captions_of_cell(_field_of(cell, field, column=name, where=where), where)
+    rows = enumerate(zip(*columns.values(), strict=True))
+    captions = [
+        captions_of_row(dict(zip(columns, cells, strict=True)), field, source=source, row=row)
+        for row, cells in rows
+    ]
 
     # rows with no caption at all are counted where they are left out.
     num_empty = sum(texts.count("") for texts in captions if any(texts))
     if num_empty:
         log.warning("%s: %s of rows with others left out.", source, counted(num_empty, "empty caption"))
     return [[text for text in texts if text] for texts in captions]
+
+
+def captions_of_row(
+    cells: Mapping[str, Any], field: str | None, *, source: object, row: object
+) -> list[str]:
+    """The captions of one row, "" for each that is missing; see `captions_of_rows`."""
+    captions = []
+    for name, cell in cells.items():
+        where = f"{source}: the column {name}, row {row}"
+        captions += captions_of_cell(_field_of(cell, field, column=name, where=where), where)
+    return captions
 
 
 def captions_of_cell(value: Any, where: object) -> list[str]:

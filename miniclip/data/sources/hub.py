@@ -4,17 +4,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from miniclip.data.dataset import ImageTextDataset, TrainingSets
 from miniclip.data.sources.base import DataSource
 from miniclip.data.sources.caption_cells import captions_of_rows
 from miniclip.data.sources.checks import check_val_fraction
 from miniclip.data.sources.columns import ColumnNames, find_columns
+from miniclip.data.sources.hub_stream import StreamedPart, Streaming, streamed_splits
 from miniclip.data.sources.image_cells import EncodedImages, check_missing, find_files, image_cells
 from miniclip.data.sources.rows import PARTS, Rows, names_training_rows, splits_of_rows, whole_splits
 from miniclip.data.split import Split
+from miniclip.data.streamed import StreamedDataset
 from miniclip.errors import HOW_TO_LOG_IN, SettingError, UserError, without_secrets
 
 if TYPE_CHECKING:
-    import datasets
+    from datasets import Dataset
 
 
 class Hub(DataSource):
@@ -34,6 +37,10 @@ class Hub(DataSource):
         split_column: column with the name of each row's part; null for none.
         merge_equal_images: make rows of equal images one image with several captions. Configs from before
             this setting kept an image for each row.
+        streaming: read rows as they come instead of fetching the set, which may be too large for that. The
+            first rows validate, and are not trained on. A run that is resumed goes on where it was, but not
+            in the same order; the name of the part that validates says so in every result.
+        images_per_epoch, shuffle_buffer, val_images, vocabulary_rows: see `Streaming`.
         val_fraction, split_seed: see `FolderSource`.
         source_settings: see `DataSource`.
 
@@ -58,6 +65,11 @@ class Hub(DataSource):
         split_seed: int,
         split_column: str | None = "split",
         merge_equal_images: bool = False,
+        streaming: bool = False,
+        images_per_epoch: int | None = None,
+        shuffle_buffer: int = 1000,
+        val_images: int = 1000,
+        vocabulary_rows: int = 10_000,
         **source_settings: Any,
     ):
         super().__init__(**source_settings)
@@ -71,8 +83,26 @@ class Hub(DataSource):
         self.merge_equal_images = merge_equal_images
         self.val_fraction = val_fraction
         self.split_seed = split_seed
+        self.streaming = Streaming(images_per_epoch, shuffle_buffer, val_images, vocabulary_rows)
+        self.is_streamed = streaming
+        if streaming:
+            self.streaming.check()
+            self._check_streamed()
+
+    def training_sets(self) -> TrainingSets:
+        return self._streamed_sets() if self.is_streamed else super().training_sets()
+
+    def datasets(self) -> tuple[ImageTextDataset, ImageTextDataset]:
+        if not self.is_streamed:
+            return super().datasets()
+        train, val, test = self._streamed_sets()
+        if self.eval_split == "test" and test is None:
+            raise SettingError("eval_split", "test", "is no part of this data set")
+        return train, test if test is not None and self.eval_split == "test" else val
 
     def splits(self) -> tuple[Split, ...]:
+        if self.is_streamed:
+            raise SettingError("streaming", True, "keeps no images; here all are needed, so give false")
         loaded = self._loaded()
         if self.use == "all":
             parts = {name: self._rows(rows) for name, rows in loaded.items()}
@@ -97,6 +127,53 @@ class Hub(DataSource):
             splits[1].name = self.parts["val"]
         return splits
 
+    def _check_streamed(self) -> None:
+        """Refuse settings that need all images at hand.
+
+        Raises:
+            SettingError: names the first of them.
+        """
+        for setting, value, allowed in (
+            ("captions", self.captions, ("first", "random")),
+            ("caption_noise", self.caption_noise, (0,)),
+            ("cache", "features" if self.keeps_features else self.pixel_cache.kind, ("none",)),
+            ("limit", self.limit, (None,)),
+            ("seeded_test_fraction", self.seeded_test_fraction, (0,)),
+            ("use", self.use, ("parts",)),
+        ):
+            if value not in allowed:
+                choices = " or ".join("null" if each is None else str(each) for each in allowed)
+                raise SettingError(setting, value, f"must be {choices} with data.streaming=true")
+
+    def _streamed_sets(self) -> TrainingSets:
+        """What a run needs, of a set whose rows are read as they come."""
+        loaded = self._loaded()
+        names = self._part_names(list(loaded))
+        if "train" not in names:
+            raise SettingError("train_split", None, f"must name one of the parts {', '.join(loaded)}")
+        parts = {
+            part: StreamedPart(loaded[name], hub=self.hub, given=self.columns)
+            for part, name in names.items()
+        }
+        found = streamed_splits(
+            parts,
+            self.streaming,
+            seed=self.seed,
+            decode_size=self.decode_size,
+            merges=self.merge_equal_images,
+        )
+        train = StreamedDataset(
+            found.train,
+            self._training_crop(),
+            stream=found.stream,
+            images_per_epoch=found.images_per_epoch,
+            decode_size=self.decode_size,
+            seed=self.seed,
+            captions=self.captions,
+            max_broken_fraction=self.max_broken_fraction if self.skips_broken else None,
+        )
+        return TrainingSets(train, *map(self._for_evaluation, found.measured))
+
     def _part_names(self, found: Sequence[str]) -> dict[str, str]:
         """What the set calls its training, validation and test part; a part is used once."""
         names: dict[str, str] = {}
@@ -109,13 +186,14 @@ class Hub(DataSource):
                 names[part] = name
         return names if names or len(found) != 1 else {"test": found[0]}
 
-    def _loaded(self) -> "datasets.DatasetDict":
+    def _loaded(self) -> Any:
+        """The set's parts by name, as `datasets` gives them: whole, or as streams."""
         try:
             import datasets
         except ImportError:
             raise UserError('data=hub needs datasets: pip install -e ".[data]"') from None
         try:
-            return datasets.load_dataset(self.hub, self.config)
+            return datasets.load_dataset(self.hub, self.config, streaming=self.is_streamed)
         except Exception as error:  # what the packages below raise has no common type
             raise UserError(self._why_not_loaded(error)) from None
 
@@ -133,7 +211,7 @@ class Hub(DataSource):
             f"download it elsewhere and {copy}"
         )
 
-    def _rows(self, rows: "datasets.Dataset") -> Rows:
+    def _rows(self, rows: "Dataset") -> Rows:
         import datasets
 
         columns = find_columns(rows.column_names, self.columns, source=self.hub, has_objects=True)
@@ -175,7 +253,7 @@ class Hub(DataSource):
         return find_files(paths, has_bytes, [folder], folder, source)
 
 
-def _names(rows: "datasets.Dataset", column: str | None) -> list[str] | None:
+def _names(rows: "Dataset", column: str | None) -> list[str] | None:
     """The texts of a column, whose numbers may stand for names."""
     import datasets
 
@@ -190,7 +268,7 @@ def _names(rows: "datasets.Dataset", column: str | None) -> list[str] | None:
 class _Contents:
     """The bytes in a column's cells, None where there are none."""
 
-    def __init__(self, rows: "datasets.Dataset", column: str):
+    def __init__(self, rows: "Dataset", column: str):
         self.rows = rows
         self.column = column
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from miniclip.data.shards.cache import ShardCache
 from miniclip.data.shards.captions import CaptionReading
+from miniclip.data.shards.classes import labels_of, named, read_class_names
 from miniclip.data.shards.images import ShardImages, TarContents
 from miniclip.data.shards.left_out import LeftOut, merged
 from miniclip.data.shards.opening import OpenedShard, open_local
@@ -17,7 +18,7 @@ from miniclip.data.shards.places import expanded, ids_of, is_pattern, is_remote
 from miniclip.data.shards.remote import all_fitting
 from miniclip.data.shards.remote_shards import open_remote
 from miniclip.data.sources.base import DataSource
-from miniclip.data.sources.checks import check_val_fraction
+from miniclip.data.sources.checks import check_val_fraction, existing_path
 from miniclip.data.sources.rows import PARTS
 from miniclip.data.sources.walk import examples
 from miniclip.data.split import SEEDED_VAL, Split
@@ -44,6 +45,9 @@ class Shards(DataSource):
             a seeded fraction of the training images validates.
         caption_column: field of the .json with the captions, a text or a list of texts; `caption.en` is the
             field en of objects. Null takes `captions` of the .json, else the .txt, else a usual field.
+        class_column: field of the .json with an image's class; null takes the .cls where every image of a
+            part has one. An image without captions has its class for one.
+        class_names: text file whose line n, from 0, is the name of the class that the .cls calls n.
         captions_per_line: each line of a .txt is a caption; false: all of it is one.
         shuffle_window: how many shards an epoch mixes at a time; null mixes all images.
         max_cache_gb: what fetched shards may take below `cache_dir`, 10^9 bytes; the one whose last use is
@@ -55,7 +59,7 @@ class Shards(DataSource):
         SettingError: when a shard does not exist.
     """
 
-    places = (*DataSource.places, "urls", "val_urls", "test_urls")
+    places = (*DataSource.places, "urls", "val_urls", "test_urls", "class_names")
 
     def __init__(
         self,
@@ -69,6 +73,8 @@ class Shards(DataSource):
         max_cache_gb: float | None,
         val_fraction: float,
         split_seed: int,
+        class_column: str | None = None,
+        class_names: str | None = None,
         **source_settings: Any,
     ):
         super().__init__(**source_settings)
@@ -83,7 +89,8 @@ class Shards(DataSource):
             for setting, places in (("urls", urls), ("val_urls", val_urls), ("test_urls", test_urls))
             if places is not None
         }
-        self.reading = CaptionReading(caption_column, captions_per_line)
+        self.reading = CaptionReading(caption_column, captions_per_line, class_column)
+        self.class_names = None if class_names is None else existing_path("class_names", class_names)
         self.shuffle_window = shuffle_window
         max_bytes = None if max_cache_gb is None else int(max_cache_gb * 1e9)
         self.shard_cache = ShardCache(self.cache_dir / "shards", max_bytes)
@@ -141,13 +148,15 @@ class Shards(DataSource):
                 "Images of remote shards are not compared between the parts, which would fetch all of "
                 "them; miniclip doctor compares them."
             )
-        self._tell_what_is_fetched_often([opened[place].shard.stamp.num_bytes for place in remote])
+        self._decide_what_is_fetched([opened[place].shard.stamp.num_bytes for place in remote])
         return {name: (own_id, opened[name]) for name, own_id in zip(places, ids_of(places), strict=True)}
 
-    def _tell_what_is_fetched_often(self, sizes: Sequence[int]) -> None:
-        """Warn where an epoch asks for more remote shards at a time than the cache holds."""
+    def _decide_what_is_fetched(self, sizes: Sequence[int]) -> None:
+        """Fetch a window ahead where the cache holds two; warn where it does not hold one."""
         limit = self.shard_cache.max_bytes
-        at_a_time = sum(sorted(sizes)[-(self.shuffle_window or len(sizes)) :])
+        window, largest = self.shuffle_window or len(sizes), sorted(sizes, reverse=True)
+        at_a_time = sum(largest[:window])
+        self.fetches_ahead = bool(sizes) and (limit is None or sum(largest[: 2 * window]) <= limit)
         if limit is not None and at_a_time > limit:
             log.warning(
                 "An epoch mixes remote shards of %.3g GB at a time, and data.max_cache_gb=%g holds less: "
@@ -171,9 +180,17 @@ class Shards(DataSource):
         )
         ids = StringArray.of(f"{shard_id}/{key}" for shard_id, shard in opened for key in shard.index.keys)
         images = ShardImages(
-            contents, ids, decode_size=self.decode_size, shuffle_window=self.shuffle_window
+            contents,
+            ids,
+            decode_size=self.decode_size,
+            shuffle_window=self.shuffle_window,
+            fetches_ahead=self.fetches_ahead,
         )
-        return Split(name, ids, images, StringListArray.joined([index.captions for index in indexes]))
+        captions: Any = StringListArray.joined([index.captions for index in indexes])
+        labels: Any = labels_of(name, StringArray.joined([index.labels for index in indexes]))
+        if labels is not None and self.class_names is not None:
+            labels, captions = named(labels, captions, read_class_names(self.class_names))
+        return Split(name, ids, images, captions, labels)
 
 
 def _all_found(setting: str, places: Sequence[str]) -> list[str]:

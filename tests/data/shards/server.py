@@ -2,6 +2,7 @@
 
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +17,7 @@ class ShardServer(ThreadingHTTPServer):
         served: name and first byte of each answer with a content.
         drops: of the next answers with a content, after how many bytes the connection is dropped; None
             lets one pass.
+        seconds: that an answer with a content takes.
         knows_ranges: whether a part of a file may be asked for.
     """
 
@@ -25,6 +27,7 @@ class ShardServer(ThreadingHTTPServer):
         self.served: list[tuple[str, int]] = []
         self.drops: list[int | None] = []
         self.knows_ranges = True
+        self.seconds = 0.0
 
     @property
     def url(self) -> str:
@@ -62,6 +65,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
 
         self.server.served.append((path.name, start))
+        time.sleep(self.server.seconds)
         drop = self.server.drops.pop(0) if self.server.drops else None
         self.wfile.write(whole[start:end] if drop is None else whole[start:end][:drop])
         self.close_connection = True

@@ -18,7 +18,7 @@ from miniclip.data.shards import cache, images, remote
 from miniclip.data.shards.cache import ShardCache, fetch
 from miniclip.data.shards.captions import CaptionReading
 from miniclip.data.shards.opening import open_local
-from miniclip.data.shards.remote import OutOfReach, facts_of
+from miniclip.data.shards.remote import OutOfReach, facts_of, give_up_or_wait
 from miniclip.errors import SettingError, UserError
 from tests.data.shards.server import ShardServer, serving
 from tests.data.shards.tars import samples, shards, write_shards, write_tar
@@ -126,6 +126,30 @@ def test_a_connection_that_never_brings_anything_is_told(server: ShardServer, tm
 def test_a_shard_that_is_not_there_is_told_at_once(server: ShardServer, tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match=r"\.tar is not there, or not for you .*Check data\.urls"):
         source(server, tmp_path, name).splits()
+
+
+class ClientError(Exception):
+    """An error as botocore lays it out, which s3fs names as the cause of its own."""
+
+    def __init__(self, status: int):
+        super().__init__("The specified bucket does not exist")
+        self.response = {"ResponseMetadata": {"HTTPStatusCode": status}}
+
+
+@pytest.mark.parametrize(("status", "is_refused"), [(404, True), (403, True), (503, False)])
+def test_what_a_storage_refuses_is_told_at_once(
+    status: int, is_refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(remote.time, "sleep", waits.append)
+    error = FileNotFoundError("The specified bucket does not exist")
+    error.__cause__ = ClientError(status)
+    if is_refused:
+        with pytest.raises(OutOfReach, match=r"not for you .*Check data\.urls, and how you sign in"):
+            give_up_or_wait("s3://bucket/a.tar", error, failures=1)
+    else:
+        give_up_or_wait("s3://bucket/a.tar", error, failures=1)
+    assert waits == ([] if is_refused else [remote.WAIT_SECONDS])
 
 
 def test_a_server_that_is_not_reached_is_asked_several_times(

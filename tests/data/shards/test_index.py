@@ -11,8 +11,10 @@ from safetensors.numpy import load_file, save_file
 
 from miniclip.data.shards import index as module
 from miniclip.data.shards.captions import CaptionReading
-from miniclip.data.shards.index import Stamp, Unfit, index_tar, read_index, write_index
+from miniclip.data.shards.index import Stamp, Unfit, read_index, write_index
+from miniclip.data.shards.indexing import index_tar
 from miniclip.data.shards.opening import beside, open_local
+from miniclip.data.shards.tar import members
 from miniclip.errors import UserError
 from tests.data.shards.tars import samples, shards, write_shards, write_tar
 
@@ -149,7 +151,7 @@ def test_a_shard_that_changes_under_its_index_is_told_where_it_is_read(tmp_path:
 
 def test_a_shard_cut_behind_a_member_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     shard = write_tar(tmp_path / "a.tar", samples(range(5)))
-    last = list(module.members(shard))[-1]
+    last = list(members(shard))[-1]
     with open(shard, "rb+") as file:
         file.truncate(last.offset + 512)
     with caplog.at_level(logging.WARNING):
