@@ -90,12 +90,17 @@ def words_of_several(words: Sequence[str]) -> list[str]:
 
 
 def be_quiet() -> None:
-    """Leave the console to the main process, if this is a follower."""
+    """Leave the console and the run's log to the main process, if this is a follower."""
     own = place()
     if own is None or own.rank == 0:
         return
     os.environ["TQDM_DISABLE"] = "1"
-    logging.getLogger().setLevel(logging.ERROR)
+    root = logging.getLogger()
+    root.setLevel(logging.ERROR)
+    for handler in list(root.handlers):
+        if isinstance(handler, logging.FileHandler):
+            root.removeHandler(handler)
+            handler.close()
     sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - as long as the process
     stop_signals.says_stopped = False
 
@@ -222,7 +227,7 @@ def _ask_submitit() -> None:
     from submitit.helpers import TorchDistributedEnvironment
 
     if JobEnvironment().num_tasks > 1:
-        TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
+        TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
 
 
 def _is_of_submitit() -> bool:

@@ -53,6 +53,26 @@ def test_jobs_of_a_launcher_end_up_in_one_table(launcher: str, tmp_path: Path) -
 
 
 @pytest.mark.long
+def test_the_tasks_of_a_job_train_one_run(tmp_path: Path) -> None:
+    """What two tasks cannot share fails alone, and each job has one log, of its first task."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    tasks = ["hydra/launcher=submitit_local", "hydra.launcher.tasks_per_node=2"]
+    sweep = ["trainer.batch_size=8,9", f"hydra.sweep.dir={tmp_path}"]
+    done = run_miniclip("-m", *SMALL, *tasks, *sweep, OMP_NUM_THREADS="1")
+    assert done.returncode == 1, done.stderr
+    assert [row["status"] for row in table(tmp_path)] == ["completed", "failed"]
+    (refused,) = tmp_path.glob("1_*/status.json")
+    assert "trainer.batch_size=9: must be a multiple of 2" in json.loads(refused.read_text())["reason"]
+
+    (log,) = tmp_path.glob("0_*/train.log")
+    assert log.read_text().count("Everything is in") == 1
+    assert log.read_text().count("Job completed successfully") == 1  # of submitit, in each task
+    outputs = list(tmp_path.glob(".submitit/*/*_1_log.out"))
+    assert len(outputs) == 2
+    assert not any("epoch" in path.read_text() for path in outputs)
+
+
+@pytest.mark.long
 def test_joblib_runs_two_jobs_at_once(tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     launched(tmp_path, "seed=0,1", "hydra/launcher=joblib")
