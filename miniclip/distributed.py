@@ -193,6 +193,6 @@ def _others_may_be_lost() -> Iterator[None]:
         yield
     except RuntimeError as error:  # gloo has no class of its own
         raise LostProcess(
-            "Another of the processes that train together has ended, or cannot be reached; what ended it "
-            f"is told above. ({str(error).splitlines()[0]})"
+            "Another of the processes that train together has ended, or cannot be reached; its own output "
+            f"tells why. ({str(error).splitlines()[0]})"
         ) from error

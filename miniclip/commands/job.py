@@ -58,7 +58,7 @@ def run_job(cfg: DictConfig) -> float:
         followers.check_settings(OmegaConf.to_container(cfg, resolve=True))
         if followers.world.is_main:
             return _run_main(cfg, followers)
-        return _train_along(cfg, followers)
+        return _run_along(cfg, followers)
 
 
 def _run_main(cfg: DictConfig, followers: Followers) -> float:
@@ -114,7 +114,7 @@ def _job_of_sweep(
     try:
         with disk_errors_told():
             run = RunDirectory(place)
-        with disk_errors_told(), run.lock(), _own_device(cfg, sweep) as device:
+        with disk_errors_told(), run.lock(), _own_device(cfg, sweep, followers) as device:
             resume = None if before is None else before.checkpoint
             if before is None or resume is None or before.path.resolve() != run.path.resolve():
                 run.clear()  # what an earlier try left
@@ -131,9 +131,13 @@ def _job_of_sweep(
         release_memory()
 
 
-def _own_device(cfg: DictConfig, sweep: Sweep) -> AbstractContextManager[str]:
-    """The device of a job: with "auto" a GPU that no other job of the sweep has, if there is one."""
-    return sweep.own_device(torch.cuda.device_count()) if cfg.device == "auto" else nullcontext(cfg.device)
+def _own_device(cfg: DictConfig, sweep: Sweep, followers: Followers) -> AbstractContextManager[str]:
+    """The device of a job: with "auto" a GPU that no other job of the sweep has, if there is one.
+
+    Each of several processes takes the one of its place among those of its machine.
+    """
+    is_free_to_choose = cfg.device == "auto" and followers.world.is_alone
+    return sweep.own_device(torch.cuda.device_count()) if is_free_to_choose else nullcontext(cfg.device)
 
 
 def _train(cfg: DictConfig, run: RunDirectory, followers: Followers) -> float:
@@ -173,6 +177,18 @@ def _train(cfg: DictConfig, run: RunDirectory, followers: Followers) -> float:
     for task, result in measured.items():
         log.info("%s\n%s", task, "\n".join(f"  {line}" for line in result.lines))
     return summary["best_rsum"]
+
+
+def _run_along(cfg: DictConfig, followers: Followers) -> float:
+    """The job of a process beside the main one; of a sweep, what fails leaves the other jobs running."""
+    try:
+        return _train_along(cfg, followers)
+    except Exception as error:
+        if HydraConfig.get().mode is RunMode.RUN:
+            raise
+        show = log.error if isinstance(error, UserError) else log.exception
+        show("This job failed in process %d, counted from 0: %s", followers.world.rank, error)
+        return math.nan
 
 
 def _train_along(cfg: DictConfig, followers: Followers) -> float:

@@ -30,6 +30,10 @@ MAIN_FIRST_SECONDS = 5.0
 """How much later a follower tells an error than the main process, whose end is that of all."""
 
 
+RESTARTS = "TORCHELASTIC_RESTART_COUNT"
+"""Variable of the environment: how often torchrun has started the processes again."""
+
+
 class Place(NamedTuple):
     """One of several processes, as its launcher numbers them.
 
@@ -86,12 +90,17 @@ def words_of_several(words: Sequence[str]) -> list[str]:
 
 
 def be_quiet() -> None:
-    """Leave the console to the main process, if this is a follower."""
+    """Leave the console and the run's log to the main process, if this is a follower."""
     own = place()
     if own is None or own.rank == 0:
         return
     os.environ["TQDM_DISABLE"] = "1"
-    logging.getLogger().setLevel(logging.ERROR)
+    root = logging.getLogger()
+    root.setLevel(logging.ERROR)
+    for handler in list(root.handlers):
+        if isinstance(handler, logging.FileHandler):
+            root.removeHandler(handler)
+            handler.close()
     sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - as long as the process
     stop_signals.says_stopped = False
 
@@ -168,7 +177,7 @@ def joined() -> Iterator[Followers]:
     be_quiet()
     # numbers of the host go through gloo, for which no GPU is waited
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, rank=own.rank, world_size=own.size, timeout=PATIENCE)
+    _meet(own, backend)
     followers = Followers(World.current())
     try:
         yield followers
@@ -178,9 +187,31 @@ def joined() -> Iterator[Followers]:
         dist.destroy_process_group()
 
 
+def _meet(own: Place, backend: str) -> None:
+    """Begin torch's group of the processes.
+
+    Raises:
+        UserError: when they do not find each other.
+    """
+    import torch.distributed as dist
+
+    restarts = os.environ.get(RESTARTS, "0")
+    try:
+        store, *_ = next(dist.rendezvous("env://", own.rank, own.size, timeout=PATIENCE))
+        # torchrun keeps the store when it starts them again, and in it the addresses of those before
+        store = dist.PrefixStore(f"start_{restarts}", store)
+        dist.init_process_group(backend, store=store, rank=own.rank, world_size=own.size, timeout=PATIENCE)
+    except (RuntimeError, ValueError) as error:
+        address = f"{os.environ.get('MASTER_ADDR', '')}:{os.environ.get('MASTER_PORT', '')}"
+        raise UserError(
+            f"The {own.size} processes that are to train together have not met at {address} "
+            f"(MASTER_ADDR:MASTER_PORT): {str(error).splitlines()[0]}"
+        ) from error
+
+
 def _resumed_after_restart(own: Place, words: Sequence[str]) -> list[str]:
     """The setting by which processes go on that torchrun has started again."""
-    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    restarts = os.environ.get(RESTARTS, "0")
     if restarts == "0" or any(word.startswith("trainer.resume=") for word in words):
         return []
     if own.rank == 0:
@@ -196,7 +227,7 @@ def _ask_submitit() -> None:
     from submitit.helpers import TorchDistributedEnvironment
 
     if JobEnvironment().num_tasks > 1:
-        TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
+        TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
 
 
 def _is_of_submitit() -> bool:

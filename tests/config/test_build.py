@@ -86,18 +86,20 @@ def test_every_experiment_composes(path: Path) -> None:
     assert "python run.py" in path.read_text(encoding="utf-8")
 
 
-def readme_commands() -> list[str]:
-    """What follows `python run.py` wherever the README shows it."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
-    return [command.strip() for command in re.findall(r"python run\.py([^\n`]*)", text)]
+def documented_commands() -> list[str]:
+    """What follows `run.py` wherever the README, or a page of docs/, starts it."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    text = "".join(page.read_text(encoding="utf-8") for page in pages).replace("\\\n", " ")
+    return [command.strip() for command in re.findall(r"(?:python|torchrun[^\n`]*) run\.py([^\n`]*)", text)]
 
 
-@pytest.mark.parametrize("command", readme_commands())
-def test_every_command_of_the_readme_composes(command: str) -> None:
+@pytest.mark.parametrize("command", documented_commands())
+def test_every_documented_command_composes(command: str) -> None:
     words = [word for word in shlex.split(command, comments=True) if "=" in word]
+    of_launcher = [word for word in words if word.startswith(("hydra/launcher", "hydra.launcher"))]
     jobs = settings_to_check(OverridesParser.create().parse_overrides(words))
     for job in jobs:
-        assert OmegaConf.to_container(compose(*job), resolve=True)
+        assert OmegaConf.to_container(compose(*job, *of_launcher), resolve=True)
 
 
 def test_every_target_belongs_to_the_project_or_its_dependencies() -> None:

@@ -6,16 +6,18 @@ import json
 import os
 import shlex
 import shutil
+import socket
 import subprocess
-from collections.abc import Sequence
-from contextlib import ExitStack
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
 from miniclip.config.optuna_sweeper import result_line
 from miniclip.runs.sweep import Sweep
-from tests.conftest import TINY, kill_in_its_first_job, run_miniclip
+from tests.conftest import ROOT, TINY, kill_in_its_first_job, run_miniclip
 from tests.in_process import train_in_process
 
 SMALL = (*TINY[:-1], "trainer.budget.epochs=1", "optimizer=adamw")
@@ -52,15 +54,85 @@ def test_jobs_of_a_launcher_end_up_in_one_table(launcher: str, tmp_path: Path) -
     assert len(processes) == 2 and os.getpid() not in processes
 
 
+@pytest.fixture
+def ray_cluster() -> Iterator[str]:
+    """The address of a cluster of this machine with two CPUs, which is stopped in the end."""
+    pytest.importorskip("hydra_plugins.hydra_ray_launcher")
+    ray = str(Path(sys.executable).with_name("ray"))
+    port, port_of_clients = (_free_port() for _ in range(2))
+    address = f"127.0.0.1:{port}"
+    head = [ray, "start", "--head", "--block", "--num-cpus=2", f"--port={port}"]
+    head += [f"--ray-client-server-port={port_of_clients}", "--include-dashboard=false"]
+    head += ["--disable-usage-stats"]
+    # workers import what this process does
+    paths = {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    settings = {**os.environ, **paths, "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled"}
+    process = subprocess.Popen(head, env=settings, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert any("Ray runtime started" in line for line in process.stdout)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.partition(":")
+    with suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
+        return True
+    return False
+
+
+@pytest.mark.long
+def test_the_jobs_of_a_sweep_run_at_once_on_a_ray_cluster(ray_cluster: str, tmp_path: Path) -> None:
+    """The cluster stays when the sweep is over, as it is its user's."""
+    address = f"hydra.launcher.ray.init.address={ray_cluster}"
+    rows = launched(tmp_path, "seed=0,1", "hydra/launcher=ray", address, OMP_NUM_THREADS="1")
+    assert [(row["job"], row["status"]) for row in rows] == [("0", "completed"), ("1", "completed")]
+    assert "seed=0" in rows[0]["overrides"] and "seed=1" in rows[1]["overrides"]
+    assert ran_at_once(tmp_path) and _answers(ray_cluster)
+
+
+def ran_at_once(folder: Path) -> bool:
+    """Whether the two jobs of a sweep ran at the same time."""
+    times = []
+    for path in folder.glob("*/job.json"):
+        times.append((path.stat().st_mtime, (path.parent / "summary.json").stat().st_mtime))
+    (first_start, first_end), (second_start, second_end) = times
+    return max(first_start, second_start) < min(first_end, second_end)
+
+
+@pytest.mark.long
+def test_the_tasks_of_a_job_train_one_run(tmp_path: Path) -> None:
+    """What two tasks cannot share fails alone, and each job has one log, of its first task."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    tasks = ["hydra/launcher=submitit_local", "hydra.launcher.tasks_per_node=2"]
+    sweep = ["trainer.batch_size=8,9", f"hydra.sweep.dir={tmp_path}"]
+    done = run_miniclip("-m", *SMALL, *tasks, *sweep, OMP_NUM_THREADS="1")
+    assert done.returncode == 1, done.stderr
+    assert [row["status"] for row in table(tmp_path)] == ["completed", "failed"]
+    (refused,) = tmp_path.glob("1_*/status.json")
+    assert "trainer.batch_size=9: must be a multiple of 2" in json.loads(refused.read_text())["reason"]
+
+    (log,) = tmp_path.glob("0_*/train.log")
+    assert log.read_text().count("Everything is in") == 1
+    assert log.read_text().count("Job completed successfully") == 1  # of submitit, in each task
+    outputs = list(tmp_path.glob(".submitit/*/*_1_log.out"))
+    assert len(outputs) == 2
+    assert not any("epoch" in path.read_text() for path in outputs)
+
+
 @pytest.mark.long
 def test_joblib_runs_two_jobs_at_once(tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     launched(tmp_path, "seed=0,1", "hydra/launcher=joblib")
-    times = []
-    for path in tmp_path.glob("*/job.json"):
-        times.append((path.stat().st_mtime, (path.parent / "summary.json").stat().st_mtime))
-    (first_start, first_end), (second_start, second_end) = times
-    assert max(first_start, second_start) < min(first_end, second_end)
+    assert ran_at_once(tmp_path)
 
 
 @pytest.mark.long
