@@ -195,11 +195,12 @@ def _meet(own: Place, backend: str) -> None:
     """
     import torch.distributed as dist
 
-    restarts = os.environ.get(RESTARTS, "0")
+    from miniclip.commands.rendezvous import is_kept_by_torchrun, store_of_start
+
     try:
         store, *_ = next(dist.rendezvous("env://", own.rank, own.size, timeout=PATIENCE))
-        # torchrun keeps the store when it starts them again, and in it the addresses of those before
-        store = dist.PrefixStore(f"start_{restarts}", store)
+        if is_kept_by_torchrun():
+            store = store_of_start(store, rank=own.rank, size=own.size)
         dist.init_process_group(backend, store=store, rank=own.rank, world_size=own.size, timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
         address = f"{os.environ.get('MASTER_ADDR', '')}:{os.environ.get('MASTER_PORT', '')}"
