@@ -125,6 +125,15 @@ class World:
             dist.all_reduce(holds, op=dist.ReduceOp.MAX)
         return bool(holds)
 
+    def sums(self, numbers: Sequence[int]) -> list[int]:
+        """Sums over the processes of numbers of the host, in one transfer; no device is waited for."""
+        if self.is_alone:
+            return list(numbers)
+        totals = torch.tensor(numbers)
+        with _others_may_be_lost():
+            dist.all_reduce(totals)
+        return totals.tolist()
+
     def from_main(self, value: Value) -> Value:
         """What the main process has, plain data; what the others give is not looked at."""
         if self.is_alone:

@@ -10,6 +10,9 @@ from torch import Tensor
 
 ALL = slice(None)
 
+SPREAD = 0x9E3779B97F4A7C1
+"""An odd number, by which ids of images are taken far from each other."""
+
 
 class PositivePairs(NamedTuple):
     """Pairs of a batch that are right: an image and the captions of it, and such as say the same.
@@ -44,6 +47,19 @@ class PositivePairs(NamedTuple):
         image_ids, text_ids = self.image_ids.tolist(), self.text_ids.tolist()
         both = zip(image_ids, text_ids, strict=True)
         return _num_equal(image_ids) + _num_equal(text_ids) - _num_equal(both) - len(image_ids)
+
+    def count_off_diagonal(self) -> Tensor:
+        """The same number, () int64 on the ids' device, which is not waited for."""
+        # a pair of ids as one number: the ids of texts are digests, spread over all of int64
+        both = self.image_ids * SPREAD + self.text_ids
+        counts = _count_equal(self.image_ids) + _count_equal(self.text_ids) - _count_equal(both)
+        return counts - len(self.image_ids)
+
+
+def _count_equal(ids: Tensor) -> Tensor:
+    """How many ordered pairs of ids (B,) are equal, each with itself among them, ()."""
+    in_order = ids.sort().values
+    return (torch.searchsorted(in_order, ids, right=True) - torch.searchsorted(in_order, ids)).sum()
 
 
 def _num_equal(values: Iterable[Hashable]) -> int:

@@ -13,6 +13,7 @@ def test_one_process_passes_everything_through() -> None:
     assert world.gather(features) is features
     assert world.all(claim) is claim
     assert world.share(rows) is rows
+    assert world.sums([2, 3]) == [2, 3]
     assert [world.any(value) for value in (True, False)] == [True, False]
     assert (
         world.mean(features) is features and world.from_main(rows) is rows and world.of_all(rows) == [rows]

@@ -22,6 +22,7 @@ def test_the_number_is_that_of_the_table_also_where_image_and_caption_are_the_sa
         captions = [str(number) for number in torch.randint(0, 6, (12,)).tolist()]
         positives = PositivePairs.of(image_ids, captions)
         assert positives.num_off_diagonal() == positives.table().sum() - 12
+        assert positives.count_off_diagonal() == positives.num_off_diagonal()
 
 
 def test_processes_put_their_rows_together() -> None:

@@ -18,8 +18,17 @@ class Interruption:
     def __init__(self, world: World | None = None) -> None:
         self.world = world or World()
 
+    @property
+    def is_due(self) -> bool:
+        """Whether a signal has come to this process."""
+        return stop_signals.signum is not None
+
     def check(self) -> None:
         """Raise `Interrupted` if a signal has come, to this process or to another."""
-        if self.world.any(stop_signals.signum is not None):
+        self.heed(self.world.any(self.is_due))
+
+    def heed(self, is_due_somewhere: bool) -> None:
+        """The same where the processes have asked each other already."""
+        if is_due_somewhere:
             stop_signals.check()
             raise Interrupted(signal.SIGTERM)

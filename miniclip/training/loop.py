@@ -11,7 +11,7 @@ import torch
 from miniclip.data.loader import Loader
 from miniclip.disk_errors import DiskError
 from miniclip.distributed import World
-from miniclip.errors import as_override
+from miniclip.errors import BrokenImage, as_override
 from miniclip.metrics import Features
 from miniclip.models.synced_batch_norm import synced_batch_norms
 from miniclip.optim import set_learning_rate
@@ -27,6 +27,7 @@ from miniclip.training.profiler import StepProfiler
 from miniclip.training.progress import Stopwatch
 from miniclip.training.recorder import Recorder
 from miniclip.training.reproducibility import seed_step
+from miniclip.training.rows_of_all import rows_of_all
 from miniclip.training.setup import TrainingSetup
 from miniclip.training.step import TrainingStep
 from miniclip.training.summary import summary_of
@@ -237,8 +238,7 @@ class Loop:
         setup, progress = self.setup, self.progress
         with phase("data"):
             batches = list(islice(self.reading, self.trainer.accumulate_steps))
-        self.interruption.check()
-        self.broken_images.count(problem for batch in batches for problem in batch.problems)
+        self._hear_of_others([problem for batch in batches for problem in batch.problems])
 
         done, total = self.plan.done_of_total
         set_learning_rate(setup.optimizer, setup.schedule.factor(done, total))
@@ -254,12 +254,22 @@ class Loop:
         progress.images += self.batches.images_per_step
         progress.seconds = self._agreed_seconds(clock)
         self.batches.trained_on(len(batches))
+        compares_all = getattr(setup.loss, "gather", "global") == "global"
+        rows = rows_of_all(batches, self.world, compares_all=compares_all)
         self.recorder.add(
             result,
             lr=setup.optimizer.param_groups[0]["lr"],
-            image_ids=[batch.image_ids for batch in batches],
-            num_false_negatives=sum(batch.num_false_negatives for batch in batches),
+            image_ids=rows.image_ids,
+            num_false_negatives=rows.num_false_negatives,
         )
+
+    def _hear_of_others(self, problems: list[BrokenImage]) -> None:
+        """Stop where a signal has come to some process, or too many images of all are broken."""
+        num_signals, num_problems = self.world.sums([self.interruption.is_due, len(problems)])
+        self.interruption.heed(num_signals > 0)
+        if num_problems > 0:  # seldom, so that they are not sent with each step
+            problems = [problem for of_one in self.world.of_all(problems) for problem in of_one]
+        self.broken_images.count(problems)
 
     def _agreed_seconds(self, clock: Stopwatch) -> float:
         """The time of training; where it ends the run, that of the main process for all."""

@@ -33,7 +33,7 @@ class _Unread(NamedTuple):
     Attributes:
         record: what is known of it on the host.
         result: what is not.
-        image_ids: of each batch the places of its images in their split, (B,) int64 on the host.
+        image_ids: of each batch the places of its images in their split, (B,) int64.
     """
 
     record: dict[str, Any]
@@ -86,14 +86,15 @@ class Recorder:
         *,
         lr: float,
         image_ids: Sequence[Tensor],
-        num_false_negatives: int,
+        num_false_negatives: int | Tensor,
     ) -> None:
         """Take in the step that `progress` stands at.
 
         Args:
             lr: learning rate of the first parameter group.
-            image_ids: of each batch the places of its images in their split, (B,) int64 on the host.
-            num_false_negatives: right pairs that a loss of one positive took for wrong.
+            image_ids: of each batch the places of its images in their split, (B,) int64.
+            num_false_negatives: right pairs that a loss of one positive took for wrong; where it is on the
+                device, (), it is read with the others.
 
         Raises:
             TooManySkipped: see `read`.
@@ -122,6 +123,7 @@ class Recorder:
         too_many_skipped = False
         for step, values in zip(steps, _on_host([step.result for step in steps]), strict=True):
             record = step.record | values
+            record["train/false_negatives"] = int(record["train/false_negatives"])
             was_applied = math.isfinite(record["train/grad_norm"])
             if not was_applied:
                 self._keep_images_of_skipped(step)

@@ -1,5 +1,6 @@
 """Runs of two processes, as torchrun starts them: one run directory, an end for all, and going on."""
 
+import shutil
 import time
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from miniclip.runs import RunDirectory
+from miniclip.training.guards import Diverged
 from tests.conftest import TINY, fit
 from tests.distributed.children import Child, children, train_with
 
@@ -83,6 +85,28 @@ def test_when_one_is_killed_all_end_and_auto_goes_on(tmp_path: Path) -> None:
         printed = main.said()
         assert (main.end(), second.end()) == (0, 0), printed
     assert "Started again by torchrun (1): trainer.resume=auto" in printed and "Resumed from" in printed
+
+
+def test_what_is_wrong_with_rows_is_that_of_all_processes(tmp_path: Path, noise_folder: Path) -> None:
+    """Broken images, false negatives, and the images of skipped steps are those of one process alone."""
+    data = shutil.copytree(noise_folder, tmp_path / "data")
+    for place, text in enumerate(sorted(data.glob("*.txt"))):
+        text.write_text(f"a caption of {place % 4}")
+    for image in sorted(data.glob("*.png"))[1:4]:
+        image.write_bytes(image.read_bytes()[:200])
+    broken = ("data.on_broken_image=skip", "data.max_broken_fraction=0.2", "data.val_fraction=0.1")
+    settings = ("data=folder", f"data.root={data}", *broken, "optimizer=adamw", "optimizer.lr=1e30")
+    short = (*settings, "trainer.budget.steps=4")
+
+    with pytest.raises(Diverged):  # no weights but the first ones are of any use
+        fit(tmp_path / "alone", *SMALL, *short)
+    with two(tmp_path, *short) as (main, _):
+        printed = main.said()
+    assert "Other images stood in for 3 that cannot be read (3 broken)." in printed, printed
+    alone, run = RunDirectory(tmp_path / "alone"), RunDirectory(tmp_path / "run")
+    ours, theirs = ([each["train/false_negatives"] for each in records(of)] for of in (run, alone))
+    assert ours == theirs and min(ours) > 0
+    assert run.skipped_batches.read_text() == alone.skipped_batches.read_text() != ""
 
 
 @pytest.mark.parametrize(
