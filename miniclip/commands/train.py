@@ -83,8 +83,8 @@ def train() -> None:
     """
     let_waiting_threads_sleep()
     os.environ.pop(LAUNCHER, None)  # of a sweep whose job has started this process
+    be_quiet()  # before a signal can end it with a word
     with stop_signals.caught(), console():
-        be_quiet()
         sys.argv[1:] = map(_with_home, with_new_names(sys.argv[1:]))
         stop_signals.exit_status = partial(_exit_status, words=sys.argv[1:])
         _train()
