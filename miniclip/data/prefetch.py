@@ -12,7 +12,7 @@ Fetch = Callable[[int, Callable[[], bool]], None]
 
 
 class Prefetcher:
-    """A thread that fetches files which are soon to be read.
+    """Fetches files which are soon to be read, in a thread that lives as long as there are any.
 
     What goes wrong is told by whoever needs the file: that one tries again, and waits longer.
 
@@ -22,27 +22,26 @@ class Prefetcher:
 
     def __init__(self, fetch: Fetch):
         self.fetch = fetch
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
         self._wanted: deque[int] = deque()
         self._is_closed = False
         self._thread: threading.Thread | None = None
 
     def want(self, files: Iterable[int]) -> None:
         """Fetch these next, in place of others that were not begun yet."""
-        with self._changed:
+        with self._lock:
             self._wanted = deque(files)
-            self._changed.notify()
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="prefetch", daemon=True)
-            self._thread.start()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="prefetch", daemon=True)
+                self._thread.start()
 
     def close(self) -> None:
         """Stop at the next piece of a file, and wait until that is so."""
-        with self._changed:
+        with self._lock:
             self._is_closed = True
-            self._changed.notify()
-        if self._thread is not None:
-            self._thread.join()
+            thread = self._thread
+        if thread is not None:
+            thread.join()
 
     def _run(self) -> None:
         while (file := self._next()) is not None:
@@ -52,8 +51,9 @@ class Prefetcher:
                 log.debug("File %d is not fetched ahead: %s", file, error)
 
     def _next(self) -> int | None:
-        """The next file, waited for; None at the end."""
-        with self._changed:
-            while not self._wanted and not self._is_closed:
-                self._changed.wait()
-            return None if self._is_closed else self._wanted.popleft()
+        """The next file; None ends the thread."""
+        with self._lock:
+            if self._wanted and not self._is_closed:
+                return self._wanted.popleft()
+            self._thread = None
+            return None
