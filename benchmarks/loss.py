@@ -19,6 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from benchmarks.figures import tell
 from benchmarks.timing import alternate, conditions
 from miniclip.losses import ClipLoss
 
@@ -108,8 +109,8 @@ def main() -> None:
     returned = _of_features(size)
     for name in names:
         all_of_it, beyond = memory[name], memory[name] - returned
-        slower = times.ratio(name, over=RIVAL)
-        print(f"{name}: {times.median(name):.2f} s, {slower:.2f} times {RIVAL}'s", end="; ")
+        tell(times.figure(name, over=RIVAL, unit="times the seconds"))
+        print(f"{times.median(name):.2f} s", end="; ")
         print(f"{all_of_it:,.1f} MiB, 1/{memory[RIVAL] / all_of_it:.1f} of {RIVAL}'s", end="; ")
         smaller = (memory[RIVAL] - returned) / beyond
         print(f"beyond the gradients {beyond:,.1f} MiB, 1/{smaller:.0f} of {RIVAL}'s", end="; ")
