@@ -26,7 +26,7 @@ from miniclip.models import CLIP
 from miniclip.optim import foreach
 from miniclip.optim.statistics import BufferCopies
 from miniclip.training.forward_backward import Accumulation, BatchResult, FeatureGradient
-from miniclip.training.phases import phase
+from miniclip.training.phases import phase, phases_unseen
 from miniclip.training.precision import Precision
 
 Result = TypeVar("Result")
@@ -118,7 +118,7 @@ class _Graph(Generic[Result]):
         self.inputs = _each_tensor(inputs, torch.clone)
         self.buffers = BufferCopies(model)
         self.graph = torch.cuda.CUDAGraph()
-        with _without_gradients(model) as gradients, self.buffers.in_use():
+        with _without_gradients(model) as gradients, self.buffers.in_use(), phases_unseen():
             self.result = self._record(function, stream, pool)
         self.gradients = gradients
 

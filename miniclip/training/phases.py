@@ -80,6 +80,17 @@ def phase(name: str) -> AbstractContextManager[None]:
     return nullcontext() if _clock is None else _clock.phase(name)
 
 
+@contextmanager
+def phases_unseen() -> Iterator[None]:
+    """Context whose phases are not told apart: what a GPU records there, it does later."""
+    global _clock
+    before, _clock = _clock, None
+    try:
+        yield
+    finally:
+        _clock = before
+
+
 def synchronize(device: torch.device) -> None:
     """Wait until a GPU has done all it was told to."""
     if device.type == "cuda":

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from miniclip.runs import RunDirectory
-from miniclip.training.phases import PhaseClock, phase
+from miniclip.training.phases import PhaseClock, phase, phases_unseen
 from tests.conftest import TINY, fit, parts_of
 
 STEPS = (*TINY, "precision=fp32", "trainer.validate_every_epochs=100", "trainer.budget.steps=23")
@@ -69,6 +69,8 @@ def test_a_phase_counts_without_those_inside_it() -> None:
             time.sleep(0.03)
         with phase("inner"):
             time.sleep(0.06)
+        with phases_unseen(), phase("unseen"):
+            pass
     seconds = clock.seconds()
     assert list(seconds) == ["other", "outer", "inner"]
     assert seconds["outer"] == pytest.approx(0.06, abs=0.05)
