@@ -44,6 +44,7 @@ BENCHMARKS = (
     Benchmark("micro_batches"),
     Benchmark("step_cost"),
     Benchmark("throughput", (FLICKR8K,)),
+    Benchmark("straight_loop", (FLICKR8K,)),
     Benchmark("evaluation", (FASHION,)),
     Benchmark("loading", (PHOTOGRAPHS,)),
     Benchmark("shards", (PHOTOGRAPHS,)),
