@@ -144,7 +144,9 @@ def _holders(group: str, key: str) -> str:
     ]
     if not options:  # it stands in what several options share
         return "others have"
-    return f"{' and '.join(options)} {'have' if len(options) > 1 else 'has'} it"
+    if len(options) == 1:
+        return f"{options[0]} has it"
+    return f"{', '.join(options[:-1])} and {options[-1]} have it"
 
 
 def not_chosen(key: str) -> str:

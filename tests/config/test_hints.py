@@ -60,7 +60,7 @@ def test_the_setting_that_was_meant(word: str, meant: str) -> None:
 @pytest.mark.parametrize(
     ("key", "group", "who"),
     [
-        ("data.class_column", "data", "data=hub and data=parquet have it"),
+        ("data.class_column", "data", "data=hub, data=parquet and data=shards have it"),
         ("loss.initial_bias", "loss", "loss=siglip has it"),
         ("data.root", "data", "others have"),  # a part that several share
     ],
