@@ -19,13 +19,15 @@ from typing import NamedTuple
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.steps import noise, step
 from benchmarks.timing import conditions
 from miniclip.config import instantiate
 from miniclip.config.compose import compose
 from miniclip.data.batch import Batch
 from miniclip.data.loader import Loader
 from miniclip.data.sampler import EpochBatches
-from miniclip.training import Trainer, TrainingStep
+from miniclip.training import TrainingStep
+from miniclip.training.profiler import peak_flops
 
 OPTIMIZERS = ("adamw", "sam", "sam_norm_only", "muon")
 
@@ -62,49 +64,6 @@ class Figure(NamedTuple):
             f"{self.images_per_second:8,.0f} images/s {self.share_of_peak:6.1%} of peak "
             f"{self.peak_gb:6.2f} GB"
         )
-
-
-def peak_flops() -> float:
-    """Arithmetic per second of a large matrix product in bfloat16."""
-    a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    rates = []
-    for _ in range(5):
-        torch.cuda.synchronize()
-        started = time.perf_counter()
-        for _ in range(10):
-            a @ b
-        torch.cuda.synchronize()
-        rates.append(10 * 2 * 8192**3 / (time.perf_counter() - started))
-    return statistics.median(rates)
-
-
-def step(*overrides: str) -> TrainingStep:
-    """The step of `python run.py OVERRIDES`."""
-    cfg = compose(*overrides)
-    torch.manual_seed(0)
-    trainer: Trainer = instantiate.make(cfg, "trainer")
-    model = instantiate.make_model(cfg, vocab_size=4096).to(trainer.device).train()
-    model.to(memory_format=torch.channels_last)
-    return TrainingStep(
-        model,
-        instantiate.make(cfg, "loss"),
-        instantiate.make_optimizer(cfg, model),
-        instantiate.make_precision(cfg, trainer),
-        grad_clip_norm=trainer.grad_clip_norm,
-        compiles=trainer.compile,
-        cuda_graphs=trainer.cuda_graphs,
-    )
-
-
-def resident_batch(batch_size: int, image_size: int) -> Batch:
-    """A batch of noise that lies on the GPU."""
-    images = torch.randn(batch_size, 3, image_size, image_size, device="cuda")
-    token_ids = torch.randint(4096, (batch_size, 16), device="cuda")
-    return Batch(
-        images.contiguous(memory_format=torch.channels_last),
-        token_ids,
-        torch.ones_like(token_ids, dtype=torch.bool),
-    )
 
 
 def photographs(folder: Path, batch_size: int, image_size: int) -> Iterator[Batch]:
@@ -160,9 +119,9 @@ def main() -> None:
     args = parser.parse_args()
 
     print(conditions("torch", "torchvision"))
-    peak = peak_flops()
+    peak = peak_flops(torch.device("cuda"), torch.bfloat16)
     print(f"8,192 x 8,192 matrices in bfloat16: {peak / 1e12:.0f} TFLOP/s", flush=True)
-    noise = resident_batch(args.batch_size, args.size)
+    resident = noise(args.batch_size, args.size, num_tokens=16, device=torch.device("cuda"))
     figures: list[Figure] = []
     for precision, optimizer in itertools.product(args.precision, args.optimizer):
         shared = [
@@ -171,9 +130,9 @@ def main() -> None:
             "device=cuda",
             f"image_size={args.size}",
         ]
-        flops = flops_of_step(step(*shared), noise)
+        flops = flops_of_step(step(*shared), resident)
         for way in args.way:
-            sources: dict[str, Iterator[Batch]] = {"resident": itertools.repeat(noise)}
+            sources: dict[str, Iterator[Batch]] = {"resident": itertools.repeat(resident)}
             if args.data is not None:
                 sources["photos"] = photographs(args.data, args.batch_size, args.size)
             training_step = step(*shared, *WAYS[way])

@@ -16,17 +16,15 @@ from typing import NamedTuple
 import torch
 
 from benchmarks.figures import Figure, tell
+from benchmarks.steps import device_of, noise, step
 from benchmarks.timing import alternate, conditions
-from miniclip.config import instantiate
-from miniclip.config.compose import compose
 from miniclip.data.batch import Batch
-from miniclip.training import Trainer, TrainingStep
+from miniclip.training import TrainingStep
 
 BATCH_SIZE = 256
 MICRO_BATCH_SIZE = 16
 IMAGE_SIZE = 64
 NUM_TOKENS = 12
-VOCAB_SIZE = 4096
 
 MEMORY_STEPS = 2
 """Steps whose peak is measured: the second has the optimizer's state."""
@@ -37,6 +35,12 @@ class Rival(NamedTuple):
 
     batch_size: int
     settings: Sequence[str]
+
+    def prepared(self, shared: Sequence[str]) -> tuple[TrainingStep, list[Batch]]:
+        """Its step, under settings that all share, and what it is taken on."""
+        training_step = step(f"image_size={IMAGE_SIZE}", *shared, *self.settings)
+        device = device_of(training_step)
+        return training_step, [noise(self.batch_size, IMAGE_SIZE, num_tokens=NUM_TOKENS, device=device)]
 
 
 CHECKPOINTED = "encoder.image.checkpoint_activations=true"
@@ -51,40 +55,10 @@ RIVALS = {
 }
 
 
-def step(*overrides: str) -> TrainingStep:
-    """The step of `python run.py OVERRIDES`."""
-    cfg = compose(f"image_size={IMAGE_SIZE}", *overrides)
-    torch.manual_seed(0)
-    trainer: Trainer = instantiate.make(cfg, "trainer")
-    model = instantiate.make_model(cfg, vocab_size=VOCAB_SIZE).to(trainer.device)
-    model.to(memory_format=torch.channels_last)
-    return TrainingStep(
-        model.train(),
-        instantiate.make(cfg, "loss"),
-        instantiate.make_optimizer(cfg, model),
-        instantiate.make_precision(cfg, trainer),
-        grad_clip_norm=trainer.grad_clip_norm,
-        micro_batch_size=trainer.micro_batch_size,
-    )
-
-
-def batch(size: int, device: torch.device) -> Batch:
-    """Noise as images and captions, as a loader gives them."""
-    images = torch.randn(size, 3, IMAGE_SIZE, IMAGE_SIZE, device=device)
-    token_ids = torch.randint(VOCAB_SIZE, (size, NUM_TOKENS), device=device)
-    mask = torch.ones_like(token_ids, dtype=torch.bool)
-    return Batch(images.contiguous(memory_format=torch.channels_last), token_ids, mask)
-
-
-def device_of(training_step: TrainingStep) -> torch.device:
-    return next(training_step.model.parameters()).device
-
-
 def extra_peak(rival: Rival, shared: Sequence[str]) -> int:
     """What steps add to the peak of a process, bytes, over model and batch."""
-    training_step = step(*shared, *rival.settings)
+    training_step, batches = rival.prepared(shared)
     device = device_of(training_step)
-    batches = [batch(rival.batch_size, device)]
     before = _peak(device)
 
     for _ in range(MEMORY_STEPS):
@@ -121,9 +95,14 @@ def main() -> None:
     shared = sys.argv[2:] or ["optimizer=adamw", "encoder/image=resnet34"]
     memory = {name: in_a_process(name, shared) for name in RIVALS}
 
-    steps = {name: step(*shared, *rival.settings) for name, rival in RIVALS.items()}
+    steps = {
+        name: step(f"image_size={IMAGE_SIZE}", *shared, *rival.settings) for name, rival in RIVALS.items()
+    }
     device = device_of(steps["whole batch"])
-    batches = {name: [batch(rival.batch_size, device)] for name, rival in RIVALS.items()}
+    batches = {
+        name: [noise(rival.batch_size, IMAGE_SIZE, num_tokens=NUM_TOKENS, device=device)]
+        for name, rival in RIVALS.items()
+    }
     times = alternate(
         {name: partial(each, batches[name]) for name, each in steps.items()}, rounds=rounds, warmup=1
     )

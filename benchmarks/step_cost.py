@@ -6,14 +6,10 @@ python -m benchmarks.step_cost [ROUNDS] [SETTING=VALUE ...]
 import sys
 from functools import partial
 
-import torch
-
 from benchmarks.figures import tell
+from benchmarks.steps import device_of, noise, step
 from benchmarks.timing import alternate, conditions
-from miniclip.config import instantiate
-from miniclip.config.compose import compose
-from miniclip.data.batch import Batch
-from miniclip.training import Trainer, TrainingStep
+from miniclip.training import TrainingStep
 
 OPTIMIZERS = (
     "adamw",
@@ -42,30 +38,11 @@ CYCLE = 5
 """Steps timed together: those that perturb now and then do so once in five."""
 
 
-def step(*overrides: str) -> TrainingStep:
-    """The step of `python run.py OVERRIDES`."""
-    cfg = compose(*overrides)
-    torch.manual_seed(0)
-    trainer: Trainer = instantiate.make(cfg, "trainer")
-    model = instantiate.make_model(cfg, vocab_size=4096).to(trainer.device)
-    model.to(memory_format=torch.channels_last)
-    return TrainingStep(
-        model,
-        instantiate.make(cfg, "loss"),
-        instantiate.make_optimizer(cfg, model),
-        instantiate.make_precision(cfg, trainer),
-        grad_clip_norm=trainer.grad_clip_norm,
-    )
-
-
 def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 6
     shared = sys.argv[2:]
     steps = {name: step(f"optimizer={name}", *shared) for name in OPTIMIZERS}
-    device = next(steps["sam"].model.parameters()).device
-    images = torch.randn(64, 3, 48, 48, device=device).contiguous(memory_format=torch.channels_last)
-    token_ids = torch.randint(4096, (64, 12), device=device)
-    batch = Batch(images, token_ids, torch.ones_like(token_ids, dtype=torch.bool))
+    batch = noise(64, 48, num_tokens=12, device=device_of(steps["sam"]))
 
     def one_cycle(training_step: TrainingStep) -> None:
         for _ in range(CYCLE):

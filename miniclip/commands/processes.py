@@ -30,10 +30,6 @@ MAIN_FIRST_SECONDS = 5.0
 """How much later a follower tells an error than the main process, whose end is that of all."""
 
 
-RESTARTS = "TORCHELASTIC_RESTART_COUNT"
-"""Variable of the environment: how often torchrun has started the processes again."""
-
-
 class Place(NamedTuple):
     """One of several processes, as its launcher numbers them.
 
@@ -212,7 +208,7 @@ def _meet(own: Place, backend: str) -> None:
 
 def _resumed_after_restart(own: Place, words: Sequence[str]) -> list[str]:
     """The setting by which processes go on that torchrun has started again."""
-    restarts = os.environ.get(RESTARTS, "0")
+    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     if restarts == "0" or any(word.startswith("trainer.resume=") for word in words):
         return []
     if own.rank == 0:

@@ -34,6 +34,19 @@ Result = TypeVar("Result")
 WARM_UP = 3
 """Batches of each shape that are not recorded yet."""
 
+_are_replayed = True
+
+
+@contextmanager
+def without_graphs() -> Iterator[None]:
+    """Context in which all kernels are launched one by one: none in a graph can be counted."""
+    global _are_replayed
+    _are_replayed = False
+    try:
+        yield
+    finally:
+        _are_replayed = True
+
 
 class GraphedAccumulation(Accumulation):
     """Runs one batch after another as CUDA graphs, one for each shape of batch.
@@ -76,6 +89,9 @@ class GraphedAccumulation(Accumulation):
 
     def _replayed(self, function: Callable[..., Result], name: str, *inputs: Any) -> Result:
         """`function(*inputs)`, by its graph where there is one."""
+        if not _are_replayed:
+            with self._on_own_stream():
+                return function(*inputs)
         parameters = list(self.model.parameters())
         key = (name, _shapes(inputs), tuple((p.requires_grad, p.data_ptr()) for p in parameters))
         if key not in self._graphs:

@@ -13,6 +13,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
+from miniclip.training.cuda_graphs import without_graphs
 from miniclip.training.phases import PhaseClock, synchronize
 
 log = logging.getLogger(__name__)
@@ -68,8 +69,9 @@ class StepProfiler:
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
-        # kernels that are compiled, or recorded in a graph, are not seen by torch's counter
-        with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
+        # torch's counter sees no kernels that are compiled or recorded in a graph
+        eager = torch.compiler.set_stance("force_eager")
+        with eager, without_graphs(), FlopCounterMode(display=False) as counter:
             yield
         self.flops = counter.get_total_flops()
 
