@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from onnx import helper
+from onnx import helper, load
 from PIL import Image
 
 from miniclip import MiniCLIP
@@ -154,6 +154,13 @@ def test_smaller_graphs_are_near(model: MiniCLIP, exported: Path, tmp_path: Path
         done = export_onnx(model, folder, images=drawings(), texts=CAPTIONS, precision=precision)  # type: ignore[arg-type]
         assert 0 < max(done.image_difference, done.text_difference) < near
         assert sum((folder / name).stat().st_size for name in ("image.onnx", "text.onnx")) < 0.8 * whole
+
+    # what a convolution in int8 reads, nothing else does: the sums of blocks are in float32
+    nodes = load(str(tmp_path / "int8" / "image.onnx")).graph.node
+    rounded = {node.output[0] for node in nodes if node.op_type == "DequantizeLinear"}
+    of_convolutions = {node.input[0] for node in nodes if node.op_type == "Conv"} & rounded
+    of_others = {name for node in nodes if node.op_type != "Conv" for name in node.input}
+    assert of_convolutions and not of_convolutions & of_others
 
 
 def test_cheap_convolutions_whose_errors_all_others_have_stay_in_float32() -> None:

@@ -1,6 +1,6 @@
 """Processes that find each other in a store that still holds what earlier ones wrote."""
 
-from concurrent.futures import ThreadPoolExecutor
+from threading import Thread
 
 import pytest
 from torch.distributed import HashStore, Store
@@ -29,6 +29,15 @@ def test_one_that_has_ended_is_not_waited_for(order: tuple[int, ...]) -> None:
 
 def started(store: Store, *, order: tuple[int, ...]) -> list[Store]:
     """The part of each process, which begin one after the other."""
-    with ThreadPoolExecutor(SIZE) as pool:
-        parts = {rank: pool.submit(store_of_start, store, rank=rank, size=SIZE) for rank in order}
-        return [parts[rank].result(timeout=20) for rank in range(SIZE)]
+    parts: dict[int, Store] = {}
+
+    def begin(rank: int) -> None:
+        parts[rank] = store_of_start(store, rank=rank, size=SIZE)
+
+    # threads that end with the tests, should one wait for ever
+    threads = [Thread(target=begin, args=[rank], daemon=True) for rank in order]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    return [parts[rank] for rank in range(SIZE)]
