@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -47,7 +48,8 @@ def test_jobs_of_a_launcher_end_up_in_one_table(launcher: str, tmp_path: Path) -
             pytest.skip("no Slurm controller answers")
         asked = {"cpus_per_task": 1, "mem_gb": "null", "gpus_per_node": "null"}
         settings += [f"hydra.launcher.{key}={value}" for key, value in asked.items()]
-    rows = launched(tmp_path, *settings, OMP_NUM_THREADS="1")
+    gone = {"RAY_ADDRESS": "127.0.0.1:1"}  # a cluster that somebody forgot; Ray would wait for it
+    rows = launched(tmp_path, *settings, OMP_NUM_THREADS="1", **gone)
     assert [(row["job"], row["status"]) for row in rows] == [("0", "completed"), ("1", "completed")]
     assert "seed=0" in rows[0]["overrides"] and "seed=1" in rows[1]["overrides"]
     processes = {json.loads(path.read_text())["pid"] for path in tmp_path.glob("*/status.json")}
@@ -59,11 +61,12 @@ def ray_cluster() -> Iterator[str]:
     """The address of a cluster of this machine with two CPUs, which is stopped in the end."""
     pytest.importorskip("hydra_plugins.hydra_ray_launcher")
     ray = str(Path(sys.executable).with_name("ray"))
+    own_folder = tempfile.mkdtemp(prefix="ray-")  # short: paths of sockets are in it
     port, port_of_clients = (_free_port() for _ in range(2))
     address = f"127.0.0.1:{port}"
     head = [ray, "start", "--head", "--block", "--num-cpus=2", f"--port={port}"]
     head += [f"--ray-client-server-port={port_of_clients}", "--include-dashboard=false"]
-    head += ["--disable-usage-stats"]
+    head += ["--disable-usage-stats", f"--temp-dir={own_folder}"]
     # workers import what this process does
     paths = {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     settings = {**os.environ, **paths, "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled"}
@@ -75,6 +78,7 @@ def ray_cluster() -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(60)
+        shutil.rmtree(own_folder, ignore_errors=True)
 
 
 def _free_port() -> int:
