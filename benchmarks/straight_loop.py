@@ -4,8 +4,9 @@
 
 The rival is what one writes who knows torch: torchvision's ResNet-34, the package linformer on captions
 padded to 77 tokens, a shared MLP, a DataLoader with one worker, autocast to bfloat16, torch's AdamW or
-pytorch_optimizer's SAM on it. MiniCLIP trains the same sizes through `python run.py`. A round is one run of
-each, in a process of its own; the rate is that of the steps after the first five.
+pytorch_optimizer's SAM on it. MiniCLIP trains the same sizes through `python run.py` from images that it
+decoded once. A round is one run of each, in a process of its own; the rate is that of the steps after the
+first five.
 """
 
 import subprocess

@@ -36,7 +36,7 @@ class Features(NamedTuple):
         return self.texts[first]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def encode(
     model: CLIP,
     images: Iterable[Tensor],
@@ -48,6 +48,8 @@ def encode(
     batch_size: int,
 ) -> Features:
     """Encode images, and all their captions, in evaluation mode.
+
+    Not in torch's inference mode, where autocast casts each weight anew for every batch.
 
     Args:
         images: batches (B, 3, H, W) of the images in order, on `device`.
@@ -63,14 +65,14 @@ def encode(
     return Features(image_features, text_features, image_of_caption.to(device))
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def encode_images(model: CLIP, images: Iterable[Tensor]) -> Tensor:
     """Encode batches (B, 3, H, W) in evaluation mode: (N, D), float32, of length 1."""
     with _in_evaluation(model):
         return torch.cat([model.encode_image(batch) for batch in images])
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def encode_texts(
     model: CLIP, texts: Sequence[str], tokenizer: Tokenizer, *, device: torch.device, batch_size: int
 ) -> Tensor:

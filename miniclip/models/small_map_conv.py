@@ -31,16 +31,16 @@ class SmallMapConv2d(nn.Conv2d):
                 conv.__class__ = cls
 
     def forward(self, images: Tensor) -> Tensor:
-        weight = self.weight
         if torch.is_autocast_enabled("cpu"):
-            dtype = torch.get_autocast_dtype("cpu")
-            images, weight = images.to(dtype), weight.to(dtype)
+            images = images.to(torch.get_autocast_dtype("cpu"))
 
         stride = int(self.stride[0])
+        # without gradients autocast keeps the weights that it has cast for torch's own
+        largest = SMALL_MAP * stride if torch.is_grad_enabled() else DENSE_MAP
         # a batch norm that is folded into it leaves a bias
-        is_small = self.bias is None and max(images.shape[-2:]) <= SMALL_MAP * stride
+        is_small = self.bias is None and max(images.shape[-2:]) <= largest
         if images.device.type == "cpu" and images.dtype is torch.bfloat16 and is_small:
-            return _Conv3x3.apply(images, weight, stride)
+            return _Conv3x3.apply(images, self.weight.to(images.dtype), stride)
         return super().forward(images)
 
 

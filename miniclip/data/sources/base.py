@@ -33,6 +33,9 @@ from miniclip.files import typed_path
 
 log = logging.getLogger(__name__)
 
+MOST_HINTED = 10
+"""Gigabytes of decoded images up to which a run is told that it could keep them in memory."""
+
 
 class DataSource(ABC):
     """Where images and captions come from. A subclass only says how to read its splits.
@@ -186,6 +189,7 @@ class DataSource(ABC):
         # files that differ may be one image when they are decoded, as a cache has them
         as_read = [each.split.with_images(each.images) for each in sets if each is not None]
         check_leaks([train, *measured], as_read)
+        self._hint_at_cache(sets.train)
         return sets
 
     def datasets(self) -> tuple[ImageTextDataset, ImageTextDataset]:
@@ -243,6 +247,14 @@ class DataSource(ABC):
         if not self.skips_broken:
             return dataset
         return without_broken(dataset, max_broken_fraction=self.max_broken_fraction)
+
+    def _hint_at_cache(self, dataset: ImageTextDataset) -> None:
+        gigabytes = dataset.num_images * self.decode_size**2 * 4 / 1e9  # three channels, 4 wide to 3 high
+        if not self.keeps_features and not dataset.is_decoded and gigabytes < MOST_HINTED:
+            log.info(
+                "Every epoch decodes the images anew; data.cache=memory (some %.1f GB) decodes each once.",
+                max(gigabytes, 0.1),
+            )
 
     def _training_crop(self) -> Crop:
         if self.crop == "eval":

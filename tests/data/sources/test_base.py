@@ -1,5 +1,6 @@
 """What all sources do alike: seeded parts, caption choice, images that cannot be read."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -144,3 +145,15 @@ def test_where_everything_is_measured_no_caption_is_exchanged(captioned_root: Pa
     _, clean = Folder(root=str(captioned_root), **settings).datasets()
     nothing, measured = Folder(root=str(captioned_root), caption_noise=1, **settings).datasets()
     assert len(nothing) == 0 and measured.split.fingerprint() == clean.split.fingerprint()
+
+
+@pytest.mark.parametrize("cache", ["none", "memory"])
+def test_who_decodes_images_in_every_epoch_hears_of_the_cache(
+    captioned_root: Path, caplog: pytest.LogCaptureFixture, cache: Any
+) -> None:
+    source = Folder(root=str(captioned_root), **MEASURED, cache=cache)
+    with caplog.at_level(logging.INFO):
+        source.datasets()
+        assert "data.cache" not in caplog.text
+        source.training_sets()
+    assert ("data.cache=memory (some 0.1 GB)" in caplog.text) == (cache == "none")
