@@ -1,5 +1,8 @@
 """Text towers out of the package transformers."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -140,7 +143,8 @@ def _hugging_face_model(name: str, config: dict[str, Any] | None) -> Any:
         if torch.get_default_device().type == "meta":  # only whether it fits is asked
             made = AutoConfig.from_pretrained(place, trust_remote_code=False)
             return AutoModel.from_config(made, trust_remote_code=False)
-        return AutoModel.from_pretrained(place, dtype=torch.float32, trust_remote_code=False)
+        with _without_bar(place):
+            return AutoModel.from_pretrained(place, dtype=torch.float32, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
@@ -148,3 +152,18 @@ def _hugging_face_model(name: str, config: dict[str, Any] | None) -> Any:
             "files (config.json, model.safetensors, tokenizer.json, tokenizer_config.json) into a folder "
             "and give its path: encoder/text=hf encoder.text.name=FOLDER"
         ) from None
+
+
+@contextmanager
+def _without_bar(place: str) -> Iterator[None]:
+    """Leave out transformers' bar for a folder, which loads at once; downloads keep theirs."""
+    from transformers.utils import logging
+
+    if not Path(place).is_dir() or not logging.is_progress_bar_enabled():
+        yield
+        return
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()

@@ -127,6 +127,11 @@ def test_a_hugging_face_model_as_tower(bert: Path) -> None:
     torch.testing.assert_close(again(token_ids, mask), features)
 
 
+def test_a_folder_is_loaded_without_a_bar(bert: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    hf_model(bert)
+    assert capfd.readouterr().err == ""
+
+
 def test_a_frozen_model_does_not_learn_and_has_no_dropout(bert: Path) -> None:
     encoder = hf_model(bert, frozen=True).train()
     token_ids, mask = torch.ones(2, 4, dtype=torch.int64), torch.ones(2, 4, dtype=torch.bool)
