@@ -93,7 +93,7 @@ class ClipLoss(Loss):
         positives = positives if self.multi_positive else None
         # float32 also under autocast: a scale of 100 leaves bfloat16 too few digits
         with torch.autocast(image_features.device.type, enabled=False):
-            inputs = Inputs(image_features.float(), text_features.float(), logit_scale.float(), bias=None)
+            inputs = Inputs(image_features, text_features, logit_scale.float(), bias=None)
             plain = partial(self._at_once, positives=positives, rows=rows)
             if self.chunk_size is None or self.chunk_size >= len(image_features):
                 return plain(inputs)
@@ -103,7 +103,7 @@ class ClipLoss(Loss):
 
     def _at_once(self, inputs: Inputs, *, positives: PositivePairs | None, rows: slice | None) -> Tensor:
         """The loss with all similarities in memory."""
-        images, texts, scale, _ = inputs
+        images, texts, scale = inputs.images.float(), inputs.texts.float(), inputs.scale
         scaled = scale * images
         if rows is None:
             logits_per_image = scaled @ texts.T  # (B, D) @ (D, B) -> (B, B)
@@ -188,8 +188,7 @@ class SigLipLoss(Loss):
         positives = positives if self.multi_positive else None
         # float32 also under autocast: a scale of 100 leaves bfloat16 too few digits
         with torch.autocast(image_features.device.type, enabled=False):
-            images, texts, scale = image_features.float(), text_features.float(), logit_scale.float()
-            inputs = Inputs(images, texts, scale, self.logit_bias)
+            inputs = Inputs(image_features, text_features, logit_scale.float(), self.logit_bias)
             plain = partial(self._at_once, positives=positives, rows=ALL if rows is None else rows)
             if self.chunk_size is None or self.chunk_size >= len(image_features):
                 return plain(inputs)
@@ -199,7 +198,7 @@ class SigLipLoss(Loss):
 
     def _at_once(self, inputs: Inputs, *, positives: PositivePairs | None, rows: slice) -> Tensor:
         """The loss with all similarities in memory."""
-        images, texts, scale, _ = inputs
+        images, texts, scale = inputs.images.float(), inputs.texts.float(), inputs.scale
         similarity = images[rows] @ texts.T  # (rows, D) @ (D, B) -> (rows, B)
         logits = scale * similarity + self.logit_bias
 

@@ -23,10 +23,10 @@ class Inputs(NamedTuple):
     """What a loss is differentiated by: the logits are `scale * images @ texts.T + bias`.
 
     Attributes:
-        images: (B, D).
+        images: (B, D), also of less precision than float32, in which all is computed.
         texts: (B, D).
-        scale: ().
-        bias: (); None is 0.
+        scale: () float32.
+        bias: () float32; None is 0.
     """
 
     images: Tensor
@@ -57,12 +57,16 @@ class Tile(NamedTuple):
     Attributes:
         images: where its rows are.
         texts: where its columns are.
+        image_features: of its rows, (rows, D) float32.
+        text_features: of its columns, (columns, D) float32.
         logits: (rows, columns), which may be overwritten.
         spare: (rows, columns), to be written to.
     """
 
     images: slice
     texts: slice
+    image_features: Tensor
+    text_features: Tensor
     logits: Tensor
     spare: Tensor
 
@@ -115,53 +119,55 @@ class TiledLoss(abc.ABC):
         blocks = self._blocks(len(images))
         side = min(self.chunk_size, len(images))
         # taken once: what is freed between tiles stays with the process, and adds up
-        memory = images.new_empty(2, side * side)
-        of_scaled = images.new_empty(side, images.shape[1])
+        memory = scale.new_empty(2, side * side)
+        of_scaled, of_images, of_texts = scale.new_empty(3, side, images.shape[1])
 
         for image_block in blocks:
-            rows = images[image_block.at]
+            rows = _in_float32(images[image_block.at], of_images)
             scaled = torch.mul(rows, scale, out=of_scaled[: len(rows)])  # (rows, D)
             for text_block in blocks:
                 if not (image_block.is_own or (self.texts_have_a_loss and text_block.is_own)):
                     continue
 
-                columns = texts[text_block.at].T  # (D, columns)
-                shape = (len(scaled), columns.shape[1])
+                columns = _in_float32(texts[text_block.at], of_texts)  # (columns, D)
+                shape = (len(rows), len(columns))
                 logits, spare = (part[: math.prod(shape)].view(shape) for part in memory)
-                torch.mm(scaled, columns, out=logits)
+                torch.mm(scaled, columns.T, out=logits)
                 if bias is not None:
                     logits.add_(bias)
-                yield Tile(image_block.at, text_block.at, logits, spare)
+                yield Tile(image_block.at, text_block.at, rows, columns, logits, spare)
 
     def gradients(
-        self, inputs: Inputs, known: tuple[Tensor, ...], wanted: tuple[bool, ...]
+        self, inputs: Inputs, known: tuple[Tensor, ...], wanted: tuple[bool, ...], outer: Tensor
     ) -> tuple[Tensor | None, ...]:
-        """Derivatives of the loss by those of `Inputs` that are wanted."""
+        """Derivatives by those of `Inputs` that are wanted, of their types, times the loss's own, ()."""
         wants_images, wants_texts, wants_scale, wants_bias = wanted
         images, texts, scale, _ = inputs
         # the scale's follows from that of the images
-        of_images = torch.zeros_like(images) if wants_images or wants_scale else None
-        of_texts = torch.zeros_like(texts) if wants_texts else None
-        of_bias = torch.zeros_like(images[:, 0]) if wants_bias else None
+        of_images = scale.new_zeros(images.shape) if wants_images or wants_scale else None
+        of_texts = scale.new_zeros(texts.shape) if wants_texts else None
+        of_bias = scale.new_zeros(len(images)) if wants_bias else None
 
         for tile in self.tiles(inputs):
             self.differentiate(tile, known)
             if of_images is not None:
-                of_images[tile.images].addmm_(tile.logits, texts[tile.texts])  # (rows, D)
+                of_images[tile.images].addmm_(tile.logits, tile.text_features)  # (rows, D)
             if of_texts is not None:
-                of_texts[tile.texts].addmm_(tile.logits.T, images[tile.images])  # (columns, D)
+                of_texts[tile.texts].addmm_(tile.logits.T, tile.image_features)  # (columns, D)
             if of_bias is not None:
                 of_bias[tile.images] += tile.logits.sum(dim=1)
 
         # so far they are those by cosines, times the denominator
-        of_scale = None
+        by_cosine, of_scale = scale / self.denominator, None
         if wants_scale and of_images is not None:
-            of_scale = self._sum_of_products(images, of_images) / self.denominator
-        for of_features in (of_images, of_texts):
-            if of_features is not None:
-                of_features.mul_(scale / self.denominator)
+            of_scale = self._sum_of_products(images, of_images) / self.denominator * outer
+        # one after the other, so that one's memory is free for the other's lower precision
+        if of_images is not None:
+            of_images = of_images.mul_(by_cosine).mul_(outer).to(images.dtype)
+        if of_texts is not None:
+            of_texts = of_texts.mul_(by_cosine).mul_(outer).to(texts.dtype)
         if of_bias is not None:
-            of_bias = of_bias.sum() / self.denominator
+            of_bias = of_bias.sum() / self.denominator * outer
         return of_images if wants_images else None, of_texts, of_scale, of_bias
 
     def _blocks(self, num_rows: int) -> list[Block]:
@@ -178,6 +184,11 @@ class TiledLoss(abc.ABC):
         """Sum of left * right, `(B, D), (B, D) -> ()`, without a product of their size."""
         blocks = zip(left.split(ROWS_OF_PRODUCTS), right.split(ROWS_OF_PRODUCTS), strict=True)
         return torch.stack([(a * b).sum() for a, b in blocks]).sum()
+
+
+def _in_float32(features: Tensor, memory: Tensor) -> Tensor:
+    """Features of a block, (rows, D), as they are or copied into memory of as many rows or more."""
+    return features if features.dtype is torch.float32 else memory[: len(features)].copy_(features)
 
 
 class TiledCrossEntropy(TiledLoss):
@@ -205,15 +216,15 @@ class TiledCrossEntropy(TiledLoss):
 
     def value(self, inputs: Inputs) -> tuple[Tensor, tuple[Tensor, ...]]:
         images, texts, scale, _ = inputs
-        of_images, of_texts = _RowSums(images), _RowSums(texts)
+        of_images, of_texts = _RowSums(len(images), scale), _RowSums(len(texts), scale)
         for tile in self.tiles(inputs):
             of_images.add_exponentials(tile.images, tile.logits, tile.spare)
             of_texts.add_exponentials(tile.texts, tile.logits.T, tile.spare.T)
             self._add_positives(tile, of_images, of_texts)
 
         smoothing, own = self.label_smoothing, slice(self.own.start, self.own.stop)
-        image_losses = of_images.cross_entropy(own, smoothing, scale * (images[own] @ texts.mean(dim=0)))
-        text_losses = of_texts.cross_entropy(own, smoothing, scale * (texts[own] @ images.mean(dim=0)))
+        image_losses = of_images.cross_entropy(own, smoothing, self._mean_logits(scale, images[own], texts))
+        text_losses = of_texts.cross_entropy(own, smoothing, self._mean_logits(scale, texts[own], images))
         known = (*of_images.known(own, smoothing), *of_texts.known(own, smoothing))
         return (image_losses.mean() + text_losses.mean()) / 2, known
 
@@ -235,6 +246,13 @@ class TiledCrossEntropy(TiledLoss):
         if self.label_smoothing:
             num_own = image_target[tile.images, None].sign() + text_target[tile.texts].sign()
             gradient.sub_(num_own, alpha=self.label_smoothing / len(image_target))
+
+    def _mean_logits(self, scale: Tensor, rows: Tensor, others: Tensor) -> Tensor:
+        """Each row's mean of all its logits, `(own, D), (B, D) -> (own,)`; 0 where none is smoothed."""
+        if not self.label_smoothing:
+            return torch.zeros_like(scale)
+        mean = others.mean(dim=0, dtype=torch.float32)  # (D,)
+        return scale * torch.cat([part.float() @ mean for part in rows.split(self.chunk_size)])
 
     def _add_positives(self, tile: Tile, of_images: "_RowSums", of_texts: "_RowSums") -> None:
         """Add a tile's positives to both sides' sums."""
@@ -258,7 +276,7 @@ class TiledSigmoid(TiledLoss):
         return len(self.own)
 
     def value(self, inputs: Inputs) -> tuple[Tensor, tuple[Tensor, ...]]:
-        losses = torch.zeros_like(inputs.images[:, 0])  # (B,)
+        losses = inputs.scale.new_zeros(len(inputs.images))  # (B,)
         for tile in self.tiles(inputs):
             self._negate_positives(tile)
             losses[tile.images] += F.softplus(tile.logits).sum(dim=1)
@@ -280,6 +298,10 @@ class TiledSigmoid(TiledLoss):
 class _RowSums:
     """What is kept of each row of logits, of images or of captions, while its tiles come in.
 
+    Args:
+        num_rows: B.
+        like: a tensor of the sums' device and type.
+
     Attributes:
         largest: (B,), the largest logit so far.
         total: (B,), sum of exp(logit - largest).
@@ -287,10 +309,9 @@ class _RowSums:
         num_right: (B,), how many these are.
     """
 
-    def __init__(self, features: Tensor):
-        num_rows = len(features)
-        self.largest = features.new_full((num_rows,), -math.inf)
-        self.total, self.right, self.num_right = features.new_zeros(3, num_rows)
+    def __init__(self, num_rows: int, like: Tensor):
+        self.largest = like.new_full((num_rows,), -math.inf)
+        self.total, self.right, self.num_right = like.new_zeros(3, num_rows)
 
     def add_exponentials(self, rows: slice, logits: Tensor, spare: Tensor) -> None:
         """Add logits, (rows, columns), to the sums of some rows."""
@@ -339,8 +360,7 @@ class _InTiles(torch.autograd.Function):
         if torch.is_grad_enabled():  # create_graph: these gradients are to be differentiated
             return None, *_plain_gradients(ctx.loss, inputs, wanted, outer)
 
-        gradients = ctx.loss.gradients(inputs, known, wanted)
-        return None, *(None if gradient is None else gradient.mul_(outer) for gradient in gradients)
+        return None, *ctx.loss.gradients(inputs, known, wanted, outer)
 
 
 def _plain_gradients(

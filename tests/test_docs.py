@@ -29,7 +29,7 @@ def features(batch_size: float) -> float:
 def loss_memory(batch_size: float) -> list[float]:
     own = features(batch_size)
     at_once = [16 * batch_size**2 / num_processes + own for num_processes in (1, 8, 32)]
-    in_tiles = [8 * chunk_size**2 + 2 * own for chunk_size in (4096, 1024)]
+    in_tiles = [8 * chunk_size**2 + 1.25 * own for chunk_size in (4096, 1024)]
     return [value / GIB for value in (own, *at_once, *in_tiles)]
 
 

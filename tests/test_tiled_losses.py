@@ -200,11 +200,30 @@ def test_tiles_are_float32_under_autocast_and_without_a_graph_in_validation(
     assert not validated.requires_grad
 
 
-class LargestTensor(TorchDispatchMode):
-    """Elements of the largest tensor that any operation returns."""
+@every_loss
+@one_or_several
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_features_of_low_precision_are_computed_with_in_float32(
+    make: Make, multi_positive: bool, dtype: torch.dtype, batch: Features
+) -> None:
+    low = Features(batch.images.detach().to(dtype), batch.texts.detach().to(dtype), scale=14.0)
+    exact = Features(low.images.detach().float(), low.texts.detach().float(), scale=14.0)
+    value, *tiled = low.differentiate(make(multi_positive=multi_positive, chunk_size=4))
+    expected, *gradients = exact.differentiate(make(multi_positive=multi_positive))
+    torch.testing.assert_close(value, expected, atol=0, rtol=2e-6)
 
-    def __init__(self) -> None:
+    assert [gradient.dtype for gradient in tiled[:2]] == [dtype, dtype]
+    for gradient, of_float32 in zip(tiled, gradients, strict=True):
+        step = torch.finfo(gradient.dtype).eps  # rounded once, in the end
+        torch.testing.assert_close(gradient.float(), of_float32, atol=1e-7, rtol=max(step, 1e-5))
+
+
+class LargestTensor(TorchDispatchMode):
+    """Elements of the largest tensor of a type that any operation returns; None is every type."""
+
+    def __init__(self, dtype: torch.dtype | None = None) -> None:
         super().__init__()
+        self.dtype = dtype
         self.numel = 0
 
     def __torch_dispatch__(
@@ -212,6 +231,7 @@ class LargestTensor(TorchDispatchMode):
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        tensors = [tensor for tensor in tensors if self.dtype in (None, tensor.dtype)]
         self.numel = max([self.numel, *(tensor.numel() for tensor in tensors)])
         return result
 
@@ -235,6 +255,14 @@ def test_no_table_of_all_pairs_is_ever_in_memory(
     tiled = largest_tensor(make(multi_positive=multi_positive, chunk_size=12), rows)
     assert tiled <= max(features, two_tiles)
     assert largest_tensor(make(multi_positive=multi_positive), rows) >= 36 * 96
+
+
+@every_loss
+def test_features_of_low_precision_are_not_copied_whole(make: Make) -> None:
+    features = torch.nn.functional.normalize(torch.randn(96, 64), dim=1).bfloat16()
+    with LargestTensor(torch.float32) as largest:
+        make(chunk_size=12)(features, features.flip(0), torch.tensor(10.0))
+    assert largest.numel <= 3 * 12 * 64  # of a tile: rows, scaled rows and columns
 
 
 @every_loss
