@@ -107,6 +107,13 @@ class World:
             for tensor, mean in zip(bucket, flat.split([t.numel() for t in bucket]), strict=True):
                 tensor.copy_(mean.view_as(tensor))
 
+    def broadcast_(self, tensor: Tensor, *, source: int) -> None:
+        """Put what one process has in the place of each tensor, of one type and shape, without holes."""
+        if self.is_alone:
+            return
+        with _others_may_be_lost():
+            dist.broadcast(tensor, source)
+
     def all(self, claim: Tensor) -> Tensor:
         """Whether a claim, () bool on the device, holds in every process; the host does not wait."""
         if self.is_alone:

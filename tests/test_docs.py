@@ -6,7 +6,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-WIDTH, PARAMETERS = 512, 28.0e6
+WIDTH, PARAMETERS, OF_MUON = 512, 28.0e6, 26.9e6
 ACTIVATIONS_PER_IMAGE, PIXELS_PER_IMAGE = 27.3e6, 3 * 224**2
 MIB, GIB = 2**20, 2**30
 
@@ -43,7 +43,8 @@ def traffic(batch_size: float, num_processes: float) -> list[float]:
     others = (num_processes - 1) / num_processes
     parts = [others * features(batch_size), 2 * others * features(batch_size), 2 * others * 4 * PARAMETERS]
     rounded = [round(part / MIB) for part in parts]
-    return [num_processes, *rounded, sum(rounded), 2 * sum(rounded)]
+    steps_of_muon = others * 2 * OF_MUON / MIB
+    return [num_processes, *rounded, sum(rounded), 2 * sum(rounded), round(steps_of_muon)]
 
 
 @pytest.mark.parametrize(

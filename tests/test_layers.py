@@ -10,8 +10,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "miniclip"
 FLOORS = (
     {"allocator", "errors", "stop_signals"},
     {"disk_errors", "launched_jobs"},
-    {"files", "provenance", "signature", "renamed", "table_cells", "tokenizer_file"},
-    {"distributed", "embedding_model", "positives", "preprocessing", "tokenizers", "optim"},
+    {"distributed", "files", "provenance", "signature", "renamed", "table_cells", "tokenizer_file"},
+    {"embedding_model", "positives", "preprocessing", "tokenizers", "optim"},
     {"tiled_losses"},
     {"losses", "data", "models"},
     {"metrics"},

@@ -1,32 +1,27 @@
 """Muon for a whole model."""
 
 import logging
-import math
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from miniclip.distributed import World
 from miniclip.errors import SettingError, above_zero, at_least, counted, one_of
 from miniclip.optim.checks import check_group
-from miniclip.optim.newton_schulz import plain_iteration, polynomial_of_gram
+from miniclip.optim.matrix import Matrix
 from miniclip.optim.norms import is_on_host
+from miniclip.optim.orthogonal_step import NewtonSchulzPrecision, move_all
 from miniclip.optim.passes import Closure, run_pass
 from miniclip.optim.sam import copied_state
 
 log = logging.getLogger(__name__)
 
-NewtonSchulzPrecision = Literal["auto", "float32", "bfloat16"]
-
 FEWEST_CHANNELS = 4
 """Convolutions that read fewer are the first one, of pixels, and depthwise ones: hardly matrices."""
-
-RMS_OF_ADAMW = 0.2
-"""Root mean square of AdamW's steps over the learning rate (Liu et al. 2025, arXiv 2502.16982)."""
 
 
 class MuonAdamW(Optimizer):
@@ -65,6 +60,10 @@ class MuonAdamW(Optimizer):
         precision: of Newton-Schulz: "float32", "bfloat16" (the iteration as published, with more
             multiplications), or "auto", bfloat16 on CUDA devices that have it.
 
+    Attributes:
+        world: the processes that orthogonalize together, by default this one alone. Who averages the
+            gradients over several says so: all of them have to take each step, with equal gradients.
+
     Raises:
         SettingError: when a number is not finite or out of its range.
     """
@@ -91,6 +90,7 @@ class MuonAdamW(Optimizer):
         self.conv_lr_factor = conv_lr_factor
         self.muon_interval = muon_interval
         self.precision = precision
+        self.world = World()
         self._momentum = momentum
         self._eps = eps
         self._adamw: Optimizer | None = None
@@ -218,18 +218,10 @@ class MuonAdamW(Optimizer):
             self._adamw.state = self.state
 
     def _step_muon(self) -> None:
-        """One step of Muon, the matrices of one smaller side together."""
-        alike: dict[Any, list[_Matrix]] = defaultdict(list)
-        for group in self.param_groups:
-            if group["use_muon"]:
-                for matrix in self._matrices(group):
-                    alike[matrix.kind].append(matrix)
-
-        for matrices in alike.values():
-            device = matrices[0].weight.device
-            # an autocast around the step would round the products
-            with torch.autocast(device.type, enabled=False):
-                self._move(matrices, device)
+        """One step of Muon."""
+        groups = [group for group in self.param_groups if group["use_muon"]]
+        matrices = [matrix for group in groups for matrix in self._matrices(group)]
+        move_all(matrices, self.precision, self.world)
 
     def _step_muon_unless(self, found_inf: Tensor, grad_scale: Tensor | None) -> None:
         """The same with gradients over `grad_scale` (); changes nothing where `found_inf` () is not 0."""
@@ -251,7 +243,7 @@ class MuonAdamW(Optimizer):
             state["momentum_buffer"] = torch.zeros_like(p)
         return state["momentum_buffer"]
 
-    def _matrices(self, group: dict[str, Any]) -> Iterator["_Matrix"]:
+    def _matrices(self, group: dict[str, Any]) -> Iterator[Matrix]:
         """What of a group has a gradient and is due, with its momentum renewed."""
         for p in group["params"]:
             if p.grad is None:
@@ -264,7 +256,7 @@ class MuonAdamW(Optimizer):
 
             if self._is_due(self.state[p]):
                 factor = self.conv_lr_factor if p.ndim == 4 else 1.0
-                yield _Matrix(p, momentum, group, lr=float(group["lr"]) * self.muon_interval * factor)
+                yield Matrix(p, momentum, group, lr=float(group["lr"]) * self.muon_interval * factor)
 
     def _is_due(self, state: dict[str, Any]) -> bool:
         """Whether a parameter is stepped now; counted in its state, which a resumed run goes on with."""
@@ -272,27 +264,6 @@ class MuonAdamW(Optimizer):
             return True
         state["step"] = state.get("step", torch.zeros(())) + 1
         return int(state["step"]) % self.muon_interval == 0
-
-    def _move(self, matrices: list["_Matrix"], device: torch.device) -> None:
-        directions = [matrix.direction() for matrix in matrices]
-        if self._works_in_bfloat16(device):
-            for matrix, x in zip(matrices, directions, strict=True):
-                matrix.move(None, plain_iteration(x))
-            return
-
-        side = len(directions[0])
-        grams = directions[0].new_empty(len(matrices), side, side)  # (N, M, M)
-        for gram, x in zip(grams, directions, strict=True):
-            torch.mm(x, x.T, out=gram)
-
-        for matrix, polynomial, x in zip(matrices, polynomial_of_gram(grams), directions, strict=True):
-            matrix.move(polynomial, x)
-
-    def _works_in_bfloat16(self, device: torch.device) -> bool:
-        """Whether Newton-Schulz does; on processors without its arithmetic that is many times slower."""
-        if self.precision == "auto":
-            return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        return self.precision == "bfloat16"
 
     def _translated(self, state_dict: dict[str, Any]) -> dict[str, Any]:
         """A state of an older version in the order of this one, with the settings of this one.
@@ -316,77 +287,6 @@ class MuonAdamW(Optimizer):
                 counted(len(moved), "tensor"),
             )
         return {"param_groups": own["param_groups"], "state": {k: v for k, v in moments.items() if v}}
-
-
-class _Matrix:
-    """A parameter of Muon's seen as a matrix, the smaller side first, and its step.
-
-    Its columns are in the order of the memory, channels first or last: a change of their order changes
-    nothing else in NS(X), and so nothing has to be copied.
-
-    Attributes:
-        weight: (M, K) with M at most K; a view of the parameter unless its memory has holes.
-    """
-
-    def __init__(self, parameter: Tensor, momentum: Tensor, group: dict[str, Any], *, lr: float):
-        self.parameter = parameter
-        self.weight = self._oriented(parameter)
-        self.lr = lr
-        self.weight_decay: float = group["weight_decay"]
-        self._beta: float = group["betas"][0]
-        self._momentum = momentum
-
-    @property
-    def kind(self) -> tuple[Any, ...]:
-        """What matrices must share to be orthogonalized together."""
-        return len(self.weight), self.weight.device, self.weight.dtype
-
-    def direction(self) -> Tensor:
-        """Nesterov's mean of gradient and momentum, (M, K), of at least float32."""
-        assert self.parameter.grad is not None
-        mean = torch.lerp(self.parameter.grad, self._momentum, self._beta)
-        x = self._oriented(mean)
-        return x if x.dtype is torch.float64 else x.float()
-
-    def move(self, polynomial: Tensor | None, x: Tensor) -> None:
-        """Decay the weights, move them against `polynomial (M, M) @ x (M, K)`, or x without one."""
-        decay = 1 - self.lr * self.weight_decay
-        rate = -self.lr * RMS_OF_ADAMW * math.sqrt(x.shape[1])
-
-        is_view = self.weight.data_ptr() == self.parameter.data_ptr()
-        if polynomial is not None and is_view and self.weight.dtype == x.dtype:
-            self.weight.addmm_(polynomial, x, beta=decay, alpha=rate)
-            return
-
-        update = x if polynomial is None else polynomial @ x  # (M, K)
-        self.parameter.mul_(decay).add_(self._as_parameter(update), alpha=rate)
-
-    def _oriented(self, tensor: Tensor) -> Tensor:
-        """Of the parameter's shape to (M, K)."""
-        if self._is_channels_last:
-            tensor = tensor.permute(0, 2, 3, 1)  # (out, k, k, in)
-        matrix = tensor.flatten(1)  # (out, in * k * k)
-        return matrix.T if self._is_tall else matrix
-
-    def _as_parameter(self, matrix: Tensor) -> Tensor:
-        """Of (M, K) to the parameter's shape."""
-        if self._is_tall:
-            matrix = matrix.T  # (out, in * k * k)
-        shape = self.parameter.shape
-        if not self._is_channels_last:
-            return matrix.reshape(shape)
-        out, num_channels, height, width = shape
-        return matrix.reshape(out, height, width, num_channels).permute(0, 3, 1, 2)
-
-    @property
-    def _is_tall(self) -> bool:
-        return len(self.parameter) > self.parameter[0].numel()
-
-    @property
-    def _is_channels_last(self) -> bool:
-        parameter = self.parameter
-        is_last = parameter.ndim == 4 and parameter.is_contiguous(memory_format=torch.channels_last)
-        return is_last and not parameter.is_contiguous()
 
 
 def matches(pattern: str, name: str) -> bool:

@@ -44,6 +44,12 @@ def polynomial_of_gram(grams: Tensor) -> Tensor:
     return polynomial / lengths
 
 
+def num_multiplications(side: int, length: int) -> int:
+    """Multiplications for a matrix (M, K): those of its Gram matrix, of Q, and of both with each other."""
+    in_gram_matrix = 3 + 4 * (NUM_STEPS - 2) + 2
+    return side**2 * (2 * length + in_gram_matrix * side)
+
+
 def plain_iteration(matrix: Tensor) -> Tensor:
     """The same by the iteration as it is published, in bfloat16: `(M, K) -> (M, K)`, M at most K."""
     a, b, c = COEFFICIENTS

@@ -9,7 +9,7 @@ from miniclip.data.batch import Batch
 from miniclip.distributed import World
 from miniclip.errors import SettingError
 from miniclip.models import CLIP
-from miniclip.optim import PassOptimizer
+from miniclip.optim import MuonAdamW, PassOptimizer
 from miniclip.training.cuda_graphs import GraphedAccumulation
 from miniclip.training.forward_backward import ForwardBackward, PassResult
 from miniclip.training.gradient_cache import GradientCache
@@ -92,6 +92,8 @@ class TrainingStep:
                 compiles=compiles,
             )
         self.buffers = BufferGuard(model)
+        if isinstance(optimizer.base_optimizer, MuonAdamW):
+            optimizer.base_optimizer.world = self.world
         self._check_reuse()
 
     def __call__(self, batches: Sequence[Batch]) -> StepResult:

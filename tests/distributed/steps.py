@@ -21,6 +21,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "adamw": ("optimizer=adamw",),
     "sam": ("optimizer=sam",),
     "muon": ("optimizer=muon",),
+    "sam on muon": ("optimizer=sam_on_muon",),
     "functional sam": ("optimizer=functional_sam",),
     "several positives": (
         "optimizer=adamw",
