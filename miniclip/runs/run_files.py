@@ -31,6 +31,7 @@ SUMMARY = "summary.json"
 FILES = (
     CHECKPOINTS,
     "checkpoints/best.pt",
+    "checkpoints/best.safetensors",
     "checkpoints/last.pt",
     "config.yaml",
     "continued_in",
