@@ -17,7 +17,10 @@ TOKEN = re.compile(
 )
 
 NAME_OF_SECRET = re.compile(r"(?i)(^|_)(api_?key|access_key|token)$|secret|passw(or)?d$")
-"""Names of variables of the environment, and of settings, whose values are for nobody's eyes."""
+"""Names of settings, and of variables of the environment, whose values are for nobody's eyes."""
+
+KEY_OF_SERVICE = re.compile(r"(?i)_(key|pass|pat)$")
+"""The same of variables alone: KAGGLE_KEY, DB_PASS; a setting's key may be that of a table."""
 
 SHORTEST_SECRET = 12
 """Letters; a shorter value of the environment may be a word of any text."""
@@ -153,13 +156,18 @@ def holds_secret(text: str) -> bool:
 
 
 def is_name_of_secret(name: str) -> bool:
-    """Whether a variable of the environment or a setting is by its name a password or a key."""
+    """Whether a setting is by its name a password or a key."""
     return NAME_OF_SECRET.search(name) is not None
+
+
+def is_secret_variable(name: str) -> bool:
+    """Whether a variable of the environment is by its name a password or a key."""
+    return is_name_of_secret(name) or KEY_OF_SERVICE.search(name) is not None
 
 
 def _secrets_of_environment() -> list[str]:
     """Passwords and keys that the environment holds, the longest first."""
-    values = {value for name, value in os.environ.items() if is_name_of_secret(name)}
+    values = {value for name, value in os.environ.items() if is_secret_variable(name)}
     return sorted((value for value in values if len(value) >= SHORTEST_SECRET), key=len, reverse=True)
 
 

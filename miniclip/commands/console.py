@@ -71,7 +71,8 @@ def one_line_errors(words: Sequence[str]) -> Iterator[None]:
         words: all that was typed, by which a wrong one is explained.
     """
     try:
-        with disk_errors_told():
+        with disk_errors_told(unnamed="A file, or the standard output"):
+            os.getcwd()  # without a current folder torch ends the process in words of its own
             yield
     except (UserError, HydraException, OmegaConfBaseException) as error:
         sys.exit(f"Error: {what_is_wrong(error, words)}")

@@ -77,7 +77,8 @@ def _run_main(cfg: DictConfig, followers: Followers) -> float:
             if _is_completed(cfg, run):
                 log.info("Completed already, nothing is left to do: %s", run.path)
                 return run.read_summary()["best_rsum"]
-            return _train(cfg, run, followers)
+            with run.kept_until_it_goes_on():
+                return _train(cfg, run, followers)
 
 
 def _is_completed(cfg: DictConfig, run: RunDirectory) -> bool:

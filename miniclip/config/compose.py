@@ -54,8 +54,11 @@ def what_is_wrong(error: Exception, words: Sequence[str]) -> str:
     """An error of Hydra or ours as the user is told it."""
     if isinstance(error, UserError):
         return without_secrets(str(error))
-    wrong = f"{error.override}: " if isinstance(error, OverrideParseException) else ""
-    return without_secrets(wrong + explained(str(error), words))
+    told = " ".join(explained(str(error), words).split())  # in one line
+    if isinstance(error, OverrideParseException):
+        word = error.override
+        told = f"{word}: " + told.removeprefix(f"Error parsing override '{word}' ")
+    return without_secrets(told)
 
 
 def prepare_hydra() -> None:

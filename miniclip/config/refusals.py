@@ -12,6 +12,7 @@ from miniclip.errors import (
     UserError,
     holds_secret,
     is_name_of_secret,
+    is_secret_variable,
     without_secrets,
 )
 
@@ -133,7 +134,7 @@ def _refuse_secrets(key: str, value: str) -> None:
     if value not in ("", "null") and is_name_of_secret(name):
         raise SettingError(key, "***", KEPT)
     for variable in OF_ENVIRONMENT.findall(value):
-        if is_name_of_secret(variable):
+        if is_secret_variable(variable):
             raise SettingError(key, value, f"{variable} {KEPT}")
 
     shown = without_secrets(value)

@@ -20,6 +20,7 @@ from miniclip.deploy.export_folder import export_folder
 from miniclip.deploy.onnx_files import Precision
 from miniclip.deploy.onnx_model import GraphError, OnnxModel
 from miniclip.deploy.onnx_precision import convert
+from miniclip.disk_errors import naming
 from miniclip.errors import UserError
 from miniclip.files import replace, write_json, write_text
 from miniclip.models import CLIP
@@ -162,11 +163,11 @@ def _write_graph(
             )
 
     with tempfile.TemporaryDirectory(dir=path.parent) as work:
-        whole = Path(work) / "fp32.onnx"
-        program.save(str(whole))
-        converted = Path(work) / path.name
-        convert(whole, converted, precision, {name: value.numpy() for name, value in inputs.items()})
-        replace(converted, path)
+        whole, converted = Path(work) / "fp32.onnx", Path(work) / path.name
+        with naming(path, whole, converted):
+            program.save(str(whole))
+            convert(whole, converted, precision, {name: value.numpy() for name, value in inputs.items()})
+            replace(converted, path)
 
 
 def _config(model: MiniCLIP, folder: Path, precision: Precision) -> files.Config:

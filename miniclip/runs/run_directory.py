@@ -18,7 +18,7 @@ import torch
 from miniclip.errors import UserError, without_secrets
 from miniclip.files import append, as_json, locked, overwrite, replacing, write_json, write_text
 from miniclip.runs.environment import environment
-from miniclip.runs.run_files import RunFiles
+from miniclip.runs.run_files import IDENTITY, RunFiles
 from miniclip.runs.small_files import DamagedFile
 from miniclip.runs.state import read_state
 
@@ -46,6 +46,7 @@ class RunDirectory(RunFiles):
     def __init__(self, path: Path):
         super().__init__(path)
         self._others_see_lock = True
+        self._former: dict[Path, tuple[bytes, int]] = {}
         self.check_places()
         for folder in (self.checkpoints, self.figures):
             folder.mkdir(parents=True, exist_ok=True)
@@ -57,6 +58,7 @@ class RunDirectory(RunFiles):
 
     def clear(self) -> None:
         """Remove what an earlier try in the same directory left, but for its log."""
+        self.goes_on()
         for path in (
             self.metrics,
             self.skipped_batches,
@@ -71,6 +73,32 @@ class RunDirectory(RunFiles):
         for folder in (self.checkpoints, self.evaluation, self.tensorboard):
             shutil.rmtree(folder, ignore_errors=True)
         self.checkpoints.mkdir()
+
+    @contextmanager
+    def kept_until_it_goes_on(self) -> Iterator[None]:
+        """Leave the run that lies here as it is, where a command is refused inside the context.
+
+        Config and status are the command's from its start, long before it is known whether its settings and
+        data are those of the checkpoint; see `goes_on`.
+        """
+        if self.holds_a_run:
+            paths = [path for path in map(self._at, IDENTITY) if path.is_file()]
+            self._former = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in paths}
+        try:
+            yield
+        except UserError:
+            for path, (content, time_ns) in self._former.items():
+                with suppress(OSError):
+                    with replacing(path, "wb") as file:
+                        file.write(content)
+                    os.utime(path, ns=(time_ns, time_ns))  # of the status: when the run was last heard
+            raise
+        finally:
+            self.goes_on()
+
+    def goes_on(self) -> None:
+        """Be the run of this command from here on, however it ends; see `kept_until_it_goes_on`."""
+        self._former = {}
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -31,6 +31,7 @@ SUMMARY = "summary.json"
 FILES = (
     CHECKPOINTS,
     "checkpoints/best.pt",
+    "checkpoints/best.safetensors",
     "checkpoints/last.pt",
     "config.yaml",
     "continued_in",
@@ -56,6 +57,15 @@ FILES = (
     "wandb_id",
 )
 """All that is written into a run directory, but for its log and Hydra's own files."""
+
+IDENTITY = (
+    "config.yaml",
+    "environment.json",
+    STATUS,
+    "tokenizer/settings.json",
+    "tokenizer/tokenizer.json",
+)
+"""Those of them that are written before a run is known to go on from its checkpoint."""
 
 FOLDERS = (CHECKPOINTS, "evaluation", "figures", "tensorboard", "tokenizer", "wandb")
 """Those of them that are folders."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from miniclip.disk_errors import disk_errors_told
 from miniclip.errors import UserError, counted
 from miniclip.files import locked, write_json, write_text
 from miniclip.metrics import DIRECTIONS, RECALL_AT
@@ -26,7 +27,6 @@ from miniclip.runs.run_files import LOG, find_jobs, is_job
 from miniclip.runs.shapes import COUNT, TEXT, Shape
 from miniclip.runs.small_files import (
     DamagedFile,
-    damaged,
     read_object,
 )
 from miniclip.runs.state import UNREADABLE
@@ -35,6 +35,9 @@ from miniclip.table_cells import markdown_cell, spreadsheet_cell
 log = logging.getLogger(__name__)
 
 PLAN_SHAPE: Shape = {"format?": COUNT, "keys": [TEXT]}
+
+ELSEWHERE = "Where a sweep is written: hydra.sweep.dir=FOLDER"
+"""Advice where its folder cannot be written."""
 
 RECALLS = tuple(f"{direction}_r{k}" for direction in DIRECTIONS for k in (min(RECALL_AT), max(RECALL_AT)))
 """Of the six, those that a sweep's table has room for: i2t_r1, i2t_r10, t2i_r1, t2i_r10."""
@@ -154,7 +157,7 @@ class Sweep:
         """Begin, or go on with, a sweep of these jobs in this folder.
 
         Raises:
-            UserError: when the folder holds a sweep without any of them.
+            UserError: when the folder holds a sweep without any of them, or cannot be written.
         """
         plan = self._read_plan()
         known = plan["keys"]
@@ -168,12 +171,10 @@ class Sweep:
                 "Give this one a folder of its own: hydra.sweep.dir=..."
             )
 
-        self.path.mkdir(parents=True, exist_ok=True)
         all_keys = list(dict.fromkeys([*known, *keys]))
-        try:
+        with disk_errors_told(ELSEWHERE):
+            self.path.mkdir(parents=True, exist_ok=True)
             write_json(self._plan_file, {"format": JOB_FORMAT, "keys": all_keys})
-        except OSError as error:
-            raise damaged(self._plan_file, f"it cannot be written: {error.strerror}") from None
 
     @property
     def _plan_file(self) -> Path:

@@ -54,7 +54,6 @@ FREE = (
     "trainer.images_on_gpu",
     "trainer.profile",
     "trainer.resume",
-    "data.cache",
     "data.cache_dir",
     "data.max_cache_gb",
     "encoder.image.checkpoint_activations",
@@ -70,6 +69,7 @@ APPLIED = (
     "trainer.accumulate_steps",
     "trainer.micro_batch_size",
     "trainer.grad_clip_norm",
+    "data.cache",
     "data.crop",
     "data.crop_scale",
     "data.flip",
@@ -77,6 +77,9 @@ APPLIED = (
     "data.max_broken_fraction",
 )
 """Settings that a resumed run trains with from then on, each told in a line."""
+
+KEEP_PIXELS = ("memory", "disk")
+"""Caches that hold the same pixels; without one they differ, for a cache shrinks images before the crop."""
 
 NEED_STATE = ("amsgrad", "centered")
 """Settings of base optimizers that need a state the checkpoint does not hold."""
@@ -135,8 +138,7 @@ def changed_settings(
     changes = []
     for setting in sorted(before.keys() | now.keys()):
         change = Change(setting, before.get(setting, NOT_SET), now.get(setting, NOT_SET))
-        # null is as good as not set
-        if before.get(setting) == now.get(setting) or _is_below(setting, FREE):
+        if _does_the_same(setting, before.get(setting), now.get(setting)) or _is_below(setting, FREE):
             continue
 
         # the data's fingerprint has answered for the settings that lead to it
@@ -182,6 +184,14 @@ def check_same_settings(run: RunDirectory, changes: list[Change]) -> None:
             f"{_listed(changes)}. Give this run a directory of its own, or mean it: "
             f"{as_override('trainer.resume', run.path)}"
         )
+
+
+def _does_the_same(setting: str, theirs: Any, ours: Any) -> bool:
+    """Whether two values of a setting train the same; null is as good as not set."""
+    if setting == "data.cache":
+        both_keep = theirs in KEEP_PIXELS and ours in KEEP_PIXELS
+        return both_keep or (theirs or "none") == (ours or "none")
+    return theirs == ours
 
 
 def _compared(config: dict[str, Any]) -> dict[str, Any]:

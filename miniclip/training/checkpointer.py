@@ -163,6 +163,7 @@ class Checkpointer:
             check_architecture(self.setup.model, checkpoint, self.setup.config)
             self._compare(checkpoint, path, must_be_same=must_be_same)
             self._load(checkpoint, path)
+            self.run.goes_on()
             log.info("Resumed from %s at step %d.", path, self.progress.step)
             self._find_best(path)
             if path.resolve() == self.run.last_checkpoint.resolve():

@@ -73,9 +73,18 @@ def find_checkpoint(resume: str | None, run: RunDirectory, config: dict[str, Any
 
 
 def _interrupted_run(run: RunDirectory, config: dict[str, Any]) -> Path | None:
-    """The last checkpoint of this run directory, else of the newest fitting one beside it."""
+    """The last checkpoint of this run directory, else of the newest fitting one beside it.
+
+    Raises:
+        UserError: when a finished run lies here that a fresh start would remove.
+    """
     if checkpoints_in(run.checkpoints):  # the last may be missing: see `load_sound`
         return run.last_checkpoint
+    if run.summary.exists():
+        raise UserError(
+            f"trainer.resume=auto: {run.path} holds a finished run without its checkpoints. Give this run "
+            "another directory: hydra.run.dir=..."
+        )
 
     num_others = 0
     for sibling in sorted(run.path.parent.iterdir(), reverse=True):

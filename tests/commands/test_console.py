@@ -1,8 +1,10 @@
 """Consoles of all kinds: what they show and what they end."""
 
+import errno
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -55,3 +57,20 @@ def test_an_interrupt_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended, one_line_errors([]):
         raise KeyboardInterrupt
     assert ended.value.code == INTERRUPTED and capsys.readouterr().err == "Stopped.\n"
+
+
+def test_a_current_folder_that_is_gone_is_told_before_anything_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    with pytest.raises(SystemExit, match=r"^Error: The current folder is gone"), one_line_errors([]):
+        pytest.fail("the command was begun")
+
+
+def test_a_standard_output_without_room_is_named() -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(SystemExit, match=r"^Error: A file, or the standard output"), one_line_errors([]):
+        raise full

@@ -93,3 +93,20 @@ def test_records_that_are_damaged_meanwhile_cost_only_their_figure(
     assert "metrics.jsonl is damaged" in done.stdout and "no figure of its curves" in done.stdout
     assert read_state(tmp_path).status == "completed"
     assert RunDirectory(tmp_path).retrieval_figure.is_file()
+
+
+def test_a_refused_command_leaves_the_run_in_its_directory_as_it_was(tmp_path: Path) -> None:
+    words = [*TINY, "trainer.budget.epochs=1", "data.limit=16", f"hydra.run.dir={tmp_path}", "device=cpu"]
+    assert train_in_process(*words).returncode == 0
+    run = RunDirectory(tmp_path)
+    paths = [run.status, run.config, run.environment, run.tokenizer / "tokenizer.json"]
+    before = [path.read_bytes() for path in paths]
+
+    refused = train_in_process(*words, "trainer.resume=auto", "data.limit=24")
+    assert refused.returncode == 1 and refused.stderr.count("Error: ") == 1
+    assert [path.read_bytes() for path in paths] == before
+
+    # what goes on is the command's, however it ends
+    longer = ["trainer.budget.epochs=3", "optimizer.base.lr=1e30", "trainer.max_skipped_steps=0"]
+    assert train_in_process(*words, f"trainer.resume={tmp_path}", *longer).returncode == 1
+    assert read_state(tmp_path).status == "diverged"

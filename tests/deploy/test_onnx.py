@@ -19,13 +19,14 @@ from PIL import Image
 from miniclip import MiniCLIP
 from miniclip.data.eval_preprocessing import EvalPreprocessing
 from miniclip.deploy import OnnxModel
-from miniclip.deploy.onnx_export import _check_difference, export_onnx
+from miniclip.deploy.onnx_export import _check_difference, _write_graph, export_onnx
 from miniclip.deploy.onnx_files import Precision
 from miniclip.deploy.onnx_precision import _in_int8, give_own_inputs
 from miniclip.errors import UserError
 from miniclip.runs import RunDirectory
 from tests.bundles import CAPTIONS, bundle_of
 from tests.in_process import Answer
+from tests.reliability.limits import largest_file
 
 KINDS = (
     ["temperature=learned", "tokenizer=wordpiece", "data.eval_crop=center"],
@@ -285,3 +286,10 @@ def test_a_run_is_saved(class_run: RunDirectory, miniclip: Callable[..., Answer]
         MiniCLIP.from_pretrained(tmp_path / "saved").fingerprint
         == MiniCLIP.from_pretrained(class_run.path).fingerprint
     )
+
+
+def test_a_graph_that_does_not_fit_on_the_disk_is_named(tmp_path: Path) -> None:
+    tower, path = torch.nn.Linear(64, 64), tmp_path / "image.onnx"
+    with pytest.raises(OSError, match=f"too large: '{path}'"), largest_file(1000):
+        _write_graph(tower, {"input": torch.ones(2, 64)}, 1, path, "fp32")
+    assert not list(tmp_path.iterdir())

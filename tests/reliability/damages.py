@@ -36,6 +36,7 @@ RUN_FILES = (
     ".lock",
     "checkpoints",
     "checkpoints/best.pt",
+    "checkpoints/best.safetensors",
     "checkpoints/last.pt",
 )
 

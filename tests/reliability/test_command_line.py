@@ -22,6 +22,7 @@ NO_HOME = {"HOME": "/nonexistent", "XDG_CACHE_HOME": ""}
     [
         ("trainer.num_workers=100000", "trainer.num_workers=100000: must be at most "),
         ("=1", '"=1" names no setting; type SETTING=VALUE'),
+        ("name==b", "name==b: extraneous input '=' expecting"),
         ("seed=99999999999999999999", "seed=99999999999999999999: must lie between 0 and 4294967295"),
         ("seed=-1", "seed=-1: must lie between 0 and 4294967295"),
         ("optimizer.base.lr=.inf", "optimizer.base.lr='.inf': must be a number"),

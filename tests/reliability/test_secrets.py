@@ -31,6 +31,7 @@ ENVIRONMENT = {
     "HF_TOKEN": TOKEN,
     "AWS_SECRET_ACCESS_KEY": f"{CANARY}/of/aws",
     "SERVICE_PASSWORD": f"{CANARY}-service",
+    "SERVICE_KEY": f"{CANARY}-key-of-service",
     "HTTP_PROXY": SERVER,
     "HTTPS_PROXY": SERVER,
 }
@@ -122,11 +123,13 @@ TYPED = [
     f"trainer.resume=s3://me:{CANARY}@host/x",
     f"logger.wandb.entity={TOKEN}",
     f"name={CANARY}-service",
+    f"name={CANARY}-key-of-service",
     f"+logger.wandb.api_key={CANARY}",
     f"+hydra.job.env_set.WANDB_API_KEY={CANARY}",
     f"data.root=[a,https://me:{CANARY}@host/x]",
     "logger.wandb.entity=${oc.env:WANDB_API_KEY}",
     "name=a${oc.env:SERVICE_PASSWORD,none}",
+    "name=${oc.env:SERVICE_KEY}",
 ]
 
 

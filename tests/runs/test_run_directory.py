@@ -88,3 +88,18 @@ def test_a_heart_beats_inside_the_context_only(tmp_path: Path, monkeypatch: pyte
     while any(thread.name == "heartbeat" for thread in threading.enumerate()):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_an_error_is_of_the_run_that_lies_there_once_it_goes_on(goes_on: bool, tmp_path: Path) -> None:
+    run = running(tmp_path)
+    run.last_checkpoint.touch()
+    be_silent(run, 3600)
+    heard = run.status.stat().st_mtime_ns
+    with pytest.raises(UserError), run.kept_until_it_goes_on():
+        if goes_on:
+            run.goes_on()
+        run.write_status("failed", reason="other settings")
+        raise UserError("other settings")
+    assert read_state(tmp_path).status == ("failed" if goes_on else "killed")
+    assert goes_on or run.status.stat().st_mtime_ns == heard

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from miniclip.disk_errors import DiskError
 from miniclip.errors import UserError
 from miniclip.runs import RunDirectory
 from miniclip.runs.sweep import Sweep
@@ -248,3 +249,9 @@ def test_a_folder_of_another_sweep_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds another sweep, of 3 jobs and none of these 1"):
         sweep.claim(["d"])
     assert json.loads((tmp_path / "sweep.json").read_text())["keys"] == ["a", "b", "c"]
+
+
+def test_a_sweep_whose_folder_cannot_be_written_says_where_one_can(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DiskError, match=rf"^{tmp_path}/file/sweep: not a directory\..*hydra\.sweep\.dir="):
+        Sweep(tmp_path / "file" / "sweep").claim(["a"])

@@ -39,3 +39,13 @@ def test_a_setting_of_a_later_version_counts_when_it_is_set() -> None:
     (change,) = changed_settings(theirs, ours)
     assert change.is_applied
     assert str(change) == "trainer.micro_batch_size=4 (the checkpoint has not set)"
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "is_told"),
+    [("none", "disk", True), ("disk", "memory", False), ("features", "disk", True), (None, "none", False)],
+)
+def test_a_cache_that_shrinks_images_is_a_change(theirs: str | None, ours: str, is_told: bool) -> None:
+    configs = [{"data": {"cache": cache}} for cache in (theirs, ours)]
+    changes = changed_settings(*configs, is_same_data=True)
+    assert [change.setting for change in changes if change.is_applied] == ["data.cache"] * is_told

@@ -492,6 +492,16 @@ def test_a_second_run_is_not_written_over_a_first(whole: RunDirectory, tmp_path:
     check_directory(None, RunDirectory(tmp_path / "new"))
 
 
+def test_auto_removes_no_finished_run_that_has_lost_its_checkpoints(
+    whole: RunDirectory, small: DictConfig, tmp_path: Path
+) -> None:
+    run = RunDirectory(tmp_path / "run")
+    shutil.copy(whole.summary, run.summary)
+    with pytest.raises(UserError, match="holds a finished run without its checkpoints"):
+        fit_config(run.path, changed(small, trainer__resume="auto"))
+    assert run.summary.read_bytes() == whole.summary.read_bytes()
+
+
 def test_an_empty_resume_is_no_path(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"trainer\.resume=''.*null, auto, or a path"):
         find_checkpoint("", RunDirectory(tmp_path), {})

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from miniclip.data.sources.parquet_pages import DICTIONARY, pages_of
 from miniclip.errors import UserError
 
 MOST_BYTES = 2**30
@@ -18,7 +19,7 @@ ROWS_AT_A_TIME = 1024
 def check_size(paths: Sequence[Path], columns: Sequence[str], *, held_once: Sequence[str] = ()) -> None:
     """Refuse a decompression bomb.
 
-    What the files say of their sizes is believed. pyarrow is needed.
+    The sizes are those of the pages, which hold; the footer's need not. pyarrow is needed.
 
     Args:
         paths: of files that are read together.
@@ -33,8 +34,14 @@ def check_size(paths: Sequence[Path], columns: Sequence[str], *, held_once: Sequ
     num_bytes = 0
     for path in paths:
         for group, chunk in _chunks(path, columns):
-            num_bytes += chunk.total_uncompressed_size
-            is_repeated = chunk.has_dictionary_page and chunk.path_in_schema not in held_once
+            has_dictionary = False
+            for page in pages_of(path, chunk):
+                num_bytes += page.num_bytes
+                has_dictionary |= page.kind == DICTIONARY
+                if num_bytes > limit:
+                    break
+
+            is_repeated = has_dictionary and chunk.path_in_schema not in held_once
             if num_bytes <= limit and is_repeated:
                 num_bytes += _repeated(path, group, chunk, most=limit - num_bytes)
             if num_bytes > limit:

@@ -7,6 +7,7 @@ import pytest
 
 from miniclip import data
 from miniclip.data.sources import parquet_size
+from miniclip.data.sources.parquet_pages import pages_of
 from miniclip.data.sources.parquet_size import check_size
 from miniclip.deploy.index import open_source
 from miniclip.errors import UserError
@@ -37,7 +38,18 @@ def packed(path: Path, *, cell: int, rows: int) -> None:
             writer.write_table(table)
 
 
-@pytest.mark.parametrize("write", [repeated, packed])
+def forged(path: Path, *, cell: int, rows: int) -> None:
+    """The same, whose footer says that each image unpacks to one byte."""
+    packed(path, cell=cell, rows=rows)
+    content = path.read_bytes()
+    start = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    size = 2 * parquet.read_metadata(path).row_group(0).column(0).total_uncompressed_size
+    said = bytes(size >> place & 127 | (128 if size >> place + 7 else 0) for place in (0, 7, 14, 21))
+    path.write_bytes(content[:start] + content[start:].replace(said, b"\x82\x80\x80\x00"))
+    assert parquet.read_metadata(path).row_group(rows - 1).column(0).total_uncompressed_size == 1
+
+
+@pytest.mark.parametrize("write", [repeated, packed, forged])
 def test_a_bomb_is_refused_before_it_is_read(
     write: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -68,8 +80,8 @@ def test_values_are_counted_as_often_as_rows_have_them(
 ) -> None:
     path = tmp_path / "table.parquet"
     sizes(path)
-    group = parquet.read_metadata(path).row_group(0)
-    exact = 20 + 10 * 1000 + group.column(0).total_uncompressed_size
+    column = parquet.read_metadata(path).row_group(0).column(0)
+    exact = 20 + 10 * 1000 + sum(page.num_bytes for page in pages_of(path, column))
     monkeypatch.setattr(parquet_size, "MOST_GROWTH", 0)
     monkeypatch.setattr(parquet_size, "MOST_BYTES", exact)
     check_size([path], ["a.text"])
@@ -88,3 +100,13 @@ def test_lists_of_texts_are_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         check_size([path], ["texts"])
     monkeypatch.setattr(parquet_size, "MOST_BYTES", 60_000)
     check_size([path], ["texts"])
+
+
+def test_a_header_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "table.parquet"
+    sizes(path)
+    content = bytearray(path.read_bytes())
+    content[4:40] = b"\xff" * 36  # behind the mark at its beginning
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"the column a\.text is damaged"):
+        check_size([path], ["a.text"])
