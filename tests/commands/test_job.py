@@ -95,6 +95,7 @@ def test_records_that_are_damaged_meanwhile_cost_only_their_figure(
     assert RunDirectory(tmp_path).retrieval_figure.is_file()
 
 
+@pytest.mark.long
 def test_a_refused_command_leaves_the_run_in_its_directory_as_it_was(tmp_path: Path) -> None:
     words = [*TINY, "trainer.budget.epochs=1", "data.limit=16", f"hydra.run.dir={tmp_path}", "device=cpu"]
     assert train_in_process(*words).returncode == 0
