@@ -1,10 +1,14 @@
 """Features of a split: order, owners, and a model that is left as it was."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from miniclip.config.compose import compose
 from miniclip.config.instantiate import make, make_model
@@ -63,3 +67,33 @@ def test_first_captions_are_each_images_first() -> None:
     texts = torch.eye(4)
     features = Features(torch.eye(2), texts, torch.tensor([0, 0, 0, 1]))
     assert torch.equal(features.first_captions, texts[[0, 3]])
+
+
+class Casts(TorchDispatchMode):
+    """Shapes of what is cast to bfloat16."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: list[torch.Size] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._to_copy.default and result.dtype is torch.bfloat16:
+            self.shapes.append(result.shape)
+        return result
+
+
+def test_a_weight_is_cast_once_for_all_batches(parts: tuple[CLIP, Tokenizer]) -> None:
+    model, tokenizer = parts
+    autocast = partial(torch.autocast, "cpu", dtype=torch.bfloat16)
+    images = [torch.zeros(1, 3, 32, 32)] * 3
+    with Casts() as casts:
+        encode(
+            model, images, CAPTIONS, tokenizer, device=torch.device("cpu"), autocast=autocast, batch_size=1
+        )
+    # those for maps of a few pixels cast theirs themselves
+    layers = [each for each in model.image_encoder.modules() if type(each) is torch.nn.Conv2d]
+    weights = Counter(layer.weight.shape for layer in layers)
+    assert weights and Counter(shape for shape in casts.shapes if shape in weights) == weights
