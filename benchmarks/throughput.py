@@ -3,7 +3,7 @@
     python -m benchmarks.throughput /path/to/flickr8k [ROUNDS]
 
 Both train a ResNet-34 at 64 pixels with batches of 128 in bfloat16, each through its own command line;
-open_clip with AdamW, its 77-token text tower (`benchmarks.open_clip_trainer`) and a worker that decodes
+open_clip with AdamW, its 77-token text tower (`benchmarks.open_clip_trainer`) and two workers that decode
 images in every epoch, MiniCLIP with AdamW and with SAM in every step, from images that it decoded once
 (`data.cache=memory`). A round is one run of each; the rate is that of the steps after the first five.
 """
