@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,10 @@ from miniclip.tokenizer_file import encoded, tokenizer_of
 log = logging.getLogger(__name__)
 
 BATCH_SIZE = 64
+"""Images or texts that are encoded at a time, by all threads together."""
+
+SMALLEST_BATCH = 8
+"""Of one thread, where there is so much to do: smaller ones are slower."""
 
 KINDS: dict[str, type] = {
     "name": str,
@@ -71,7 +75,7 @@ class OnnxModel:
 
     Args:
         folder: the exported folder, which may be a stranger's.
-        num_threads: processors that a graph may use; None takes all.
+        num_threads: that encode, each a batch of its own; None is one per processor.
 
     Raises:
         UserError: when a package or a file is missing, or a file is not the one that was exported.
@@ -89,8 +93,9 @@ class OnnxModel:
         self.precision: str = config["precision"]
         self.fingerprint = fingerprint_in(config["fingerprint"], self.precision)
 
-        self._image = _session(within(folder, files.IMAGE), num_threads)
-        self._text = _session(within(folder, files.TEXT), num_threads)
+        self._num_threads = num_threads or os.cpu_count() or 1
+        self._image = _session(within(folder, files.IMAGE))
+        self._text = _session(within(folder, files.TEXT))
         self._tokenizer = _tokenizer(within(folder, files.TOKENIZER), self.context_length)
         self._pad_id: int = config["pad_id"]
 
@@ -120,20 +125,14 @@ class OnnxModel:
             UserError: when an image cannot be read, or what is given is none.
         """
         if isinstance(images, np.ndarray):
-            images = self._checked(images)
-            batches = [images[i : i + BATCH_SIZE] for i in range(0, len(images), BATCH_SIZE)]
-            return self._joined([self._run(self._image, {files.IMAGES: batch}) for batch in batches])
+            return self._in_batches(self._encode_pixels, self._checked(images))
 
         several = [images] if isinstance(images, str | Path | Image.Image) else list(images)
         for image in several:
             _check_kind(image)
-
-        features = []
-        with ThreadPoolExecutor(os.cpu_count()) as threads:
-            for start in range(0, len(several), BATCH_SIZE):
-                seen = list(threads.map(self._seen, several[start : start + BATCH_SIZE]))
-                features.append(self._run(self._image, {files.IMAGES: np.stack(seen)}))
-        return self._joined(features)
+        return self._in_batches(
+            lambda batch: self._encode_pixels(np.stack([self._seen(image) for image in batch])), several
+        )
 
     def encode_text(self, texts: str | Sequence[str]) -> np.ndarray:
         """Texts to vectors, `M texts -> (M, D)` float32, of length 1.
@@ -141,8 +140,14 @@ class OnnxModel:
         A text with more than `context_length` tokens loses its tail, which is logged.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
-        batches = [texts[i : i + BATCH_SIZE] for i in range(0, len(texts), BATCH_SIZE)]
-        return self._joined([self._run(self._text, self._tokens(batch)) for batch in batches])
+        encodings = encoded(self._tokenizer, texts)
+        cut = [text for text, own in zip(texts, encodings, strict=True) if own.overflowing]
+        if cut:
+            log.warning(
+                "%d of %d texts longer than the %d tokens that the model reads are cut: %.60r",
+                *(len(cut), len(texts), self.context_length, cut[0]),
+            )
+        return self._in_batches(lambda batch: self._run(self._text, self._tokens(batch)), encodings)
 
     def similarity(
         self, images: ImageInput | Sequence[ImageInput] | np.ndarray, texts: str | Sequence[str]
@@ -177,23 +182,33 @@ class OnnxModel:
             decode_without_torch(read_content(path), str(path), decode_size=self.image_size)
         )
 
-    def _tokens(self, texts: list[str]) -> dict[str, np.ndarray]:
+    def _tokens(self, encodings: Sequence[Any]) -> dict[str, np.ndarray]:
         """Token ids (B, L) int64 and attention mask (B, L) bool, L the longest of the batch."""
-        encodings = encoded(self._tokenizer, texts)
-        cut = [text for text, own in zip(texts, encodings, strict=True) if own.overflowing]
-        if cut:
-            log.warning(
-                "%d of %d texts longer than the %d tokens that the model reads are cut: %.60r",
-                *(len(cut), len(texts), self.context_length, cut[0]),
-            )
-
         length = max(1, *(len(own.ids) for own in encodings))
-        token_ids = np.full((len(texts), length), self._pad_id, np.int64)
-        attention_mask = np.zeros((len(texts), length), np.bool_)
+        token_ids = np.full((len(encodings), length), self._pad_id, np.int64)
+        attention_mask = np.zeros((len(encodings), length), np.bool_)
         for row, own in enumerate(encodings):
             token_ids[row, : len(own.ids)] = own.ids
             attention_mask[row, : len(own.ids)] = True
         return {files.TOKEN_IDS: token_ids, files.ATTENTION_MASK: attention_mask}
+
+    def _in_batches(
+        self, encode: Callable[[Any], np.ndarray], inputs: Sequence[Any] | np.ndarray
+    ) -> np.ndarray:
+        """Vectors of inputs, `N inputs -> (N, D)`, of which each thread encodes a batch at a time.
+
+        Threads that share one batch would wait for each other at every layer, and all of them for the next
+        batch to be decoded.
+        """
+        of_each = max(SMALLEST_BATCH, BATCH_SIZE // self._num_threads)
+        size = max(1, min(of_each, -(-len(inputs) // self._num_threads)))
+        batches = [inputs[start : start + size] for start in range(0, len(inputs), size)]
+        with ThreadPoolExecutor(self._num_threads) as threads:
+            vectors = list(threads.map(encode, batches))
+        return np.concatenate([np.zeros((0, self.embed_dim), np.float32), *vectors])
+
+    def _encode_pixels(self, pixels: np.ndarray) -> np.ndarray:
+        return self._run(self._image, {files.IMAGES: pixels})
 
     def _run(self, session: Any, inputs: dict[str, np.ndarray]) -> np.ndarray:
         try:
@@ -205,9 +220,6 @@ class OnnxModel:
         if features.shape != (len(some_input), self.embed_dim):
             raise UserError(f"The model {self.name} gives {features.shape}, and no vectors of its length.")
         return features
-
-    def _joined(self, features: list[np.ndarray]) -> np.ndarray:
-        return np.concatenate([np.zeros((0, self.embed_dim), np.float32), *features])
 
 
 def _check_kind(image: object) -> None:
@@ -272,15 +284,15 @@ def _check_digest(path: Path, digest: object) -> None:
         raise UserError(f"{path} is damaged: it is not the file that was exported. Export the model again.")
 
 
-def _session(path: Path, num_threads: int | None) -> Any:
-    """A graph, ready to run on the CPU."""
+def _session(path: Path) -> Any:
+    """A graph, ready to run on the CPU, in the thread that asks for it."""
     try:
         import onnxruntime
     except ImportError:
         raise UserError('A model in ONNX needs onnxruntime: pip install "miniclip[onnx]"') from None
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = num_threads or 0
+    options.intra_op_num_threads = 1
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has many kinds

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from miniclip.deploy.onnx_dense_maps import with_matrix_products
 from miniclip.deploy.onnx_files import Precision
 
 CALIBRATION_BATCH = 8
@@ -28,17 +29,23 @@ def convert(whole: Path, converted: Path, precision: Precision, inputs: Mapping[
     CONVERT[precision](whole, converted, inputs)
 
 
-def _as_it_is(whole: Path, converted: Path, inputs: Mapping[str, np.ndarray]) -> None:
-    whole.rename(converted)
+def _to_fp32(whole: Path, converted: Path, inputs: Mapping[str, np.ndarray]) -> None:
+    import onnx
+
+    graph = onnx.load(str(whole))
+    with_matrix_products(graph.graph)
+    onnx.save(graph, str(converted))
 
 
 def _to_fp16(whole: Path, converted: Path, inputs: Mapping[str, np.ndarray]) -> None:
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
+    graph = onnx.load(str(whole))
+    with_matrix_products(graph.graph)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of numbers that become the smallest or largest of float16
-        half = convert_float_to_float16(onnx.load(str(whole)), keep_io_types=True)
+        half = convert_float_to_float16(graph, keep_io_types=True)
     onnx.save(half, str(converted))
 
 
@@ -158,7 +165,7 @@ def _quiet() -> Iterator[None]:
 
 
 CONVERT: dict[Precision, Callable[[Path, Path, Mapping[str, np.ndarray]], Any]] = {
-    "fp32": _as_it_is,
+    "fp32": _to_fp32,
     "fp16": _to_fp16,
     "int8": _to_int8,
 }

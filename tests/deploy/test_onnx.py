@@ -65,6 +65,32 @@ def test_batches_and_lengths_of_any_size_give_torchs_features(model: MiniCLIP, e
     assert_gives_features_of(model, OnnxModel(exported))
 
 
+@pytest.mark.parametrize("num_threads", [1, 2, 3, 32])
+def test_threads_change_neither_vectors_nor_their_order(num_threads: int, exported: Path) -> None:
+    texts = [f"a dog and {number} cats" for number in range(150)]
+    images = np.random.default_rng(0).normal(size=(70, 3, 32, 32))
+    several, one = OnnxModel(exported, num_threads=num_threads), OnnxModel(exported, num_threads=1)
+
+    for count in (0, 1, 2, 70):
+        of_images, of_texts = several.encode_image(images[:count]), several.encode_text(texts[:count])
+        np.testing.assert_allclose(of_images, one.encode_image(images)[:count], atol=1e-6)
+        np.testing.assert_allclose(of_texts, one.encode_text(texts)[:count], atol=1e-6)
+
+
+def test_texts_that_are_cut_are_told_once(exported: Path, caplog: pytest.LogCaptureFixture) -> None:
+    OnnxModel(exported).encode_text(["a dog " * 60] * 150)
+    (warning,) = caplog.messages
+    assert warning.startswith("150 of 150 texts longer than the ")
+
+
+def test_the_convolution_of_a_small_map_is_a_matrix_product(model: MiniCLIP, exported: Path) -> None:
+    """Of timm's `test_resnet` at 32 pixels the last 3x3 convolution alone sees so small a map."""
+    image_tower = model.model.image_encoder
+    num_convolutions = sum(isinstance(module, torch.nn.Conv2d) for module in image_tower.modules())
+    nodes = [node.op_type for node in load(exported / "image.onnx").graph.node]
+    assert nodes.count("Conv") == num_convolutions - 1
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("kinds", KINDS)
 def test_every_kind_of_part_gives_the_features_of_torch(kinds: list[str], tmp_path: Path) -> None:
