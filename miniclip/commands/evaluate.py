@@ -117,7 +117,20 @@ def _sorted_by_kind(words: Sequence[str]) -> _Words:
 
     of_tasks = [word for word in settings if word.lstrip("~").startswith(("eval.", "eval/", "eval="))]
     of_data = [word for word in settings if word not in of_tasks]
+    for word in of_data:
+        _check_has_effect(word)
     return _Words(models, tasks, of_tasks, of_data)
+
+
+def _check_has_effect(setting: str) -> None:
+    """Stop at a setting of training, which a trained model does not read any more."""
+    key = setting.lstrip("~+").partition("=")[0]
+    if key not in ("data", "seed") and not key.startswith("data."):
+        raise UserError(
+            f"{setting}: evaluate takes settings of the data (data.root=...), of the tasks "
+            "(eval.tasks.zero_shot.templates=...) and seed. All others are of training; a run's model is "
+            "measured in float32."
+        )
 
 
 def _is_model(path: Path) -> bool:

@@ -43,10 +43,12 @@ class Health(NamedTuple):
 
     @property
     def has_collapsed(self) -> bool:
-        """Whether a tower answers nearly the same to everything."""
+        """Whether a tower answers nearly the same to everything, or no numbers; one pair cannot tell."""
+        ranks = (self.image_rank, self.text_rank)
+        if math.isnan(self.negative_cosine) and not any(map(math.isnan, ranks)):
+            return False
         uniformity = max(self.image_uniformity, self.text_uniformity)
-        has_ranks = all(rank >= COLLAPSED_RANK for rank in (self.image_rank, self.text_rank))
-        return not has_ranks or uniformity > COLLAPSED_UNIFORMITY
+        return not all(rank >= COLLAPSED_RANK for rank in ranks) or uniformity > COLLAPSED_UNIFORMITY
 
 
 def health(features: Features) -> Health:

@@ -200,7 +200,8 @@ class Validation:
 def selection_key(record: dict[str, Any]) -> tuple[bool, float, float]:
     """What the best checkpoint is chosen by: rsum, then the loss, for equal captions bound the recalls.
 
-    Weights whose features have collapsed come behind all others.
+    Weights whose features have collapsed come behind all others, and are the best of a run that has no
+    others: after two steps features look so, too, and such a run shall end well.
     """
     return not _has_collapsed(record), record["val/rsum"], -record["val/loss"]
 

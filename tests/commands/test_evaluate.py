@@ -87,6 +87,8 @@ def test_what_cannot_be_measured_is_one_clear_line(
         ([class_run.path, "sharpness"], "must fit into the 30 training images"),
         ([tmp_path / "nowhere", "sharpness"], "is no run, no checkpoint"),
         ([class_run.path, "retrieval", "data.rot=x"], "has no setting data.rot"),
+        ([class_run.path, "precision=bf16"], "precision=bf16: evaluate takes settings of the data"),
+        ([class_run.path, "+trainer.batch_size=7"], "+trainer.batch_size=7: evaluate takes"),
         ([class_run.path, "retrieval", "--device", "cuda:9"], "cuda"),
         ([tmp_path / "broken.pt", "retrieval"], "not finite"),
         ([class_run.path, "open_clip:NoSuchModel:x", "retrieval"], "open_clip"),

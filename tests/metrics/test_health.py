@@ -50,6 +50,12 @@ def test_features_that_are_not_finite_have_collapsed() -> None:
         assert health(pair).has_collapsed
 
 
+def test_one_pair_cannot_tell_of_a_collapse() -> None:
+    one = torch.eye(8)[:1]
+    assert not health(paired(one, one)).has_collapsed
+    assert health(paired(one * torch.nan, one)).has_collapsed
+
+
 def test_the_gap_between_two_cones_is_the_distance_of_their_means() -> None:
     images, texts = torch.tensor([[1.0, 0.0]] * 4), torch.tensor([[0.0, 1.0]] * 4)
     assert health(paired(images, texts)).modality_gap == pytest.approx(math.sqrt(2))
