@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_input
 
+from miniclip.models.kept_weights import kept
+
 SMALL_MAP = 4
 """Largest side of an output map, pixels, on which matrix products give the weight gradient faster."""
 
@@ -40,7 +42,8 @@ class SmallMapConv2d(nn.Conv2d):
         # a batch norm that is folded into it leaves a bias
         is_small = self.bias is None and max(images.shape[-2:]) <= largest
         if images.device.type == "cpu" and images.dtype is torch.bfloat16 and is_small:
-            return _Conv3x3.apply(images, self.weight.to(images.dtype), stride)
+            weight = kept(self.weight, "cast", lambda: self.weight.to(images.dtype))
+            return _Conv3x3.apply(images, weight, stride)
         return super().forward(images)
 
 
@@ -62,7 +65,7 @@ class _Conv3x3(torch.autograd.Function):
     @staticmethod
     def forward(images: Tensor, weight: Tensor, stride: int) -> Tensor:
         if _is_dense(images, stride):
-            return _dense_product(images, _dense_kernel(weight, *images.shape[-2:]).T)
+            return _dense_product(images, _kept_dense_kernel(weight, *images.shape[-2:]).T)
         return F.conv2d(images, weight, stride=stride, padding=1)
 
     @staticmethod
@@ -77,7 +80,7 @@ class _Conv3x3(torch.autograd.Function):
         grad_images = grad_weight = None
 
         if ctx.needs_input_grad[0] and _is_dense(images, ctx.stride):
-            grad_images = _dense_product(grad, _dense_kernel(weight, *images.shape[-2:]))
+            grad_images = _dense_product(grad, _kept_dense_kernel(weight, *images.shape[-2:]))
         elif ctx.needs_input_grad[0]:
             grad_images = conv2d_input(images.shape, weight, grad, stride=ctx.stride, padding=1)
 
@@ -88,6 +91,10 @@ class _Conv3x3(torch.autograd.Function):
 
 def _is_dense(images: Tensor, stride: int) -> bool:
     return stride == 1 and max(images.shape[-2:]) <= DENSE_MAP
+
+
+def _kept_dense_kernel(weight: Tensor, height: int, width: int) -> Tensor:
+    return kept(weight, f"dense {height} x {width}", lambda: _dense_kernel(weight, height, width))
 
 
 def _dense_kernel(weight: Tensor, height: int, width: int) -> Tensor:

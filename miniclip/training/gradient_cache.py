@@ -101,36 +101,34 @@ class GradientCache(Accumulation):
         assert self.micro_batch_size is not None
         count = math.ceil(len(batch.images) / self.micro_batch_size)
         images = _InParts(
-            self._under_autocast(lambda images: self.encode_image(as_seen(images))),
+            lambda images: self.encode_image(as_seen(images)),
             (batch.images,),
             learning=(model.image_encoder, model.projection),
             count=count,
+            precision=self.precision,
         )
         texts = _InParts(
-            self._under_autocast(self.encode_text),
+            self.encode_text,
             (batch.token_ids, batch.attention_mask),
             learning=(model.text_encoder, model.projection),
             count=count,
+            precision=self.precision,
         )
         return images, texts
-
-    def _under_autocast(self, encode: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def encode_part(*inputs: Tensor) -> Tensor:
-            # one context for each: weights that were cast without a graph are not for the one with a graph
-            with self.precision.autocast():
-                return encode(*inputs)
-
-        return encode_part
 
 
 class _InParts:
     """One tower on a batch, which sees a micro-batch at a time.
+
+    Autocast casts each weight once for all micro-batches of a batch. Weights that were cast without a graph
+    are not for the way with one: each has a context of its own.
 
     Args:
         encode: `inputs of a micro-batch (b, ...) -> features (b, embed_dim)`.
         inputs: of the batch, each (B, ...).
         learning: the modules that the features come through.
         count: how many micro-batches.
+        precision: of the forward passes.
     """
 
     def __init__(
@@ -140,8 +138,10 @@ class _InParts:
         *,
         learning: Sequence[nn.Module],
         count: int,
+        precision: Precision,
     ):
         self.encode = encode
+        self.precision = precision
         self.inputs = list(zip(*(each.tensor_split(count) for each in inputs), strict=True))
         self.parameters = [p for module in learning for p in module.parameters()]
         self._randomness: list[Randomness] = []
@@ -150,10 +150,11 @@ class _InParts:
     def features(self) -> Tensor:
         """Those of the batch, (B, embed_dim), without a graph."""
         parts: list[Tensor] = []
-        for inputs in self.inputs:
-            self._randomness.append(Randomness(self.parameters))
-            with phase("first forward"):
-                parts.append(self.encode(*inputs))
+        with self.precision.autocast():
+            for inputs in self.inputs:
+                self._randomness.append(Randomness(self.parameters))
+                with phase("first forward"):
+                    parts.append(self.encode(*inputs))
         return torch.cat(parts)
 
     def repeat(self, gradient: Tensor) -> None:
@@ -164,14 +165,17 @@ class _InParts:
         """
         if not any(p.requires_grad for p in self.parameters):
             return
-        for inputs, rows, before in zip(self.inputs, self._split(gradient), self._randomness, strict=True):
-            before.restore()
-            self._forward_backward(inputs, rows)
+        parts = zip(self.inputs, self._split(gradient), self._randomness, strict=True)
+        with self.precision.autocast():
+            for inputs, rows, before in parts:
+                before.restore()
+                self._forward_backward(inputs, rows)
 
     def carry_back(self, gradient: Tensor) -> Tensor:
         """Forward and backward with a known gradient at the features, (B, embed_dim); their product, ()."""
         parts = zip(self.inputs, self._split(gradient), strict=True)
-        products = [self._forward_backward(inputs, rows) for inputs, rows in parts]
+        with self.precision.autocast():
+            products = [self._forward_backward(inputs, rows) for inputs, rows in parts]
         return torch.stack(products).sum()
 
     def _split(self, gradient: Tensor) -> Sequence[Tensor]:
@@ -182,7 +186,7 @@ class _InParts:
         with phase("second forward"):
             features = self.encode(*inputs)
         if features.requires_grad:
-            with phase("backward"):
+            with phase("backward"), self.precision.without_autocast():
                 features.backward(rows)
         return (features.detach() * rows).sum()
 

@@ -2,12 +2,14 @@
 
 import contextlib
 import logging
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from miniclip.models.kept_weights import weights_kept
 from miniclip.optim import PassOptimizer, forget_skipped_state
 
 log = logging.getLogger(__name__)
@@ -36,11 +38,18 @@ class Precision:
         self.dtype: torch.dtype = getattr(torch, dtype)
         self.scaler = torch.amp.GradScaler(device.type) if self.dtype is torch.float16 else None
 
-    def autocast(self) -> contextlib.AbstractContextManager:
-        """Context of a forward pass."""
+    @contextlib.contextmanager
+    def autocast(self) -> Iterator[None]:
+        """Context of forward passes with the same weights, each of which is cast once."""
         if self.dtype is torch.float32:
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype=self.dtype)
+            yield
+            return
+        with torch.autocast(self.device.type, dtype=self.dtype), weights_kept():
+            yield
+
+    def without_autocast(self) -> contextlib.AbstractContextManager:
+        """Context of a backward pass inside that of forward passes, whose cast weights stay."""
+        return torch.autocast(self.device.type, enabled=False)
 
     @property
     def loss_scale(self) -> float | Tensor:

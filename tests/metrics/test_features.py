@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
-from functools import partial
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from miniclip.config.instantiate import make, make_model
 from miniclip.metrics import Features, encode, encode_texts
 from miniclip.models import CLIP
 from miniclip.tokenizers import Tokenizer
+from miniclip.training.precision import Precision
 from tests.conftest import TINY
 
 CAPTIONS = [["a red square", "red"], ["a very long caption of a blue circle"], ["green", "x", "y z"]]
@@ -87,13 +87,12 @@ class Casts(TorchDispatchMode):
 
 def test_a_weight_is_cast_once_for_all_batches(parts: tuple[CLIP, Tokenizer]) -> None:
     model, tokenizer = parts
-    autocast = partial(torch.autocast, "cpu", dtype=torch.bfloat16)
+    autocast = Precision(dtype="bfloat16", device=torch.device("cpu")).autocast
     images = [torch.zeros(1, 3, 32, 32)] * 3
     with Casts() as casts:
         encode(
             model, images, CAPTIONS, tokenizer, device=torch.device("cpu"), autocast=autocast, batch_size=1
         )
-    # those for maps of a few pixels cast theirs themselves
-    layers = [each for each in model.image_encoder.modules() if type(each) is torch.nn.Conv2d]
+    layers = [each for each in model.image_encoder.modules() if isinstance(each, torch.nn.Conv2d)]
     weights = Counter(layer.weight.shape for layer in layers)
     assert weights and Counter(shape for shape in casts.shapes if shape in weights) == weights

@@ -86,7 +86,7 @@ def test_killed_eight_times_runs_end_like_the_one_that_was_not(tmp_path: Path) -
 def test_killed_forty_times(variant: str, tmp_path: Path) -> None:
     """Two hundred kills in all."""
     most_lost = MOST_LOST.get(variant, STEPS_PER_EPOCH)
-    kill_until(40, tmp_path, *SETTINGS[variant], seeds=range(100, 120), most_lost=most_lost)
+    kill_until(40, tmp_path, *SETTINGS[variant], seeds=range(100, 160), most_lost=most_lost)
 
 
 @pytest.mark.long
