@@ -2,7 +2,7 @@
 
     python -m benchmarks.micro_batches [ROUNDS] [SETTING=VALUE ...]
 
-The image tower is a ResNet-34 at 64 pixels, a batch 256 pairs, a micro-batch 16 of them. Times alternate in
+The image tower is a ResNet-34 at 64 pixels, a batch 2,048 pairs, a micro-batch 128 of them. Times alternate in
 one process; memory is what a few steps in a process of their own add to its peak, on a GPU to its
 allocator's. Beside the batch in micro-batches stands a whole batch of one micro-batch's size.
 """
@@ -21,8 +21,8 @@ from benchmarks.timing import alternate, conditions
 from miniclip.data.batch import Batch
 from miniclip.training import TrainingStep
 
-BATCH_SIZE = 256
-MICRO_BATCH_SIZE = 16
+BATCH_SIZE = 2_048
+MICRO_BATCH_SIZE = 128
 IMAGE_SIZE = 64
 NUM_TOKENS = 12
 
@@ -91,7 +91,7 @@ def main() -> None:
         print(extra_peak(RIVALS[sys.argv[2]], sys.argv[3:]))
         return
 
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
     shared = sys.argv[2:] or ["optimizer=adamw", "encoder/image=resnet34"]
     memory = {name: in_a_process(name, shared) for name in RIVALS}
 
