@@ -2,8 +2,8 @@
 
     python -m benchmarks.micro_batches [ROUNDS] [SETTING=VALUE ...]
 
-The image tower is a ResNet-34 at 64 pixels, a batch 2,048 pairs, a micro-batch 128 of them. Times alternate in
-one process; memory is what a few steps in a process of their own add to its peak, on a GPU to its
+The image tower is a ResNet-34 at 64 pixels, a batch 2,048 pairs, a micro-batch 128 of them. Times alternate
+in one process; memory is what a few steps in a process of their own add to its peak, on a GPU to its
 allocator's. Beside the batch in micro-batches stands a whole batch of one micro-batch's size.
 """
 

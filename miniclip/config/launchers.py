@@ -1,4 +1,4 @@
-"""Hydra's launchers whose jobs run in worker processes on this machine, made to stop with their jobs."""
+"""Hydra's launchers, made to stop with jobs that run on this machine, and to fail in one line."""
 
 import importlib
 import multiprocessing.resource_tracker
@@ -12,18 +12,19 @@ from hydra.utils import get_class
 from omegaconf import DictConfig
 
 from miniclip.config.hydra_internals import register_plugin
+from miniclip.errors import UserError
 from miniclip.launched_jobs import launcher_of_this_process
 from miniclip.stop_signals import stop_signals
 
 
 def register_launchers() -> None:
     """Have Hydra use these in place of the plugins' own, under the same names."""
-    for launcher in (JoblibLauncher, SubmititLauncher):
+    for launcher in (JoblibLauncher, SubmititLauncher, SlurmLauncher):
         register_plugin(launcher.plugin, launcher)
 
 
-class LauncherOfWorkers(Launcher):
-    """A launcher that hands out no job after a signal, and ends when those in flight have saved.
+class WrappedLauncher(Launcher):
+    """A launcher around a plugin's own.
 
     Args:
         settings: of the plugin's own launcher, which does the work.
@@ -38,6 +39,13 @@ class LauncherOfWorkers(Launcher):
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         self._launcher.setup(hydra_context=hydra_context, task_function=task_function, config=config)
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        return self._launcher.launch(job_overrides, initial_job_idx)
+
+
+class LauncherOfWorkers(WrappedLauncher):
+    """A launcher that hands out no job after a signal, and ends when those in flight have saved."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         with launcher_of_this_process().telling():
@@ -60,6 +68,24 @@ class SubmititLauncher(LauncherOfWorkers):
     """Jobs in processes that submitit starts on this machine."""
 
     plugin = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher"
+
+
+class SlurmLauncher(WrappedLauncher):
+    """Jobs that submitit gives to Slurm."""
+
+    plugin = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher"
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from submitit.core.utils import FailedJobError
+
+        try:
+            return super().launch(job_overrides, initial_job_idx)
+        except FailedJobError as error:
+            reason = (str(error).strip() or "no reason is given").splitlines()[0]
+            raise UserError(
+                f"Slurm does not take the jobs ({reason}). Change what they ask for: hydra.launcher.partition, "
+                ".account, .gpus_per_node (null for none), .cpus_per_task, .mem_gb, .timeout_min."
+            ) from None
 
 
 class _UntilSignal(Sequence[Sequence[str]]):

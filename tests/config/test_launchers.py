@@ -36,6 +36,14 @@ def table(folder: Path) -> Sequence[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def asked_of_slurm() -> list[str]:
+    """What a job asks of a Slurm of one small node; skips where there is no Slurm."""
+    if shutil.which("sinfo") is None or subprocess.run(["sinfo"], capture_output=True).returncode != 0:
+        pytest.skip("no Slurm controller answers")
+    asked = {"cpus_per_task": 1, "mem_gb": "null", "gpus_per_node": "null"}
+    return [f"hydra.launcher.{key}={value}" for key, value in asked.items()]
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "submitit_slurm", "ray"])
 def test_jobs_of_a_launcher_end_up_in_one_table(launcher: str, tmp_path: Path) -> None:
@@ -44,10 +52,7 @@ def test_jobs_of_a_launcher_end_up_in_one_table(launcher: str, tmp_path: Path) -
         pytest.skip(f"{plugin} is not installed")
     settings = ["seed=0,1", f"hydra/launcher={launcher}"]
     if launcher == "submitit_slurm":
-        if shutil.which("sinfo") is None or subprocess.run(["sinfo"], capture_output=True).returncode != 0:
-            pytest.skip("no Slurm controller answers")
-        asked = {"cpus_per_task": 1, "mem_gb": "null", "gpus_per_node": "null"}
-        settings += [f"hydra.launcher.{key}={value}" for key, value in asked.items()]
+        settings += asked_of_slurm()
     gone = {"RAY_ADDRESS": "127.0.0.1:1"}  # a cluster that somebody forgot; Ray would wait for it
     rows = launched(tmp_path, *settings, OMP_NUM_THREADS="1", **gone)
     assert [(row["job"], row["status"]) for row in rows] == [("0", "completed"), ("1", "completed")]
@@ -113,10 +118,13 @@ def ran_at_once(folder: Path) -> bool:
 
 
 @pytest.mark.long
-def test_the_tasks_of_a_job_train_one_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("launcher", ["submitit_local", "submitit_slurm"])
+def test_the_tasks_of_a_job_train_one_run(launcher: str, tmp_path: Path) -> None:
     """What two tasks cannot share fails alone, and each job has one log, of its first task."""
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
-    tasks = ["hydra/launcher=submitit_local", "hydra.launcher.tasks_per_node=2"]
+    tasks = [f"hydra/launcher={launcher}", "hydra.launcher.tasks_per_node=2"]
+    if launcher == "submitit_slurm":
+        tasks += asked_of_slurm()
     sweep = ["trainer.batch_size=8,9", f"hydra.sweep.dir={tmp_path}"]
     done = run_miniclip("-m", *SMALL, *tasks, *sweep, OMP_NUM_THREADS="1")
     assert done.returncode == 1, done.stderr
@@ -210,3 +218,23 @@ def test_each_job_has_a_gpu_while_there_are_enough(tmp_path: Path) -> None:
             assert again == "cuda:1"
     with sweep.own_device(0) as cpu:
         assert cpu == "auto"
+
+
+def test_what_slurm_refuses_is_one_line(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    for name in ("sbatch", "srun", "sacct"):
+        command = tmp_path / "bin" / name
+        command.parent.mkdir(exist_ok=True)
+        command.write_text("#!/bin/sh\necho 'sbatch: error: Invalid generic resource' >&2\nexit 1\n")
+        command.chmod(0o755)
+
+    words = [
+        "-m",
+        *SMALL,
+        "seed=0,1",
+        "hydra/launcher=submitit_slurm",
+        f"hydra.sweep.dir={tmp_path / 'sweep'}",
+    ]
+    done = run_miniclip(*words, PATH=f"{command.parent}:{os.environ['PATH']}")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "Slurm does not take the jobs (sbatch: error: Invalid generic resource)" in done.stderr
