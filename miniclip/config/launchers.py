@@ -83,9 +83,9 @@ class SlurmLauncher(WrappedLauncher):
         except FailedJobError as error:
             reason = (str(error).strip() or "no reason is given").splitlines()[0]
             raise UserError(
-                f"Slurm does not take the jobs ({reason}). Change what they ask for: "
-                "hydra.launcher.partition, .account, .gpus_per_node (null for none), .cpus_per_task, .mem_gb, "
-                ".timeout_min."
+                f"Slurm does not take the jobs ({reason}). Change what they ask for with "
+                "hydra.launcher.partition, .account, .gpus_per_node (null for none), .cpus_per_task, "
+                ".mem_gb or .timeout_min."
             ) from None
 
 
