@@ -193,3 +193,16 @@ def test_one_micro_batch_is_alive_at_a_time(optimizer: str) -> None:
     in_micro_batches = most_bytes(update, batch(0), batch(1))
     assert in_micro_batches <= most_bytes(whole(update), small)
     assert in_micro_batches < most_bytes(whole(update), full) / 2
+
+
+def test_backward_is_not_under_autocast_and_forward_is() -> None:
+    update = cached("precision=bf16", NO_BATCH_NORM)
+    on: dict[str, set[bool]] = {"forward": set(), "backward": set()}
+
+    def watch(kind: str) -> Callable[..., None]:
+        return lambda *_: on[kind].add(torch.is_autocast_enabled("cpu"))
+
+    update.model.projection.register_forward_hook(watch("forward"))
+    update.model.projection.register_full_backward_hook(watch("backward"))
+    update([batch()])
+    assert on == {"forward": {True}, "backward": {False}}
