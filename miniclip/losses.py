@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from miniclip.errors import SettingError, at_least, one_of
+from miniclip.fused_tiles import FusedCrossEntropy
 from miniclip.positives import ALL, PositivePairs
 from miniclip.tiled_losses import Inputs, TiledCrossEntropy, TiledSigmoid
 
@@ -49,6 +50,8 @@ class ClipLoss(Loss):
         label_smoothing: fraction of the target that is spread over the whole row.
         chunk_size: rows and columns of the tiles that the similarities are computed in, none of which is
             kept; None is all at once.
+        compile_tiles: let torch.compile make kernels for the tiles, where each row has one positive and
+            nothing is smoothed.
         gather: see `Loss`.
 
     Raises:
@@ -63,6 +66,7 @@ class ClipLoss(Loss):
         multi_positive: bool = False,
         label_smoothing: float = 0.0,
         chunk_size: int | None = None,
+        compile_tiles: bool = False,
         gather: Gather = "global",
     ):
         super().__init__()
@@ -74,6 +78,7 @@ class ClipLoss(Loss):
         self.multi_positive = multi_positive
         self.label_smoothing = label_smoothing
         self.chunk_size = chunk_size
+        self.compile_tiles = compile_tiles
 
     def forward(
         self,
@@ -99,7 +104,10 @@ class ClipLoss(Loss):
                 return plain(inputs)
 
             own = _row_numbers(rows, len(image_features))
-            return TiledCrossEntropy(plain, own, self.chunk_size, positives, self.label_smoothing)(inputs)
+            is_plain = positives is None and self.label_smoothing == 0
+            is_fused = self.compile_tiles and is_plain and FusedCrossEntropy.takes(image_features)
+            tiled = FusedCrossEntropy if is_fused else TiledCrossEntropy
+            return tiled(plain, own, self.chunk_size, positives, self.label_smoothing)(inputs)
 
     def _at_once(self, inputs: Inputs, *, positives: PositivePairs | None, rows: slice | None) -> Tensor:
         """The loss with all similarities in memory."""

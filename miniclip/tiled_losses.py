@@ -16,7 +16,7 @@ from torch import Tensor
 from miniclip.positives import PositivePairs
 
 ROWS_OF_PRODUCTS = 64
-"""Rows whose products are in memory at a time, where only their sum is wanted."""
+"""Rows whose products are in a CPU's memory at a time, where only their sum is wanted."""
 
 
 class Inputs(NamedTuple):
@@ -57,10 +57,11 @@ class Tile(NamedTuple):
     Attributes:
         images: where its rows are.
         texts: where its columns are.
-        image_features: of its rows, (rows, D) float32.
-        text_features: of its columns, (columns, D) float32.
-        logits: (rows, columns), which may be overwritten.
+        image_features: of its rows, (rows, D).
+        text_features: of its columns, (columns, D).
+        logits: (rows, columns) float32, which may be overwritten.
         spare: (rows, columns), to be written to.
+        scale: by which the logits follow from cosines, ().
     """
 
     images: slice
@@ -69,6 +70,7 @@ class Tile(NamedTuple):
     text_features: Tensor
     logits: Tensor
     spare: Tensor
+    scale: Tensor
 
     @property
     def is_on_diagonal(self) -> bool:
@@ -105,8 +107,11 @@ class TiledLoss(abc.ABC):
         """The loss, (), and what `differentiate` wants to know."""
 
     @abc.abstractmethod
-    def differentiate(self, tile: Tile, known: tuple[Tensor, ...]) -> None:
-        """Overwrite a tile's logits by the derivative of the loss, without the denominator."""
+    def differentiate(self, tile: Tile, known: tuple[Tensor, ...]) -> Tensor:
+        """The derivative of the loss by a tile's logits, (rows, columns), without the denominator.
+
+        It may be written over the logits, and is of the features' type.
+        """
 
     @property
     @abc.abstractmethod
@@ -116,7 +121,7 @@ class TiledLoss(abc.ABC):
     def tiles(self, inputs: Inputs) -> Iterator[Tile]:
         """All that the loss depends on; the next overwrites the last."""
         images, texts, scale, bias = inputs
-        blocks = self._blocks(len(images))
+        blocks = self.blocks(len(images))
         side = min(self.chunk_size, len(images))
         # taken once: what is freed between tiles stays with the process, and adds up
         memory = scale.new_empty(2, side * side)
@@ -126,7 +131,7 @@ class TiledLoss(abc.ABC):
             rows = _in_float32(images[image_block.at], of_images)
             scaled = torch.mul(rows, scale, out=of_scaled[: len(rows)])  # (rows, D)
             for text_block in blocks:
-                if not (image_block.is_own or (self.texts_have_a_loss and text_block.is_own)):
+                if not self.matters(image_block, text_block):
                     continue
 
                 columns = _in_float32(texts[text_block.at], of_texts)  # (columns, D)
@@ -135,7 +140,7 @@ class TiledLoss(abc.ABC):
                 torch.mm(scaled, columns.T, out=logits)
                 if bias is not None:
                     logits.add_(bias)
-                yield Tile(image_block.at, text_block.at, rows, columns, logits, spare)
+                yield Tile(image_block.at, text_block.at, rows, columns, logits, spare, scale)
 
     def gradients(
         self, inputs: Inputs, known: tuple[Tensor, ...], wanted: tuple[bool, ...], outer: Tensor
@@ -149,13 +154,13 @@ class TiledLoss(abc.ABC):
         of_bias = scale.new_zeros(len(images)) if wants_bias else None
 
         for tile in self.tiles(inputs):
-            self.differentiate(tile, known)
+            derivative = self.differentiate(tile, known)
             if of_images is not None:
-                of_images[tile.images].addmm_(tile.logits, tile.text_features)  # (rows, D)
+                self.add_product(of_images[tile.images], derivative, tile.text_features)  # (rows, D)
             if of_texts is not None:
-                of_texts[tile.texts].addmm_(tile.logits.T, tile.image_features)  # (columns, D)
+                self.add_product(of_texts[tile.texts], derivative.T, tile.image_features)  # (columns, D)
             if of_bias is not None:
-                of_bias[tile.images] += tile.logits.sum(dim=1)
+                of_bias[tile.images] += derivative.sum(dim=1)
 
         # so far they are those by cosines, times the denominator
         by_cosine, of_scale = scale / self.denominator, None
@@ -170,7 +175,15 @@ class TiledLoss(abc.ABC):
             of_bias = of_bias.sum() / self.denominator * outer
         return of_images if wants_images else None, of_texts, of_scale, of_bias
 
-    def _blocks(self, num_rows: int) -> list[Block]:
+    def add_product(self, total: Tensor, derivative: Tensor, features: Tensor) -> None:
+        """Add to a block's gradient, float32: `(n, m), (m, D) -> (n, D)`."""
+        total.addmm_(derivative, features)
+
+    def matters(self, images: Block, texts: Block) -> bool:
+        """Whether the loss depends on the tile of these."""
+        return images.is_own or (self.texts_have_a_loss and texts.is_own)
+
+    def blocks(self, num_rows: int) -> list[Block]:
         """Blocks that make up all rows, each either of own ones or of others."""
         own = self.own
         before, after = range(own.start), range(own.stop, num_rows)
@@ -182,7 +195,8 @@ class TiledLoss(abc.ABC):
 
     def _sum_of_products(self, left: Tensor, right: Tensor) -> Tensor:
         """Sum of left * right, `(B, D), (B, D) -> ()`, without a product of their size."""
-        blocks = zip(left.split(ROWS_OF_PRODUCTS), right.split(ROWS_OF_PRODUCTS), strict=True)
+        rows = self.chunk_size if left.is_cuda else ROWS_OF_PRODUCTS
+        blocks = zip(left.split(rows), right.split(rows), strict=True)
         return torch.stack([(a * b).sum() for a, b in blocks]).sum()
 
 
@@ -216,11 +230,9 @@ class TiledCrossEntropy(TiledLoss):
 
     def value(self, inputs: Inputs) -> tuple[Tensor, tuple[Tensor, ...]]:
         images, texts, scale, _ = inputs
-        of_images, of_texts = _RowSums(len(images), scale), _RowSums(len(texts), scale)
+        of_images, of_texts = RowSums(len(images), scale), RowSums(len(texts), scale)
         for tile in self.tiles(inputs):
-            of_images.add_exponentials(tile.images, tile.logits, tile.spare)
-            of_texts.add_exponentials(tile.texts, tile.logits.T, tile.spare.T)
-            self._add_positives(tile, of_images, of_texts)
+            self.add_tile(tile, of_images, of_texts)
 
         smoothing, own = self.label_smoothing, slice(self.own.start, self.own.stop)
         image_losses = of_images.cross_entropy(own, smoothing, self._mean_logits(scale, images[own], texts))
@@ -228,7 +240,20 @@ class TiledCrossEntropy(TiledLoss):
         known = (*of_images.known(own, smoothing), *of_texts.known(own, smoothing))
         return (image_losses.mean() + text_losses.mean()) / 2, known
 
-    def differentiate(self, tile: Tile, known: tuple[Tensor, ...]) -> None:
+    def add_tile(self, tile: Tile, of_images: "RowSums", of_texts: "RowSums") -> None:
+        """Add a tile to the sums of its rows and of its columns."""
+        of_images.add_exponentials(tile.images, tile.logits, tile.spare)
+        of_texts.add_exponentials(tile.texts, tile.logits.T, tile.spare.T)
+        if self.positives is not None:
+            is_right = self.positives.table(tile.images, tile.texts)
+            logits = torch.mul(tile.logits, is_right, out=tile.spare)
+            of_images.add_positives(tile.images, logits.sum(dim=1), is_right.sum(dim=1))
+            of_texts.add_positives(tile.texts, logits.sum(dim=0), is_right.sum(dim=0))
+        elif tile.is_on_diagonal:
+            of_images.add_positives(tile.images, tile.logits.diagonal(), 1)
+            of_texts.add_positives(tile.texts, tile.logits.diagonal(), 1)
+
+    def differentiate(self, tile: Tile, known: tuple[Tensor, ...]) -> Tensor:
         image_largest, image_factor, image_target, text_largest, text_factor, text_target = known
         gradient, spare = tile.logits, tile.spare
         # both softmaxes: that of the rows of images, and that of the rows of captions, which are columns
@@ -246,6 +271,7 @@ class TiledCrossEntropy(TiledLoss):
         if self.label_smoothing:
             num_own = image_target[tile.images, None].sign() + text_target[tile.texts].sign()
             gradient.sub_(num_own, alpha=self.label_smoothing / len(image_target))
+        return gradient
 
     def _mean_logits(self, scale: Tensor, rows: Tensor, others: Tensor) -> Tensor:
         """Each row's mean of all its logits, `(own, D), (B, D) -> (own,)`; 0 where none is smoothed."""
@@ -253,17 +279,6 @@ class TiledCrossEntropy(TiledLoss):
             return torch.zeros_like(scale)
         mean = others.mean(dim=0, dtype=torch.float32)  # (D,)
         return scale * torch.cat([part.float() @ mean for part in rows.split(self.chunk_size)])
-
-    def _add_positives(self, tile: Tile, of_images: "_RowSums", of_texts: "_RowSums") -> None:
-        """Add a tile's positives to both sides' sums."""
-        if self.positives is not None:
-            is_right = self.positives.table(tile.images, tile.texts)
-            logits = torch.mul(tile.logits, is_right, out=tile.spare)
-            of_images.add_positives(tile.images, logits.sum(dim=1), is_right.sum(dim=1))
-            of_texts.add_positives(tile.texts, logits.sum(dim=0), is_right.sum(dim=0))
-        elif tile.is_on_diagonal:
-            of_images.add_positives(tile.images, tile.logits.diagonal(), 1)
-            of_texts.add_positives(tile.texts, tile.logits.diagonal(), 1)
 
 
 class TiledSigmoid(TiledLoss):
@@ -282,10 +297,11 @@ class TiledSigmoid(TiledLoss):
             losses[tile.images] += F.softplus(tile.logits).sum(dim=1)
         return losses.sum() / self.denominator, ()
 
-    def differentiate(self, tile: Tile, known: tuple[Tensor, ...]) -> None:
+    def differentiate(self, tile: Tile, known: tuple[Tensor, ...]) -> Tensor:
         self._negate_positives(tile)
         tile.logits.sigmoid_()
         self._negate_positives(tile)
+        return tile.logits
 
     def _negate_positives(self, tile: Tile) -> None:
         if self.positives is not None:
@@ -295,7 +311,7 @@ class TiledSigmoid(TiledLoss):
             tile.logits.diagonal().neg_()
 
 
-class _RowSums:
+class RowSums:
     """What is kept of each row of logits, of images or of captions, while its tiles come in.
 
     Args:

@@ -162,7 +162,7 @@ def test_what_cannot_be_recorded_is_one_line(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores")
 @pytest.mark.parametrize("graphs", ["false", "true"])
 def test_compiled_towers_train_as_others_do(tmp_path: Path, graphs: str) -> None:
-    settings = (*ON_GPU, "optimizer=sam", "precision=fp32", "trainer.budget.steps=8")
+    settings = (*ON_GPU, "optimizer=sam", "precision=fp32", "trainer.budget.steps=5")
     plain = fit(tmp_path / "plain", *settings)
     compiled = fit(
         tmp_path / "compiled", *settings, "trainer.compile=true", f"trainer.cuda_graphs={graphs}"
@@ -172,6 +172,24 @@ def test_compiled_towers_train_as_others_do(tmp_path: Path, graphs: str) -> None
         for run in (compiled, plain)
     ]
     assert losses[0] == pytest.approx(losses[1], rel=0.01)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [None, slice(100, 400)])
+def test_kernels_of_tiles_compute_the_whole_loss(dtype: torch.dtype, rows: slice | None) -> None:
+    images, texts = torch.nn.functional.normalize(torch.randn(2, 600, 64, device="cuda"), dim=2)
+    texts = torch.nn.functional.normalize(images + texts, dim=1)
+    given = [each.to(dtype).requires_grad_() for each in (images, texts)]
+    scale = torch.tensor(20.0, device="cuda", requires_grad=True)
+    exact = [each.detach().float().requires_grad_() for each in given]
+    whole = ClipLoss()(*exact, scale, rows=rows)
+    tiled = ClipLoss(chunk_size=256, compile_tiles=True)(*given, scale, rows=rows)
+
+    torch.testing.assert_close(tiled, whole, rtol=1e-5, atol=0)
+    expected = torch.autograd.grad(whole, [*exact, scale])
+    precision = max(torch.finfo(dtype).eps, 1e-5)  # rounded to it before the product, and after
+    for found, gradient in zip(torch.autograd.grad(tiled, [*given, scale]), expected, strict=True):
+        assert (found.float() - gradient).norm() <= precision * gradient.norm()
 
 
 def test_a_gpu_cuts_as_the_cpu_does() -> None:

@@ -13,6 +13,7 @@ FLOORS = (
     {"distributed", "files", "provenance", "signature", "renamed", "table_cells", "tokenizer_file"},
     {"embedding_model", "positives", "preprocessing", "tokenizers", "optim"},
     {"tiled_losses"},
+    {"fused_tiles"},
     {"losses", "data", "models"},
     {"metrics"},
     {"runs"},

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from miniclip import fused_tiles
 from miniclip.errors import SettingError
 from miniclip.losses import ClipLoss, Loss, SigLipLoss
 from miniclip.positives import PositivePairs
@@ -20,6 +21,7 @@ Make = Callable[..., Loss]
 
 LOSSES: dict[str, Make] = {
     "clip": lambda **settings: ClipLoss(**settings),
+    "clip, by kernels": lambda **settings: ClipLoss(compile_tiles=True, **settings),
     "clip, smoothed": lambda **settings: ClipLoss(label_smoothing=0.1, **settings),
     "siglip": lambda **settings: SigLipLoss(initial_bias=-3.0, **settings),
 }
@@ -55,6 +57,15 @@ class Features:
         return [self.images, self.texts, self.scale, *loss.parameters()]
 
 
+COMPILED = fused_tiles.compiled
+
+
+@pytest.fixture(autouse=True)
+def not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels as they are written: to compile them for each shape here takes minutes."""
+    monkeypatch.setattr(fused_tiles, "compiled", lambda kernel: kernel)
+
+
 @pytest.fixture
 def batch() -> Features:
     generator = torch.Generator().manual_seed(0)
@@ -81,6 +92,12 @@ def test_tiles_are_the_whole_in_value_and_gradient(
     whole = batch.differentiate(make(multi_positive=multi_positive), rows=rows)
     tiled = batch.differentiate(make(multi_positive=multi_positive, chunk_size=chunk_size), rows=rows)
     assert_near(tiled, whole)
+
+
+def test_compiled_kernels_compute_the_same(batch: Features, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused_tiles, "compiled", COMPILED)
+    whole = batch.differentiate(ClipLoss())
+    assert_near(batch.differentiate(ClipLoss(chunk_size=7, compile_tiles=True)), whole)
 
 
 @every_loss

@@ -19,6 +19,7 @@ IGNORED_KEYS = (
     "device",
     "deterministic",
     "compile",
+    "compile_tiles",
     "cuda_graphs",
     "images_on_gpu",
     "profile",

@@ -29,6 +29,7 @@ def test_a_key_is_what_is_computed_not_where() -> None:
         "trainer.resume=/a/b",
         "data.cache_dir=/a/b",
         "loss.chunk_size=8",
+        "loss.compile_tiles=true",
         "encoder.image.checkpoint_activations=true",
     ]
     assert {key(change) for change in same} == {plain}
