@@ -50,6 +50,7 @@ FREE = (
     "trainer.device",
     "trainer.deterministic",
     "trainer.compile",
+    "loss.compile_tiles",
     "trainer.cuda_graphs",
     "trainer.images_on_gpu",
     "trainer.profile",

@@ -32,6 +32,9 @@ from miniclip.training.stateful import DoesNotFit, stateful_parts
 
 log = logging.getLogger(__name__)
 
+LARGEST_SHARE = 0.05
+"""Of the time, for saves that nothing but the end of an epoch asks for."""
+
 
 @dataclass(frozen=True)
 class SaveSettings:
@@ -79,6 +82,7 @@ class Checkpointer:
         self.kept = KeptCheckpoints(run, keep_last=settings.keep_last, keep_best=settings.keep_best)
         self.saver = Saver(in_background=settings.in_background, on_error=settings.on_error)
         self._since_save = Stopwatch()
+        self._seconds_of_save = 0.0
 
     @property
     def is_due(self) -> bool:
@@ -88,13 +92,20 @@ class Checkpointer:
         seconds = math.inf if settings.every_minutes is None else 60 * settings.every_minutes
         return by_steps or self._since_save.seconds >= seconds
 
+    @property
+    def is_due_after_epoch(self) -> bool:
+        """Whether a checkpoint is to be saved at this end of an epoch, which was not validated."""
+        has_name = bool(self._names(is_best=False, was_validated=False))
+        costs_little = self._seconds_of_save <= LARGEST_SHARE * self._since_save.seconds
+        return self.is_due or has_name or costs_little
+
     def save(self) -> None:
         """Write the last checkpoint: the state of every part, and what describes the run.
 
         Raises:
             DiskError: when the system refuses it, or the one before, and `settings.on_error` says so.
         """
-        self._since_save = Stopwatch()
+        duration, self._since_save = Stopwatch(), Stopwatch()
         if not self.writes:
             return
         self.saver.wait()  # so that there are no two snapshots
@@ -105,6 +116,7 @@ class Checkpointer:
         if self.settings.in_background:
             content = snapshot(content)
         self.saver.start(partial(self._write, content, self.progress.step))
+        self._seconds_of_save = duration.seconds
 
     def keep(self, *, is_best: bool, was_validated: bool = True) -> bool:
         """Give the last checkpoint the other names that it deserves: best.pt, epoch_0010.pt.

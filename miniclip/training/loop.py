@@ -205,7 +205,7 @@ class Loop:
             progress.validation_due = self.plan.is_done or is_due
             if progress.validation_due:
                 self._validate_and_save()
-            else:
+            elif self.checkpointer.is_due_after_epoch:
                 self._save()
                 self.checkpointer.keep(is_best=False, was_validated=False)
 

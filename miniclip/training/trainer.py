@@ -44,7 +44,8 @@ class Trainer:
         validate_every_epochs: epochs between validations; the last epoch is always validated.
         checkpoint_every_epochs: epochs between checkpoints that are kept, as epoch_0010.pt.
         checkpoint_every_steps: steps between saves of last.pt inside an epoch; null saves at its end only.
-            The end of each epoch, and each validation, saves it as well.
+            Each validation saves it as well, and so does the end of each epoch, but where an epoch is so
+            short that saving would take more than a twentieth of the time.
         checkpoint_every_minutes: minutes between such saves, or null.
         save_in_background: write checkpoints in a thread while training goes on. That costs memory for a
             copy of weights and moments, one at a time.

@@ -15,7 +15,7 @@ from miniclip.optim import SAM, as_pass_optimizer
 from miniclip.runs import RunDirectory
 from miniclip.training.checkpoint import load_checkpoint, save_checkpoint
 from miniclip.training.checkpointer import Checkpointer, SaveSettings
-from miniclip.training.progress import Progress
+from miniclip.training.progress import Progress, Stopwatch
 from miniclip.training.stateful import DoesNotFit, OptimizerState
 from tests.conftest import TINY
 
@@ -95,6 +95,21 @@ def test_best_and_epochs_are_kept_under_names_of_their_own(saved: Checkpointer, 
         assert keeper.keep(is_best=is_best)
         assert names() == expected
     assert load_checkpoint(run.best_checkpoint)["progress"]["position"] == 8
+
+
+def test_short_epochs_are_not_all_saved(saved: Checkpointer, tmp_path: Path) -> None:
+    progress = Progress(epoch=1)
+    keeper = Checkpointer(saved.setup, RunDirectory(tmp_path), progress, SETTINGS)
+    assert keeper.is_due_after_epoch  # nothing is saved yet
+
+    keeper.save()
+    assert not keeper.is_due_after_epoch
+    keeper._since_save = Stopwatch(before=3600)
+    assert keeper.is_due_after_epoch
+
+    keeper.save()
+    progress.epoch = SETTINGS.every_epochs  # which has a name of its own
+    assert keeper.is_due_after_epoch
 
 
 @pytest.mark.parametrize("kind", ["sam", "plain"])
