@@ -6,7 +6,7 @@ from pathlib import Path
 
 from miniclip.runs import DamagedFile, RunDirectory
 from miniclip.training.checkpoint import copy_checkpoint
-from miniclip.training.validation import selection_key
+from miniclip.training.validation import is_candidate, selection_key
 
 log = logging.getLogger(__name__)
 
@@ -84,8 +84,8 @@ class KeptCheckpoints:
 
     def _remove_worse(self) -> None:
         """Remove those of the best validations that are too many."""
-        # of weights whose loss is not finite there is no loss in the records
-        records = [record for record in self.run.read_metrics() if record.get("val/loss") is not None]
+        validations = [record for record in self.run.read_metrics() if "val/loss" in record]
+        records = [record for record in validations if is_candidate(record)]
         keys = {record["step"]: selection_key(record) for record in records}
         steps = self._steps("best")
         ranked = sorted((each for each in steps if each in keys), key=lambda each: keys[each])

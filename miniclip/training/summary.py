@@ -23,7 +23,10 @@ def summary_of(
         Diverged: when there is no best checkpoint.
     """
     if progress.best is None:
-        raise Diverged(f"No validation gave a finite loss, so there is no best checkpoint. {REMEDY}")
+        raise Diverged(
+            "No validation gave a finite loss and features that have not collapsed, so there is no best "
+            f"checkpoint. {REMEDY}"
+        )
 
     is_gpu = device.type == "cuda"
     return {

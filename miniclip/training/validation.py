@@ -21,6 +21,13 @@ from miniclip.training.setup import TrainingSetup
 
 log = logging.getLogger(__name__)
 
+EARLY_STEPS = 100
+"""Before so many steps features that do not spread are those of an untrained network."""
+
+UNTRAINED = "So do those of an untrained network: these weights are the best only until others have not."
+
+COLLAPSED = "These weights are no candidate for best.pt. Lower the learning rate, or warm up longer."
+
 
 class SplitEncoder:
     """Encodes all images and captions of a data set, in order, with the model as it is.
@@ -155,17 +162,16 @@ class Validation:
             log.warning("The validation loss is not finite: these weights are no candidate for best.pt.")
         elif found.has_collapsed:
             log.warning(
-                "The features have collapsed: effective rank %.1f of images, %.1f of captions. These "
-                "weights are the best only until others have not. Lower the learning rate, or warm up "
-                "longer.",
+                "The features have collapsed: effective rank %.1f of images, %.1f of captions. %s",
                 found.image_rank,
                 found.text_rank,
+                UNTRAINED if self.progress.step < EARLY_STEPS else COLLAPSED,
             )
 
     def _choose(self, record: dict[str, Any], features: Features) -> bool:
         """Keep a record that is the best so far. Returns whether it is."""
         best = self.progress.best
-        if not math.isfinite(record["val/loss"]):
+        if not is_candidate(record):
             return False
         if best is not None and selection_key(record) <= selection_key(best):
             return False
@@ -197,11 +203,21 @@ class Validation:
         return loss / self.setup.loss.chance(size) if size > 1 else math.nan
 
 
-def selection_key(record: dict[str, Any]) -> tuple[bool, float, float]:
-    """What the best checkpoint is chosen by: rsum, then the loss, for equal captions bound the recalls.
+def is_candidate(record: dict[str, Any]) -> bool:
+    """Whether the weights of a validation record can be the best.
 
-    Weights whose features have collapsed come behind all others, and are the best of a run that has no
-    others: after two steps features look so, too, and such a run shall end well.
+    Those whose loss is not finite cannot, nor those whose features have collapsed. In the first steps
+    features look so, too, since an untrained network gives nearly the same to everything.
+    """
+    loss = record["val/loss"]  # None where it was not finite, in a record that was read
+    is_finite = loss is not None and math.isfinite(loss)
+    return is_finite and (record["step"] < EARLY_STEPS or not _has_collapsed(record))
+
+
+def selection_key(record: dict[str, Any]) -> tuple[bool, float, float]:
+    """What the best candidate is chosen by: rsum, then the loss, for equal captions bound the recalls.
+
+    Weights whose features do not spread yet come behind all others.
     """
     return not _has_collapsed(record), record["val/rsum"], -record["val/loss"]
 

@@ -10,6 +10,7 @@ import torch
 from miniclip.runs import RunDirectory
 from miniclip.training.checkpoint import load_checkpoint, save_checkpoint
 from miniclip.training.kept_checkpoints import KeptCheckpoints
+from miniclip.training.validation import EARLY_STEPS
 from tests.conftest import TINY, fit
 
 
@@ -59,13 +60,14 @@ def test_the_best_validations_stay(tmp_path: Path) -> None:
         (3, 70.0, None, sound),
         (4, 60.0, 1.0, sound),
         (5, 55.0, 1.0, sound),
+        (EARLY_STEPS, 99.0, 1.0, collapsed),
     ):
         found = {f"health/{name}": value for name, value in (health | measures).items()}
         with open(run.metrics, "a") as file:
             file.write(json.dumps({"step": step, "val/rsum": rsum, "val/loss": loss, **found}) + "\n")
         save(kept, step)
         kept.add_validated(step)
-    assert steps_in(run) == {"last": 5, "best_00000004": 4, "best_00000005": 5}
+    assert steps_in(run) == {"last": EARLY_STEPS, "best_00000004": 4, "best_00000005": 5}
 
 
 def test_without_sound_records_all_of_the_best_stay(

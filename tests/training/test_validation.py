@@ -19,10 +19,11 @@ from miniclip.metrics import encode, recall_line, retrieval_metrics
 from miniclip.metrics.health import Health
 from miniclip.runs import JsonlLogger, RunDirectory, RunFacts
 from miniclip.stop_signals import Interrupted, stop_signals
+from miniclip.training.guards import Diverged
 from miniclip.training.progress import Progress
 from miniclip.training.setup import TrainingSetup
-from miniclip.training.validation import SplitEncoder, Validation, selection_key
-from tests.conftest import TINY
+from miniclip.training.validation import EARLY_STEPS, SplitEncoder, Validation, selection_key
+from tests.conftest import TINY, fit
 
 CPU = torch.device("cpu")
 
@@ -123,17 +124,38 @@ def health_of(*, rank: float) -> dict[str, float]:
     return {f"health/{name}": value for name, value in measures.items()}
 
 
-def test_collapsed_weights_are_the_best_only_until_others_are(setup: TrainingSetup, tmp_path: Path) -> None:
-    validate = validation(setup, tmp_path)
+def chosen(validate: Validation, *validations: tuple[int, float, float]) -> list[bool]:
+    """Whether each validation, of a step with an rsum and a rank of features, gave the best weights."""
     features = validate.encode()
-    chosen = [
+    return [
         validate._choose(
             {"step": step, "val/rsum": rsum, "val/loss": 1.0, **health_of(rank=rank)}, features
         )
-        for step, rsum, rank in ((1, 90.0, 1.0), (2, 20.0, 5.0), (3, 99.0, 1.0), (4, 21.0, 5.0))
+        for step, rsum, rank in validations
     ]
-    assert chosen == [True, True, False, True]
+
+
+def test_untrained_weights_are_the_best_only_until_others_are(setup: TrainingSetup, tmp_path: Path) -> None:
+    validate = validation(setup, tmp_path)
+    assert chosen(validate, (1, 90.0, 1.0), (2, 20.0, 5.0), (3, 99.0, 1.0), (4, 21.0, 5.0)) == [
+        *(True, True, False, True)
+    ]
     assert validate.progress.best is not None and validate.progress.best["step"] == 4
+
+
+def test_collapsed_weights_are_never_the_best(setup: TrainingSetup, tmp_path: Path) -> None:
+    validate = validation(setup, tmp_path)
+    assert chosen(validate, (EARLY_STEPS, 90.0, 1.0)) == [False] and validate.progress.best is None
+    assert chosen(validate, (200, 20.0, 5.0), (300, 90.0, 1.0)) == [True, False]
+
+
+def test_a_run_that_has_collapsed_has_diverged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("miniclip.training.validation.EARLY_STEPS", 1)
+    monkeypatch.setattr(Health, "has_collapsed", True)
+    with pytest.raises(Diverged, match="features that have not collapsed, so there is no best"):
+        fit(tmp_path, *TINY, "trainer.budget.steps=2")
+    names = {path.name for path in RunDirectory(tmp_path).checkpoints.iterdir()}
+    assert names == {"last.pt"}
 
 
 def test_a_record_that_knows_nothing_of_health_counts_as_sound() -> None:
