@@ -61,7 +61,8 @@ class Trainer:
         compile: let torch.compile make kernels for both towers. That takes a minute or so at the first
             steps, and wants a C++ compiler, on a GPU Triton; sums differ in their last bits.
         cuda_graphs: on a GPU, record the kernels of a batch once and launch them as one, where the host is
-            slower than the GPU. Results are the same to the bit; gradients take twice the memory.
+            slower than the GPU. Results are the same to the bit; gradients take twice the memory. Runs of
+            Muon have ended under it: see experiments/LOG.md, 2026-11-27.
         images_on_gpu: hold the training images in the GPU's memory where they are decoded once
             (`data.cache`) and take no more than a quarter of what is free there.
         profile: time the phases of some steps, count their arithmetic, and write trace.json.gz of a few;
