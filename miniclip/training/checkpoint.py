@@ -17,7 +17,7 @@ from miniclip.errors import UserError, counted
 from miniclip.files import flatten, partial_path, replace, replacing
 from miniclip.renamed import renamed_config
 from miniclip.training.contents import check_contents, check_progress
-from miniclip.training.digests import DIGESTS, check_digests, digests_of
+from miniclip.training.digests import DIGESTS, check_digests, digest_of, digests_of
 
 FORMAT = 2
 """What is written. Format 1 counted positions in batches; it is read as well."""
@@ -91,15 +91,17 @@ def copy_checkpoint(source: Path, target: Path) -> None:
 def save_weights(path: Path, weights: Mapping[str, Tensor], facts: Mapping[str, object]) -> None:
     """Write a state dict as safetensors, which any library reads, with facts about it as text.
 
+    One of the facts is "sha256": `digest_of` the tensors in the order of their names.
+
     Raises:
         OSError: when the system does not write it; no part of it is left.
     """
     # safetensors takes no tensor that lies in another order, or shares memory with a second one
     tensors = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, tensor in weights.items()
+        for name, tensor in sorted(weights.items())
     }
-    metadata = {name: str(fact) for name, fact in facts.items()}
+    metadata = {name: str(fact) for name, fact in facts.items()} | {DIGESTS: digest_of(tensors)}
     with replacing(path, "wb") as file:
         file.write(safetensors.torch.save(tensors, metadata))
 

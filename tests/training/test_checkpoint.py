@@ -86,7 +86,8 @@ def test_weights_alone_are_read_by_safetensors(tmp_path: Path) -> None:
     assert read.keys() == model.state_dict().keys()
     assert all(torch.equal(read[name], tensor) for name, tensor in model.state_dict().items())
     with safetensors.safe_open(path, "pt") as file:
-        assert file.metadata() == {"step": "12", "val/rsum": "70.5"}
+        metadata = file.metadata()
+    assert metadata == {"step": "12", "val/rsum": "70.5", "sha256": digest_of(dict(sorted(read.items())))}
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
