@@ -207,10 +207,10 @@ def test_a_budget_of_steps_ends_in_the_middle_of_an_epoch_with_a_validation(tmp_
 
 
 def test_forward_passes_compare_optimizers_at_equal_cost(tmp_path: Path) -> None:
-    budget = "trainer.budget.forward_passes=12"
+    budget = ("trainer.budget.forward_passes=12", "schedule.decay_fraction=0.5")
     steps = {}
     for optimizer in ("adamw", "sam", "interval", "msam"):
-        run = fit(tmp_path / optimizer, *TINY, f"optimizer={optimizer}", budget)
+        run = fit(tmp_path / optimizer, *TINY, f"optimizer={optimizer}", *budget)
         *records, last, validation = map(json.loads, run.metrics.open())
         steps[optimizer] = validation["step"]
         assert 11 <= validation["train/forward_passes"] <= 12

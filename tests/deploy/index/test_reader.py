@@ -67,11 +67,15 @@ def test_exact_search_is_brute_force(
 
 
 @pytest.mark.parametrize("k", [1, 7, 300])
-def test_search_by_a_graph_is_brute_force(k: int, tmp_path: Path) -> None:
+def test_search_by_a_graph_is_nearly_brute_force(k: int, tmp_path: Path) -> None:
     folder = index_of(tmp_path / "index", unit_vectors(300))
     queries = unit_vectors(3, seed=1)
     index = Index(folder, exact_limit=100)
-    assert names_of(index, queries, k) == [by_brute_force(folder, query, k) for query in queries]
+    for found, query in zip(names_of(index, queries, k), queries, strict=True):
+        order = by_brute_force(folder, query, 300)
+        # threads make the graph, each time another one, which may miss a neighbor
+        assert len(set(found) & set(order[:k])) >= max(1, k - 1)
+        assert len(found) == k and found == sorted(found, key=order.index)
     assert len(list(folder.glob("graph-*"))) == 1
 
 
