@@ -94,6 +94,30 @@ def test_tiles_are_the_whole_in_value_and_gradient(
     assert_near(tiled, whole)
 
 
+@pytest.mark.parametrize(
+    ("settings", "dtype", "expected"),
+    [
+        ({}, torch.float32, True),
+        ({"compile_tiles": False}, torch.float32, False),
+        ({"multi_positive": True}, torch.float32, False),
+        ({"label_smoothing": 0.1}, torch.float32, False),
+        ({}, torch.bfloat16, False),  # whose products are a GPU's
+    ],
+)
+def test_where_kernels_are_taken(
+    settings: dict[str, Any],
+    dtype: torch.dtype,
+    expected: bool,
+    batch: Features,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = []
+    monkeypatch.setattr(fused_tiles, "compiled", lambda kernel: made.append(kernel) or kernel)
+    given = Features(batch.images.detach().to(dtype), batch.texts.detach().to(dtype), scale=14.0)
+    given.differentiate(ClipLoss(**{"chunk_size": 7, "compile_tiles": True} | settings))
+    assert bool(made) == expected
+
+
 def test_compiled_kernels_compute_the_same(batch: Features, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused_tiles, "compiled", COMPILED)
     whole = batch.differentiate(ClipLoss())

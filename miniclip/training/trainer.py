@@ -58,11 +58,12 @@ class Trainer:
         num_workers: processes that read images; 0 reads in the main process. The most are 64, or four per
             processor where that is more.
         device: "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1", ...
-        compile: let torch.compile make kernels for both towers. That takes a minute or so at the first
-            steps, and wants a C++ compiler, on a GPU Triton; sums differ in their last bits.
+        compile: let torch.compile make kernels for both towers, and for a loss in tiles. That takes a
+            minute or so at the first steps, and wants a C++ compiler, on a GPU Triton; sums differ in their
+            last bits.
         cuda_graphs: on a GPU, record the kernels of a batch once and launch them as one, where the host is
-            slower than the GPU. Results are the same to the bit; gradients take twice the memory. Runs of
-            Muon have ended under it: see experiments/LOG.md, 2026-11-27.
+            slower than the GPU. Results are the same to the bit; gradients take twice the memory. Muon
+            has crashed under it: see experiments/LOG.md, 2026-11-27.
         images_on_gpu: hold the training images in the GPU's memory where they are decoded once
             (`data.cache`) and take no more than a quarter of what is free there.
         profile: time the phases of some steps, count their arithmetic, and write trace.json.gz of a few;

@@ -24,9 +24,15 @@ log = logging.getLogger(__name__)
 EARLY_STEPS = 100
 """Before so many steps features that do not spread are those of an untrained network."""
 
-UNTRAINED = "So do those of an untrained network: these weights are the best only until others have not."
+UNTRAINED = (
+    "The features do not spread, like those of an untrained network: effective rank %.1f of images, "
+    "%.1f of captions. These weights are the best only until those of others do."
+)
 
-COLLAPSED = "These weights are no candidate for best.pt. Lower the learning rate, or warm up longer."
+COLLAPSED = (
+    "The features have collapsed: effective rank %.1f of images, %.1f of captions. These weights are no "
+    "candidate for best.pt. Lower the learning rate, or warm up longer."
+)
 
 
 class SplitEncoder:
@@ -161,12 +167,8 @@ class Validation:
         if not math.isfinite(loss):
             log.warning("The validation loss is not finite: these weights are no candidate for best.pt.")
         elif found.has_collapsed:
-            log.warning(
-                "The features have collapsed: effective rank %.1f of images, %.1f of captions. %s",
-                found.image_rank,
-                found.text_rank,
-                UNTRAINED if self.progress.step < EARLY_STEPS else COLLAPSED,
-            )
+            text = UNTRAINED if self.progress.step < EARLY_STEPS else COLLAPSED
+            log.warning(text, found.image_rank, found.text_rank)
 
     def _choose(self, record: dict[str, Any], features: Features) -> bool:
         """Keep a record that is the best so far. Returns whether it is."""

@@ -17,7 +17,7 @@ from miniclip.training.checkpoint import load_checkpoint, save_checkpoint
 from miniclip.training.checkpointer import Checkpointer, SaveSettings
 from miniclip.training.progress import Progress, Stopwatch
 from miniclip.training.stateful import DoesNotFit, OptimizerState
-from tests.conftest import TINY
+from tests.conftest import TINY, fit
 
 SETTINGS = SaveSettings(
     every_epochs=2,
@@ -110,6 +110,26 @@ def test_short_epochs_are_not_all_saved(saved: Checkpointer, tmp_path: Path) -> 
     keeper.save()
     progress.epoch = SETTINGS.every_epochs  # which has a name of its own
     assert keeper.is_due_after_epoch
+
+
+def test_a_run_of_short_epochs_saves_the_first_and_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[int] = []
+    monkeypatch.setattr("miniclip.training.checkpointer.LARGEST_SHARE", 0)
+    monkeypatch.setattr(Checkpointer, "_write", spied(Checkpointer._write, saved))
+    fit(tmp_path, *TINY, "trainer.budget.epochs=4", "trainer.validate_every_epochs=9")
+    assert len(saved) == 2 and saved[1] == 4 * saved[0]
+
+
+def spied(write: Any, steps: list[int]) -> Any:
+    """The same, which notes the steps that are written."""
+
+    def spy(self: Checkpointer, content: dict[str, Any], step: int) -> None:
+        steps.append(step)
+        write(self, content, step)
+
+    return spy
 
 
 @pytest.mark.parametrize("kind", ["sam", "plain"])

@@ -149,13 +149,16 @@ def test_collapsed_weights_are_never_the_best(setup: TrainingSetup, tmp_path: Pa
     assert chosen(validate, (200, 20.0, 5.0), (300, 90.0, 1.0)) == [True, False]
 
 
-def test_a_run_that_has_collapsed_has_diverged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_has_collapsed_has_diverged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr("miniclip.training.validation.EARLY_STEPS", 1)
     monkeypatch.setattr(Health, "has_collapsed", True)
     with pytest.raises(Diverged, match="features that have not collapsed, so there is no best"):
         fit(tmp_path, *TINY, "trainer.budget.steps=2")
     names = {path.name for path in RunDirectory(tmp_path).checkpoints.iterdir()}
     assert names == {"last.pt"}
+    assert "collapsed" in caplog.text and "no candidate" in caplog.text
 
 
 def test_a_record_that_knows_nothing_of_health_counts_as_sound() -> None:
