@@ -7,6 +7,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from miniclip.metrics.health import Health
 from miniclip.runs import RunDirectory
 from miniclip.training.checkpoint import load_checkpoint, save_checkpoint
 from miniclip.training.kept_checkpoints import KeptCheckpoints
@@ -68,6 +69,19 @@ def test_the_best_validations_stay(tmp_path: Path) -> None:
         save(kept, step)
         kept.add_validated(step)
     assert steps_in(run) == {"last": EARLY_STEPS, "best_00000004": 4, "best_00000005": 5}
+
+
+def test_no_collapsed_weights_are_among_the_best(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    kept = KeptCheckpoints(run, keep_last=0, keep_best=5)
+    collapsed = dict.fromkeys(Health._fields, -0.01) | {"image_rank": 9.0, "text_rank": 1.0}
+    found = {f"health/{name}": value for name, value in collapsed.items()}
+    for step in (1, EARLY_STEPS):
+        with open(run.metrics, "a") as file:
+            file.write(json.dumps({"step": step, "val/rsum": 9.0, "val/loss": 1.0, **found}) + "\n")
+        save(kept, step)
+        kept.add_validated(step)
+    assert steps_in(run) == {"last": EARLY_STEPS, "best_00000001": 1}
 
 
 def test_without_sound_records_all_of_the_best_stay(
