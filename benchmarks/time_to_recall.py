@@ -4,9 +4,9 @@
 
 open_clip trains one epoch. MiniCLIP trains on the same images through `python run.py
 experiments=time_to_recall`: as many samples with AdamW, as many samples with the experiment's own optimizer
-(`--all` only), and as many minutes with it. Both models are then read from their checkpoints and measured
-by one evaluator on the validation titles. Seconds are those of the whole command, with all it does:
-starting, caches, and MiniCLIP's validation and figures.
+(`--all` only), and as many minutes with it, whose Muon steps every second time. Both models are then read
+from their checkpoints and measured by one evaluator on the validation titles. Seconds are those of the
+whole command, with all it does: starting, caches, and MiniCLIP's validation and figures.
 """
 
 import argparse
@@ -45,6 +45,9 @@ ADAMW = (
     "schedule.warmup_fraction=0.1",
 )
 """Its own rates, where the experiment has Muon's."""
+
+SAME_MINUTES = ("optimizer.muon_interval=2",)
+"""On a CPU two fifths of a step with Muon are Muon's own."""
 
 MARGIN_SECONDS = 30
 """By which starting may take longer the second time, and what further epochs add in validations."""
@@ -196,9 +199,8 @@ def main() -> None:
             minutes = (rival.seconds - other_seconds - MARGIN_SECONDS) / 60
             if minutes <= 0:
                 sys.exit("open_clip was done before MiniCLIP could start: give it more --samples.")
-            longer, _ = miniclip(
-                f"same minutes, seed {seed}", folder, *common, f"trainer.budget.minutes={minutes}"
-            )
+            budget = f"trainer.budget.minutes={minutes}"
+            longer, _ = miniclip(f"same minutes, seed {seed}", folder, *common, budget, *SAME_MINUTES)
             print(longer.line(), flush=True)
 
             for result in (*results, longer):
