@@ -172,10 +172,12 @@ def main() -> None:
     parser.add_argument("settings", nargs="*", metavar="SETTING=VALUE", help="more for MiniCLIP")
     arguments = parser.parse_args()
 
-    cfg = compose("experiments=time_to_recall", f"data.root={arguments.root}")
+    # with all settings, so that a wrong one is told before open_clip trains
+    given = [f"data.root={arguments.root}", *arguments.settings]
+    cfg = compose("experiments=time_to_recall", *given, *SAME_MINUTES)
     train, val, _ = make(cfg, "data").read_parts()
     train = train.select("train", range(min(len(train), arguments.samples or len(train))))
-    data = [f"data.root={arguments.root}", f"data.limit={max(len(train), len(val))}", *arguments.settings]
+    data = [f"data.limit={max(len(train), len(val))}", *given]
 
     print(conditions("torch", "torchvision", "open-clip-torch", "timm"))
     print(f"{len(train):,} training images, {len(val):,} validation titles; R@1/5/10 and rsum")

@@ -131,11 +131,11 @@ def batch(seed: int) -> Batch:
 
 def plain_adamw(optimizer: PassOptimizer, names: dict[Tensor, str], model: nn.Module) -> torch.optim.AdamW:
     """torch's AdamW with the settings of the suite's for each weight."""
-    ours = dict(model.named_parameters())
+    plain = dict(model.named_parameters())
     groups = []
     for group in optimizer.param_groups:
         settings = {name: group[name] for name in ("lr", "betas", "eps", "weight_decay")}
-        groups.append({**settings, "params": [ours[names[p]] for p in group["params"]]})
+        groups.append({**settings, "params": [plain[names[p]] for p in group["params"]]})
     return torch.optim.AdamW(groups, fused=False, foreach=False)
 
 
