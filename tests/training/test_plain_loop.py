@@ -2,7 +2,8 @@
 
 The loop takes what the suite replaces: torchvision's ResNet in torch's own memory format, the package
 linformer on captions padded to the longest that may come, a table of logits, AdamW without its fused
-kernels, SAM as its paper has it. Names of weights agree, so that both begin with the same.
+kernels, SAM as its paper has it. Names of weights agree, so that both begin with the same. In float32
+convolutions of small maps are torch's own: `tests/models/test_small_map_conv.py` has the others.
 """
 
 import math
@@ -38,6 +39,9 @@ SETTINGS = (
 )
 
 ROUNDING_OF_BFLOAT16 = 2**-8
+
+EARLY_STEPS, EARLY = 8, 1e-4
+"""Of the first steps losses agree better, before batch norms of so few images make much of a last bit."""
 
 
 class PlainImageTower(nn.Module):
@@ -192,6 +196,7 @@ def test_losses_are_those_of_a_plain_loop(
         one = batch(number)
         losses.append((ours([one]).loss.item(), plain_step(plain, adamw, one)))
 
-    for our_loss, plain_loss in losses:
-        assert our_loss == pytest.approx(plain_loss, rel=ROUNDING_OF_BFLOAT16)
+    for number, (our_loss, plain_loss) in enumerate(losses):
+        largest = EARLY if number < EARLY_STEPS else ROUNDING_OF_BFLOAT16
+        assert our_loss == pytest.approx(plain_loss, rel=largest)
     assert losses[-1][0] < 0.9 * losses[0][0]
