@@ -31,7 +31,8 @@ RIVAL = "open_clip's evaluate"
 
 def ours(root: Path, folder: Path) -> tuple[Callable[[], object], Split]:
     """A validation of a run that has not been trained, and the split that it is of."""
-    cfg = compose("experiments=time_to_recall", f"data.root={root}", "data.limit=2000", "precision=bf16")
+    settings = ("encoder/image=resnet34", f"data.root={root}", "data.limit=2000", "precision=bf16")
+    cfg = compose("experiments=time_to_recall", *settings)
     trainer, setup, _ = build(cfg, RunDirectory(folder))
     encoder = SplitEncoder(
         setup,

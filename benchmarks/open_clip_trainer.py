@@ -7,19 +7,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-MODEL_NAME = "resnet34-64"
-MODEL = {
-    "embed_dim": 256,
-    "vision_cfg": {
-        "image_size": 64,
-        "timm_model_name": "resnet34",
-        "timm_model_pretrained": False,
-        "timm_pool": "avg",
-        "timm_proj": "linear",
-    },
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 256, "heads": 4, "layers": 4},
-}
-"""A ResNet-34 without weights at 64 pixels beside a text tower of width 256 and 4 layers."""
+MODEL_NAME = "small"
+TOWER = "resnet34"
 
 BATCH_SIZE = 128
 
@@ -31,12 +20,20 @@ main(sys.argv[1:])
 """
 
 
-def train(pairs: Iterable[tuple[Path, str]], folder: Path, *, warmup_steps: int, save: bool = False) -> str:
+def train(
+    pairs: Iterable[tuple[Path, str]],
+    folder: Path,
+    *,
+    warmup_steps: int,
+    tower: str = TOWER,
+    save: bool = False,
+) -> str:
     """Train one epoch with AdamW at 1e-3 in bfloat16, two workers, cosine to zero.
 
     Args:
         pairs: image files and captions.
         folder: for the table, the logs and the checkpoint.
+        tower: see `write_model`.
         save: keep the checkpoint; see `checkpoint`.
 
     Returns:
@@ -61,7 +58,7 @@ def train(pairs: Iterable[tuple[Path, str]], folder: Path, *, warmup_steps: int,
         "save-frequency": int(save),
     }
     arguments = [str(text) for key, value in settings.items() for text in (f"--{key}", value)]
-    return run([sys.executable, "-c", _MAIN, str(write_model(folder)), *arguments], folder)
+    return run([sys.executable, "-c", _MAIN, str(write_model(folder, tower)), *arguments], folder)
 
 
 def write_table(pairs: Iterable[tuple[Path, str]], table: Path) -> Path:
@@ -78,11 +75,24 @@ def checkpoint(folder: Path) -> Path:
     return folder / "logs" / "run" / "checkpoints" / "epoch_1.pt"
 
 
-def write_model(folder: Path) -> Path:
-    """The folder with the description of the model, for `open_clip.add_model_config`."""
+def write_model(folder: Path, tower: str = TOWER) -> Path:
+    """The folder with the description of the model, for `open_clip.add_model_config`.
+
+    Args:
+        folder: where it is made.
+        tower: timm's name of the image tower, which is without weights and sees 64 pixels; the text tower
+            beside it has 4 layers of width 256.
+    """
+    image = {"image_size": 64, "timm_model_name": tower, "timm_model_pretrained": False}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 256, "heads": 4, "layers": 4}
+    model = {
+        "embed_dim": 256,
+        "vision_cfg": {**image, "timm_pool": "avg", "timm_proj": "linear"},
+        "text_cfg": text,
+    }
     models = folder / "models"
     models.mkdir(exist_ok=True)
-    (models / f"{MODEL_NAME}.json").write_text(json.dumps(MODEL))
+    (models / f"{MODEL_NAME}.json").write_text(json.dumps(model))
     return models
 
 

@@ -1,10 +1,12 @@
 """Recall that is learned from the same samples and in the same minutes, beside open_clip's own trainer.
 
-    python -m benchmarks.time_to_recall /path/to/fashion [--samples 40072] [--seeds 0]
+    python -m benchmarks.time_to_recall /path/to/fashion [SETTING=VALUE ...] [--rival-tower resnet34]
+                                        [--samples 40072] [--seeds 0]
 
 open_clip trains one epoch. MiniCLIP trains on the same images through `python run.py
 experiments=time_to_recall`: as many samples with AdamW, as many samples with the experiment's own optimizer
-(`--all` only), and as many minutes with it, whose Muon steps every second time. Both models are then read
+(`--all` only), and as many minutes with it, whose Muon steps every second time. Both have the experiment's
+image tower, unless `--rival-tower` names another one of timm's for open_clip. Both models are then read
 from their checkpoints and measured by one evaluator on the validation titles. Seconds are those of the
 whole command, with all it does: starting, caches, and MiniCLIP's validation and figures.
 """
@@ -78,27 +80,27 @@ class Result(NamedTuple):
         )
 
 
-def open_clip(train: Split, val: Split, folder: Path) -> Result:
-    """One epoch of open_clip."""
+def open_clip(train: Split, val: Split, folder: Path, tower: str) -> Result:
+    """One epoch of open_clip with an image tower of timm's."""
     files = write_images(train, folder / "train")
     pairs = [(file, captions[0]) for file, captions in zip(files, train.captions, strict=True)]
     steps = len(train) // open_clip_trainer.BATCH_SIZE
     started = time.perf_counter()
     output = open_clip_trainer.train(
-        pairs, folder, warmup_steps=max(1, round(WARMUP_FRACTION * steps)), save=True
+        pairs, folder, warmup_steps=max(1, round(WARMUP_FRACTION * steps)), tower=tower, save=True
     )
     seconds = time.perf_counter() - started
     rates = [float(rate) for rate in re.findall(r"([\d.]+)/s,", output)]
-    features = open_clip_features(val, folder)
-    return Result("open_clip", seconds, statistics.median(rates[1:]), retrieval_metrics(*features))
+    metrics = retrieval_metrics(*open_clip_features(val, folder, tower))
+    return Result(f"open_clip, {tower}", seconds, statistics.median(rates[1:]), metrics)
 
 
 @torch.inference_mode()
-def open_clip_features(val: Split, folder: Path) -> Features:
+def open_clip_features(val: Split, folder: Path, tower: str) -> Features:
     """The validation split as open_clip's checkpoint sees it, through its own preprocessing."""
     import open_clip as package
 
-    package.add_model_config(open_clip_trainer.write_model(folder))
+    package.add_model_config(open_clip_trainer.write_model(folder, tower))
     name = open_clip_trainer.MODEL_NAME
     model, _, preprocess = package.create_model_and_transforms(
         name, pretrained=str(open_clip_trainer.checkpoint(folder)), weights_only=False
@@ -169,6 +171,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, help="the first so many training images; all of them")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of MiniCLIP's runs")
     parser.add_argument("--all", action="store_true", help="as many samples with its own optimizer, too")
+    parser.add_argument("--rival-tower", help="timm's name of open_clip's image tower; MiniCLIP's own")
     parser.add_argument("settings", nargs="*", metavar="SETTING=VALUE", help="more for MiniCLIP")
     arguments = parser.parse_args()
 
@@ -183,7 +186,7 @@ def main() -> None:
     print(f"{len(train):,} training images, {len(val):,} validation titles; R@1/5/10 and rsum")
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        rival = open_clip(train, val, folder)
+        rival = open_clip(train, val, folder, arguments.rival_tower or cfg.encoder.image.architecture)
         print(rival.line(), flush=True)
 
         for seed in arguments.seeds:

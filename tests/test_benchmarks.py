@@ -60,7 +60,8 @@ def test_time_to_recall_trains_and_measures_both_sides(
     time_to_recall.main()
     printed = capsys.readouterr().out
     assert "2,560 training images, 2,000 validation titles" in printed
-    for side in ("open_clip", "MiniCLIP, same samples, AdamW, seed 0", "MiniCLIP, same minutes, seed 0"):
+    ours = ("MiniCLIP, same samples, AdamW, seed 0", "MiniCLIP, same minutes, seed 0")
+    for side in ("open_clip, resnet10t", *ours):
         (line,) = (line for line in printed.splitlines() if line.startswith(f"{side} "))
         assert float(line.split("/")[2].split()[0]) > 0  # R@10, image to text
     assert "times open_clip's in" in printed
