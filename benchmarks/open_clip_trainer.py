@@ -8,7 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 MODEL_NAME = "small"
+"""What open_clip calls the model of `write_model`."""
+
 TOWER = "resnet34"
+"""timm's name of its image tower where no other is asked for."""
 
 BATCH_SIZE = 128
 
