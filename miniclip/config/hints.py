@@ -51,8 +51,9 @@ def is_named(wrong: str, words: Sequence[str] = ()) -> str:
         meant = (
             _by_slash(wrong)
             or _by_value(wrong, words)
+            or _by_wrapping(wrong, words)
             or _by_common_name(wrong, words)
-            or _by_likeness(wrong)
+            or _by_likeness(wrong, words)
         )
 
     if not meant or meant == wrong:
@@ -97,7 +98,7 @@ def explained(message: str, words: Sequence[str] = ()) -> str:
     key = re.search(r"Could not (?:override|delete) (?:from config\. )?'([^'=]+)(?:=[^']*)?'", message)
     if key:
         typed = _typed(key[1], words)
-        if key[1] in _known_keys():
+        if key[1] in _known_keys() and not _by_wrapping(key[1], words):
             reason = not_chosen(key[1])
             if not reason and _by_slash(key[1]):  # a part that this option leaves out
                 reason = f"an option is chosen with {_by_slash(key[1])}={_value(key[1], words)}"
@@ -207,29 +208,54 @@ def _by_common_name(wrong: str, words: Sequence[str]) -> str:
     if "." in wrong and wrong.partition(".")[0] == group and meant == group:
         return ""  # data.dataset, say
 
-    option = _value("optimizer", words)
-    if meant.startswith("optimizer.base.") and option in groups()["optimizer/base"]:
-        return meant.replace(".base.", ".")  # no wrapper
-    return meant
+    return _by_wrapping(meant, words) or meant
 
 
-def _by_likeness(wrong: str) -> str:
+def _by_wrapping(key: str, words: Sequence[str]) -> str:
+    """Where an optimizer's setting stands that was looked for in the one around it, or the other way.
+
+    optimizer.lr -> optimizer.base.lr; with optimizer=adamw, which is wrapped by none, back again.
+    """
+    if _is_wrapped(words):
+        other = re.sub(r"^optimizer\.(?!base\.)", "optimizer.base.", key)
+        exists = other in _known_keys() and key not in _known_keys()
+    else:
+        other = re.sub(r"^optimizer\.base\.", "optimizer.", key)
+        exists = key in _known_keys()
+    return other if other != key and exists else ""
+
+
+def _is_wrapped(words: Sequence[str]) -> bool:
+    """Whether the optimizer that was chosen, by a word or by a study, has another as its base."""
+    return _chosen("optimizer", words) not in groups()["optimizer/base"]
+
+
+def _chosen(group: str, words: Sequence[str]) -> str:
+    """The option of a group: that of a word, else the study's, else the one of conf/config.yaml."""
+    study = HOME / "experiments" / f"{_value('experiments', words)}.yaml"
+    found = [_value(group, words)]
+    for path in (study, CONF / "config.yaml"):
+        entries = _content(path).get("defaults", []) if path.is_file() else []
+        for entry in entries:
+            if isinstance(entry, dict):
+                found += [entry.get(group, ""), entry.get(f"override /{group}", "")]
+    return next(filter(None, found), "")
+
+
+def _by_likeness(wrong: str, words: Sequence[str]) -> str:
     """The known name that is spelled most alike; of a setting's place and its own name each for itself."""
     if "/" in wrong:
         return "".join(difflib.get_close_matches(wrong, groups(), n=1, cutoff=0.7))
 
-    known = _known_keys()
+    known = [_by_wrapping(key, words) or key for key in _known_keys()]
     place, _, last = wrong.rpartition(".")
-    siblings = [key for key in known if key.rpartition(".")[0] == place]
-    near = difflib.get_close_matches(wrong, siblings, n=1, cutoff=0.7)
-    if near:
-        return near[0]
 
-    # logger.projct: the place is right and lacks its last part
-    deeper = _by_last_part([key for key in known if key.startswith(f"{place}.")])
-    near = difflib.get_close_matches(last, deeper, n=1, cutoff=0.7)
+    # logger.projct, too: the place is right and lacks its last part
+    below = _by_last_part([key for key in known if key.startswith(f"{place}.")])
+    below |= _by_last_part([key for key in known if key.rpartition(".")[0] == place])
+    near = difflib.get_close_matches(last, below, n=1, cutoff=0.7)
     if near:
-        return deeper[near[0]]
+        return below[near[0]]
 
     near = difflib.get_close_matches(wrong, known, n=1, cutoff=0.7)
     if near:
@@ -263,11 +289,11 @@ def _known_keys() -> list[str]:
     return sorted(keys)
 
 
-def _content(path: Path) -> dict[str, object]:
+def _content(path: Path) -> dict[str, Any]:
     return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
 
 
-def _paths(content: dict[str, object], prefix: str) -> Iterable[str]:
+def _paths(content: dict[str, Any], prefix: str) -> Iterable[str]:
     for key, value in content.items():
         if key in ("defaults", "hydra") or key.startswith("_"):
             continue

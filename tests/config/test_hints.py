@@ -7,7 +7,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from miniclip.cli import main
 from miniclip.config.compose import compose
-from miniclip.config.hints import explained, is_named
+from miniclip.config.hints import explained
 from miniclip.errors import UserError, as_override
 
 
@@ -70,8 +70,25 @@ def test_a_setting_of_another_option_says_of_which(key: str, group: str, who: st
     assert message == f"{key}=1: the option chosen for {group} has no setting {key}; {who}."
 
 
-def test_where_no_optimizer_wraps_another_its_settings_are_its_own() -> None:
-    assert "Did you mean optimizer.lr?" in is_named("lr", ["optimizer=adamw", "lr=1"])
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        # none wraps another, and the settings are the optimizer's own
+        (["optimizer=adamw", "lr=1"], "optimizer.lr"),
+        (["optimizer=adamw", "optimizer.base.lr=1"], "optimizer.lr"),
+        (["optimizer=muon_short", "optimizer.muon_intervall=2"], "optimizer.muon_interval"),
+        (["experiments=time_to_recall", "lr=1"], "optimizer.lr"),
+        # they are those of the optimizer that is wrapped
+        (["optimizer=late_sam_on_muon", "optimizer.muon_interval=2"], "optimizer.base.muon_interval"),
+        (["optimizer=late_sam_on_muon", "optimizer.muon_intervall=2"], "optimizer.base.muon_interval"),
+        (["experiments=time_to_recall", "optimizer=sam", "lr=1"], "optimizer.base.lr"),
+    ],
+    ids=str,
+)
+def test_an_optimizers_settings_stand_where_it_stands(words: list[str], meant: str) -> None:
+    with pytest.raises(UserError) as caught:
+        compose(*words)
+    assert str(caught.value).endswith(f"Did you mean {meant}?")
 
 
 @pytest.mark.parametrize(
