@@ -62,7 +62,9 @@ class SettingError(UserError):
         self.allowed = allowed
 
     def __str__(self) -> str:
-        return f"{self.setting}={self.value}: {self.allowed}. Change it with {self.setting}=..."
+        # true, false and null as they are typed
+        value = _for_hydra(self.value) if self.value is None or isinstance(self.value, bool) else self.value
+        return f"{self.setting}={value}: {self.allowed}. Change it with {self.setting}=..."
 
 
 class BrokenImage(UserError):

@@ -53,3 +53,8 @@ def test_the_error_says_what_is_allowed(check: Callable[..., None], value: objec
     with pytest.raises(SettingError) as caught:
         check(value=value)
     assert (caught.value.value is value) and caught.value.allowed == allowed
+
+
+@pytest.mark.parametrize(("value", "typed"), [(None, "null"), (True, "true"), (0.5, "0.5"), ("a b", "a b")])
+def test_the_value_is_told_as_it_is_typed(value: object, typed: str) -> None:
+    assert str(SettingError("k", value, "must be more")) == f"k={typed}: must be more. Change it with k=..."

@@ -155,7 +155,7 @@ def test_what_cannot_be_recorded_is_one_line(tmp_path: Path, monkeypatch: pytest
         return loss if loss.detach().isfinite() else loss * 0
 
     monkeypatch.setattr(ClipLoss, "forward", reading)
-    with pytest.raises(SettingError, match=r"trainer\.cuda_graphs=True: .*take false"):
+    with pytest.raises(SettingError, match=r"trainer\.cuda_graphs=true: .*take false"):
         fit(tmp_path, *ON_GPU, "trainer.cuda_graphs=true")
 
 

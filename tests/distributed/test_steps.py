@@ -97,7 +97,7 @@ def perturbed(model: CLIP, half: Any, *, rho: float) -> CLIP:
 )
 def test_what_needs_the_mean_gradient_is_refused_without_it(axes: dict[str, Any]) -> None:
     weights = [torch.nn.Parameter(torch.ones(2))]
-    with pytest.raises(SettingError, match="sync_perturbation=False"):
+    with pytest.raises(SettingError, match="sync_perturbation=false"):
         SAM(weights, torch.optim.SGD, rho=0.1, sync_perturbation=False, **axes)
 
 

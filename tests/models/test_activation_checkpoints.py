@@ -74,5 +74,5 @@ def test_a_copy_runs_its_own_blocks() -> None:
 
 
 def test_layers_in_a_row_have_no_blocks() -> None:
-    with pytest.raises(SettingError, match=r"checkpoint_activations=True: finds no blocks"):
+    with pytest.raises(SettingError, match=r"checkpoint_activations=true: finds no blocks"):
         checkpoint_blocks(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()))

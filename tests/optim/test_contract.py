@@ -289,7 +289,7 @@ def test_norms_only_without_norm_layers_says_so() -> None:
     frozen[1].requires_grad_(False)
     for model in (nn.Linear(2, 2), nn.BatchNorm1d(2, affine=False), frozen):
         params = [*model.parameters()] or [nn.Parameter(torch.ones(1))]
-        with pytest.raises(SettingError, match=r"norms_only=True: finds no norm layer .* LayerNorm"):
+        with pytest.raises(SettingError, match=r"norms_only=true: finds no norm layer .* LayerNorm"):
             SAM(params, SGD, norms_only=True, model=model)
 
 

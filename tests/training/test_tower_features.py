@@ -287,7 +287,7 @@ def test_the_experiment_trains_with_the_weights_of_the_packages(tmp_path: Path) 
         (["encoder.image.trainable=last_stage"], "the image tower learns"),
         (["encoder.text.frozen=false"], "the text tower learns.*encoder.text.frozen=true"),
         (["data.crop=resized"], "data.cache=features: keeps one view.*data.crop=eval"),
-        (["data.flip=true"], "data.flip=True: mirrors nothing with data.crop=eval"),
+        (["data.flip=true"], "data.flip=true: mirrors nothing with data.crop=eval"),
     ],
     ids=str,
 )

@@ -103,7 +103,7 @@ def test_training_may_see_what_evaluation_sees(
         for epoch in range(2):
             assert torch.equal(train[epoch, 1][0], val[1][0])
 
-    with pytest.raises(SettingError, match=r"flip=True: mirrors nothing with data\.crop=eval"):
+    with pytest.raises(SettingError, match=r"flip=true: mirrors nothing with data\.crop=eval"):
         data.CSVTable(**settings | {"flip": True})
     with pytest.raises(SettingError, match="cache=features: keeps one view of each image"):
         data.CSVTable(**settings | {"crop": "resized", "cache": "features"})

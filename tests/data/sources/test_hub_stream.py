@@ -234,7 +234,7 @@ def test_settings_that_do_not_go_with_a_stream(folder: Path, changes: dict[str, 
 
 
 def test_what_needs_all_images_says_so(folder: Path) -> None:
-    with pytest.raises(SettingError, match=r"streaming=True: keeps no images; .* so give false"):
+    with pytest.raises(SettingError, match=r"streaming=true: keeps no images; .* so give false"):
         streamed(folder).read_parts()
     with pytest.raises(UserError, match=r"cannot be read again\. Fetch them: data\.streaming=false"):
         training_set(streamed(folder)).split.images[0]
