@@ -42,8 +42,16 @@ def hugging_face_folder(folder: Path, kind: str = "bert") -> Path:
     return folder
 
 
+@torch.no_grad()
+def fill_zeros(model: torch.nn.Module) -> None:
+    """Give random values to what starts at zero, so that what stands before it takes part in the output."""
+    for parameter in model.parameters():
+        if not parameter.any():
+            parameter.normal_(std=0.05)
+
+
 def bundle_of(*settings: str) -> ModelBundle:
-    """The model of a small config and some settings; batch norms are as after some training."""
+    """The model of a small config and some settings; all of it takes part, as after some training."""
     chosen = {setting.partition("=")[0] for setting in settings}
     small = [word for group, words in SMALL.items() if group not in chosen for word in words]
     cfg = compose(*small, "image_size=32", "embed_dim=32", *settings)
@@ -53,6 +61,7 @@ def bundle_of(*settings: str) -> ModelBundle:
 
     torch.manual_seed(0)
     model = make_model(cfg, vocab_size=tokenizer.vocab_size)
+    fill_zeros(model)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_(std=0.1)  # type: ignore[union-attr]

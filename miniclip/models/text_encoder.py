@@ -130,7 +130,11 @@ def pool(tokens: Tensor, attention_mask: Tensor, pooling: Pooling) -> Tensor:
 
 
 class TransformerBlock(nn.Module):
-    """Attention and a GELU feed-forward of four times the width, each on a normed residual branch."""
+    """Attention and a GELU feed-forward of four times the width, each on a normed residual branch.
+
+    The last linear layer of either branch starts at zero (as the last batch norms of residual blocks do,
+    Goyal et al. 2017, arXiv 1706.02677): embeddings are small, and what random blocks add would drown them.
+    """
 
     def __init__(self, attention: nn.Module, *, width: int, dropout: float):
         super().__init__()
@@ -140,6 +144,17 @@ class TransformerBlock(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         self.dropout = nn.Dropout(dropout)
 
+        _start_at_zero(self.attention)
+        _start_at_zero(self.mlp)
+
     def forward(self, tokens: Tensor, packing: TokenPacking) -> Tensor:
         tokens = tokens + self.dropout(self.attention(self.attention_norm(tokens), packing))
         return tokens + self.dropout(self.mlp(self.mlp_norm(tokens)))
+
+
+def _start_at_zero(branch: nn.Module) -> None:
+    """Have a branch add nothing: its last linear layer gives zero."""
+    layers = [layer for layer in branch.modules() if isinstance(layer, nn.Linear)]
+    for layer in layers[-1:]:
+        for parameter in layer.parameters():
+            nn.init.zeros_(parameter)

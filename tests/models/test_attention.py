@@ -21,6 +21,8 @@ from miniclip.models import (
     TextEncoder,
 )
 from miniclip.models.attention import TokenPacking
+from miniclip.models.text_encoder import TransformerBlock
+from tests.bundles import fill_zeros
 
 ATTENTIONS: dict[str, Any] = {
     "full": FullAttention,
@@ -280,10 +282,23 @@ def test_captions_of_4096_tokens() -> None:
         pooling="mean",
         embed_dim=8,
     )
+    fill_zeros(encoder)
     token_ids = torch.randint(50, (2, 4096))
     mask = torch.arange(4096) < torch.tensor([[4096], [9]])
     out = encoder(token_ids, mask)
     torch.testing.assert_close(out[1:], encoder(token_ids[1:, :9], mask[1:, :9]), atol=1e-5, rtol=1e-4)
+
+
+def test_a_block_begins_by_handing_on_its_tokens(make: Any) -> None:
+    block = TransformerBlock(make(width=32, num_heads=4, context_length=24), width=32, dropout=0.0)
+    tokens, mask = captions(7, 3)
+    places = TokenPacking(mask)
+    packed = places.unpad(tokens)
+
+    assert torch.equal(block(packed, places), packed)
+    block(packed, places).square().sum().backward()
+    learning = [name for name, p in block.named_parameters() if p.grad is not None and p.grad.any()]
+    assert "mlp.2.weight" in learning and any(name.startswith("attention.") for name in learning)
 
 
 def order_task(count: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -297,7 +312,7 @@ def order_task(count: int, seed: int) -> tuple[Tensor, Tensor]:
 def accuracy_on_order(encoder: nn.Module) -> float:
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=3e-3)
     token_ids, labels = order_task(2048, seed=0)
-    for step in range(160):
+    for step in range(400):
         rows = torch.arange(step * 64, step * 64 + 64) % 2048
         mask = torch.ones(64, 10, dtype=torch.bool)
         scores = encoder(token_ids[rows], mask)[:, 0]
