@@ -15,6 +15,7 @@ from miniclip.distributed import World
 from miniclip.models.synced_batch_norm import synced_batch_norms
 from miniclip.positives import PositivePairs
 from miniclip.training import TrainingStep
+from tests.bundles import fill_zeros
 from tests.conftest import TINY
 
 CASES: dict[str, tuple[str, ...]] = {
@@ -49,6 +50,7 @@ def training_step(settings: Sequence[str], world: World) -> TrainingStep:
     cfg = compose(*TINY, tower, "precision=fp32", *settings)
     torch.manual_seed(0)
     model = instantiate.make_model(cfg, vocab_size=300).train()
+    fill_zeros(model)
     trainer = instantiate.make(cfg, "trainer")
     return TrainingStep(
         model,

@@ -30,8 +30,9 @@ def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
         assert first[name]["norms"][0].item() == pytest.approx(alone["norms"][0].item(), rel=3e-6), name
         for part in ("weights", "buffers"):
             assert torch.equal(first[name][part], second[name][part]), name
-            # Adam turns the last bits of a gradient near zero into part of a step, Muon into more of one
-            torch.testing.assert_close(first[name][part], alone[part], rtol=0, atol=1e-3, msg=name)
+            difference = (first[name][part] - alone[part]).abs()
+            # Adam makes part of a step, 5e-3 of an embedding, of the last bits of a gradient near zero
+            assert difference.max() < 5e-3 and difference.mean() < 3e-6, name
 
     statistics = first["own statistics"]["buffers"], second["own statistics"]["buffers"]
     assert torch.equal(*statistics), "each batch norm sees its own rows, and all hold the mean"

@@ -15,6 +15,7 @@ from miniclip.metrics import Features, encode, encode_texts
 from miniclip.models import CLIP
 from miniclip.tokenizers import Tokenizer
 from miniclip.training.precision import Precision
+from tests.bundles import fill_zeros
 from tests.conftest import TINY
 
 CAPTIONS = [["a red square", "red"], ["a very long caption of a blue circle"], ["green", "x", "y z"]]
@@ -26,7 +27,9 @@ def parts() -> Iterator[tuple[CLIP, Tokenizer]]:
     tokenizer = make(cfg, "tokenizer")
     tokenizer.fit(caption for captions in CAPTIONS for caption in captions)
     torch.manual_seed(0)
-    yield make_model(cfg, vocab_size=tokenizer.vocab_size), tokenizer
+    model = make_model(cfg, vocab_size=tokenizer.vocab_size)
+    fill_zeros(model)
+    yield model, tokenizer
 
 
 def test_features_keep_the_order_whatever_the_lengths(parts: tuple[CLIP, Tokenizer]) -> None:

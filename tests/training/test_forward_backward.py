@@ -11,6 +11,7 @@ from miniclip.distributed import World
 from miniclip.losses import ClipLoss
 from miniclip.training import Precision
 from miniclip.training.forward_backward import Accumulation
+from tests.bundles import fill_zeros
 from tests.conftest import TINY
 from tests.training.test_step import batch
 
@@ -19,6 +20,7 @@ def accumulation(*overrides: str, **settings: Any) -> Accumulation:
     cfg = compose(*TINY, "precision=fp32", *overrides)
     torch.manual_seed(0)
     model = instantiate.make_model(cfg, vocab_size=300).train()
+    fill_zeros(model)
     precision = Precision(dtype="float32", device=torch.device("cpu"))
     loss = settings.pop("loss", ClipLoss())
     return Accumulation(model, loss, precision, **settings)

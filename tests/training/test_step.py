@@ -10,6 +10,7 @@ from miniclip.config import instantiate
 from miniclip.config.compose import compose
 from miniclip.data.batch import Batch
 from miniclip.training import StepResult, TrainingStep
+from tests.bundles import fill_zeros
 from tests.conftest import TINY
 
 PLAIN = ("precision=fp32", "trainer.grad_clip_norm=null")
@@ -20,6 +21,7 @@ def step(*overrides: str) -> TrainingStep:
     torch.manual_seed(0)
     trainer = instantiate.make(cfg, "trainer")
     model = instantiate.make_model(cfg, vocab_size=300).train()
+    fill_zeros(model)
     optimizer, precision = instantiate.make_optimizer(cfg, model), instantiate.make_precision(cfg, trainer)
     return TrainingStep(
         model,
