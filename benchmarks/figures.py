@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +22,7 @@ class Figure(NamedTuple):
         low: the least of them.
         high: the largest.
         rounds: how many there were.
+        benchmark: the module of this package that found it, which `tell` enters.
     """
 
     name: str
@@ -30,6 +32,7 @@ class Figure(NamedTuple):
     low: float
     high: float
     rounds: int
+    benchmark: str = ""
 
     def __str__(self) -> str:
         spread = f" ({self.low:.3g} to {self.high:.3g} in {self.rounds} rounds)" if self.rounds > 1 else ""
@@ -41,8 +44,9 @@ def tell(figure: Figure) -> None:
     print(figure, flush=True)
     file = os.environ.get(KEPT_IN)
     if file is not None:
+        benchmark = Path(sys.argv[0]).stem
         with open(file, "a", encoding="utf-8") as kept:
-            kept.write(json.dumps(figure._asdict()) + "\n")
+            kept.write(json.dumps(figure._replace(benchmark=benchmark)._asdict()) + "\n")
 
 
 def read(file: Path) -> list[Figure]:
@@ -53,11 +57,13 @@ def read(file: Path) -> list[Figure]:
 
 
 def as_markdown(conditions: str, figures: Iterable[Figure]) -> str:
-    """A page with a table of all figures."""
+    """A page with a table of all figures, but those of what stands beside itself."""
     rows = [
-        f"| {each.name} | {each.value:.3g} | {each.low:.3g} to {each.high:.3g} | {each.rounds} "
+        f"| {each.benchmark} | {each.name} | {each.value:.3g} | {each.low:.3g} to {each.high:.3g} | {each.rounds} "
         f"| {each.unit} of {each.rival} |"
         for each in figures
+        if each.name != each.rival
     ]
-    head = ["| | median | from, to | rounds | |", "|---|---|---|---|---|"]
-    return "\n".join(["# Measured", "", conditions, "", *head, *rows, ""])
+    head = ["| benchmark | | median | from, to | rounds | |", "|---|---|---|---|---|---|"]
+    where = f"{conditions}. What each of them measures stands in `benchmarks/`."
+    return "\n".join(["# Measured", "", where, "", *head, *rows, ""])

@@ -212,7 +212,9 @@ class Random(Direction):
         for p in params:
             if p.device not in generators:
                 generators[p.device] = torch.Generator(p.device).manual_seed((self.seed + step) % 2**63)
-            vectors[p] = torch.empty_like(p).normal_(generator=generators[p.device])
+            vectors[p] = torch.empty_like(p)
+            # as it lies in memory: in another order a CPU draws one number at a time
+            vectors[p].as_strided((p.numel(),), (1,)).normal_(generator=generators[p.device])
         return vectors
 
     def state_dict(self, params: Sequence[Tensor]) -> dict[str, Any]:
