@@ -59,8 +59,8 @@ def read(file: Path) -> list[Figure]:
 def as_markdown(conditions: str, figures: Iterable[Figure]) -> str:
     """A page with a table of all figures, but those of what stands beside itself."""
     rows = [
-        f"| {each.benchmark} | {each.name} | {each.value:.3g} | {each.low:.3g} to {each.high:.3g} | {each.rounds} "
-        f"| {each.unit} of {each.rival} |"
+        f"| {each.benchmark} | {each.name} | {each.value:.3g} | {each.low:.3g} to {each.high:.3g} "
+        f"| {each.rounds} | {each.unit} of {each.rival} |"
         for each in figures
         if each.name != each.rival
     ]
