@@ -289,6 +289,7 @@ def _known_keys() -> list[str]:
     return sorted(keys)
 
 
+@cache
 def _content(path: Path) -> dict[str, Any]:
     return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
 

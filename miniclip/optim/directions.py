@@ -195,7 +195,8 @@ class LastGradient(Direction):
 class Random(Direction):
     """d drawn from a normal distribution, in one pass: the control that every other direction should beat.
 
-    d is a function of torch's seed at the time this is made and of the step's number.
+    d is a function of torch's seed at the time this is made, of the step's number and of the order in which
+    the weights lie in memory.
     """
 
     needs_first_pass: ClassVar[bool] = False
