@@ -6,9 +6,23 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import loss, time_to_recall
+from benchmarks import figures, loss, time_to_recall
 from benchmarks.sam_scorecard import OURS, PITFALLS, RIVALS, Rival, scorecard
 from miniclip.metrics import retrieval_metrics
+
+
+def test_the_table_has_what_was_told_and_nothing_that_stands_beside_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = tmp_path / "figures.jsonl"
+    monkeypatch.setenv(figures.KEPT_IN, str(kept))
+    monkeypatch.setattr(sys, "argv", ["/somewhere/benchmarks/step_cost.py"])
+    for name, value in (("adamw", 1.0), ("sam", 1.957)):
+        figures.tell(figures.Figure(name, "adamw", "times the seconds", value, value, 2.1, 3))
+
+    *_, row = figures.as_markdown("CPU", figures.read(kept)).splitlines()
+    assert row == "| step_cost | sam | 1.96 | 1.96 to 2.1 | 3 | times the seconds of adamw |"
+    assert "| adamw |" not in figures.as_markdown("CPU", figures.read(kept))
 
 
 @pytest.mark.parametrize("text", PITFALLS)

@@ -218,7 +218,7 @@ def _by_wrapping(key: str, words: Sequence[str]) -> str:
     """
     if _is_wrapped(words):
         other = re.sub(r"^optimizer\.(?!base\.)", "optimizer.base.", key)
-        exists = other in _known_keys() and key not in _known_keys()
+        exists = other in _known_keys()
     else:
         other = re.sub(r"^optimizer\.base\.", "optimizer.", key)
         exists = key in _known_keys()
@@ -252,7 +252,6 @@ def _by_likeness(wrong: str, words: Sequence[str]) -> str:
 
     # logger.projct, too: the place is right and lacks its last part
     below = _by_last_part([key for key in known if key.startswith(f"{place}.")])
-    below |= _by_last_part([key for key in known if key.rpartition(".")[0] == place])
     near = difflib.get_close_matches(last, below, n=1, cutoff=0.7)
     if near:
         return below[near[0]]
