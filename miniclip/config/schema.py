@@ -179,4 +179,6 @@ def _check_type(cfg: DictConfig, path: str, value: Any, hint: Any) -> None:
     if not fits(value, hint):
         part, _, setting = path.rpartition(".")
         name = full_name(cfg, part, setting) if part else path
-        raise SettingError(name, repr(value), f"must be {described(hint)}")
+        # text in quotes: "5" is no number
+        shown = repr(value) if isinstance(value, str) else value
+        raise SettingError(name, shown, f"must be {described(hint)}")

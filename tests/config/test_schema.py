@@ -15,6 +15,8 @@ from miniclip.errors import UserError
         (["+optimizer.roh=0.1"], "Did you mean optimizer.rho?"),
         (["trainer.budget.epochs=1.5"], "trainer.budget.epochs=1.5: must be a whole number"),
         (["seed=zero"], "seed='zero': must be a whole number"),
+        (["trainer.budget.epochs=null"], "trainer.budget.epochs=null: must be a whole number"),
+        (["trainer.batch_size=true"], "trainer.batch_size=true: must be a whole number"),
         (["data.flip=maybe"], "data.flip='maybe': must be true or false"),
         (["data=csv"], "data.train_csv is needed: give data.train_csv=..."),
         (["precision.dtype=float8"], "precision.dtype='float8': must be one of auto, float16"),
