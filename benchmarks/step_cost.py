@@ -12,7 +12,6 @@ from benchmarks.timing import alternate, conditions
 from miniclip.training import TrainingStep
 
 OPTIMIZERS = (
-    "adamw",
     "muon",
     "sam",
     "sam_norm_only",
@@ -35,32 +34,35 @@ OPTIMIZERS = (
 """What takes the same passes in every cycle of the steps below."""
 
 CYCLE = 5
-"""Steps timed together: those that perturb now and then do so once in five."""
+"""Steps of an optimizer that perturbs now and then, once in five, which are timed together."""
 
 
 def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 6
     shared = sys.argv[2:]
-    steps = {name: step(f"optimizer={name}", *shared) for name in OPTIMIZERS}
-    batch = noise(64, 48, num_tokens=12, device=device_of(steps["sam"]))
+    adamw = step("optimizer=adamw", *shared)
+    batch = noise(64, 48, num_tokens=12, device=device_of(adamw))
 
-    def one_cycle(training_step: TrainingStep) -> None:
-        for _ in range(CYCLE):
+    def run(training_step: TrainingStep, num_steps: int) -> None:
+        for _ in range(num_steps):
             training_step([batch])
 
-    times = alternate(
-        {name: partial(one_cycle, each) for name, each in steps.items()}, rounds=rounds, warmup=1
-    )
-
     print(conditions("torch", "torchvision"))
-    print(f"median of {rounds} alternating rounds of {CYCLE} steps, batch 64 at 48 pixels")
-    for name, each in steps.items():
+    print(f"median of {rounds} rounds of {CYCLE} steps, batch 64 at 48 pixels, in turn with steps of AdamW")
+    for name in OPTIMIZERS:
+        other = step(f"optimizer={name}", *shared)
+        passes = other.optimizer.num_passes(CYCLE)
+        num_steps = 1 if passes == CYCLE * other.optimizer.num_passes(1) else CYCLE
+
+        # a step beside a step: what the machine's speed does in between is little
+        times = alternate(
+            {"adamw": partial(run, adamw, num_steps), name: partial(run, other, num_steps)},
+            rounds=rounds * CYCLE // num_steps,
+            warmup=CYCLE // num_steps,
+        )
         figure = times.figure(name, over="adamw", unit="times the seconds of a step")
-        if name != "adamw":
-            passes = each.optimizer.num_passes(CYCLE) / CYCLE
-            figure = figure._replace(name=f"{name}, passes: {passes:g}")
-        print(f"{1000 * times.median(name) / CYCLE:8.1f} ms", end="  ")
-        tell(figure)
+        print(f"{1000 * times.median(name) / num_steps:8.1f} ms", end="  ")
+        tell(figure._replace(name=f"{name}, passes: {passes / CYCLE:g}"))
 
 
 if __name__ == "__main__":
