@@ -16,7 +16,12 @@ from torch import Tensor
 
 from miniclip.distributed import World
 from miniclip.optim.matrix import Matrix
-from miniclip.optim.newton_schulz import num_multiplications, plain_iteration, polynomial_of_gram
+from miniclip.optim.newton_schulz import (
+    num_multiplications,
+    plain_iteration,
+    polynomial_of_gram,
+    symmetric_product,
+)
 
 NewtonSchulzPrecision = Literal["auto", "float32", "bfloat16"]
 
@@ -106,10 +111,7 @@ def _orthogonalized(
 
 def _polynomials(directions: Sequence[Tensor]) -> Tensor:
     """The polynomials of matrices of one smaller side, each (M, K) -> (N, M, M)."""
-    side = len(directions[0])
-    grams = directions[0].new_empty(len(directions), side, side)  # (N, M, M)
-    for gram, x in zip(grams, directions, strict=True):
-        torch.mm(x, x.T, out=gram)
+    grams = torch.stack([symmetric_product(x, x.T) for x in directions])  # (N, M, M)
     return polynomial_of_gram(grams)
 
 

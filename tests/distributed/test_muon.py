@@ -62,4 +62,4 @@ def test_two_processes_go_on_from_a_state_of_one(both: list[dict[str, Any]]) -> 
 def test_a_process_without_a_matrix_moves_as_the_other(both: list[dict[str, Any]]) -> None:
     first, second = (found["one matrix"] for found in both)
     assert torch.equal(first, second)
-    torch.testing.assert_close(first, one_matrix(World()), rtol=0, atol=1e-7)
+    torch.testing.assert_close(first, one_matrix(World()), rtol=0, atol=3e-7)  # last bits of about 1

@@ -15,7 +15,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from miniclip.errors import SettingError
 from miniclip.optim import SAM, MuonAdamW, parameter_groups, set_learning_rate
 from miniclip.optim.muon import check_patterns
-from miniclip.optim.newton_schulz import COEFFICIENTS, plain_iteration, polynomial_of_gram
+from miniclip.optim.newton_schulz import (
+    COEFFICIENTS,
+    plain_iteration,
+    polynomial_of_gram,
+    symmetric_product,
+)
 from tests.optim.test_sam import batches, regression, small_net
 from tests.optim.test_sam_variants import MUON
 
@@ -67,7 +72,7 @@ def named(model: nn.Module, **settings: Any) -> MuonAdamW:
 # Newton-Schulz
 
 
-@pytest.mark.parametrize("shape", [(8, 8), (8, 40), (3, 50), (32, 288)])
+@pytest.mark.parametrize("shape", [(8, 8), (8, 40), (3, 50), (32, 288), (300, 700)])
 def test_the_polynomial_of_the_gram_matrix_is_the_iteration(shape: tuple[int, int]) -> None:
     torch.manual_seed(0)
     matrices = 100 * torch.randn(3, *shape)
@@ -78,6 +83,19 @@ def test_the_polynomial_of_the_gram_matrix_is_the_iteration(shape: tuple[int, in
         torch.testing.assert_close(plain_iteration(matrix).double(), expected, rtol=0, atol=0.05)
         values = torch.linalg.svdvals(polynomial @ matrix)
         assert values.max() < 1.3 and (shape[0] == shape[1] or values.min() > 0.6)
+
+
+@pytest.mark.parametrize("side", [5, 128, 129, 300])
+def test_half_of_a_symmetric_product_is_computed_and_mirrored(side: int) -> None:
+    torch.manual_seed(0)
+    rows = torch.randn(2, side, 40)
+    gram = symmetric_product(rows, rows.mT)
+    torch.testing.assert_close(gram, rows @ rows.mT)
+    torch.testing.assert_close(gram, gram.mT)
+
+    square = symmetric_product(gram, gram)
+    cube = symmetric_product(gram, square)
+    torch.testing.assert_close(cube, gram @ gram @ gram, rtol=0, atol=1e-6 * float(cube.max()))
 
 
 def test_matrices_without_full_rank_and_without_length_stay_finite() -> None:
