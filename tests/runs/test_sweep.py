@@ -89,6 +89,7 @@ def test_every_experiment_trains_two_steps(experiment: str, tmp_path: Path, real
         "flickr30k": ["data=flickr8k", f"data.root={real_data / 'flickr8k_1k'}"],
         "time_to_recall": [f"data.root={real_data / 'fashion'}"],
         "speedrun": [f"data.root={real_data / 'fashion'}"],
+        "flat_minimum": ["eval.tasks.sharpness.batch_size=8"],
         "sam_regimes": ["trainer.budget.minutes=null"],
         "sam_frozen_towers": ["trainer.budget.forward_passes=null"],
     }
