@@ -85,7 +85,7 @@ def test_the_polynomial_of_the_gram_matrix_is_the_iteration(shape: tuple[int, in
         assert values.max() < 1.3 and (shape[0] == shape[1] or values.min() > 0.6)
 
 
-@pytest.mark.parametrize("side", [5, 128, 129, 300])
+@pytest.mark.parametrize("side", [5, 64, 65, 300])
 def test_half_of_a_symmetric_product_is_computed_and_mirrored(side: int) -> None:
     torch.manual_seed(0)
     rows = torch.randn(2, side, 40)
