@@ -135,25 +135,38 @@ class Averaged(Direction):
         self.average = average
         self._means: dict[Tensor, Tensor] = {}
         self._next: dict[Tensor, Tensor] = {}
+        self._spare: dict[Tensor, Tensor] = {}
 
     @torch.no_grad()
     def vectors(
         self, params: Sequence[Tensor], *, base: Optimizer, step: int, loss_scale: Scale
     ) -> dict[Tensor, Tensor]:
-        gradients = {p: p.grad / loss_scale for p in params if p.grad is not None}
-        self._next = {
-            p: self._means[p].lerp(gradient, 1 - self.decay) if p in self._means else gradient.clone()
-            for p, gradient in gradients.items()
-        }
-        for p, mean in self._next.items():
-            gradients[p].mul_(self.gradient).add_(mean, alpha=self.average)
-        return gradients
+        vectors: dict[Tensor, Tensor] = {}
+        for p in params:
+            if p.grad is None:
+                continue
+            is_plain = isinstance(loss_scale, float) and loss_scale == 1
+            gradient = p.grad if is_plain else p.grad / loss_scale
+
+            # in memory that is used again: fresh pages take a CPU longer than the arithmetic
+            mean = self._spare.pop(p) if p in self._spare else torch.empty_like(p)
+            torch.lerp(self._means.get(p, gradient), gradient, 1 - self.decay, out=mean)
+            self._next[p] = mean
+            vectors[p] = self._combined(gradient, mean)
+        return vectors
 
     @torch.no_grad()
     def end_step(self, params: Sequence[Tensor]) -> None:
         if self._next:
             _keep(self._next, self._means, params)
+        self._spare |= self._next
         self._next = {}
+
+    def _combined(self, gradient: Tensor, mean: Tensor) -> Tensor:
+        if self.gradient == 0 and self.average == 1:
+            return mean
+        weighted = gradient if self.gradient == 1 else gradient * self.gradient
+        return torch.add(weighted, mean, alpha=self.average)
 
     def state_dict(self, params: Sequence[Tensor]) -> dict[str, Any]:
         return {"means": in_order(self._means, params)}
