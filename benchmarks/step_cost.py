@@ -31,10 +31,13 @@ OPTIMIZERS = (
     "sam_text_tower",
     "sam_image_tower",
 )
-"""What takes the same passes in every cycle of the steps below."""
+"""Those whose passes are known beforehand."""
 
-CYCLE = 5
-"""Steps of an optimizer that perturbs now and then, once in five, which are timed together."""
+CYCLES = {"muon": 4, "looksam": 5, "interval": 5}
+"""Steps of which one does more than the others; they are timed together."""
+
+STEPS_A_ROUND = 5
+"""Of an optimizer whose steps are all alike."""
 
 
 def main() -> None:
@@ -48,21 +51,21 @@ def main() -> None:
             training_step([batch])
 
     print(conditions("torch", "torchvision"))
-    print(f"median of {rounds} rounds of {CYCLE} steps, batch 64 at 48 pixels, in turn with steps of AdamW")
+    print(f"median of {rounds} rounds, batch 64 at 48 pixels, in turn with steps of AdamW")
     for name in OPTIMIZERS:
         other = step(f"optimizer={name}", *shared)
-        passes = other.optimizer.num_passes(CYCLE)
-        num_steps = 1 if passes == CYCLE * other.optimizer.num_passes(1) else CYCLE
+        cycle = CYCLES.get(name, 1)
+        passes = other.optimizer.num_passes(cycle) / cycle
 
         # a step beside a step: what the machine's speed does in between is little
         times = alternate(
-            {"adamw": partial(run, adamw, num_steps), name: partial(run, other, num_steps)},
-            rounds=rounds * CYCLE // num_steps,
-            warmup=CYCLE // num_steps,
+            {"adamw": partial(run, adamw, cycle), name: partial(run, other, cycle)},
+            rounds=rounds * (STEPS_A_ROUND // cycle),
+            warmup=STEPS_A_ROUND // cycle,
         )
         figure = times.figure(name, over="adamw", unit="times the seconds of a step")
-        print(f"{1000 * times.median(name) / num_steps:8.1f} ms", end="  ")
-        tell(figure._replace(name=f"{name}, passes: {passes / CYCLE:g}"))
+        print(f"{1000 * times.median(name) / cycle:8.1f} ms", end="  ")
+        tell(figure._replace(name=f"{name}, passes: {passes:g}"))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
 
 open_clip trains one epoch. MiniCLIP trains on the same images through `python run.py
 experiments=time_to_recall`: as many samples with AdamW, as many samples with the experiment's own optimizer
-(`--all` only), and as many minutes with it, whose Muon steps every second time. Both have the experiment's
+(`--all` only), and as many minutes with it. Both have the experiment's
 image tower, unless `--rival-tower` names another one of timm's for open_clip. Both models are then read
 from their checkpoints and measured by one evaluator on the validation titles. Seconds are those of the
 whole command, with all it does: starting, caches, and MiniCLIP's validation and figures.
@@ -47,9 +47,6 @@ ADAMW = (
     "schedule.warmup_fraction=0.1",
 )
 """Its own rates, where the experiment has Muon's."""
-
-SAME_MINUTES = ("optimizer.muon_interval=2",)
-"""On a CPU two fifths of a step with Muon are Muon's own."""
 
 MARGIN_SECONDS = 30
 """By which starting may take longer the second time, and what further epochs add in validations."""
@@ -177,7 +174,7 @@ def main() -> None:
 
     # with all settings, so that a wrong one is told before open_clip trains
     given = [f"data.root={arguments.root}", *arguments.settings]
-    cfg = compose("experiments=time_to_recall", *given, *SAME_MINUTES)
+    cfg = compose("experiments=time_to_recall", *given)
     train, val, _ = make(cfg, "data").read_parts()
     train = train.select("train", range(min(len(train), arguments.samples or len(train))))
     data = [f"data.limit={max(len(train), len(val))}", *given]
@@ -205,7 +202,7 @@ def main() -> None:
             if minutes <= 0:
                 sys.exit("open_clip was done before MiniCLIP could start: give it more --samples.")
             budget = f"trainer.budget.minutes={minutes}"
-            longer, _ = miniclip(f"same minutes, seed {seed}", folder, *common, budget, *SAME_MINUTES)
+            longer, _ = miniclip(f"same minutes, seed {seed}", folder, *common, budget)
             print(longer.line(), flush=True)
 
             for result in (*results, longer):

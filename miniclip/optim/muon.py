@@ -56,7 +56,8 @@ class MuonAdamW(Optimizer):
             may list several, with | between.
         conv_lr_factor: the learning rate of Muon's convolutions over that of everything else.
         muon_interval: steps per step of Muon, which has so many times the learning rate; in those between,
-            its momentum goes on and its weights rest.
+            its momentum goes on and its weights rest. A step that is skipped is none of them, unless the
+            device skips it without telling the host.
         precision: of Newton-Schulz: "float32", "bfloat16" (the iteration as published, with more
             multiplications), or "auto", bfloat16 on CUDA devices that have it.
 
@@ -123,12 +124,8 @@ class MuonAdamW(Optimizer):
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
-        """Whether steps are skipped on the device, which the host would wait for; see `GradScaler.step`.
-
-        With an interval the host counts the steps that were not skipped, and so has to wait.
-        """
-        params = [p for group in self.param_groups for p in group["params"]]
-        return self.muon_interval == 1 and not any(is_on_host(p) for p in params)
+        """Whether steps are skipped on the device, which the host would wait for; see `GradScaler.step`."""
+        return not any(is_on_host(p) for group in self.param_groups for p in group["params"])
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Train further parameters: the matrices by Muon, the rest by AdamW."""
@@ -262,8 +259,8 @@ class MuonAdamW(Optimizer):
         """Whether a parameter is stepped now; counted in its state, which a resumed run goes on with."""
         if self.muon_interval == 1:
             return True
-        state["step"] = state.get("step", torch.zeros(())) + 1
-        return int(state["step"]) % self.muon_interval == 0
+        state["step"] = int(state.get("step", 0)) + 1
+        return state["step"] % self.muon_interval == 0
 
     def _translated(self, state_dict: dict[str, Any]) -> dict[str, Any]:
         """A state of an older version in the order of this one, with the settings of this one.

@@ -16,12 +16,14 @@ from miniclip.training import TrainingStep
 from tests.distributed.steps import training_step
 from tests.optim.test_sam_variants import MUON
 
+IN_EACH = ("optimizer=muon", "optimizer.muon_interval=1")
+
 CASES: dict[str, tuple[str, ...]] = {
-    "muon": ("optimizer=muon",),
-    "sam on muon": ("optimizer=sam_on_muon",),
+    "muon": IN_EACH,
+    "sam on muon": ("optimizer=sam_on_muon", "optimizer.base.muon_interval=1"),
     "every second step": ("optimizer=muon", "optimizer.muon_interval=2"),
-    "bfloat16": ("optimizer=muon", "optimizer.precision=bfloat16"),
-    "scaler": ("optimizer=muon", "precision=fp16"),
+    "bfloat16": (*IN_EACH, "optimizer.precision=bfloat16"),
+    "scaler": (*IN_EACH, "precision=fp16"),
 }
 
 NUM_STEPS = 5
