@@ -201,4 +201,4 @@ def test_losses_are_those_of_a_plain_loop(
     for number, (our_loss, plain_loss) in enumerate(losses):
         largest = EARLY if number < EARLY_STEPS else ROUNDING_OF_BFLOAT16
         assert our_loss == pytest.approx(plain_loss, rel=largest)
-    assert losses[-1][0] < 0.9 * losses[0][0]
+    assert losses[-1][0] < 0.95 * losses[0][0]
