@@ -94,7 +94,7 @@ def test_sam_tells_what_it_measured() -> None:
 
 @pytest.mark.parametrize("text_tower", ["linformer", "transformer", "bag"])
 def test_sam_sees_the_same_slope_from_the_first_step(text_tower: str) -> None:
-    """With embeddings of 0.02, which the perturbation undoes, the cosine is 0.14, and SAM learns nothing."""
+    """With embeddings of 0.02, which its perturbation undoes, the cosine is 0.14: nothing is learned."""
     update = steps.step(
         "optimizer=sam", "precision=fp32", "encoder/image=resnet10t", f"encoder/text={text_tower}"
     )
