@@ -66,6 +66,18 @@ def test_averages_are_those_of_a_scaler_that_changes() -> None:
     torch.testing.assert_close(*ways)
 
 
+def test_averages_are_made_in_memory_that_is_used_again() -> None:
+    w = start()
+    direction = Averaged(decay=0.8, gradient=0, average=1)
+    found = []
+    for number in range(3):
+        w.grad = torch.full_like(w, number)
+        found += direction.vectors([w], base=SGD([w]), step=number, loss_scale=1.0).values()
+        direction.end_step([w])
+    assert found[0] is found[1] is found[2]
+    torch.testing.assert_close(found[2], torch.full_like(w, 0.2 * 2 + 0.8 * 0.2))
+
+
 def test_f_sam_has_no_direction_in_its_first_step() -> None:
     """The average is the gradient then, and their difference is nothing."""
     w = start()
