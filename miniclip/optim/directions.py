@@ -141,11 +141,12 @@ class Averaged(Direction):
     def vectors(
         self, params: Sequence[Tensor], *, base: Optimizer, step: int, loss_scale: Scale
     ) -> dict[Tensor, Tensor]:
+        is_plain = isinstance(loss_scale, float) and loss_scale == 1
+        self._next = {}
         vectors: dict[Tensor, Tensor] = {}
         for p in params:
             if p.grad is None:
                 continue
-            is_plain = isinstance(loss_scale, float) and loss_scale == 1
             gradient = p.grad if is_plain else p.grad / loss_scale
 
             # in memory that is used again: fresh pages take a CPU longer than the arithmetic
