@@ -14,7 +14,7 @@ Pooling = Literal["mean", "eos", "cls", "max"]
 EMBEDDING_STD = 0.2
 """Standard deviation that embeddings of tokens begin with, those of positions with half of it.
 
-The norm behind the blocks divides by their length. With CLIP's 0.02 the first gradient is ten times as long
+The norm behind the blocks divides by their length. With CLIP's 0.02 the first gradient is six times as long
 and lies in the embeddings, and SAM's perturbation of 0.05 undoes them: captions all become alike.
 """
 
