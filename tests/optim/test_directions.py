@@ -66,18 +66,6 @@ def test_averages_are_those_of_a_scaler_that_changes() -> None:
     torch.testing.assert_close(*ways)
 
 
-def test_averages_are_made_in_memory_that_is_used_again() -> None:
-    w = start()
-    direction = Averaged(decay=0.8, gradient=0, average=1)
-    found = []
-    for number in range(3):
-        w.grad = torch.full_like(w, number)
-        found += direction.vectors([w], base=SGD([w]), step=number, loss_scale=1.0).values()
-        direction.end_step([w])
-    assert found[0] is found[1] is found[2]
-    torch.testing.assert_close(found[2], torch.full_like(w, 0.2 * 2 + 0.8 * 0.2))
-
-
 def test_f_sam_has_no_direction_in_its_first_step() -> None:
     """The average is the gradient then, and their difference is nothing."""
     w = start()
@@ -129,14 +117,42 @@ def test_a_random_direction_is_that_of_its_step_and_seed() -> None:
     assert found[0][1].norm() == pytest.approx(RHO)
 
 
-def test_random_numbers_are_drawn_in_the_order_of_memory() -> None:
-    """In another order a CPU draws them one at a time, which took twice as long as a step of AdamW."""
-    torch.manual_seed(3)
+def test_random_numbers_are_taken_in_the_order_of_memory() -> None:
+    """In another order a CPU takes them one at a time, which was slower than a step of AdamW."""
     w = nn.Parameter(torch.zeros(8, 4, 3, 3).to(memory_format=torch.channels_last))
-    (drawn,) = Random().vectors([w], base=SGD([w]), step=5, loss_scale=1.0).values()
-    expected = torch.empty(w.numel()).normal_(generator=torch.Generator().manual_seed(8))
-    assert torch.equal(drawn.permute(0, 2, 3, 1).flatten(), expected)
-    assert drawn.stride() == w.stride()
+    flat = nn.Parameter(torch.zeros(w.numel()))
+    found = []
+    for p in (w, flat):
+        torch.manual_seed(3)
+        found += Random().vectors([p], base=SGD([p]), step=5, loss_scale=1.0).values()
+    assert torch.equal(found[0].permute(0, 2, 3, 1).flatten(), found[1])
+    assert found[0].stride() == w.stride()
+
+
+def test_random_directions_of_steps_and_of_tensors_have_nothing_in_common() -> None:
+    params = [nn.Parameter(torch.zeros(100, 1000)) for _ in range(2)]
+    direction = Random()
+    drawn = [
+        unit(vector.flatten())
+        for step in range(4)
+        for vector in direction.vectors(params, base=SGD(params), step=step, loss_scale=1.0).values()
+    ]
+    cosines = torch.stack(drawn) @ torch.stack(drawn).T
+    torch.testing.assert_close(cosines, torch.eye(8), atol=0.02, rtol=0)
+
+
+def test_another_seed_is_another_table() -> None:
+    w = start()
+    torch.manual_seed(0)
+    first, second = Random(), Random()
+    (of_first,) = first.vectors([w], base=SGD([w]), step=0, loss_scale=1.0).values()
+    second.vectors([w], base=SGD([w]), step=0, loss_scale=1.0)
+    second.load_state_dict({"seed": 1}, [w])
+    (of_second,) = second.vectors([w], base=SGD([w]), step=0, loss_scale=1.0).values()
+    torch.manual_seed(1)
+    (expected,) = Random().vectors([w], base=SGD([w]), step=0, loss_scale=1.0).values()
+    assert torch.equal(of_second, expected)
+    assert not torch.equal(of_second, of_first)
 
 
 @pytest.mark.parametrize("direction_type", [LastGradient, Random])
