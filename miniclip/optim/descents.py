@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from miniclip.errors import at_least, in_range
+from miniclip.errors import UserError, at_least, in_range
 from miniclip.optim.directions import by_parameter, in_order
 from miniclip.optim.norms import inner_product, is_on_host, length_of, norms_of
 
@@ -28,8 +28,8 @@ class Descent:
     keeps_first_gradient: ClassVar[bool] = False
     reuses_feature_gradient: ClassVar[bool] = False
 
-    def begin(self, unperturbed: Sequence[Tensor]) -> None:
-        """See the first pass's gradients of what is not perturbed, in `.grad`."""
+    def begin(self, perturbed: Sequence[Tensor], unperturbed: Sequence[Tensor]) -> None:
+        """See the first pass's gradients, in `.grad`."""
 
     def combine(self, first: Gradients) -> None:
         """Change the gradients of w + e, in `.grad`, in place.
@@ -82,7 +82,7 @@ class ReusedAscent(Descent):
 
         g + alpha * ||g|| / ||g_v|| * g_v
 
-    Where every step has its perturbation it is SAM. A step that overflows leaves the kept part as it was.
+    Where every step has its perturbation it is SAM. Gradients that overflow leave the kept part as it was.
 
     Args:
         alpha: length of the added part over that of the plain gradient.
@@ -168,7 +168,8 @@ class WeightedGap(Descent):
     the authors' code.
 
     Args:
-        gamma: 0 is the base optimizer, 0.5 is SAM, beyond that the gap weighs more.
+        gamma: 0 is the base optimizer, 0.5 is SAM, beyond that the gap weighs more. What is not perturbed
+            has SAM's gradient with any.
     """
 
     needs_first_pass: ClassVar[bool] = True
@@ -194,6 +195,9 @@ class Functional(Descent):
     What learns behind the features, temperature and loss, keeps its gradient of the first pass. The
     closure has to take part: of pass 1 it carries pass 0's gradient at the features back; MiniCLIP's
     training does.
+
+    Raises (in a step):
+        UserError: when something behind the features is perturbed, which the second pass does not reach.
     """
 
     needs_first_pass: ClassVar[bool] = True
@@ -201,11 +205,18 @@ class Functional(Descent):
 
     def __init__(self) -> None:
         self._of_first_pass: Gradients = {}
+        self._reached: list[Tensor] = []
 
-    def begin(self, unperturbed: Sequence[Tensor]) -> None:
+    def begin(self, perturbed: Sequence[Tensor], unperturbed: Sequence[Tensor]) -> None:
         self._of_first_pass = {p: p.grad for p in unperturbed if p.grad is not None}
+        self._reached = [p for p in perturbed if p.grad is not None]
 
     def combine(self, first: Gradients) -> None:
+        if any(p.grad is None for p in self._reached):
+            raise UserError(
+                "optimizer/descent=functional cannot train what lies behind the features and is perturbed: "
+                "give its group perturb=False."
+            )
         for p, gradient in self._of_first_pass.items():
             if p.grad is None:
                 p.grad = gradient

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from miniclip.errors import UserError, in_range
-from miniclip.optim.norms import are_finite, is_on_host
+from miniclip.optim.norms import are_finite, is_on_host, length_of, norms_of
 
 MOMENTA = ("exp_avg", "momentum_buffer")
 """Names under which torch's optimizers keep the running mean of the gradient."""
@@ -114,8 +114,9 @@ class Momentum(Direction):
 class Averaged(Direction):
     """d = gradient * g + average * m, of the gradient at w and its exponential average m.
 
-    Two papers with opposite signs: VaSSO (Li and Giannakis 2023, arXiv 2509.02433) has 0 and 1, the noise
-    of the batches damped; F-SAM (Li et al. 2024, arXiv 2403.12350) has 1 and -sigma, little but noise left.
+    Two papers with opposite signs: VaSSO (Li and Giannakis 2023; Li et al. 2025, arXiv 2509.02433) has 0
+    and 1, the noise of the batches damped; F-SAM (Li et al. 2024, arXiv 2403.12350) has 1 and -sigma, with
+    little but noise left.
 
         m = decay * m + (1 - decay) * g
 
@@ -145,13 +146,15 @@ class Averaged(Direction):
         self, params: Sequence[Tensor], *, base: Optimizer, step: int, loss_scale: Scale
     ) -> dict[Tensor, Tensor]:
         is_plain = isinstance(loss_scale, float) and loss_scale == 1
+        weight = self._weight()
         self._next = {}
         vectors: dict[Tensor, Tensor] = {}
         for p in params:
             if p.grad is None:
                 continue
             gradient = p.grad if is_plain else p.grad / loss_scale
-            mean = torch.lerp(self._means.get(p, gradient), gradient, 1 - self.decay)
+            of_type = weight.to(p.dtype) if isinstance(weight, Tensor) else weight
+            mean = torch.lerp(self._means.get(p, gradient), gradient, of_type)
             self._next[p] = mean
             vectors[p] = self._combined(gradient, mean)
         return vectors
@@ -161,6 +164,14 @@ class Averaged(Direction):
         if self._next:
             _keep(self._next, self._means, params)
         self._next = {}
+
+    def _weight(self) -> float | Tensor:
+        """What a gradient weighs in the average: 1 where a first step was skipped and left zeros."""
+        weight = 1 - self.decay
+        means = list(self._means.values())
+        if not means or is_on_host(means[0]):
+            return weight
+        return torch.where(length_of(norms_of(means)) > 0, weight, 1.0)
 
     def _combined(self, gradient: Tensor, mean: Tensor) -> Tensor:
         if self.gradient == 0 and self.average == 1:
@@ -179,7 +190,8 @@ class LastGradient(Direction):
     """d = the gradient that the step before ended with, in one pass (AsyncSAM, arXiv 2503.11147; S2-SAM).
 
     What differs from AsyncSAM: nothing runs beside the step; that gradient is one of w + e, as the steps'
-    gradients are. The first step is a plain one. A gradient that is not finite is not kept.
+    gradients are. The first step is a plain one. A gradient that is not finite is not kept, and a parameter
+    that had none is not moved.
     """
 
     needs_first_pass: ClassVar[bool] = False
@@ -197,6 +209,7 @@ class LastGradient(Direction):
         gradients = {p: p.grad.clone() for p in params if p.grad is not None}
         if gradients:
             _keep(gradients, self._last, params)
+        self._last = {p: last for p, last in self._last.items() if p in gradients}
 
     def state_dict(self, params: Sequence[Tensor]) -> dict[str, Any]:
         return {"last": in_order(self._last, params)}
@@ -253,7 +266,10 @@ class Random(Direction):
 
 
 def _keep(new: dict[Tensor, Tensor], kept: dict[Tensor, Tensor], params: Sequence[Tensor]) -> None:
-    """Put new values in place of what is kept, unless the gradient of a parameter is not finite."""
+    """Put new values in place of what is kept, unless the gradient of a parameter is not finite.
+
+    Where nothing is kept so far, a device that is not asked keeps zeros.
+    """
     is_finite = are_finite([p.grad for p in params if p.grad is not None])
     if is_on_host(is_finite):
         if is_finite:

@@ -49,7 +49,7 @@ class Lengths:
         self.loss_budget = loss_budget
 
     def factor(self, groups: Groups, *, step: int) -> float:
-        """What the schedule makes of every rho in a step."""
+        """What the schedule makes of every rho in a step, counted from where perturbations begin."""
         factor = 1.0
         if self.schedule == "warmup":
             factor = min(1.0, (step + 1) / self.warmup_steps)
@@ -85,7 +85,8 @@ class Lengths:
             rhos |= {p: sign * length for p in group["params"] if p in perturbed}
         return rhos
 
-    def budget_factor(self, norm: Tensor) -> Tensor:
+    def budget_factor(self, groups: Groups, norm: Tensor) -> Tensor:
         """What the loss budget leaves of every length, from 0 to 1, (), for a gradient of this norm ()."""
         assert self.loss_budget is not None
-        return (self.loss_budget / (norm * self.rho).clamp(min=1e-30)).clamp(max=1)
+        longest = max(self.of_group(group) for group in groups)
+        return (self.loss_budget / (norm * longest).clamp(min=1e-30)).clamp(max=1)

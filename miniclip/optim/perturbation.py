@@ -67,7 +67,6 @@ class Perturbation:
 
         if self.adaptive:
             foreach.mul_(vectors, params)
-        self._moved = params
         # an autocast around both passes would go on with low-precision copies of the weights before
         torch.clear_autocast_cache()
 
@@ -77,13 +76,15 @@ class Perturbation:
         if asked:  # tensor by tensor, while it is in the cache
             for p, copy, vector, scale in zip(params, saved, vectors, scales.tolist(), strict=True):
                 copy.copy_(p)
+                self._moved.append(p)
                 p.add_(vector, alpha=scale)
             return norm
 
         foreach.copy_(saved, params)
+        self._moved = params
         # the same choice without asking the device; 0 * inf would be NaN
         steps = [torch.where(is_finite, vector, 0) for vector in vectors]
-        foreach.mul_(steps, list(scales.to(steps[0].dtype)))
+        foreach.mul_(steps, list(scales))
         foreach.add_(params, steps)
         return norm
 
@@ -128,6 +129,7 @@ class Perturbation:
         return measures
 
     def _copy_for(self, p: Tensor) -> Tensor:
-        if p not in self._saved:
-            self._saved[p] = torch.empty_like(p)
-        return self._saved[p]
+        copy = self._saved.get(p)
+        if copy is None or (copy.dtype, copy.device) != (p.dtype, p.device):
+            copy = self._saved[p] = torch.empty_like(p)
+        return copy

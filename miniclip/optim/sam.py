@@ -93,7 +93,8 @@ class SAM(Optimizer):
             proportion to the learning rate of the first group.
         rho_warmup_steps: steps until rho is reached under "warmup".
         rho_floor: what the schedule starts from, or falls to, as a fraction of rho.
-        measure_every: steps between those that measure `metrics` in full; null never does.
+        measure_every: steps between those that measure `metrics` in full, where they have a perturbation
+            (of an interval the first one); null never does.
         sync_perturbation: where several processes train together, perturb along the mean of their
             gradients, as one process with the whole batch would. If not, each perturbs along its own
             (m-sharpness, Foret et al. 2021, section 4.1), and a first pass waits for no other process.
@@ -167,6 +168,7 @@ class SAM(Optimizer):
         self.model = model
         self.fraction_done = 0.0
         self.num_updates = 0
+        self._num_before: int | None = None
         self.last_rho = 0.0
         self.metrics: dict[str, Tensor] = {}
         self._only = selected_params(model, norms_only=norms_only, perturb=perturb)
@@ -210,7 +212,9 @@ class SAM(Optimizer):
         self.metrics = {}
         self._loss_scale = loss_scale
 
-        rho = self.lengths.largest(self.param_groups, step=self.num_updates)
+        if self._num_before is None and self.ascents.has_begun(self.fraction_done):
+            self._num_before = self.num_updates
+        rho = self.lengths.largest(self.param_groups, step=self._steps_since_begun())
         ascends = rho > 0 and self.ascents.include(self.num_updates, fraction_done=self.fraction_done)
         self.last_rho = rho if ascends else 0.0
         if not ascends:
@@ -228,10 +232,6 @@ class SAM(Optimizer):
         self.num_updates += 1
         return loss
 
-    def current_rho(self) -> float:
-        """Length of the next step's perturbation, in groups without a `rho` of their own."""
-        return self.lengths.rho * self.lengths.factor(self.param_groups, step=self.num_updates)
-
     @torch.no_grad()
     def ascend(self, rho: float | None = None) -> Tensor:
         """Save the weights and move them to w + e. Returns the direction's norm, finite or not, ().
@@ -240,7 +240,7 @@ class SAM(Optimizer):
             rho: in place of the current one.
         """
         perturbed = set(self.perturbed_params())
-        rhos = self.lengths.signed(self.param_groups, perturbed, step=self.num_updates, rho=rho)
+        rhos = self.lengths.signed(self.param_groups, perturbed, step=self._steps_since_begun(), rho=rho)
         directions = self.direction.vectors(
             list(rhos),
             base=self.base_optimizer,
@@ -293,7 +293,8 @@ class SAM(Optimizer):
         """The parameters that take part in the perturbation."""
         for group in self.param_groups:
             if group.get("perturb", True) and group.get("rho") != 0:
-                yield from (p for p in group["params"] if self._only is None or p in self._only)
+                trained = (p for p in group["params"] if p.requires_grad)
+                yield from (p for p in trained if self._only is None or p in self._only)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Train further parameters, with the settings of the base optimizer where the group names none."""
@@ -310,9 +311,14 @@ class SAM(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Adopt a state; one of the base optimizer alone starts SAM's cycle anew."""
         base_state = dict(state_dict)
-        own_state = base_state.pop("sam", {"num_updates": 0})
+        own_state = base_state.pop("sam", {"num_updates": 0, "num_before": None})
+        sizes = _sizes(base_state["param_groups"])
         self.base_optimizer.load_state_dict(base_state)
         self._share_base()
+        if sizes != _sizes(self.param_groups):  # the base has translated it to another order
+            own_state = {
+                name: own_state[name] for name in ("num_updates", "num_before") if name in own_state
+            }
         self._load_own_state(own_state)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -353,15 +359,15 @@ class SAM(Optimizer):
     def _check_choice(self, perturb: Sequence[str] | None) -> None:
         """Refuse a choice of parameters that are all in groups without a perturbation."""
         is_trained = self._only is not None and any(p in self._only for p in self._all_params())
-        if is_trained and not any(p.requires_grad for p in self.perturbed_params()):
+        if is_trained and not any(True for _ in self.perturbed_params()):
             allowed = "is trained without a perturbation, as temperature and loss are; name something else"
             setting = "norms_only" if perturb is None else "perturb"
             raise SettingError(setting, True if perturb is None else list(perturb), allowed)
 
     def _one_pass(self, closure: Closure) -> Tensor:
         """One pass at w + e, along a direction that is known before it."""
-        self.ascend()
         try:
+            self.ascend()
             return run_pass(closure, 0)
         finally:
             self.descend()
@@ -377,12 +383,12 @@ class SAM(Optimizer):
             return loss
 
         first = self._first_gradients() if self.descent.keeps_first_gradient else {}
-        perturbed = set(self.perturbed_params())
-        self.descent.begin([p for p in self._all_params() if p not in perturbed])
+        perturbed = dict.fromkeys(self.perturbed_params())
+        self.descent.begin(list(perturbed), [p for p in self._all_params() if p not in perturbed])
         overflow = None if self.direction.is_gradient else self._first_norm()
 
-        norm = self.ascend()
         try:
+            norm = self.ascend()
             self.zero_grad()
             randomness.restore()
             with self._held_statistics():
@@ -398,6 +404,10 @@ class SAM(Optimizer):
         self._mark_overflow(norm if overflow is None else overflow)
         return loss
 
+    def _steps_since_begun(self) -> int:
+        """Steps before this one, but those before perturbations begin."""
+        return self.num_updates - (self._num_before or 0)
+
     def _is_worth_a_second_pass(self) -> bool:
         if self.trigger is None:
             return True
@@ -412,7 +422,7 @@ class SAM(Optimizer):
         """What the loss budget leaves of every length, from 0 to 1, (); it is one of the metrics."""
         if self.lengths.loss_budget is None:
             return None
-        factor = self.lengths.budget_factor(self._first_norm() / self._loss_scale)
+        factor = self.lengths.budget_factor(self.param_groups, self._first_norm() / self._loss_scale)
         self.metrics["budget_factor"] = factor
         return factor
 
@@ -435,7 +445,7 @@ class SAM(Optimizer):
         return warning_of_moving_statistics()
 
     def _measures_now(self) -> bool:
-        """Whether this is the first step with a perturbation since a measurement is due."""
+        """Whether this is a step to measure, or the first one after it that an interval perturbs."""
         return (
             self.measure_every is not None and self.num_updates % self.measure_every < self.ascents.interval
         )
@@ -454,11 +464,13 @@ class SAM(Optimizer):
             "descent": self.descent.state_dict(params),
             "trigger": {} if self.trigger is None else self.trigger.state_dict(),
         }
-        return {"num_updates": self.num_updates, **{name: part for name, part in parts.items() if part}}
+        counts = {"num_updates": self.num_updates, "num_before": self._num_before}
+        return {**counts, **{name: part for name, part in parts.items() if part}}
 
     def _load_own_state(self, state: dict[str, Any]) -> None:
         params = self._all_params()
         self.num_updates = state["num_updates"]
+        self._num_before = state.get("num_before", 0)
         self.ascents.load_state_dict(state.get("ascents", {}))
         self.direction.load_state_dict(state.get("direction", {}), params)
         # states of LookSAM before it was a descent hold what it kept beside the number of steps
@@ -505,9 +517,13 @@ class SAM(Optimizer):
     def _mark_overflow(self, norm: Tensor) -> None:
         """Carry a first pass that was not finite into the second's gradient, without a host sync."""
         for p in self._all_params():
-            if p.grad is not None:
+            if p.grad is not None and p.grad.numel():
                 p.grad.add_(torch.where(norm.isfinite(), 0.0, torch.nan).to(p.grad.dtype))
                 return
+
+
+def _sizes(groups: Iterable[dict[str, Any]]) -> list[int]:
+    return [len(group["params"]) for group in groups]
 
 
 def copied_state(optimizer: Optimizer, *, without: Sequence[str] = ()) -> dict[str, Any]:
@@ -515,5 +531,5 @@ def copied_state(optimizer: Optimizer, *, without: Sequence[str] = ()) -> dict[s
     return {
         name: value
         for name, value in vars(optimizer).items()
-        if name not in ("step", *without) and not name.startswith("_optimizer_")
+        if name not in ("step", "_forgets_skipped_state", *without) and not name.startswith("_optimizer_")
     }

@@ -137,7 +137,7 @@ class BufferGuard:
 def spoil_unless(finite: Tensor, gradients: Iterable[Tensor | None]) -> None:
     """Add NaN to one gradient where `finite`, () bool, is false: every precision skips such a step."""
     for gradient in gradients:
-        if gradient is not None:
+        if gradient is not None and gradient.numel():
             gradient.add_(torch.where(finite, 0.0, torch.nan).to(gradient.dtype))
             return
 

@@ -193,6 +193,107 @@ def test_each_group_moves_by_its_own_rho(
     assert optimizer.last_rho == 0.5
 
 
+def test_a_loss_budget_holds_for_the_longest_group() -> None:
+    a, b = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
+    for rho, groups in (
+        (0.05, [{"params": [a], "rho": 0.5}, {"params": [b]}]),
+        (0.0, [{"params": [a], "rho": 0.5}]),
+    ):
+        optimizer = SAM(groups, SGD, rho=rho, loss_budget=0.01)
+
+        def closure() -> Tensor:
+            loss = a.sum()
+            loss.backward()
+            return loss.detach()
+
+        optimizer.backward(closure)
+        assert optimizer.metrics["sharpness"].item() == pytest.approx(0.01, rel=1e-4)
+
+
+def test_rho_warms_up_from_where_perturbations_begin() -> None:
+    """Also in a run that goes on from a state before that, and from one in the middle of it."""
+    rhos = []
+    for resumed_at in ((), (3, 7)):
+        w = nn.Parameter(torch.ones(3))
+        rhos.append([])
+        state: Any = None
+        for number in range(10):
+            if number == 0 or number in resumed_at:
+                settings = {"rho_schedule": "warmup", "rho_warmup_steps": 4, "start_fraction": 0.5}
+                optimizer = SAM([w], SGD, rho=0.4, **settings)
+                if state is not None:
+                    optimizer.load_state_dict(copy.deepcopy(state))
+            optimizer.fraction_done = number / 10
+            optimizer.step(quadratic(w))
+            rhos[-1].append(optimizer.last_rho)
+            state = optimizer.state_dict()
+    assert rhos[0] == rhos[1] == pytest.approx([0, 0, 0, 0, 0, 0.1, 0.2, 0.3, 0.4, 0.4])
+
+
+@pytest.mark.parametrize("near", [True, False])
+def test_weights_of_several_types_move_together(near: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("miniclip.optim.perturbation.is_on_host", lambda _: near)
+    for dtypes in ((torch.float16, torch.float32), (torch.float32, torch.float16)):
+        weights = [nn.Parameter(torch.zeros(1, dtype=dtype)) for dtype in dtypes]
+        factors = [2.0**20 if dtype is torch.float32 else 1.0 for dtype in dtypes]
+        seen: list[float] = []
+
+        def closure(weights: Any = weights, factors: Any = factors, seen: Any = seen) -> Tensor:
+            seen[:] = [w.item() for w in weights]
+            loss = sum(f * w.float().sum() for f, w in zip(factors, weights, strict=True))
+            loss.backward()
+            return loss.detach()
+
+        SAM(weights, SGD, rho=0.05).backward(closure)
+        assert seen[dtypes.index(torch.float32)] == pytest.approx(0.05)
+
+
+def test_weights_come_back_also_of_another_type_and_after_an_interruption(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2)
+    optimizer = SAM(model.parameters(), partial(torch.optim.SGD, lr=0.0), rho=0.3)
+    optimizer.step(regression(model, torch.ones(4, 3)))
+
+    model.double()
+    with torch.no_grad():
+        model.weight.add_(1e-12)
+    before = vector(model)
+    optimizer.step(regression(model, torch.ones(4, 3).double()))
+    assert torch.equal(vector(model), before)
+
+    with torch.no_grad():
+        model.weight.add_(1)  # what is copied for the next step is not what was for the last
+    before = vector(model)
+    add, calls = Tensor.add_, []
+
+    def interrupted_at_the_second(*args: Any, **kwargs: Any) -> Tensor:
+        calls.append(args[0].shape)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return add(*args, **kwargs)
+
+    monkeypatch.setattr(Tensor, "add_", interrupted_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step(regression(model, torch.ones(4, 3).double()))
+    assert torch.equal(vector(model), before)
+
+
+def test_an_overflow_of_the_first_pass_is_told_also_where_the_first_weights_are_none() -> None:
+    empty, w = nn.Parameter(torch.zeros(0)), nn.Parameter(torch.ones(2))
+    passes = []
+
+    def closure() -> Tensor:
+        passes.append(1)
+        loss = empty.sum() + w.sum() * (torch.inf if len(passes) == 1 else 1.0)
+        loss.backward()
+        return loss.detach()
+
+    SAM([empty, w], SGD, rho=0.1).backward(closure)
+    assert w.grad is not None and w.grad.isnan().any()
+
+
 @pytest.mark.parametrize("optimizer_type", [SAM, GSAM, LookSAM])
 def test_a_rho_of_zero_leaves_a_group_out(optimizer_type: type[SAM]) -> None:
     a, b = nn.Parameter(torch.tensor([3.0, 0.0])), nn.Parameter(torch.tensor([4.0]))

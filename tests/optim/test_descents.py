@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from miniclip.errors import UserError
 from miniclip.optim import SAM, Functional, Renormalized, WeightedGap
 from tests.optim.test_sam import CURVATURE, SGD, batches, quadratic, regression, small_net
 
@@ -81,3 +82,8 @@ def test_what_the_second_pass_does_not_reach_keeps_its_first_gradient() -> None:
     groups = [{"params": [w]}, {"params": [scale], "perturb": False}]
     SAM(groups, SGD, rho=0.1, descent=Functional()).backward(closure)
     assert scale.grad == pytest.approx(2) and w.grad is not None and w.grad.norm() > 2 * 2**0.5
+
+    optimizer = SAM([w, scale], SGD, rho=0.1, descent=Functional())
+    with pytest.raises(UserError, match="lies behind the features and is perturbed"):
+        optimizer.backward(closure)
+    assert torch.equal(w, torch.ones(2)) and scale == 1

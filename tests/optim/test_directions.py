@@ -1,14 +1,27 @@
 """Each direction of the perturbation by its formula, on L(w) = w'Aw / 2."""
 
 import copy
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from miniclip.errors import UserError
-from miniclip.optim import SAM, Averaged, Direction, LastGradient, Random, SurrogateGap, UnusualGradient
+from miniclip.optim import (
+    SAM,
+    Averaged,
+    Direction,
+    Gradient,
+    LastGradient,
+    Momentum,
+    Random,
+    SurrogateGap,
+    UnusualGradient,
+)
 from tests.optim.test_sam import ADAMW, CURVATURE, SGD, quadratic
+from tests.optim.test_sam_variants import MOMENTUM_SGD
 
 RHO = 0.3
 
@@ -100,6 +113,63 @@ def test_a_last_gradient_that_is_not_finite_is_not_kept() -> None:
 
     optimizer.backward(overflowing)
     assert torch.equal(optimizer.state_dict()["sam"]["direction"]["last"][0], kept[0])
+
+
+def test_a_last_gradient_is_that_of_the_step_before_or_none() -> None:
+    a, b = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    optimizer = SAM([a, b], SGD, rho=RHO, direction=LastGradient())
+    seen: list[Tensor] = []
+
+    def step(*params: Tensor, scale: float) -> None:
+        def closure() -> Tensor:
+            seen.append(torch.cat([a, b]).detach())
+            loss = scale * torch.cat(params).square().sum()
+            loss.backward()
+            return loss.detach()
+
+        optimizer.backward(closure, loss_scale=scale)
+
+    for params, scale in (((a, b), 1024.0), ((a,), 2.0), ((a, b), 2.0)):
+        step(*params, scale=scale)
+    torch.testing.assert_close(seen[2] - 1, RHO * unit(torch.tensor([1.0, 1.0, 0.0, 0.0])))
+
+
+@pytest.mark.parametrize("near", [True, False])
+def test_an_average_begins_with_the_first_gradient_of_a_step_that_counts(
+    near: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("miniclip.optim.directions.is_on_host", lambda _: near)
+    w = start()
+    direction = Averaged(decay=0.6, gradient=0, average=1)
+    means = []
+    for gradient in ([torch.inf, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]):
+        w.grad = torch.tensor(gradient)
+        means += direction.vectors([w], base=SGD([w]), step=0, loss_scale=1.0).values()
+        direction.end_step([w])
+    torch.testing.assert_close(means[1], torch.tensor([1.0, 0.0, 0.0]))
+    torch.testing.assert_close(means[2], torch.tensor([0.6, 0.4, 0.0]))
+
+
+@pytest.mark.parametrize(
+    "direction_type",
+    [Gradient, partial(Averaged, decay=0.8, gradient=0, average=1), LastGradient, Random, Momentum],
+)
+def test_what_is_frozen_midway_rests(direction_type: Callable[[], Direction]) -> None:
+    a, b = start(), start()
+    optimizer = SAM([a, b], MOMENTUM_SGD, rho=RHO, direction=direction_type())
+    moved = []
+
+    def closure() -> Tensor:
+        moved.append((not torch.equal(a, rests[0]), not torch.equal(b, rests[1])))
+        loss = (a.square() + b.square()).sum()
+        loss.backward()
+        return loss.detach()
+
+    for number in range(4):
+        b.requires_grad_(number < 2)
+        rests = a.detach().clone(), b.detach().clone()
+        optimizer.step(closure)
+    assert moved[-1] == (True, False)
 
 
 def test_a_random_direction_is_that_of_its_step_and_seed() -> None:

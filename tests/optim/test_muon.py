@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from miniclip.errors import SettingError
-from miniclip.optim import SAM, MuonAdamW, parameter_groups, set_learning_rate
+from miniclip.optim import SAM, MuonAdamW, ReusedAscent, parameter_groups, set_learning_rate
 from miniclip.optim.muon import check_patterns
 from miniclip.optim.newton_schulz import (
     COEFFICIENTS,
@@ -419,6 +419,16 @@ def test_an_old_state_of_a_model_without_convolutions_is_all_there(
     assert optimizer.param_groups[0]["betas"] == (0.95, 0.98)
     assert all(optimizer.state[p] for p in model.parameters())
     assert not caplog.text
+
+
+def test_what_sam_kept_in_an_old_order_is_left_behind() -> None:
+    model = network()
+    base = partial(MUON, adamw_patterns=PATTERNS)
+    sam = SAM(parameter_groups(model), base, descent=ReusedAscent(alpha=0.7), interval=5)
+    kept = [torch.zeros(3)] * sum(1 for _ in model.parameters())
+    sam.load_state_dict({**old_state(model), "sam": {"num_updates": 7, "descent": {"kept": kept}}})
+    assert sam.num_updates == 7
+    assert {*sam.descent.state_dict([*model.parameters()])["kept"]} == {None}
 
 
 def _fewer(state: dict[str, Any]) -> dict[str, Any]:

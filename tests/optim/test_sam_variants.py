@@ -302,7 +302,7 @@ def test_the_way_without_a_host_synchronisation_is_the_same(
         for number, inputs in enumerate(batches(7)):
             closure = regression(model, inputs)
             before = vector(model)
-            if number == 3:  # an overflow is skipped, as a GradScaler would
+            if number in (0, 3):  # an overflow is skipped, as a GradScaler would
                 optimizer.backward(lambda closure=closure, model=model: _overflowing(closure, model))
                 assert torch.equal(vector(model), before)
             else:

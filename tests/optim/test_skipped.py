@@ -1,5 +1,6 @@
 """A skipped step leaves no state, whichever optimizer and whichever step."""
 
+import copy
 from functools import partial
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from miniclip.optim import MSAM, SAM, as_pass_optimizer
+from miniclip.optim import MSAM, SAM, as_pass_optimizer, forget_skipped_state
 from miniclip.training import Precision
 from tests.optim.test_sam import ADAMW, CPU
 from tests.optim.test_sam_variants import MUON
@@ -87,6 +88,18 @@ def test_state_of_steps_that_were_applied_stays() -> None:
         momenta.append([state["momentum_buffer"].clone() for state in optimizer.state.values()])
     assert momenta[0] == [] and len(momenta[1]) == 2
     assert all(torch.equal(now, then) for now, then in zip(momenta[2], momenta[1], strict=True))
+
+
+def test_a_copy_of_muon_leaves_no_state_of_skipped_steps_either() -> None:
+    original = MUON([nn.Parameter(torch.ones(4, 4))])
+    forget_skipped_state(original)
+    copied = copy.deepcopy(original)
+    forget_skipped_state(copied)
+    (p,) = copied.param_groups[0]["params"]
+    p.grad = torch.full_like(p, torch.inf)
+    copied.found_inf = torch.ones(())
+    copied.step()
+    assert not copied.state.get(p)
 
 
 def _backward(model: nn.Module, overflows: bool) -> Tensor:
