@@ -21,6 +21,10 @@ DROPOUT_SEED = 0
 """The loss is a function of the weights only if its dropout masks and its depths stay the same."""
 
 
+SHORTEST_DIRECTION = 1e-3
+"""Of what is shorter, beside vectors of length 1, float32 knows the Hessian's product no longer."""
+
+
 class Landscape(NamedTuple):
     """The loss along two lines through the weights w.
 
@@ -39,7 +43,7 @@ class Landscape(NamedTuple):
 
 
 class Eigenpair(NamedTuple):
-    """The Hessian's eigenvalue of largest magnitude, as far as power iteration has come.
+    """The Hessian's eigenvalue of largest magnitude, as far as the iteration has come.
 
     Attributes:
         value: of this eigenvalue.
@@ -156,34 +160,42 @@ def m_sharpness(surface: LossSurface, rho: float) -> float:
 
 
 def top_eigenvalue(
-    surface: LossSurface, *, max_iterations: int = 30, tolerance: float = 0.01, seed: int = 0
+    surface: LossSurface, *, max_products: int = 30, tolerance: float = 0.01, seed: int = 0
 ) -> float:
     """The Hessian's eigenvalue of largest magnitude; see `top_eigenpair`."""
-    return top_eigenpair(surface, max_iterations=max_iterations, tolerance=tolerance, seed=seed).value
+    return top_eigenpair(surface, max_products=max_products, tolerance=tolerance, seed=seed).value
 
 
 def top_eigenpair(
-    surface: LossSurface, *, max_iterations: int = 30, tolerance: float = 0.01, seed: int = 0
+    surface: LossSurface, *, max_products: int = 30, tolerance: float = 0.01, seed: int = 0
 ) -> Eigenpair:
-    """The Hessian's eigenvalue of largest magnitude and its eigenvector, by power iteration.
+    """The Hessian's eigenvalue of largest magnitude and its eigenvector.
+
+    LOBPCG with one vector (Knyazev 2001): the next one is the best in the span of this one, of what is left
+    of it, Hv - value v, and of the last step. Power iteration takes as many products, and may rest on
+    another eigenvector long enough to be taken for converged.
 
     Args:
-        max_iterations: Hessian products at most.
-        tolerance: relative change between two iterations that ends them.
+        max_products: Hessian products at most, one for each iteration.
+        tolerance: `Eigenpair.residual` that ends them.
         seed: of the start vector.
     """
-    following = unit(random_like(surface.params, seed))
-    value = 0.0
-    for _ in range(max_iterations):
-        vector = following
-        product = surface.hessian_product(vector)
-        previous, value = value, dot(product, vector).item()
-        if abs(value - previous) <= tolerance * abs(value) or norm(product) == 0:
-            break
-        following = unit(product)
+    vector = unit(random_like(surface.params, seed))
+    directions = [_Direction(vector, surface.hessian_product(vector))]
 
-    left = norm([hv - value * v for hv, v in zip(product, vector, strict=True)]).item()
-    return Eigenpair(value, vector, residual=left / abs(value) if value else 0.0)
+    for num_products in range(1, max_products + 1):
+        vector, product = directions[0]
+        value = dot(product, vector).item()
+        left = [hv - value * v for hv, v in zip(product, vector, strict=True)]
+        residual = norm(left).item() / max(abs(value), 1e-30)
+        if not residual > tolerance or num_products == max_products:  # NaN, too, ends it
+            break
+
+        step = unit(left)
+        downhill = _Direction(step, surface.hessian_product(step))
+        directions = _best_in_span([directions[0], downhill, *directions[1:]])
+
+    return Eigenpair(value, vector, residual)
 
 
 def landscape(
@@ -206,6 +218,48 @@ def landscape(
         fractions=fractions,
         random=losses(random, fractions),
     )
+
+
+class _Direction(NamedTuple):
+    """A vector, and the Hessian's product with it."""
+
+    vector: list[Tensor]
+    product: list[Tensor]
+
+
+def _best_in_span(directions: Sequence[_Direction]) -> list[_Direction]:
+    """The unit vector v of their span whose |<v, Hv>| is the largest, and the step to it from the first."""
+    basis = _orthonormal(directions)
+    rows = [[dot(a.vector, b.product).item() for b in basis] for a in basis]
+    projected = torch.tensor(rows, dtype=torch.float64)
+    values, vectors = torch.linalg.eigh((projected + projected.T) / 2)
+
+    weights = vectors[:, values.abs().argmax()].tolist()
+    best = _combined(basis, weights)
+    return [best, _combined(basis[1:], weights[1:])] if len(basis) > 1 else [best]
+
+
+def _orthonormal(directions: Sequence[_Direction]) -> list[_Direction]:
+    """Each made orthogonal to those before it (Gram and Schmidt); what is nearly in their span goes."""
+    basis: list[_Direction] = []
+    for direction in directions:
+        for _ in range(2):  # the second time takes away what rounding left
+            shares = [-dot(direction.vector, other.vector).item() for other in basis]
+            direction = _combined([direction, *basis], [1.0, *shares])
+
+        length = norm(direction.vector).item()
+        if length > SHORTEST_DIRECTION:
+            basis.append(_combined([direction], [1 / length]))
+    return basis
+
+
+def _combined(directions: Sequence[_Direction], weights: Sequence[float]) -> _Direction:
+    """The sum of directions, each times its weight, and of their products."""
+    vector, product = (list(foreach.mul(part, weights[0])) for part in directions[0])
+    for direction, weight in zip(directions[1:], weights[1:], strict=True):
+        foreach.add_(vector, direction.vector, alpha=weight)
+        foreach.add_(product, direction.product, alpha=weight)
+    return _Direction(vector, product)
 
 
 def _match_filters(direction: Tensor, p: Tensor) -> None:

@@ -1,5 +1,6 @@
 """Sharpness by block, and the top eigenvector, on a quadratic whose Hessian is known."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from miniclip.metrics import (
     m_sharpness,
     top_eigenpair,
 )
+from miniclip.metrics.vectors import random_like
 from tests.conftest import TINY
 
 EIGENVECTORS = torch.tensor([[1.0, 2.0, 2.0], [2.0, 1.0, -2.0], [2.0, -2.0, 1.0]]) / 3
@@ -45,7 +47,7 @@ class Bowl(LossSurface):
 
 
 def test_the_eigenvector_is_the_known_one() -> None:
-    top = top_eigenpair(Bowl(W), max_iterations=60, tolerance=0)
+    top = top_eigenpair(Bowl(W), max_products=60, tolerance=0)
     assert top.value == pytest.approx(9, rel=1e-5)
     vector = torch.cat(top.vector)
     # in float32 the value stops changing before the vector's last digits do
@@ -54,10 +56,45 @@ def test_the_eigenvector_is_the_known_one() -> None:
 
 
 def test_the_residual_tells_a_vector_that_has_not_converged() -> None:
-    early = top_eigenpair(Bowl(W), max_iterations=1)
+    early = top_eigenpair(Bowl(W), max_products=1)
     vector = torch.cat(early.vector)
     left = (HESSIAN @ vector - early.value * vector).norm() / early.value
     assert early.residual == pytest.approx(left.item(), rel=1e-4) and early.residual > 0.1
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_it_does_not_rest_on_another_eigenvector(sign: int) -> None:
+    """The start has a tenth as much of the first eigenvector as of another one, nearly as large."""
+
+    class Ridge(LossSurface):
+        def __init__(self) -> None:
+            self.params = [nn.Parameter(torch.zeros(40)), nn.Parameter(torch.zeros(4, 5))]
+            start = torch.cat([x.flatten() for x in random_like(self.params, seed=0)])
+            basis = torch.linalg.qr(torch.column_stack([start, torch.eye(60)[:, :59]])).Q.T
+            first, second = basis[1] + 0.05 * basis[0], basis[2] + 0.5 * basis[0]
+            vectors = torch.linalg.qr(torch.column_stack([first, second, *basis[3:]])).Q
+            values = torch.cat([sign * torch.tensor([12.0, 10.0]), torch.linspace(-1, 1, 57)])
+            self.hessian = vectors @ torch.diag(values) @ vectors.T
+
+        def hessian_product(self, vector: Sequence[Tensor]) -> list[Tensor]:
+            product = self.hessian @ torch.cat([x.flatten() for x in vector])
+            return [product[:40], product[40:].view(4, 5)]
+
+    top = top_eigenpair(Ridge())
+    assert top.value == pytest.approx(sign * 12, rel=1e-3) and top.residual <= 0.01
+
+
+def test_one_weight_and_no_curvature() -> None:
+    class Line(LossSurface):
+        def __init__(self, curvature: float) -> None:
+            self.params, self.curvature = [nn.Parameter(torch.ones(1))], curvature
+
+        def hessian_product(self, vector: Sequence[Tensor]) -> list[Tensor]:
+            return [self.curvature * x for x in vector]
+
+    assert top_eigenpair(Line(-3.0))[::2] == (-3.0, 0.0)
+    assert top_eigenpair(Line(0.0))[::2] == (0.0, 0.0)
+    assert math.isnan(top_eigenpair(Line(math.nan)).value)
 
 
 def test_the_cosine_of_gradient_and_eigenvector_is_the_known_one() -> None:
@@ -65,13 +102,13 @@ def test_the_cosine_of_gradient_and_eigenvector_is_the_known_one() -> None:
     gradient = HESSIAN @ W + (SLOPES[0] + SLOPES[1]) / 2
     assert torch.allclose(torch.cat(surface.mean_gradient()), gradient)
     expected = (gradient @ EIGENVECTORS[0]).abs() / gradient.norm()
-    top = top_eigenpair(surface, max_iterations=60, tolerance=0)
+    top = top_eigenpair(surface, max_products=60, tolerance=0)
     assert absolute_cosine(surface.mean_gradient(), top.vector) == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_on_an_eigenvector_the_gradient_is_parallel_to_it() -> None:
     surface = Bowl(3 * EIGENVECTORS[0], slopes=(torch.zeros(3),))
-    top = top_eigenpair(surface, max_iterations=60, tolerance=0)
+    top = top_eigenpair(surface, max_products=60, tolerance=0)
     assert absolute_cosine(surface.mean_gradient(), top.vector) == pytest.approx(1, abs=1e-5)
     rho = 0.3
     # along a unit vector v the loss rises by |g| rho + value rho^2 / 2

@@ -44,7 +44,7 @@ def test_m_sharpness_by_hand() -> None:
 
 def test_the_top_eigenvalue_of_a_known_hessian() -> None:
     surface = Quadratic(torch.tensor([1.0, -2.0, 0.5]))
-    assert top_eigenvalue(surface, max_iterations=50, tolerance=1e-6) == pytest.approx(9, rel=1e-3)
+    assert top_eigenvalue(surface, max_products=50, tolerance=1e-6) == pytest.approx(9, rel=1e-3)
 
 
 def test_the_landscape_of_a_bowl() -> None:
