@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=typed_path, default=Path("outputs") / "report", help="folder to write into"
     )
-    parser.add_argument("--control", help="SETTING=VALUE of the group that others are held against")
+    parser.add_argument("--control", help="SETTING=VALUE of the groups that others are held against")
     parser.add_argument("--mix", action="store_true", help="also runs measured on different data")
 
 

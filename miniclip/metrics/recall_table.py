@@ -49,7 +49,7 @@ def recall_table(
         prefix: stands before the names of metrics, "val/" say.
         intervals: low and high end of each recall, put in brackets behind it.
     """
-    width = 13 if intervals is None else 22
+    width = 13 if intervals is None else 24
     rows = [["", *(f"R@{k}" for k in RECALL_AT), "median rank"]]
     for direction, title in DIRECTIONS.items():
         cells = []

@@ -69,7 +69,7 @@ def as_markdown(sections: Sequence[Section]) -> str:
 
 
 def as_csv(runs: Iterable[Run], varied: Sequence[str]) -> str:
-    """A row for each run: its settings that vary, what it reached, and what it cost."""
+    """A row for each run: its settings that vary, what it reached, and what all of it cost."""
     titles = {**recall_titles(), "rsum": "rsum"}
     header = [
         "run",
@@ -96,9 +96,9 @@ def as_csv(runs: Iterable[Run], varied: Sequence[str]) -> str:
             run.best["val/rsum"],
             run.protocol,
             run.kind,
-            run.best.get("step", ""),
-            run.best.get("train/forward_passes", ""),
-            run.best.get("train/seconds", ""),
+            run.last.get("step", ""),
+            run.last.get("train/forward_passes", ""),
+            run.last.get("train/seconds", ""),
         ]
         writer.writerow(map(spreadsheet_cell, row))
     return buffer.getvalue()

@@ -1,14 +1,14 @@
 """The report: one HTML file that needs nothing else, and the same as Markdown and CSV."""
 
-import shlex
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from miniclip.errors import UserError, counted
 from miniclip.files import write_text
+from miniclip.report.controls import controls_of
 from miniclip.report.formats import as_csv, as_html, as_markdown
-from miniclip.report.groups import Group, as_text, check_comparable, group_runs
+from miniclip.report.groups import check_comparable, group_runs
 from miniclip.report.runs import Collection, Failure
 from miniclip.report.sections import sections_of
 
@@ -20,8 +20,7 @@ def write_report(
 
     Args:
         collection: what to compare.
-        control: "SETTING=VALUE" of the group the others are held against; None takes the one without a
-            perturbation if there is one, else the first.
+        control: "SETTING=VALUE" of the groups that others are held against; see `controls_of`.
         mixes: accept runs measured on different data.
 
     Raises:
@@ -33,13 +32,13 @@ def write_report(
         check_comparable(collection.runs)
 
     groups, varied = group_runs(collection.runs)
-    held_against = _without_perturbation(groups) if control is None else _named_group(groups, control)
+    controls = controls_of(groups, control)
 
     page, markdown, table = (folder / f"report.{ending}" for ending in ("html", "md", "csv"))
     folder.mkdir(parents=True, exist_ok=True)
     # the figures go into the page, and are not needed beside it
     with tempfile.TemporaryDirectory() as figures:
-        sections = sections_of(collection, groups, varied, control=held_against, folder=Path(figures))
+        sections = sections_of(collection, groups, varied, controls=controls, folder=Path(figures))
         write_text(page, as_html(sections))
 
     write_text(markdown, as_markdown(sections))
@@ -53,25 +52,3 @@ def _why_nothing(failures: Sequence[Failure]) -> str:
     example = f"{first.path}: {first.status}{f' ({first.reason})' if first.reason else ''}"
     num_runs = counted(len(failures), "run")
     return f"None of {num_runs} has finished; there is nothing to compare. {example}"
-
-
-def _without_perturbation(groups: Sequence[Group]) -> Group:
-    """The first group that trains as AdamW does; the first of all where none does."""
-    for group in groups:
-        # SAM with rho 0 is its base optimizer, bit for bit
-        optimizer = str(group.settings.get("optimizer._target_"))
-        if group.settings.get("optimizer.rho") == 0 or "AdamW" in optimizer:
-            return group
-    return groups[0]
-
-
-def _named_group(groups: Sequence[Group], wanted: str) -> Group:
-    """The first group with a setting, "optimizer.rho=0" say."""
-    key, _, value = wanted.partition("=")
-    for group in groups:
-        if key in group.settings and as_text(group.settings[key]) == value:
-            return group
-
-    known = {f"{setting}={as_text(value)}" for group in groups for setting, value in group.settings.items()}
-    choices = ", ".join(shlex.quote(choice) for choice in sorted(known))
-    raise UserError(f"--control {shlex.quote(wanted)} is none of the groups; they differ in: {choices}")

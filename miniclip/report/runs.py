@@ -60,6 +60,11 @@ class Run:
         return self.settings.get("seed", 0)
 
     @property
+    def last(self) -> dict[str, Any]:
+        """The last validation record, which says what the whole run took; the best one without it."""
+        return self.validations[-1] if self.validations else self.best
+
+    @property
     def protocol(self) -> str:
         """What the reported numbers were measured on."""
         return (self.best if self.test is None else self.test)["protocol"]

@@ -35,14 +35,14 @@ class Section:
 
 
 def sections_of(
-    collection: Collection, groups: list[Group], varied: list[str], *, control: Group, folder: Path
+    collection: Collection, groups: list[Group], varied: list[str], *, controls: list[Group], folder: Path
 ) -> list[Section]:
     """All sections, in the order of the page.
 
     Args:
         groups: the collection's runs; see `group_runs`.
         varied: settings in which they differ.
-        control: the group that the others are held against.
+        controls: the group that each is held against; a control is its own.
         folder: where figures are drawn.
     """
     # chosen by validation, also where a test part is reported: else it would be chosen by the test
@@ -51,7 +51,7 @@ def sections_of(
         Section(
             "Runs",
             remarks=[*_summary(collection.runs, groups, best), *_warnings(collection.runs, groups)],
-            table=_table_of_groups(groups, control),
+            table=_table_of_groups(groups, controls),
             figures=[draw_groups(groups, folder / "groups.svg")],
         )
     ]
@@ -81,7 +81,8 @@ def _summary(runs: Sequence[Run], groups: Sequence[Group], best: Run) -> list[st
     kinds = "; ".join(dict.fromkeys(run.kind for run in runs))
     return [
         f"{sizes}; {best.protocol}; data {best.fingerprint}.",
-        f"The numbers are: {kinds}.",
+        f"The numbers are: {kinds}. Minutes are those of whole runs.",
+        "Better or worse is what lies outside of the 95 % intervals over seeds and over images.",
         f"Best on validation: {best.path.name}, seed {best.seed}, rsum {best.rsum:.1f} ({best.protocol}).",
     ]
 
@@ -109,15 +110,18 @@ def _repeats_a_seed(group: Group) -> bool:
     return len(seeds) < len(group.runs)
 
 
-def _table_of_groups(groups: Sequence[Group], control: Group) -> list[list[str]]:
-    """A row for each group: its recalls, its time, and how it stands beside the control."""
+def _table_of_groups(groups: Sequence[Group], controls: Sequence[Group]) -> list[list[str]]:
+    """A row for each group: its recalls, its time, and how it stands beside its control."""
     titles = {**recall_titles(), "rsum": "rsum"}
     rows = [["group", "seeds", *titles.values(), "minutes", "against the control", "verdict"]]
+    names = {control.name for control in controls}
 
-    for group in groups:
+    for group, control in zip(groups, controls, strict=True):
         metrics = [_with_spread(group.values(metric)) for metric in titles]
-        minutes = spread([seconds / 60 for seconds in group.values("train/seconds")]).mean
+        minutes = spread([run.last["train/seconds"] / 60 for run in group.runs]).mean
         difference, verdict = ("control", "") if group is control else _beside(compare(group, control))
+        if group is not control and len(names) > 1:
+            difference += f"\nof {control.name}"
         rows.append([group.name, str(len(group.runs)), *metrics, f"{minutes:.1f}", difference, verdict])
     return rows
 

@@ -35,7 +35,7 @@ class Comparison(NamedTuple):
         difference: of mean rsum.
         low, high: 95 % interval over the evaluation images, both groups on the same ones; NaN where
             these differ, or runs kept no ranks.
-        noise: two standard errors of the difference over seeds; NaN where a group has one seed.
+        noise: half of the difference's 95 % interval over seeds; NaN where a group has one seed.
     """
 
     difference: float
@@ -75,16 +75,29 @@ def compare(group: Group, control: Group, *, seed: int = 0) -> Comparison:
     """Difference of rsum, group minus control."""
     of_group = spread(group.values("rsum"))
     of_control = spread(control.values("rsum"))
-    # NaN for one seed, and so is the noise that they make
-    standard_errors = [side.deviation / math.sqrt(side.num_seeds) for side in (of_group, of_control)]
-
     low, high = paired_interval(group, control, seed=seed)
     return Comparison(
         difference=of_group.mean - of_control.mean,
         low=low,
         high=high,
-        noise=2 * math.hypot(*standard_errors),
+        noise=_noise(of_group, of_control),
     )
+
+
+def _noise(of_group: Spread, of_control: Spread) -> float:
+    """Half of the 95 % interval of a difference of means, by Student's t with Welch's degrees (1947)."""
+    from scipy.stats import t
+
+    sides = (of_group, of_control)
+    if any(side.num_seeds < 2 for side in sides):
+        return math.nan
+
+    variances = [side.deviation**2 / side.num_seeds for side in sides]  # of the means
+    if not any(variances):
+        return 0.0
+    parts = [variance**2 / (side.num_seeds - 1) for variance, side in zip(variances, sides, strict=True)]
+    degrees = sum(variances) ** 2 / sum(parts)
+    return float(t.ppf(0.975, degrees)) * math.sqrt(sum(variances))
 
 
 def paired_interval(group: Group, control: Group, *, seed: int = 0) -> tuple[float, float]:

@@ -1,9 +1,11 @@
 """What a report says of few and of many groups."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from miniclip.report.controls import controls_of
 from miniclip.report.groups import group_runs
 from miniclip.report.runs import Collection, Run
 from miniclip.report.sections import Section, sections_of
@@ -14,7 +16,8 @@ pytest.importorskip("scipy", reason="needs the extra report")
 
 def sections(folder: Path, runs: list[Run]) -> dict[str, Section]:
     groups, varied = group_runs(runs)
-    found = sections_of(Collection(runs, []), groups, varied, control=groups[0], folder=folder)
+    controls = controls_of(groups, None)
+    found = sections_of(Collection(runs, []), groups, varied, controls=controls, folder=folder)
     return {section.title: section for section in found}
 
 
@@ -43,3 +46,26 @@ def test_it_warns_of_one_seed_and_of_one_that_is_there_twice(tmp_path: Path) -> 
 
     good = sections(tmp_path, [run_of(0.0, seed, 300) for seed in (0, 1)])["Runs"].remarks
     assert not any(remark.startswith("Warning") for remark in good)
+
+
+def test_of_several_controls_the_one_in_use_is_named(tmp_path: Path) -> None:
+    runs = []
+    for noise in (0.0, 0.4):
+        for run in (
+            run_of(rho, seed, 300 - 100 * noise + 100 * rho) for rho in (0, 0.1) for seed in (0, 1)
+        ):
+            runs.append(replace(run, settings={**run.settings, "data.caption_noise": noise}))
+    rows = sections(tmp_path, runs)["Runs"].table
+    cells = {row[0]: row[-2].splitlines() for row in rows[1:]}
+    assert cells["rho=0, caption_noise=0"] == cells["rho=0, caption_noise=0.4"] == ["control"]
+    for noise in ("0", "0.4"):
+        difference, *_, told = cells[f"rho=0.1, caption_noise={noise}"]
+        assert (difference, told) == ("+10.0", f"of rho=0, caption_noise={noise}")
+
+
+def test_minutes_are_those_of_the_whole_run(tmp_path: Path) -> None:
+    """The best validation came after one minute, the last one after four."""
+    run = run_of(0.0, 0, 300)
+    run.validations.append({**run.best, "val/rsum": 200.0, "train/seconds": 240.0, "step": 40})
+    header, row = sections(tmp_path, [run])["Runs"].table
+    assert row[header.index("minutes")] == "4.0"

@@ -35,6 +35,20 @@ def test_what_is_said_of_a_difference() -> None:
     assert (same.low, same.high) == (0, 0) and same.remark == "within the noise of images"
 
 
+def test_the_noise_of_seeds_is_scipys_interval_of_two_means() -> None:
+    values, others = [310.0, 318.5, 304.2], [301.0, 303.0]
+    groups = [
+        Group(name, {}, [run_of(0, seed, value) for seed, value in enumerate(side)])
+        for name, side in (("a", values), ("b", others))
+    ]
+    low, high = stats.ttest_ind(values, others, equal_var=False).confidence_interval(0.95)
+    found = compare(*groups)
+    assert (found.difference - found.noise, found.difference + found.noise) == pytest.approx((low, high))
+    # two standard errors would call it a difference
+    assert found.remark == "within the noise of seeds"
+    assert found.difference > 2 * math.sqrt(np.var(values, ddof=1) / 3 + np.var(others, ddof=1) / 2)
+
+
 def test_the_paired_interval_is_that_of_the_mean_difference() -> None:
     """By hand: differences of one image have a known deviation, and pairing keeps what both share out."""
     own, other = run_of(0.1, 0, 300, hits=0.8), run_of(0.0, 0, 300, hits=0.5)
