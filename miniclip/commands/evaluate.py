@@ -173,10 +173,12 @@ def _context_of_model(
     else:
         train, measured = restored.datasets(**decoding)
 
+    fingerprint = measured.split.fingerprint()
     if _is_of_open_clip(name):
-        folder = Path("outputs") / model.name.replace(" ", "/") / "evaluation"
+        folder = Path("outputs") / model.name.replace(" ", "/") / "evaluation" / fingerprint
     else:
-        folder = folder_beside(Path(name), measured.split.fingerprint())
+        altered = () if restored is None else restored.altered
+        folder = folder_beside(Path(name), fingerprint, altered=altered)
     return TaskContext(model, train, measured, folder=folder, loss=None, seed=0)
 
 
@@ -216,7 +218,9 @@ def _context_of_run(name: str, restored: "Restored", device: "torch.device") -> 
         MiniCLIP(restored.named(name), device=device),
         train,
         measured,
-        folder=evaluation_folder(restored.checkpoint, measured.split.fingerprint()),
+        folder=evaluation_folder(
+            restored.checkpoint, measured.split.fingerprint(), altered=restored.altered
+        ),
         loss=restored.loss(),
         seed=restored.config.seed,
     )

@@ -33,6 +33,7 @@ from miniclip.pretrained.loading import (
 )
 from miniclip.pretrained.parts import Config, check_config, checked_part
 from miniclip.provenance import is_ours
+from miniclip.runs.job_key import changes_nothing
 from miniclip.tokenizers import Tokenizer
 from miniclip.training.contents import shown
 
@@ -45,6 +46,7 @@ class Restored(NamedTuple):
         config: the resolved config of its run, with the changes asked for; it holds no interpolation.
         preprocessing: of images for the model: the checkpoint's, with the changes asked for.
         unopened: settings of the data that name places in a file which this user did not sign.
+        altered: changes asked for that make other data of the same files, "data.eval_crop=center" say.
     """
 
     checkpoint: Path
@@ -53,6 +55,7 @@ class Restored(NamedTuple):
     tokenizer: Tokenizer
     preprocessing: EvalPreprocessing
     unopened: tuple[str, ...]
+    altered: tuple[str, ...] = ()
 
     def datasets(self, **settings: Any) -> tuple[ImageTextDataset, ImageTextDataset]:
         """The training and the validation data set of the run.
@@ -123,6 +126,7 @@ def restore(path: Path, *changes: str) -> Restored:
         bundle.tokenizer,
         bundle.preprocessing,
         unopened,
+        altered=_altered(checkpoint.config, config, changes),
     )
 
 
@@ -136,6 +140,20 @@ def _unnamed_places(config: Config, changes: tuple[str, ...]) -> tuple[str, ...]
         name
         for name in typing.cast(type[DataSource], source).places
         if settings.get(name) is not None and f"data.{name}" not in named
+    )
+
+
+def _altered(config: Config, changed: Config, changes: tuple[str, ...]) -> tuple[str, ...]:
+    """The changes that say otherwise than the run what is made of its files, and not where they lie."""
+    source, settings = checked_part(changed, "data")
+    own = config["data"] if config["data"].get("_target_") == changed["data"].get("_target_") else {}
+    named = [change.partition("=")[0].removeprefix("data.") for change in changes]
+    return tuple(
+        f"data.{name}={settings[name]}"
+        for name in sorted(set(named) & settings.keys())
+        if name not in typing.cast(type[DataSource], source).places
+        and not changes_nothing(f"data.{name}")
+        and own.get(name, ...) != settings[name]
     )
 
 

@@ -12,6 +12,7 @@ def comparison(results: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
     Args:
         results: names, and the numbers of `Retrieval` of each, all on the same data.
     """
+    results = _with_precision_by_name(results)
     data = {numbers["data_fingerprint"]: numbers["protocol"] for _, numbers in results}
     if len(data) > 1:
         told = "; ".join(f"{protocol} ({fingerprint})" for fingerprint, protocol in data.items())
@@ -30,3 +31,16 @@ def comparison(results: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
         lines.append(f"{name:{width}}  {cells}  {metrics['rsum']:6.1f}")
 
     return lines
+
+
+def _with_precision_by_name(
+    results: Sequence[tuple[str, dict[str, Any]]],
+) -> list[tuple[str, dict[str, Any]]]:
+    """Results whose protocols are of the data alone, where models were measured in several precisions."""
+    parts = [numbers["protocol"].rpartition("; ") for _, numbers in results]
+    if len({precision for *_, precision in parts}) == 1:
+        return list(results)
+    return [
+        (f"{name} ({precision})", {**numbers, "protocol": of_data})
+        for (name, numbers), (of_data, _, precision) in zip(results, parts, strict=True)
+    ]

@@ -110,9 +110,10 @@ def test_another_data_set_and_a_table_of_several_models(
     assert done.returncode == 0, done.stderr
     table = done.stdout.splitlines()[-4:]
     assert [line.split()[0] for line in table] == ["image", "chance", str(bag.path), str(checkpoint)]
-    (file,) = (bag.path / "evaluation").glob("*/retrieval.json")  # on data that is not its own
+    # on data that is not its own, and of them on a fraction that is not their default
+    (file,) = (bag.path / "evaluation").glob("*/data.val_fraction=0.2/retrieval.json")
     assert json.loads(file.read_text())["protocol"].startswith("seeded val: 12 images")
-    assert len(list((run / "evaluation" / "last").glob("*/retrieval.json"))) == 1
+    assert len(list((run / "evaluation" / "last").glob("*/*/retrieval.json"))) == 1
 
 
 def test_a_job_of_a_sweep_is_a_run_like_any_other(

@@ -27,3 +27,14 @@ def test_models_measured_on_different_data_make_no_table() -> None:
     own = {"data_fingerprint": "a", "protocol": "val: 2 images, 2 captions", "chance": {}, "metrics": {}}
     (line,) = comparison([("x", own), ("y", {**own, "data_fingerprint": "b"})])
     assert "different data, val: 2 images, 2 captions (a); val: 2 images, 2 captions (b)" in line
+
+
+def test_precisions_are_told_by_the_row() -> None:
+    own = {"data_fingerprint": "a", "chance": {**RECALLS, "rsum": 6.0}, "metrics": {**RECALLS, "rsum": 1.0}}
+    precisions = {"a": "float32", "b": "int8"}
+    named = [(name, {**own, "protocol": f"val: 2 images; {kind}"}) for name, kind in precisions.items()]
+    protocol, _, _, *rows = comparison(named)
+    assert protocol == "val: 2 images"
+    assert [row.split("  ")[0].strip() for row in rows] == ["a (float32)", "b (int8)"]
+    # of one precision it is part of the protocol
+    assert comparison(named[:1])[0] == "val: 2 images; float32"

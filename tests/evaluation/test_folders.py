@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from miniclip.config.restore import restore
 from miniclip.errors import UserError
 from miniclip.evaluation.folders import evaluation_folder, folder_beside
 from miniclip.runs import RunDirectory
@@ -30,6 +31,40 @@ def test_a_folder_says_which_checkpoint_and_which_data(tmp_path: Path) -> None:
     assert evaluation_folder(checkpoints / "last.pt", "v") == run / "evaluation" / "last"
     lone = tmp_path / "lone" / "model.pt"
     assert evaluation_folder(lone, "v") == tmp_path / "lone" / "model_evaluation" / "v"
+
+
+def test_other_settings_of_the_data_have_a_folder_below(tmp_path: Path) -> None:
+    best = run_with(tmp_path / "run", train="t", val="v") / "best.pt"
+    altered = ("data.eval_crop=center", "data.limit=100")
+    folder = evaluation_folder(best, "v", altered=altered)
+    assert folder == tmp_path / "run" / "evaluation" / "data.eval_crop=center,data.limit=100"
+    assert (
+        evaluation_folder(best, "v", altered=("data.words=a b/c",)).parent
+        == tmp_path / "run" / "evaluation"
+    )
+    assert folder_beside(tmp_path / "m", "v", altered=altered[1:]).name == "data.limit=100"
+
+
+def test_only_what_is_asked_for_otherwise_is_altered(class_run: RunDirectory, class_folder: Path) -> None:
+    own = restore(class_run.path).config.data
+    as_it_was = (f"data.eval_crop={own.eval_crop}", f"data.root={class_folder}", "data.cache_dir=null")
+    assert restore(class_run.path, *as_it_was).altered == ()
+    assert restore(class_run.path, *as_it_was[1:], "data.eval_crop=center").altered == (
+        "data.eval_crop=center",
+    )
+
+
+def test_results_with_another_crop_leave_the_runs_own_alone(
+    class_run: RunDirectory, tmp_path: Path, miniclip: Callable[..., Answer]
+) -> None:
+    run = shutil.copytree(class_run.path, tmp_path / "run")
+    for settings in ((), ("data.eval_crop=center",)):
+        done = miniclip("evaluate", run, "retrieval", *settings)
+        assert done.returncode == 0, done.stderr
+    found = sorted(
+        path.relative_to(run / "evaluation") for path in run.glob("evaluation/**/retrieval.json")
+    )
+    assert found == [Path("data.eval_crop=center/retrieval.json"), Path("retrieval.json")]
 
 
 def test_folders_of_models_have_results_of_their_own(

@@ -27,8 +27,8 @@ def test_open_clip_is_measured_by_the_same_protocol(
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith("open_clip ViT-S-32-alt")
     folder = tmp_path / "outputs" / "open_clip" / "ViT-S-32-alt" / "weights" / "evaluation"
-    measured = json.loads((folder / "retrieval.json").read_text())
     ours = json.loads((run / "evaluation" / "retrieval.json").read_text())
+    measured = json.loads((folder / ours["data_fingerprint"] / "retrieval.json").read_text())
     assert measured["protocol"] == ours["protocol"]
 
 
