@@ -2,6 +2,8 @@
 
 import logging
 import math
+import os
+import shlex
 import signal
 import tempfile
 from contextlib import AbstractContextManager, nullcontext
@@ -31,7 +33,7 @@ from miniclip.evaluation import Result, TaskContext, flat_numbers
 from miniclip.figures import draw_curves, draw_retrieval
 from miniclip.metrics import Features, retrieval_ranks
 from miniclip.pretrained import MiniCLIP, ModelBundle
-from miniclip.runs import DamagedFile, JsonlLogger, RunDirectory, RunFacts, read_state
+from miniclip.runs import DamagedFile, JsonlLogger, RunDirectory, RunFacts, RunFiles, read_state
 from miniclip.runs.environment import git_revision
 from miniclip.runs.job_key import job_key
 from miniclip.runs.run_directory import Status
@@ -104,6 +106,7 @@ def _job_of_sweep(
         log.info("Done already: %s", before.path)
         for damage in before.damages:
             log.warning("%s", damage)
+        _tell_of_other_tasks(config, before.path)
         return before.summary["best_rsum"]
     if before is not None and before.state.status == "running":
         log.warning("Another process is at it: %s%s", before.path, who_is_heard(before.path))
@@ -190,6 +193,21 @@ def _run_along(cfg: DictConfig, followers: Followers) -> float:
         show = log.error if isinstance(error, UserError) else log.exception
         show("This job failed in process %d, counted from 0: %s", followers.world.rank, error)
         return math.nan
+
+
+def _tell_of_other_tasks(config: dict[str, Any], path: Path) -> None:
+    """Tell that a job which is done was not measured by the tasks that are asked for now."""
+    try:
+        measured = RunFiles(path).read_config().get("eval")
+    except DamagedFile:
+        return
+    tasks = list(config["eval"]["tasks"])
+    if tasks and measured != config["eval"]:
+        log.warning(
+            "It was trained with another eval, and is not measured again: miniclip evaluate %s %s",
+            shlex.quote(os.path.relpath(path)),
+            " ".join(tasks),
+        )
 
 
 def _train_along(cfg: DictConfig, followers: Followers) -> float:

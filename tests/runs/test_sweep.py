@@ -70,6 +70,15 @@ def test_a_sweep_outlives_failures_and_being_killed(tmp_path: Path) -> None:
     assert len(table(clean)) == 6
 
 
+def test_a_job_that_is_done_says_which_tasks_did_not_measure_it(tmp_path: Path) -> None:
+    job = ("-m", *TINY, "trainer.budget.steps=1", f"hydra.sweep.dir={tmp_path}")
+    for tasks in ("none", "sharpness"):
+        done = run_miniclip(*job, f"eval={tasks}")
+        assert done.returncode == 0, done.stderr
+        told = "is not measured again: miniclip evaluate" in done.stdout
+        assert told == ("Done already" in done.stdout) == (tasks == "sharpness")
+
+
 @pytest.mark.long
 def test_a_job_without_memory_leaves_the_others_running(tmp_path: Path) -> None:
     done = run_miniclip(
