@@ -42,6 +42,7 @@ class Run:
             the image of each caption.
         test: the record of the test part, measured once with the best checkpoint; None without such a part.
         retrieval_figure: what its best checkpoint retrieves; None if it drew none.
+        trained_on: fingerprint of the training part.
         damages: which of its files the report has to do without, and why.
     """
 
@@ -53,6 +54,7 @@ class Run:
     ranks: tuple[Ranks, np.ndarray] | None
     test: dict[str, Any] | None = None
     retrieval_figure: Path | None = None
+    trained_on: str | None = None
     damages: tuple[str, ...] = ()
 
     @property
@@ -167,6 +169,7 @@ def _read_run(folder: Path) -> Run:
         ranks=_without_damaged(lambda: _ranks(files.read_ranks(of_test=test is not None)), damages),
         test=test,
         retrieval_figure=_without_damaged(lambda: _figure(files.retrieval_figure), damages),
+        trained_on=files.read_data().get("train", {}).get("fingerprint"),
         damages=tuple(damages),
     )
 

@@ -99,6 +99,12 @@ def _warnings(runs: Sequence[Run], groups: Sequence[Group]) -> list[str]:
         remarks.append("Warning: groups of one seed say nothing of the noise between seeds.")
     if any(_repeats_a_seed(group) for group in groups):
         remarks.append("Warning: a group holds a seed more than once; its interval is too narrow.")
+    remarks += [
+        f"Warning: runs of the group {group.name} were trained on other images or captions, from "
+        f"{', '.join(roots)}. They are no seeds of one study, unless seeds choose them."
+        for group in groups
+        if len(roots := _roots_of_other_data(group)) > 1
+    ]
 
     damages = [damage for run in runs for damage in run.damages]
     remarks += [f"Warning: {damage} The report does without it." for damage in damages]
@@ -108,6 +114,12 @@ def _warnings(runs: Sequence[Run], groups: Sequence[Group]) -> list[str]:
 def _repeats_a_seed(group: Group) -> bool:
     seeds = {run.seed for run in group.runs}
     return len(seeds) < len(group.runs)
+
+
+def _roots_of_other_data(group: Group) -> list[str]:
+    """The places of a group's training data, where these are not the same."""
+    roots = {run.trained_on: str(run.settings.get("data.root")) for run in group.runs}
+    return sorted(set(roots.values()))
 
 
 def _table_of_groups(groups: Sequence[Group], controls: Sequence[Group]) -> list[list[str]]:

@@ -48,6 +48,20 @@ def test_it_warns_of_one_seed_and_of_one_that_is_there_twice(tmp_path: Path) -> 
     assert not any(remark.startswith("Warning") for remark in good)
 
 
+def test_it_warns_of_other_training_data(tmp_path: Path) -> None:
+    def remarks(*trained: tuple[str, str]) -> list[str]:
+        runs = []
+        for seed, (root, fingerprint) in enumerate(trained):
+            run = run_of(0.0, seed, 300)
+            runs.append(replace(run, settings={**run.settings, "data.root": root}, trained_on=fingerprint))
+        return [text for text in sections(tmp_path, runs)["Runs"].remarks if "trained on other" in text]
+
+    (warning,) = remarks(("/clean", "a"), ("/noisy", "b"))
+    assert "from /clean, /noisy." in warning
+    assert remarks(("/here", "a"), ("/there", "a")) == []  # moved
+    assert remarks(("/here", "a"), ("/here", "b")) == []  # a seed may choose what is trained on
+
+
 def test_of_several_controls_the_one_in_use_is_named(tmp_path: Path) -> None:
     runs = []
     for noise in (0.0, 0.4):
