@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from miniclip.errors import UserError, in_range
+from miniclip.errors import SettingError, UserError, in_range
 from miniclip.optim.norms import are_finite, is_on_host, length_of, norms_of
 
 MOMENTA = ("exp_avg", "momentum_buffer")
@@ -130,11 +130,14 @@ class Averaged(Direction):
         average: weight of m.
 
     Raises:
-        SettingError: when the decay is out of range.
+        SettingError: when the decay is out of range, or the weights cancel in every step.
     """
 
     def __init__(self, *, decay: float, gradient: float, average: float):
         in_range("decay", decay, 0, 1, includes_high=False)
+        if gradient == average == 0 or (decay == 0 and gradient + average == 0):
+            allowed = f"leaves no direction, with gradient={gradient} and decay={decay}"
+            raise SettingError("average", average, allowed)
         self.decay = decay
         self.gradient = gradient
         self.average = average

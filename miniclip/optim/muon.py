@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from miniclip.distributed import World
-from miniclip.errors import SettingError, above_zero, at_least, counted, one_of
+from miniclip.errors import SettingError, above_zero, at_least, counted, in_range, one_of
 from miniclip.optim.checks import check_group
 from miniclip.optim.matrix import Matrix
 from miniclip.optim.norms import is_on_host
@@ -83,7 +83,9 @@ class MuonAdamW(Optimizer):
         muon_interval: int = 1,
         precision: NewtonSchulzPrecision = "auto",
     ):
-        check_group({"momentum": momentum, "betas": betas, "eps": eps, "conv_lr_factor": conv_lr_factor})
+        check_group({"betas": betas, "eps": eps, "conv_lr_factor": conv_lr_factor})
+        at_least("eps", eps, 0)
+        in_range("momentum", momentum, 0, 1, includes_high=False)
         above_zero("conv_lr_factor", conv_lr_factor)
         at_least("muon_interval", muon_interval, 1)
         one_of("precision", precision, get_args(NewtonSchulzPrecision))
@@ -132,7 +134,7 @@ class MuonAdamW(Optimizer):
         names_betas = "betas" in param_group
         super().add_param_group(param_group)
         group = self.param_groups.pop()
-        check_group(group)
+        _check_group(group)
         self._given += group["params"]
 
         for part in self._split(group):
@@ -300,6 +302,15 @@ def check_patterns(patterns: Iterable[str], names: Collection[str]) -> None:
                 pattern,
                 "matches no parameter of the model; a run's environment.json lists their names",
             )
+
+
+def _check_group(group: dict[str, Any]) -> None:
+    """Raise a SettingError where a number of a parameter group is out of its range."""
+    check_group(group)
+    at_least("lr", float(group["lr"]), 0)
+    at_least("weight_decay", group["weight_decay"], 0)
+    for beta in group["betas"]:
+        in_range("betas", beta, 0, 1, includes_high=False)
 
 
 def _kinds(groups: Iterable[dict[str, Any]]) -> list[tuple[bool, list[str] | None]]:

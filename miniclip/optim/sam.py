@@ -212,7 +212,9 @@ class SAM(Optimizer):
         self.metrics = {}
         self._loss_scale = loss_scale
 
-        if self._num_before is None and self.ascents.has_begun(self.fraction_done):
+        if not self.ascents.has_begun(self.fraction_done):  # also again, in a budget that has grown
+            self._num_before = None
+        elif self._num_before is None:
             self._num_before = self.num_updates
         rho = self.lengths.largest(self.param_groups, step=self._steps_since_begun())
         ascends = rho > 0 and self.ascents.include(self.num_updates, fraction_done=self.fraction_done)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from miniclip.data.dataset import ImageTextDataset
 from miniclip.runs import JsonlLogger, RunDirectory
-from miniclip.training.guards import REMEDY, TooManySkipped
+from miniclip.training.guards import REMEDY, TooManyBroken, TooManySkipped
 from miniclip.training.interruption import Interrupted
 from miniclip.training.progress import Progress, image_bar
 from miniclip.training.step import StepResult
@@ -75,7 +75,7 @@ class Recorder:
             self._bar = bar
             try:
                 yield bar
-            except Interrupted:
+            except (Interrupted, TooManyBroken):  # a checkpoint of this step follows
                 self.read()
                 raise
             self.read()

@@ -17,6 +17,9 @@ from miniclip.training.guards import BufferGuard, all_finite, spoil_unless
 from miniclip.training.phases import phase
 from miniclip.training.precision import Precision
 
+BETWEEN_PASSES = ("sharpness", "gradient_cosine")
+"""Metrics of an optimizer that set its two passes beside each other."""
+
 
 class StepResult(NamedTuple):
     """Results of one step, as tensors () on the device: reading them would wait for it.
@@ -123,10 +126,17 @@ class TrainingStep:
             loss,
             passes[0].logit_scale,
             grad_norm,
-            self.optimizer.metrics,
+            self._comparable_metrics(),
             self.optimizer.host_metrics,
             len(passes),
         )
+
+    def _comparable_metrics(self) -> Mapping[str, Tensor]:
+        """The optimizer's metrics, without those between a process's own rows and the rows of all."""
+        perturbs_alone = not getattr(self.optimizer, "sync_perturbation", True)
+        if self.world.is_alone or not perturbs_alone:
+            return self.optimizer.metrics
+        return {name: value for name, value in self.optimizer.metrics.items() if name not in BETWEEN_PASSES}
 
     def _check_reuse(self) -> None:
         """Refuse a second pass of all processes whose temperature is that of each one's first."""

@@ -101,6 +101,7 @@ def one_step(settings: Sequence[str], world: World) -> dict[str, Tensor]:
     result = step([batch(0, world.rows(BATCH))])
     return {
         "loss": result.loss,
+        "metrics": torch.tensor([name in result.metrics for name in ("sharpness", "perturbation_norm")]),
         "buffers": torch.cat([value.flatten().float() for value in step.model.buffers()]),
         "gradient": torch.cat([p.grad.flatten() for p in step.model.parameters() if p.grad is not None]),
         "weights": torch.cat([p.detach().flatten() for p in step.model.parameters()]),

@@ -71,6 +71,8 @@ def check_own_perturbation(first: dict[str, Tensor], second: dict[str, Tensor]) 
     for found in (first, second):
         clipped = gradient / max(1.0, norm.item())
         torch.testing.assert_close(found["gradient"], clipped, rtol=1e-4, atol=1e-6)
+        # the losses of its own rows and of all are no sharpness
+        assert found["metrics"].tolist() == [False, True]
     assert torch.equal(first["weights"], second["weights"])
 
 

@@ -230,6 +230,17 @@ def test_rho_warms_up_from_where_perturbations_begin() -> None:
     assert rhos[0] == rhos[1] == pytest.approx([0, 0, 0, 0, 0, 0.1, 0.2, 0.3, 0.4, 0.4])
 
 
+def test_rho_warms_up_again_where_a_budget_that_has_grown_lets_sam_begin_again() -> None:
+    w = nn.Parameter(torch.ones(3))
+    optimizer = SAM([w], SGD, rho=0.4, rho_schedule="warmup", rho_warmup_steps=4, start_fraction=0.5)
+    rhos = []
+    for number in range(14):
+        optimizer.fraction_done = number / (6 if number < 5 else 20)
+        optimizer.step(quadratic(w))
+        rhos.append(optimizer.last_rho)
+    assert rhos == pytest.approx([0, 0, 0, 0.1, 0.2, 0, 0, 0, 0, 0, 0.1, 0.2, 0.3, 0.4])
+
+
 @pytest.mark.parametrize("near", [True, False])
 def test_weights_of_several_types_move_together(near: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("miniclip.optim.perturbation.is_on_host", lambda _: near)

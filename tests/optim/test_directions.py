@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from miniclip.errors import UserError
+from miniclip.errors import SettingError, UserError
 from miniclip.optim import (
     SAM,
     Averaged,
@@ -261,3 +261,9 @@ def test_a_run_goes_on_from_its_state() -> None:
         second.load_state_dict(copy.deepcopy(first.state_dict()))
         perturbations(second, other, 2)
         assert torch.equal(w, other)
+
+
+@pytest.mark.parametrize(("decay", "gradient", "average"), [(0.9, 0.0, 0.0), (0.0, 1.0, -1.0)])
+def test_weights_that_leave_no_direction_are_refused(decay: float, gradient: float, average: float) -> None:
+    with pytest.raises(SettingError, match="leaves no direction"):
+        Averaged(decay=decay, gradient=gradient, average=average)

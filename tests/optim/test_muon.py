@@ -350,7 +350,17 @@ def test_a_pattern_of_nothing_is_named() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"muon_interval": 0}, {"precision": "float16"}, {"conv_lr_factor": 0.0}, {"conv_lr_factor": math.nan}],
+    [
+        {"muon_interval": 0},
+        {"precision": "float16"},
+        {"conv_lr_factor": 0.0},
+        {"conv_lr_factor": math.nan},
+        {"lr": -1e-3},
+        {"momentum": 1.0},
+        {"weight_decay": -0.1},
+        {"betas": (0.9, 1.5)},
+        {"eps": -1.0},
+    ],
 )
 def test_settings_out_of_range_are_refused_by_name(changes: dict[str, Any]) -> None:
     with pytest.raises(SettingError) as caught:

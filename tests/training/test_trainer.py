@@ -346,3 +346,8 @@ def test_too_many_broken_images_stop_the_run(tmp_path: Path, picture_folder: Pat
         (picture_folder / f"{name}.jpg").write_bytes(content)
     with pytest.raises(UserError, match=r"2 of the 12 .* cannot be read \(2 broken\).*max_broken_fraction"):
         fit(tmp_path / "two", *settings, "data.max_broken_fraction=0.1")
+    # its checkpoint goes on from there, so that what lies before it must have been recorded
+    two = RunDirectory(tmp_path / "two")
+    stopped_at = load_checkpoint(two.last_checkpoint)["progress"]["step"]
+    records = [record for record in two.read_metrics() if "train/loss" in record]
+    assert stopped_at > 0 and [record["step"] for record in records] == list(range(1, stopped_at + 1))
