@@ -69,7 +69,7 @@ def as_markdown(sections: Sequence[Section]) -> str:
 
 
 def as_csv(runs: Iterable[Run], varied: Sequence[str]) -> str:
-    """A row for each run: its settings that vary, what it reached, and what all of it cost."""
+    """A row for each run: its settings that vary, what it reached, and what it had cost by then."""
     titles = {**recall_titles(), "rsum": "rsum"}
     header = [
         "run",
@@ -96,9 +96,9 @@ def as_csv(runs: Iterable[Run], varied: Sequence[str]) -> str:
             run.best["val/rsum"],
             run.protocol,
             run.kind,
-            run.last.get("step", ""),
-            run.last.get("train/forward_passes", ""),
-            run.last.get("train/seconds", ""),
+            run.best.get("step", ""),
+            run.best.get("train/forward_passes", ""),
+            run.best.get("train/seconds", ""),
         ]
         writer.writerow(map(spreadsheet_cell, row))
     return buffer.getvalue()
