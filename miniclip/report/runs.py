@@ -62,9 +62,10 @@ class Run:
         return self.settings.get("seed", 0)
 
     @property
-    def last(self) -> dict[str, Any]:
-        """The last validation record, which says what the whole run took; the best one without it."""
-        return self.validations[-1] if self.validations else self.best
+    def seconds(self) -> float:
+        """What the whole run took, up to the last validation that says so."""
+        told = [record.get("train/seconds") for record in (self.best, *self.validations)]
+        return max(seconds for seconds in told if isinstance(seconds, int | float))
 
     @property
     def protocol(self) -> str:

@@ -130,7 +130,7 @@ def _table_of_groups(groups: Sequence[Group], controls: Sequence[Group]) -> list
 
     for group, control in zip(groups, controls, strict=True):
         metrics = [_with_spread(group.values(metric)) for metric in titles]
-        minutes = spread([run.last["train/seconds"] / 60 for run in group.runs]).mean
+        minutes = spread([run.seconds / 60 for run in group.runs]).mean
         difference, verdict = ("control", "") if group is control else _beside(compare(group, control))
         if group is not control and len(names) > 1:
             difference += f"\nof {control.name}"

@@ -78,8 +78,9 @@ def test_of_several_controls_the_one_in_use_is_named(tmp_path: Path) -> None:
 
 
 def test_minutes_are_those_of_the_whole_run(tmp_path: Path) -> None:
-    """The best validation came after one minute, the last one after four."""
+    """The best validation came after one minute, the last that says so after four."""
     run = run_of(0.0, 0, 300)
     run.validations.append({**run.best, "val/rsum": 200.0, "train/seconds": 240.0, "step": 40})
+    run.validations.append({"val/rsum": 100.0, "step": 50})
     header, row = sections(tmp_path, [run])["Runs"].table
     assert row[header.index("minutes")] == "4.0"
