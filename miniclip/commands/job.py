@@ -77,6 +77,7 @@ def _run_main(cfg: DictConfig, followers: Followers) -> float:
         with run.lock():
             check_directory(cfg.trainer.resume, run)
             if _is_completed(cfg, run):
+                _tell_of_other_data(cfg, run.path, folder="hydra.run.dir")
                 log.info("Completed already, nothing is left to do: %s", run.path)
                 return run.read_summary()["best_rsum"]
             with run.kept_until_it_goes_on():
@@ -107,6 +108,7 @@ def _job_of_sweep(
         for damage in before.damages:
             log.warning("%s", damage)
         _tell_of_other_tasks(config, before.path)
+        _tell_of_other_data(cfg, before.path, folder="hydra.sweep.dir")
         return before.summary["best_rsum"]
     if before is not None and before.state.status == "running":
         log.warning("Another process is at it: %s%s", before.path, who_is_heard(before.path))
@@ -207,6 +209,27 @@ def _tell_of_other_tasks(config: dict[str, Any], path: Path) -> None:
             "It was trained with another eval, and is not measured again: miniclip evaluate %s %s",
             shlex.quote(os.path.relpath(path)),
             " ".join(tasks),
+        )
+
+
+def _tell_of_other_data(cfg: DictConfig, path: Path, *, folder: str) -> None:
+    """Tell that the settings of the data lead to other images or captions than a run was trained on.
+
+    Args:
+        folder: the setting of where another run could be written.
+    """
+    try:
+        trained_on = RunFiles(path).read_data()
+        today = make(cfg, "data").fingerprints()
+    except (DamagedFile, UserError, OSError):  # what is no longer there is no other
+        return
+    others = [name for name, own in today.items() if own != trained_on.get(name, {}).get("fingerprint")]
+    if trained_on and others:
+        log.warning(
+            "Since it was trained the data have changed: other images or captions (%s). To train on them, "
+            "give a new folder: %s=...",
+            ", ".join(others),
+            folder,
         )
 
 

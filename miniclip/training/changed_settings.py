@@ -82,8 +82,10 @@ APPLIED = (
 KEEP_PIXELS = ("memory", "disk")
 """Caches that hold the same pixels; without one they differ, for a cache shrinks images before the crop."""
 
-NEED_STATE = ("amsgrad", "centered")
-"""Settings of base optimizers that need a state the checkpoint does not hold."""
+NEED_STATE = ("amsgrad", "centered", "momentum")
+"""Settings of base optimizers that keep a state from the first step on: none where they were off."""
+
+OFF = (NOT_SET, None, False, 0)
 
 FIXED_OF_DATA = (
     "data.seed",
@@ -118,7 +120,8 @@ class Change(NamedTuple):
         """Whether training can go on with the new value."""
         last = self.setting.rpartition(".")[2]
         is_other_class = last == "_target_" and self.setting.startswith("optimizer")
-        return _is_below(self.setting, APPLIED) and not is_other_class and last not in NEED_STATE
+        lacks_state = last in NEED_STATE and self.theirs in OFF
+        return _is_below(self.setting, APPLIED) and not is_other_class and not lacks_state
 
 
 def changed_settings(

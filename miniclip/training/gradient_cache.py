@@ -191,25 +191,31 @@ class _InParts:
         return (features.detach() * rows).sum()
 
 
-def check_micro_batches(model: nn.Module, *, batch_size: int, micro_batch_size: int | None) -> None:
-    """Refuse micro-batches that batch norm cannot take: the statistics of one row say nothing.
+def check_rows_of_statistics(
+    model: nn.Module, *, batch_size: int, micro_batch_size: int | None, world: World, synced: bool
+) -> None:
+    """Refuse batches and micro-batches that batch norm cannot take: the statistics of one row say nothing.
 
     Args:
-        batch_size: rows of a batch in each process.
+        batch_size: rows of a batch, of all processes.
+        world: the processes that divide it.
+        synced: whether batch norm's statistics are those of all of them.
 
     Raises:
-        SettingError: when batch norm would see a part of one row.
+        SettingError: when batch norm would see a single row.
     """
-    if micro_batch_size is None or micro_batch_size >= batch_size:
+    rows = batch_size // world.size
+    num_parts = 1 if micro_batch_size is None else math.ceil(rows / micro_batch_size)
+    smallest = rows // num_parts * (world.size if synced else 1)
+    if smallest > 1 or not _learns_statistics(model):
         return
 
-    smallest = batch_size // math.ceil(batch_size / micro_batch_size)
-    if smallest < 2 and _learns_statistics(model):
-        allowed = (
-            f"cuts a batch of {batch_size} into parts of one image, and the image tower's batch norm needs "
-            "two for its statistics: take at least 3"
-        )
-        raise SettingError("trainer.micro_batch_size", micro_batch_size, allowed)
+    reason = "of one image, and the image tower's batch norm needs two for its statistics: take at least"
+    if num_parts == 1:
+        allowed = f"gives each of {world.size} processes a batch {reason} {2 * world.size}"
+        raise SettingError("trainer.batch_size", batch_size, allowed)
+    allowed = f"cuts a batch of {rows} into parts {reason} 3"
+    raise SettingError("trainer.micro_batch_size", micro_batch_size, allowed)
 
 
 def _learns_statistics(model: nn.Module) -> bool:

@@ -12,7 +12,7 @@ from miniclip.runs import JsonlLogger, RunDirectory
 from miniclip.training.budget import Budget
 from miniclip.training.checkpointer import Checkpointer, SaveSettings
 from miniclip.training.device import find_device
-from miniclip.training.gradient_cache import check_micro_batches
+from miniclip.training.gradient_cache import check_rows_of_statistics
 from miniclip.training.loop import FitResult, Loop
 from miniclip.training.plan import check_batches_fit
 from miniclip.training.progress import Progress, Stopwatch
@@ -218,10 +218,12 @@ class Trainer:
             accumulate_steps=self.accumulate_steps,
         )
         world = World.current()
-        check_micro_batches(
+        check_rows_of_statistics(
             setup.model,
-            batch_size=self.batch_size // world.size,
+            batch_size=self.batch_size,
             micro_batch_size=self.micro_batch_size,
+            world=world,
+            synced=self.sync_batch_norm,
         )
         clock, progress = Stopwatch(), Progress()
         checkpointer = Checkpointer(setup, run, progress, self.saving, writes=world.is_main)

@@ -19,6 +19,7 @@ from miniclip.runs import RunDirectory
 from miniclip.runs.sweep import Sweep
 from miniclip.training.resuming import find_checkpoint
 from tests.conftest import ROOT, TINY, kill_in_its_first_job, run_miniclip
+from tests.folder_set import save_set
 from tests.in_process import train_in_process
 
 JOBS = (
@@ -77,6 +78,28 @@ def test_a_job_that_is_done_says_which_tasks_did_not_measure_it(tmp_path: Path) 
         assert done.returncode == 0, done.stderr
         told = "is not measured again: miniclip evaluate" in done.stdout
         assert told == ("Done already" in done.stdout) == (tasks == "sharpness")
+
+
+@pytest.mark.parametrize("place", ["hydra.run.dir", "hydra.sweep.dir"])
+def test_what_is_done_says_that_its_data_have_changed(tmp_path: Path, place: str) -> None:
+    root = save_set(tmp_path / "data")
+    job = (
+        *TINY,
+        "data=folder",
+        f"data.root={root}",
+        "trainer.budget.steps=1",
+        f"{place}={tmp_path / 'out'}",
+    )
+    mode = ["-m"] if place == "hydra.sweep.dir" else ["trainer.resume=auto"]
+    warning = f"other images or captions (train). To train on them, give a new folder: {place}="
+
+    for is_done, has_changed in ((False, False), (True, False), (True, True)):
+        if has_changed:
+            (root / "train" / "3.txt").write_text("another one\n")
+        done = train_in_process(*mode, *job)
+        assert done.returncode == 0, done.stderr
+        assert ("already" in done.stdout) == is_done
+        assert (warning in done.stdout) == has_changed
 
 
 @pytest.mark.long

@@ -42,6 +42,24 @@ def test_a_setting_of_a_later_version_counts_when_it_is_set() -> None:
 
 
 @pytest.mark.parametrize(
+    ("setting", "theirs", "ours", "is_applied"),
+    [
+        ("momentum", 0, 0.9, False),
+        ("momentum", "not set", 0.9, False),
+        ("momentum", 0.9, 0.8, True),
+        ("momentum", 0.9, 0, True),
+        ("amsgrad", False, True, False),
+        ("amsgrad", True, False, True),
+        ("centered", "not set", True, False),
+    ],
+)
+def test_what_lacks_a_state_cannot_be_turned_on(
+    setting: str, theirs: object, ours: object, is_applied: bool
+) -> None:
+    assert Change(f"optimizer.base_optimizer.{setting}", theirs, ours).is_applied == is_applied
+
+
+@pytest.mark.parametrize(
     ("theirs", "ours", "is_told"),
     [("none", "disk", True), ("disk", "memory", False), ("features", "disk", True), (None, "none", False)],
 )

@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from miniclip.config.build import build
 from miniclip.config.compose import compose
 from miniclip.config.restore import restore
+from miniclip.distributed import World
 from miniclip.errors import UserError
 from miniclip.runs import JsonlLogger, RunDirectory, RunFacts
 from miniclip.tokenizers import BPETokenizer, Tokenizer
 from miniclip.training.checkpoint import load_checkpoint
+from miniclip.training.gradient_cache import check_rows_of_statistics
 from miniclip.training.interruption import Interrupted
 from tests.conftest import TINY, fit, interrupt_at_step, signal_at_step
 
@@ -189,6 +193,19 @@ def test_a_batch_larger_than_the_training_set(tmp_path: Path) -> None:
         fit(tmp_path, *TINY, "trainer.batch_size=64")
     with pytest.raises(UserError, match=r"trainer\.accumulate_steps=6.*asks for 48 images per step"):
         fit(tmp_path, *TINY, "trainer.accumulate_steps=6")
+
+
+@pytest.mark.parametrize(
+    ("num_processes", "synced", "is_refused"), [(4, False, True), (4, True, False), (2, False, False)]
+)
+def test_one_image_a_process_is_too_few_for_batch_norm(
+    num_processes: int, synced: bool, is_refused: bool
+) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    world = World(size=num_processes)
+    message = r"trainer\.batch_size=4.*each of 4 processes a batch of one image.*at least 8"
+    with pytest.raises(UserError, match=message) if is_refused else nullcontext():
+        check_rows_of_statistics(model, batch_size=4, micro_batch_size=None, world=world, synced=synced)
 
 
 def test_micro_batches_that_are_too_small(tmp_path: Path) -> None:

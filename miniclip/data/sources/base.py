@@ -155,6 +155,17 @@ class DataSource(ABC):
         train, test = parts.train.set_apart(SEEDED_TEST, fraction=fraction, seed=self.split_seed)
         return Parts(train, parts.val, test)
 
+    def fingerprints(self) -> dict[str, str]:
+        """`Split.fingerprint` of the parts that a run reads, by their names; no image is read.
+
+        Only of those that a run keeps as they are: exchanged captions make another training part, images
+        that are broken and left out another one to measure on.
+        """
+        train, *measured = [self.limited(split) for split in self.read_parts().present()]
+        as_they_are = [train] if self.caption_noise == 0 else []
+        as_they_are += [] if self.skips_broken else measured
+        return {split.name: split.fingerprint() for split in as_they_are}
+
     def everything(self) -> Split:
         """All images of all parts as one split, "all".
 
