@@ -33,7 +33,8 @@ class CaptionReading(NamedTuple):
             UserError: when what should hold it cannot be read; says why.
         """
         if self.class_column is not None:
-            return str(_field(_fields(document), self.class_column)).strip()
+            value = _field(_fields(document), self.class_column)
+            return "" if value is None else str(value).strip()
         return "" if class_text is None else _text(class_text, ".cls").strip()
 
     def captions(self, text: bytes | None, document: bytes | None, label: str = "") -> list[str]:

@@ -10,8 +10,9 @@ from miniclip.errors import SettingError, UserError, counted
 log = logging.getLogger(__name__)
 
 
-def labels_of(part: str, labels: StringArray) -> StringArray | None:
+def labels_of(part: str, labels: Iterable[str]) -> StringArray | None:
     """The classes of a part's images; None, and a warning if some have one, where not all have."""
+    labels = StringArray.of(labels)
     num_labeled = int((labels.ends > labels.starts).sum())
     if num_labeled == len(labels):
         return labels
@@ -30,7 +31,7 @@ def read_class_names(path: Path) -> list[str]:
         SettingError: when it is no text.
     """
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise SettingError("class_names", path, f"cannot be read ({error})") from None
 
@@ -43,7 +44,7 @@ def named(
     Raises:
         UserError: when a class is no number, or has no name.
     """
-    name_of = {label: _name(label, names) for label in set(labels)}
+    name_of = {label: _name(label, names) for label in set(labels) - {""}} | {"": ""}
     return [name_of[label] for label in labels], [
         [name_of[label]] if list(own) == [label] else list(own)
         for label, own in zip(labels, captions, strict=True)

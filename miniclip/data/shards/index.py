@@ -20,8 +20,8 @@ from miniclip.files import replace
 
 log = logging.getLogger(__name__)
 
-VERSION = "2"
-"""Of the file's layout; a file of another version is made anew."""
+VERSION = "3"
+"""Of the file's layout and of what is indexed; a file of another version is made anew."""
 
 ENDING = ".index"
 

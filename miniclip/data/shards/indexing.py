@@ -1,6 +1,7 @@
 """From a tar file to its index: the members of each sample, and the texts in them."""
 
 import logging
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -20,7 +21,8 @@ MOST_TEXT_BYTES = 2**22
 
 NO_CAPTION = "without a caption"
 NO_IMAGE = "without an image"
-SECOND_IMAGE = "with a second image of the same key"
+REPEATED = "with the key of another sample"
+DOTTED = "with a dot in its name, where a key ends at the first dot"
 LEADS_OUT = "with a name that leads out of the shard"
 BAD_CAPTION = "whose caption cannot be read"
 
@@ -64,9 +66,11 @@ class _Sample(NamedTuple):
 
 
 def _samples(path: Path, left_out: dict[str, tuple[int, str]]) -> dict[str, _Sample]:
-    """The members of each key, in the order of its first one."""
+    """The members of each key, in the order of its first one; of several of one kind the first."""
     endings = readable_endings()
     samples: dict[str, _Sample] = {}
+    repeated: dict[str, Counter[str]] = defaultdict(Counter)
+    dotted: dict[str, list[str]] = defaultdict(list)
     last = None
 
     for member in members(path):
@@ -82,12 +86,23 @@ def _samples(path: Path, left_out: dict[str, tuple[int, str]]) -> dict[str, _Sam
         key = f"{folder}/{stem}" if folder else stem
         part = _part_of(ending.lower(), endings)
         if part is None:
+            if _part_of(ending.lower().rpartition(".")[2], endings) == "image":
+                dotted[key].append(member.name)
             continue
+
         sample = samples.get(key, _Sample())
-        if part == "image" and sample.image is not None:
-            _leave_out(left_out, SECOND_IMAGE, key)
-            continue
-        samples[key] = sample._replace(**{part: member})
+        if getattr(sample, part) is None:
+            samples[key] = sample._replace(**{part: member})
+        else:  # what belongs to another image must not go to this one
+            repeated[key][part] += 1
+
+    for key, parts in repeated.items():
+        for _ in range(max(parts.values())):
+            _leave_out(left_out, REPEATED, key)
+    for key, names in dotted.items():
+        # beside an image of the key it is one more file of that sample, a mask say
+        for name in names if samples.get(key, _Sample()).image is None else ():
+            _leave_out(left_out, DOTTED, name)
 
     if last is not None and not has_end_mark(path, last):
         log.warning("The shard %s has no end mark behind %s; it may be cut off there.", path, last.name)

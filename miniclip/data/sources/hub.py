@@ -11,7 +11,14 @@ from miniclip.data.sources.checks import check_val_fraction
 from miniclip.data.sources.columns import ColumnNames, find_columns
 from miniclip.data.sources.hub_stream import StreamedPart, Streaming, streamed_splits
 from miniclip.data.sources.image_cells import EncodedImages, check_missing, find_files, image_cells
-from miniclip.data.sources.rows import PARTS, Rows, names_training_rows, splits_of_rows, whole_splits
+from miniclip.data.sources.rows import (
+    PARTS,
+    Rows,
+    names_training_rows,
+    splits_of_rows,
+    texts_of,
+    whole_splits,
+)
 from miniclip.data.split import Split
 from miniclip.data.streamed import StreamedDataset
 from miniclip.errors import HOW_TO_LOG_IN, SettingError, UserError, without_secrets
@@ -226,14 +233,14 @@ class Hub(DataSource):
             check_missing(missing, paths, Path(self.hub), source)
 
         source = f"{self.hub}: the column {', '.join(columns.captions)}"
-        cells = {name: rows[name] for name in columns.captions}
+        cells = {name: _cells(rows, name) for name in columns.captions}
         return Rows(
             source,
             [f"{rows.split} row {row}" for row in range(len(rows))],
             EncodedImages(_Contents(images, columns.image), files),
             captions_of_rows(cells, columns.field, source=self.hub),
-            _names(rows, columns.label),
-            _names(rows, columns.split),
+            None if columns.label is None else texts_of(_cells(rows, columns.label)),
+            None if columns.split is None else texts_of(_cells(rows, columns.split)),
             self.merge_equal_images,
         )
 
@@ -253,16 +260,15 @@ class Hub(DataSource):
         return find_files(paths, has_bytes, [folder], folder, source)
 
 
-def _names(rows: "Dataset", column: str | None) -> list[str] | None:
-    """The texts of a column, whose numbers may stand for names."""
+def _cells(rows: "Dataset", column: str) -> list[Any]:
+    """What is in the cells of a column; names in place of the numbers of classes, None for none."""
     import datasets
 
-    if column is None:
-        return None
     values, kind = rows[column], rows.features[column]
-    if isinstance(kind, datasets.ClassLabel):
-        values = [None if value is None else kind.int2str(value) for value in values]
-    return ["" if value is None else str(value) for value in values]
+    if not isinstance(kind, datasets.ClassLabel):
+        return list(values)
+    # -1 is what sets write where a class is not published
+    return [None if value is None or value < 0 else kind.int2str(value) for value in values]
 
 
 class _Contents:

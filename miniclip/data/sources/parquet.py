@@ -4,7 +4,7 @@ import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from miniclip.data.sources.base import FolderSource
 from miniclip.data.sources.caption_cells import MOST_LETTERS, captions_of_rows
@@ -16,14 +16,12 @@ from miniclip.data.sources.rows import (
     Rows,
     names_training_rows,
     splits_of_rows,
+    texts_of,
     whole_splits,
 )
 from miniclip.data.sources.walk import examples, is_visible
 from miniclip.data.split import Split
 from miniclip.errors import SettingError, UserError, counted
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +140,7 @@ class Parquet(FolderSource):
             [f"{files[0].stem.partition('-')[0]} row {row}" for row in range(len(table))],
             EncodedImages(contents, found),
             captions_of_rows(cells, columns.field, source=files[0]),
-            None if labels is None else ["" if label is None else str(label) for label in labels],
+            None if labels is None else texts_of(labels),
             None if columns.split is None else table.column(columns.split).to_pylist(),
             self.merge_equal_images,
         )

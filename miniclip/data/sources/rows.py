@@ -4,10 +4,11 @@ import hashlib
 import logging
 import os
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from miniclip.data.images import ImageBytes
+from miniclip.data.shards.classes import labels_of
 from miniclip.data.sources.image_cells import EncodedImages
 from miniclip.data.split import SEEDED_VAL, Split
 from miniclip.errors import UserError, counted
@@ -34,7 +35,7 @@ class Rows(NamedTuple):
         ids: a name for each row.
         encoded: by row the file content of its image, as `ImageBytes` takes it.
         captions: by row its captions; none, where it has none.
-        labels: by row the name of its class, where there are classes.
+        labels: by row the name of its class, where there are classes; "" for a row without one.
         words: by row the word in its column `split`, where there is such a column.
         merges: whether rows of equal images are one image with several captions.
     """
@@ -68,6 +69,11 @@ def splits_of_rows(
     if "val" in splits:
         return (train, splits["val"], *test)
     return (*train.set_apart(SEEDED_VAL, fraction=val_fraction, seed=split_seed), *test)
+
+
+def texts_of(cells: Iterable[object]) -> list[str]:
+    """What cells hold as texts; "" for an empty one."""
+    return ["" if cell is None else str(cell) for cell in cells]
 
 
 def whole_splits(parts: Mapping[str, Rows], *, decode_size: int) -> tuple[Split, ...]:
@@ -145,7 +151,10 @@ def _split(name: str, rows: Rows, chosen: Sequence[int], decode_size: int) -> Sp
         captions[group[0]] = [text for row in group for text in rows.captions[row]]
     images = ImageBytes(rows.encoded, rows.ids, decode_size=decode_size)
     whole = Split(name, rows.ids, images, captions, rows.labels)
-    return whole.select(name, [group[0] for group in groups])
+    split = whole.select(name, [group[0] for group in groups])
+    if split.labels is not None:
+        split.labels = labels_of(f"{rows.source} ({name})", split.labels)
+    return split
 
 
 def _equal_images(rows: Rows, chosen: Sequence[int]) -> list[list[int]]:

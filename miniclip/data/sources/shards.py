@@ -187,10 +187,10 @@ class Shards(DataSource):
             fetches_ahead=self.fetches_ahead,
         )
         captions: Any = StringListArray.joined([index.captions for index in indexes])
-        labels: Any = labels_of(name, StringArray.joined([index.labels for index in indexes]))
-        if labels is not None and self.class_names is not None:
+        labels: Any = StringArray.joined([index.labels for index in indexes])
+        if self.class_names is not None:  # also in captions, where not all images have a class
             labels, captions = named(labels, captions, read_class_names(self.class_names))
-        return Split(name, ids, images, captions, labels)
+        return Split(name, ids, images, captions, labels_of(name, labels))
 
 
 def _all_found(setting: str, places: Sequence[str]) -> list[str]:

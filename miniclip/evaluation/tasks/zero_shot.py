@@ -122,7 +122,7 @@ def read_class_names(path: str, labels: Sequence[str]) -> tuple[str, ...]:
 def _read_lines(setting: str, path: str, known: str) -> tuple[str, ...]:
     """The lines of a text file that are not empty."""
     try:
-        text = Path(path).expanduser().read_text(encoding="utf-8")
+        text = Path(path).expanduser().read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise SettingError(setting, path, f"must be {known}, or a text file ({error})") from None
 

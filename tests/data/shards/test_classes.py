@@ -58,6 +58,19 @@ def test_numbers_of_classes_have_names_in_a_file(tmp_path: Path) -> None:
         shards(shard, class_names=str(tmp_path / "no.txt"))
 
 
+def test_a_class_that_is_missing_is_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    members = {"a.jpg": jpeg(0), "a.json": as_json(kind=None), "a.txt": b"a dog"}
+    for number in range(3):
+        members |= {f"{number}.jpg": jpeg(number + 1), f"{number}.json": as_json(kind=number)}
+    names = tmp_path / "names.txt"
+    names.write_text("cat\nhot dog\nbird\n", encoding="utf-8-sig")
+    shard = write_tar(tmp_path / "a.tar", members)
+    found = classes_of(shards(shard, class_column="kind", class_names=str(names)))
+    captions = {name: own for name, (_, own) in found.items()}
+    assert captions == {"a/a": ["a dog"], "a/0": ["cat"], "a/1": ["hot dog"], "a/2": ["bird"]}
+    assert "none is taken to have one" in caplog.text
+
+
 def test_a_field_of_the_json_is_the_class(tmp_path: Path) -> None:
     members = {}
     for number in range(4):

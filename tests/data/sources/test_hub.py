@@ -80,6 +80,19 @@ def test_a_copy_of_a_hub_set(root: Path, picture_folder: Path, lists: bool, val:
         assert list(train.split.captions[3]) == list(same[0].split.captions[3])
 
 
+def test_classes_of_a_hub_set_are_captions_by_their_names(root: Path, picture_folder: Path) -> None:
+    hub_sets = pytest.importorskip("datasets")
+    images = [{"bytes": (picture_folder / f"{row}.jpg").read_bytes(), "path": None} for row in range(8)]
+    rows = hub_sets.Dataset.from_dict({"image": images, "kind": [0, 1, -1, None, 0, 1, 0, 1]})
+    rows = rows.cast_column("image", hub_sets.Image())
+    rows = rows.cast_column("kind", hub_sets.ClassLabel(names=["even", "odd"]))
+    rows.to_parquet(root / "train-00000-of-00001.parquet")
+    splits = plain_hub(root, caption_column="kind", class_column="kind").splits()
+    captions = [caption for split in splits for own in split.captions for caption in own]
+    assert sorted(captions) == ["even"] * 3 + ["odd"] * 3
+    assert splits[0].labels is not None
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [

@@ -56,6 +56,23 @@ def test_what_is_no_text_is_refused_with_its_row(
 
 
 @BOTH
+def test_a_part_has_classes_where_each_row_has_one(
+    root: Path, images: Any, source_of: SourceOf, caplog: pytest.LogCaptureFixture
+) -> None:
+    kinds = [None if word == "test" else f"k{row % 2}" for row, word in enumerate(WORDS)]
+    write(root / "train.parquet", image=images, caption=titles(), kind=kinds, split=WORDS)
+    labels = {split.name: split.labels for split in source_of(root, class_column="kind").splits()}
+    assert labels["test"] is None and list(labels["val"] or []) == ["k1", "k0", "k1"]
+    assert "0 of 2 images have a class" not in caplog.text
+
+    kinds[0] = None
+    write(root / "train.parquet", image=images, caption=titles(), kind=kinds, split=WORDS)
+    train, *_ = source_of(root, class_column="kind").splits()
+    assert train.labels is None
+    assert "6 of 7 images have a class, so that none is taken to have one" in caplog.text
+
+
+@BOTH
 @pytest.mark.parametrize("listed", [False, True])
 def test_captions_in_objects_need_the_name_of_a_field(
     root: Path, images: Any, source_of: SourceOf, listed: bool

@@ -161,7 +161,9 @@ BROKEN = [
     ({"a.jpg": b"x", "a.json": as_json(caption=1.5)}, "a caption is a float"),
     ({"../a.jpg": b"x"}, r"1 with a name that leads out of the shard \(broken/\.\./a\.jpg\)"),
     ({"/etc/a.jpg": b"x"}, r"1 with a name that leads out of the shard \(broken//etc/a\.jpg\)"),
-    ({"0000.png": b"x"}, r"1 with a second image of the same key \(broken/0000\)"),
+    ({"0000.png": b"x"}, r"1 with the key of another sample \(broken/0000\)"),
+    ({"0000.png": b"x", "./0000.txt": b"y"}, r"1 with the key of another sample \(broken/0000\)"),
+    ({"a.v0.jpg": b"x", "a.v0.txt": b"y"}, r"1 with a dot in its name.* \(broken/a\.v0\.jpg\)"),
 ]
 
 
@@ -178,6 +180,21 @@ def test_samples_that_are_not_whole(
     source = shards(tmp_path, on_broken_image="skip", max_broken_fraction=0.5)
     assert sizes(source) == ("seeded val", 3, 1)
     assert re.search(f"train: 1 of 5 samples in shards left out: .*{told}", caplog.text)
+
+
+def test_a_repeated_key_keeps_the_first_of_each_file(tmp_path: Path) -> None:
+    again = {"./0000.jpg": jpeg(7), "./0000.txt": b"of another image"}
+    write_tar(tmp_path / "a.tar", {**samples(range(4)), "0000.mask.png": b"one more file", **again})
+    source = shards(tmp_path, on_broken_image="skip", max_broken_fraction=0.5)
+    whole = {
+        name: own for split in source.splits() for name, own in zip(split.ids, split.captions, strict=True)
+    }
+    write_tar(tmp_path / "a.tar", samples(range(4)))
+    assert {name: list(own) for name, own in whole.items()} == {
+        name: list(own)
+        for split in shards(tmp_path).splits()
+        for name, own in zip(split.ids, split.captions, strict=True)
+    }
 
 
 def test_an_unreadable_image_is_named_with_its_shard(tmp_path: Path) -> None:
