@@ -12,7 +12,8 @@ from torch import Tensor
 
 from miniclip.data.images import ImageFiles, Images
 from miniclip.data.sources.base import FolderSource
-from miniclip.data.sources.walk import examples, find_images, is_visible
+from miniclip.data.sources.part_folders import part_folders, tell_what_is_in_no_part
+from miniclip.data.sources.walk import examples, find_images, is_visible, name_below
 from miniclip.data.split import SEEDED_VAL, Split
 from miniclip.errors import BrokenImage, SettingError, counted
 
@@ -20,15 +21,16 @@ log = logging.getLogger(__name__)
 
 ClassSet = Literal["ImageFolder", "CIFAR10", "CIFAR100", "Food101", "OxfordIIITPet"]
 
-VALIDATION = ("val", "valid", "validation")
+FILES = {"Food101": "_image_files", "OxfordIIITPet": "_images"}
+"""Where torchvision keeps the paths of a set's images; it decodes them without their rotation, say."""
 
 
 class ImageClasses(FolderSource):
     """A classification set of torchvision; nothing is downloaded.
 
     An image's only caption is the name of its class, with spaces for underscores. ImageFolder takes a
-    folder for each class, below `train` and `val` (or `valid`, `validation`) and `test`. Of a set with a
-    training and a test part only, as all the others are, a seeded fraction of the training part validates.
+    folder for each class, below `train`, `val` and `test` where there are such (`part_folders`). Of a set
+    without a validation part, as all the others are, a seeded fraction of the training part validates.
 
     Args:
         dataset: torchvision's name of it.
@@ -51,7 +53,7 @@ class ImageClasses(FolderSource):
             train, *held_out = parts
             return self._split(train, parts[train]), self._split(held_out[0], parts[held_out[0]])
 
-        val = next((part for part in VALIDATION if part in parts), None)
+        val = next((part for part in parts if part not in ("train", "test")), None)
         test = [self._split("test", parts["test"])] if "test" in parts else []
         train_split = self._split("train", parts["train"])
         if val is not None:
@@ -60,13 +62,17 @@ class ImageClasses(FolderSource):
         return (*seeded, *test)
 
     def _published(self) -> dict[str, Any]:
-        """The parts as torchvision gives them; those of ImageFolder in the order of preference."""
+        """The parts by name, the validation part by that of its folder, in this order."""
         if self.dataset != "ImageFolder":
             return {part: self._part(part) for part in ("train", "test")}
-        parts = [part for part in (*VALIDATION, "test") if (self.root / part).is_dir()]
-        if not (self.root / "train").is_dir() or not parts:
+
+        folders = part_folders(self.root)
+        train = folders.get("train")
+        if train is None or not (len(folders) > 1 or _holds_classes(train, self.root)):
             return {"train": ClassFolders(self.root, root=self.root)}
-        return {part: ClassFolders(self.root / part, root=self.root) for part in ("train", *parts)}
+        tell_what_is_in_no_part(self.root, folders.values())
+        names = {part: folder.name.lower() if part == "val" else part for part, folder in folders.items()}
+        return {names[part]: ClassFolders(folder, root=self.root) for part, folder in folders.items()}
 
     def _part(self, part: str) -> Any:
         import torchvision.datasets as sets
@@ -87,8 +93,23 @@ class ImageClasses(FolderSource):
             images = ImageFiles(part.folder, ids, decode_size=self.decode_size)
         else:
             ids = [f"{self.dataset} {name} {row}" for row in range(len(labels))]
-            images = TorchvisionImages(part, ids)
+            images = self._images(part, ids)
         return Split(name, ids, images, ([label] for label in labels), labels)
+
+    def _images(self, part: Any, ids: Sequence[str]) -> Images:
+        """The images of a part of torchvision's: their files, or what is in its arrays."""
+        files = getattr(part, FILES.get(self.dataset, ""), None)
+        if files is None:
+            return TorchvisionImages(part, ids)
+        folder = Path(part._images_folder)
+        return ImageFiles(
+            folder, [name_below(folder, path) for path in files], decode_size=self.decode_size
+        )
+
+
+def _holds_classes(folder: Path, root: Path) -> bool:
+    """Whether a folder holds folders with images in them, and is no class itself."""
+    return any("/" in name for name in find_images(folder, root=root))
 
 
 class ClassFolders:

@@ -8,6 +8,7 @@ from pathlib import Path
 from miniclip.data.images import ImageFiles
 from miniclip.data.sources.base import FolderSource
 from miniclip.data.sources.captions import Captions, seeded_split
+from miniclip.data.sources.part_folders import part_folders, tell_what_is_in_no_part
 from miniclip.data.sources.text_files import read_text
 from miniclip.data.sources.walk import examples, images_of, visible_files
 from miniclip.data.split import Split
@@ -19,21 +20,21 @@ log = logging.getLogger(__name__)
 class Folder(FolderSource):
     """`dog.jpg` and `dog.txt` side by side, anywhere below one folder; one caption per line.
 
-    With folders `train` and `val` or `test` inside, these are the splits.
+    With folders `train` and `val` or `test` inside, or what else these are called (`part_folders`), they
+    are the splits.
     """
 
     def splits(self) -> tuple[Split, ...]:
-        train, val, test = (self.root / part for part in ("train", "val", "test"))
-        # configs of before `eval_split` took no notice of a folder test
-        has_test = test.is_dir() and self.eval_split is not None
-        if not (train.is_dir() and (val.is_dir() or has_test)):
+        parts = part_folders(self.root)
+        if self.eval_split is None:  # configs of before this setting took no notice of a folder test
+            parts.pop("test", None)
+        if "train" not in parts or len(parts) == 1:
             return self._seeded(self.root)
 
-        tests = [self._split("test", self._captions(test), test)] if has_test else []
-        if not val.is_dir():
-            return (*self._seeded(train), *tests)
-        pair = [self._split(part.name, self._captions(part), part) for part in (train, val)]
-        return (*pair, *tests)
+        tell_what_is_in_no_part(self.root, parts.values())
+        published = {part: folder for part, folder in parts.items() if part != "train" or "val" in parts}
+        splits = [self._split(part, self._captions(folder), folder) for part, folder in published.items()]
+        return tuple(splits) if "val" in parts else (*self._seeded(parts["train"]), *splits)
 
     def _seeded(self, root: Path) -> tuple[Split, Split]:
         captions = self._captions(root)

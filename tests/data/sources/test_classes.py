@@ -82,3 +82,29 @@ def test_a_test_folder_is_no_validation_part(tmp_path: Path, picture_folder: Pat
     assert sorted(set(measured.split.labels or ())) == ["a", "b"]
     with pytest.raises(SettingError, match="use=all: is for miniclip evaluate"):
         every.training_sets()
+
+
+@pytest.mark.parametrize("val", [None, "Val", "dev", "holdout"])
+def test_parts_are_no_classes(
+    classes: Path, picture_folder: Path, val: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    train = classes / "train"
+    train.mkdir()
+    for name in ("cat", "sea_lion"):
+        (classes / name).rename(train / name)
+    if val is not None:
+        copy_images(picture_folder, classes / val / "cat", range(2))
+    is_part = val in ("Val", "dev")
+    source = ImageClasses(dataset="ImageFolder", root=str(classes), **MEASURED)
+    measured = {str(val).lower(): 2} if is_part else {"seeded val": 3}
+    assert {n: len(ids) for n, ids in part_ids(source).items()} == {
+        "train": 12 if is_part else 9,
+        **measured,
+    }
+    assert labels(source) == {"cat", "sea lion"}
+    assert ("the images beside them are left out: holdout." in caplog.text) == (val == "holdout")
+
+
+def test_a_class_may_be_called_train(classes: Path, picture_folder: Path) -> None:
+    copy_images(picture_folder, classes / "train", range(3))
+    assert labels(image_classes(classes)) == {"cat", "sea lion", "train"}

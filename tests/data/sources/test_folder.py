@@ -21,6 +21,32 @@ def test_a_folder_of_images_and_texts(root: Path, picture_folder: Path, split: b
     assert sizes(data.Folder(root=str(root), **SEEDED)) == (name, 9, 3)
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train", "valid", "test"),
+        ("Train", "Val", "Test"),
+        ("training", "validation", "testing"),
+        ("train", "dev", None),
+    ],
+)
+def test_parts_have_several_names_and_what_lies_beside_them_is_told(
+    captioned_root: Path, names: tuple[str | None, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    for index in range(12):
+        name = (*[names[0]] * 3, names[1], names[2], "extra")[index % 6]
+        if name is None:  # stays in the root
+            continue
+        for ending in (".jpg", ".txt"):
+            (captioned_root / name).mkdir(exist_ok=True)
+            (captioned_root / f"{index}{ending}").rename(captioned_root / name / f"{index}{ending}")
+    splits = folder_source(captioned_root, eval_split="val").splits()
+    expected = {"train": 6, "val": 2} if names[2] is None else {"train": 6, "val": 2, "test": 2}
+    assert {split.name: len(split) for split in splits} == expected
+    beside = "extra" if names[2] is not None else "10.jpg, 4.jpg, extra"
+    assert f"the images beside them are left out: {beside}." in caplog.text
+
+
 def test_an_image_without_its_text_is_named(root: Path, picture_folder: Path) -> None:
     shutil.copy(picture_folder / "1.jpg", root / "1.jpg")
     with pytest.raises(SettingError, match=r"1\.jpg has no 1\.txt"):

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from miniclip.config.compose import compose
 from miniclip.config.instantiate import make
 from miniclip.data import ImageClasses, ImageTextDataset
-from miniclip.errors import SettingError
+from miniclip.errors import BrokenImage, SettingError
 from tests.conftest import CLASSES
 
 
@@ -106,3 +106,18 @@ def test_torchvisions_cifar100_food101_and_pets_are_read_where_they_lie(
         assert set(test.split.labels or ()) == names
         assert {text for own in test.split.captions for text in own} == names
         assert test[3][0].shape[0] == 3
+
+    rotated = Image.Exif()
+    rotated[ExifTags.Base.Orientation] = 6
+    for option, path in (
+        ("food101", food / "images/sushi/4.jpg"),
+        ("oxford_pets", pets / "images/pug_4.jpg"),
+    ):
+        Image.new("RGB", (40, 30)).save(path, exif=rotated)
+        _, test = datasets_of(f"data={option}", f"data.root={tmp_path}", "data.eval_split=test")
+        before = test.split.images.identity
+        assert test.split.images[3].shape == (3, 40, 30)
+        path.write_bytes(b"broken")
+        assert test.split.images.identity != before
+        with pytest.raises(BrokenImage, match="no image"):
+            test.split.images[3]
