@@ -1,6 +1,7 @@
 """The content of image files: read, and decoded to pixels."""
 
 import io
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from miniclip.errors import BrokenImage
 
@@ -18,8 +19,27 @@ if TYPE_CHECKING:
 LONGEST_SHOWN = 400
 """Letters of a path in an error."""
 
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""By EXIF's orientation, what brings an image upright."""
+
 MAX_PIXELS = 100_000_000
 """More pixels than this in one image are taken for a decompression bomb."""
+
+MAX_SCANS = 100
+"""So are more scans than this in one JPEG: a progressive one has ten, and each goes over all pixels."""
+
+MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
+"""A marker in a JPEG's data, none of those that stand between its pixels."""
+
+START_OF_SCAN, END_OF_IMAGE = b"\xda", b"\xd9"
 
 
 def read_content(path: Path) -> bytes:
@@ -102,6 +122,8 @@ def _opened(content: bytes, name: str) -> Iterator[Image.Image]:
     try:
         with Image.open(io.BytesIO(content)) as image:
             _check_size(image, name)
+            if "progressive" in image.info:
+                _check_scans(content, name)
             yield image
     except BrokenImage:
         raise
@@ -109,7 +131,9 @@ def _opened(content: bytes, name: str) -> Iterator[Image.Image]:
         raise BrokenImage(f"The image {name} cannot be read ({error}).", "too large") from None
     except UnidentifiedImageError:
         raise BrokenImage(f"The file {name} is no image. Replace it or remove it.") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's readers of broken files raise nearly anything
         raise BrokenImage(f"The image {name} cannot be read ({error}). Replace it or remove it.") from None
 
 
@@ -121,17 +145,41 @@ def pixels_of(image: Image.Image) -> "Tensor":
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """An open image upright, on white, in 8 bits."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16 bits, which convert("RGB") would clip at 255
-        high = np.asarray(image).astype(np.int64) >> 8
-        return Image.fromarray(high.clip(0, 255).astype(np.uint8)).convert("RGB")
+    """An open image upright, on white, in 8 bits.
+
+    Raises:
+        ValueError: when its pixels are numbers that do not say which of them is white.
+    """
+    image.load()  # some formats write the orientation behind the pixels
+    # not by ImageOps.exif_transpose, which writes all of EXIF anew and fails at odd entries
+    orientation = image.getexif().get(ExifTags.Base.Orientation)
+    if orientation in UPRIGHT:
+        image = image.transpose(UPRIGHT[orientation])
+    if image.mode.startswith("I") or image.mode == "F":
+        return Image.fromarray(_eight_bits(np.asarray(image), image.mode)).convert("RGB")
 
     if image.has_transparency_data:  # convert("RGB") would show what lies under it
         on_white = Image.new("RGBA", image.size, "white")
         on_white.alpha_composite(image.convert("RGBA"))
         return on_white.convert("RGB")
     return image.convert("RGB")
+
+
+def _eight_bits(values: np.ndarray, mode: str) -> np.ndarray:
+    """Grey values that convert("RGB") would clip at 255, as uint8.
+
+    Args:
+        mode: Pillow's; "I;16" and its kin have 16 bits, in "I" and "F" the values themselves tell.
+
+    Raises:
+        ValueError: when they are neither those of 8 nor of 16 bits.
+    """
+    low, high = values.min(), values.max()
+    if mode not in ("I", "F") or (mode == "I" and low >= 0 and 255 < high <= 65_535):
+        return (values >> 8).astype(np.uint8)
+    if low >= 0 and high <= 255 and (high > 1 or high == 0):  # up to 1 white may be 1, or 255
+        return values.astype(np.uint8)
+    raise ValueError(f"its pixels are between {low:g} and {high:g}; save it with 8 or 16 bits")
 
 
 def _check_size(image: Image.Image, name: str) -> None:
@@ -146,3 +194,22 @@ def _check_size(image: Image.Image, name: str) -> None:
             f"{MAX_PIXELS:,} are taken for a decompression bomb. Scale it down or remove it.",
             "too large",
         )
+
+
+def _check_scans(content: bytes, name: str) -> None:
+    """Refuse a JPEG that is decoded for minutes.
+
+    Raises:
+        BrokenImage: when it has more than `MAX_SCANS`.
+    """
+    position, num_scans = len("\xff\xd8"), 0
+    while (found := MARKER.search(content, position)) and found[1] != END_OF_IMAGE:
+        num_scans += found[1] == START_OF_SCAN
+        length = int.from_bytes(content[found.end() : found.end() + 2], "big")
+        position = found.end() + length
+        if num_scans > MAX_SCANS:
+            raise BrokenImage(
+                f"The image {name} has more than {MAX_SCANS} scans, which is taken for a decompression "
+                "bomb. Save it anew or remove it.",
+                "too large",
+            )

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps, PngImagePlugin, TiffImagePlugin, TiffTags
 
 from miniclip.data.image_content import decode, decode_without_torch
 from miniclip.data.images import ImageFiles
@@ -100,6 +100,79 @@ def test_a_rotated_photograph_stands_upright(tmp_path: Path) -> None:
     pixels = ImageFiles(tmp_path, ["a.jpg"], decode_size=64)[0]
     assert pixels.shape == (3, 40, 30)
     assert pixels[0, 3, 3] > 200 and pixels[2, 36, 3] > 200
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", range(10))
+def test_every_orientation_is_brought_upright_as_pillow_does(kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    content = encoded(noise().resize((40, 30)), kind, exif=exif)
+    with Image.open(io.BytesIO(content)) as image:
+        expected = np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    assert np.array_equal(decode(content, "it", decode_size=64).permute(1, 2, 0).numpy(), expected)
+
+
+@pytest.mark.parametrize(
+    ("tag", "kind", "value"),
+    [
+        (ExifTags.Base.ResolutionUnit, TiffTags.RATIONAL, TiffImagePlugin.IFDRational(1, 3)),
+        (ExifTags.Base.Make, TiffTags.RATIONAL, TiffImagePlugin.IFDRational(1, 3)),
+        (ExifTags.Base.XResolution, TiffTags.ASCII, "much"),
+    ],
+)
+def test_odd_entries_of_exif_do_no_harm(tag: int, kind: int, value: object) -> None:
+    entries = TiffImagePlugin.ImageFileDirectory_v2()
+    for key, its_kind, its_value in ((ExifTags.Base.Orientation, TiffTags.SHORT, 6), (tag, kind, value)):
+        entries.tagtype[key] = its_kind
+        entries[key] = its_value
+    exif = b"Exif\0\0II*\0\x08\0\0\0" + entries.tobytes(8)
+    pixels = decode(encoded(noise().resize((40, 30)), exif=exif), "it", decode_size=64)
+    assert pixels.shape == (3, 40, 30)
+
+
+def test_a_jpeg_of_very_many_scans_is_not_decoded() -> None:
+    whole = encoded(noise(), progressive=True)
+    last_scan = whole[whole.rindex(b"\xff\xda") : whole.rindex(b"\xff\xd9")]
+    assert decode(whole + last_scan * 200, "it", decode_size=64).shape == (3, 90, 120)  # behind its end
+    with pytest.raises(BrokenImage, match="has more than 100 scans"):
+        decode(whole[:-2] + last_scan * 200 + whole[-2:], "it", decode_size=64)
+
+
+def test_what_readers_raise_at_a_broken_image_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Pillow's reader of AVIF does."""
+
+    def load(self: Image.Image) -> None:
+        raise RuntimeError("conversion from YUV failed")
+
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", load)
+    with pytest.raises(BrokenImage, match=r"The image it cannot be read \(conversion from YUV failed\)"):
+        decode(encoded(noise(), "PNG"), "it", decode_size=64)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (np.array([[0, 254]], dtype=np.int32), [0, 254]),
+        (np.array([[0, 65535]], dtype=np.int32), [0, 255]),
+        (np.array([[0.0, 254.0]], dtype=np.float32), [0, 254]),
+        (np.array([[0.0, 0.0]], dtype=np.float32), [0, 0]),
+        (np.array([[0.0, 1.0]], dtype=np.float32), None),
+        (np.array([[0, 1]], dtype=np.int32), None),
+        (np.array([[0, 70_000]], dtype=np.int32), None),
+        (np.array([[-1.0, 254.0]], dtype=np.float32), None),
+        (np.array([[np.nan, 254.0]], dtype=np.float32), None),
+    ],
+)
+def test_grey_numbers_are_pixels_where_they_say_what_is_white(
+    values: np.ndarray, expected: list[int] | None
+) -> None:
+    content = encoded(Image.fromarray(values), "TIFF")
+    if expected is None:
+        with pytest.raises(BrokenImage, match=r"its pixels are between .*; save it with 8 or 16 bits"):
+            decode(content, "it", decode_size=64)
+    else:
+        assert decode(content, "it", decode_size=64)[:, 0].tolist() == [expected] * 3
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])

@@ -34,6 +34,8 @@ BYTES_OF_LETTER = 4
 class Parquet(FolderSource):
     """Files `train-*.parquet`, `validation-*.parquet` and `test-*.parquet` with images and captions.
 
+    An underscore or a dot may stand for the dash, and the usual other words (`PARTS`) for these.
+
     Images are bytes, or names of files beside the table. Files of one part alone are divided by their
     column `split`. Encoded images stay in memory.
 
@@ -66,6 +68,7 @@ class Parquet(FolderSource):
 
     def splits(self) -> tuple[Split, ...]:
         files = {part: self._files(words) for part, words in PARTS.items()}
+        self._tell_what_is_in_no_part([path for paths in files.values() for path in paths])
         parts = {part: self._rows(paths) for part, paths in files.items() if paths}
         if self.use == "all" and parts:
             return whole_splits(parts, decode_size=self.decode_size)
@@ -84,18 +87,27 @@ class Parquet(FolderSource):
             split_seed=self.split_seed,
         )
 
+    def _tell_what_is_in_no_part(self, used: Sequence[Path]) -> None:
+        """Warn of files beside those of the parts, which are not read."""
+        others = [path.name for path in self._all_files() if path not in used]
+        if used and others:
+            log.warning("%s: parquet files of no part are left out: %s.", self.root, examples(others))
+
     def _no_training_files(self) -> str:
-        names = [path.name for folder in self._folders() for path in _parquet_files(folder)]
+        names = [path.name for path in self._all_files()]
         found = f"; it holds {examples(names)}" if names else ""
         return f"holds no train*.parquet{found}"
 
     def _folders(self) -> list[Path]:
         return [self.root, self.root / "data"]
 
+    def _all_files(self) -> list[Path]:
+        return [path for folder in self._folders() for path in _parquet_files(folder)]
+
     def _files(self, words: Sequence[str]) -> list[Path]:
         for folder in self._folders():
             for word in words:
-                pattern = re.compile(rf"{word}(-.*)?", re.IGNORECASE)
+                pattern = re.compile(rf"{word}([-_.].*)?", re.IGNORECASE)
                 files = [path for path in _parquet_files(folder) if pattern.fullmatch(path.stem)]
                 if files:
                     _tell_missing_shards(files)
