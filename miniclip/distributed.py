@@ -207,6 +207,8 @@ def _others_may_be_lost() -> Iterator[None]:
     """Tell torch's errors of a process that has gone in one line."""
     try:
         yield
+    except torch.OutOfMemoryError:  # a RuntimeError, too
+        raise
     except RuntimeError as error:  # gloo has no class of its own
         raise LostProcess(
             "Another of the processes that train together has ended, or cannot be reached; its own output "

@@ -30,6 +30,10 @@ MAIN_FIRST_SECONDS = 5.0
 """How much later a follower tells an error than the main process, whose end is that of all."""
 
 
+OF_EACH_STEP = ("trainer.budget", "trainer.max_skipped_steps")
+"""Settings by which learning rates and the end of training go, which a resumed run may change."""
+
+
 class Place(NamedTuple):
     """One of several processes, as its launcher numbers them.
 
@@ -129,11 +133,13 @@ class Followers:
         """
         if self.world.is_alone:
             return
-        from miniclip.training.changed_settings import changed_settings
+        from miniclip.training.changed_settings import changed_settings, differing
 
         configs = self.world.of_all(config)
         for rank, other in enumerate(configs):
-            for change in changed_settings(configs[0], other):
+            # what a resumed run is free to change decides with these how its steps go
+            lengths = differing(configs[0], other, OF_EACH_STEP)
+            for change in [*changed_settings(configs[0], other), *lengths]:
                 raise UserError(
                     f"The processes have different settings: {change.setting} is {change.theirs} in the "
                     f"main one, {change.ours} in process {rank}. Start them with the same command."

@@ -20,12 +20,13 @@ from miniclip.config.build import check
 from miniclip.config.compose import refuse_unknown, tell_jobs_what_is_swept, what_is_wrong
 from miniclip.config.optuna_sweeper import OPTUNA, settings_to_check
 from miniclip.config.refusals import refuse_misspelled, refuse_secrets_of_files
-from miniclip.errors import UserError, counted
+from miniclip.errors import SettingError, UserError, counted
 from miniclip.files import is_locked
 from miniclip.runs import RunFiles
 from miniclip.runs.job_key import job_key, search_key
 from miniclip.runs.run_directory import folder_is_busy
 from miniclip.runs.sweep import Sweep
+from miniclip.training.resuming import AUTO
 
 
 class SweepGuard(Callback):
@@ -145,6 +146,9 @@ def _key_of_checked(job: Sequence[str], config_name: str) -> str:
 
     with open_dict(cfg):
         del cfg["hydra"]
+    if cfg.trainer.resume not in (None, AUTO):
+        allowed = "is for a single run; the jobs of a sweep begin anew, or go on with their own: take null"
+        raise SettingError("trainer.resume", cfg.trainer.resume, allowed)
     check(cfg)
     return job_key(typing.cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True)))
 

@@ -87,6 +87,9 @@ NEED_STATE = ("amsgrad", "centered", "momentum")
 
 OFF = (NOT_SET, None, False, 0)
 
+LEARNED = ("loss.initial_bias",)
+"""Settings that a weight begins with, which the checkpoint holds as it was trained since."""
+
 FIXED_OF_DATA = (
     "data.seed",
     "data.captions",
@@ -121,7 +124,8 @@ class Change(NamedTuple):
         last = self.setting.rpartition(".")[2]
         is_other_class = last == "_target_" and self.setting.startswith("optimizer")
         lacks_state = last in NEED_STATE and self.theirs in OFF
-        return _is_below(self.setting, APPLIED) and not is_other_class and not lacks_state
+        is_late = is_other_class or lacks_state or self.setting in LEARNED
+        return _is_below(self.setting, APPLIED) and not is_late
 
 
 def changed_settings(
@@ -153,6 +157,15 @@ def changed_settings(
         if is_known_to_both or _is_below(setting, APPLIED):
             changes.append(change)
     return changes
+
+
+def differing(theirs: dict[str, Any], ours: dict[str, Any], places: tuple[str, ...]) -> list[Change]:
+    """The settings at and below these places that differ between two configs, whatever they change."""
+    before, now = _compared(theirs), _compared(ours)
+    changes = [Change(setting, before.get(setting, NOT_SET), value) for setting, value in now.items()]
+    return [
+        change for change in changes if _is_below(change.setting, places) and change.theirs != change.ours
+    ]
 
 
 def check_changes(changes: list[Change], checkpoint: Path) -> None:

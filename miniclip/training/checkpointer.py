@@ -25,7 +25,13 @@ from miniclip.training.checkpoint import (
 )
 from miniclip.training.kept_checkpoints import KeptCheckpoints
 from miniclip.training.progress import Progress, Stopwatch
-from miniclip.training.resuming import carry_on_metrics, carry_on_skipped, is_checkpoint_of, load_sound
+from miniclip.training.resuming import (
+    carry_on_metrics,
+    carry_on_skipped,
+    is_checkpoint_of,
+    load_sound,
+    source_of,
+)
 from miniclip.training.saver import Saver, snapshot
 from miniclip.training.setup import TrainingSetup
 from miniclip.training.stateful import DoesNotFit, stateful_parts
@@ -180,8 +186,9 @@ class Checkpointer:
             self._find_best(path)
             if path.resolve() == self.run.last_checkpoint.resolve():
                 self.kept.sound_step = self.progress.step
-            carry_on_metrics(path.parent.parent, self.run, self.progress)
-            carry_on_skipped(path.parent.parent, self.run, self.progress)
+            source = source_of(path, self.run)
+            carry_on_metrics(source, self.run, self.progress)
+            carry_on_skipped(source, self.run, self.progress)
 
     def load_best(self) -> None:
         """Give the model the weights of the best checkpoint."""

@@ -106,10 +106,10 @@ class GraphedAccumulation(Accumulation):
     @contextmanager
     def _on_own_stream(self) -> Iterator[None]:
         """Context whose work is that of the stream which graphs are recorded on."""
-        self._stream.wait_stream(torch.cuda.current_stream())
+        self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
         with torch.cuda.stream(self._stream):
             yield
-        torch.cuda.current_stream().wait_stream(self._stream)
+        torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)
 
 
 class _Graph(Generic[Result]):

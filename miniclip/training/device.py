@@ -17,7 +17,8 @@ def find_device(name: str) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and "LOCAL_RANK" in os.environ:  # of several processes each has its own
+    # of several processes each has its own; a launcher may show each no more than that one
+    if name == "cuda" and "LOCAL_RANK" in os.environ and torch.cuda.device_count() > 1:
         name = f"cuda:{os.environ['LOCAL_RANK']}"
 
     try:

@@ -45,6 +45,7 @@ def measure_test(
         device=trainer.device,
         batch_size=trainer.batch_size,
         num_workers=trainer.num_workers,
+        micro_batch_size=trainer.micro_batch_size,
     )
     with closing(encode):
         features = encode("test")

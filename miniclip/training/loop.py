@@ -121,6 +121,7 @@ class Loop:
                 trainer.device,
                 setup.precision.dtype,
                 images_per_step=self.batches.images_per_step,
+                progress=self.progress,
                 trace=run.trace,
             )
         self.recorder = Recorder(
@@ -136,6 +137,7 @@ class Loop:
             device=trainer.device,
             batch_size=trainer.batch_size,
             num_workers=trainer.num_workers,
+            micro_batch_size=trainer.micro_batch_size,
         )
         self.validation = Validation(setup, encoder, logger, self.progress)
 

@@ -3,10 +3,12 @@
 import math
 
 from miniclip.data.sampler import EpochBatches
-from miniclip.errors import SettingError, counted
+from miniclip.distributed import World
+from miniclip.errors import SettingError, UserError, counted
 from miniclip.optim import PassOptimizer
 from miniclip.training.budget import Budget
 from miniclip.training.progress import Progress
+from miniclip.training.setup import TrainingSetup
 
 
 class Plan:
@@ -94,6 +96,23 @@ class Plan:
         done = self.optimizer.num_passes(self.progress.step, total=steps)
         passes = self.optimizer.num_passes(steps) - done
         return (self.progress.forward_passes or 0) + passes * self.accumulate_steps
+
+
+def check_same_data(setup: TrainingSetup, world: World) -> None:
+    """Hold the data of processes that train together against the main one's.
+
+    Raises:
+        UserError: in all processes, when images or captions differ.
+    """
+    split = setup.train_set.split
+    own = counted(setup.train_set.num_images, "image"), split.fingerprint() if not world.is_alone else ""
+    of_all = world.of_all(own)
+    for rank, (size, fingerprint) in enumerate(of_all):
+        if (size, fingerprint) != of_all[0]:
+            raise UserError(
+                f"The processes read different data: process {rank} trains on {size} ({fingerprint}), the "
+                f"main one on {of_all[0][0]} ({of_all[0][1]}). Give all of them the same files."
+            )
 
 
 def check_batches_fit(num_images: int, *, batch_size: int, accumulate_steps: int) -> None:

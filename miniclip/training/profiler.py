@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from miniclip.training.cuda_graphs import without_graphs
 from miniclip.training.phases import PhaseClock, synchronize
+from miniclip.training.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -37,16 +38,28 @@ class StepProfiler:
         device: where the model lies.
         dtype: of the forward pass, and of the matrix product that is measured beside it.
         images_per_step: of all processes.
+        progress: of the run, whose forward passes say how much of a kind a step is.
         trace: file that the trace is written to, for ui.perfetto.dev.
     """
 
-    def __init__(self, device: torch.device, dtype: torch.dtype, *, images_per_step: int, trace: Path):
+    def __init__(
+        self,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        images_per_step: int,
+        progress: Progress,
+        trace: Path,
+    ):
         self.device = device
         self.dtype = dtype
+        self.progress = progress
         self.images_per_step = images_per_step
         self.trace = trace
         self.num_steps = 0
         self.flops = 0
+        self.counted_passes = 0
+        self.timed_passes = 0
         self.clock = PhaseClock(device)
         self.seconds = 0.0
         self._recording: profile | None = None
@@ -55,12 +68,15 @@ class StepProfiler:
     def step(self) -> Iterator[None]:
         """Context of one step, its reading of batches included."""
         number, self.num_steps = self.num_steps, self.num_steps + 1
+        passes_before = self.progress.forward_passes or 0
         if number == COUNTED:
             with self._counted():
                 yield
+            self.counted_passes = (self.progress.forward_passes or 0) - passes_before
         elif number in TIMED:
             with self._timed():
                 yield
+            self.timed_passes += (self.progress.forward_passes or 0) - passes_before
         elif number in TRACED:
             with self._traced(is_last=number == TRACED[-1]):
                 yield
@@ -112,12 +128,15 @@ class StepProfiler:
 
         peak = peak_flops(self.device, self.dtype)
         seconds = self.seconds / len(TIMED)
+        passes = self.timed_passes / len(TIMED)
+        flops = round(self.flops * passes / self.counted_passes)
         found = {
             "seconds_per_step": seconds,
             "images_per_second": self.images_per_step / seconds,
-            "flops_per_step": self.flops,
+            "forward_passes_per_step": passes,
+            "flops_per_step": flops,
             "peak_flops_per_second": peak,
-            "share_of_peak": self.flops / seconds / peak,
+            "share_of_peak": flops / seconds / peak,
             "phases": {name: value / len(TIMED) for name, value in self.clock.seconds().items()},
             "trace": self.trace.name,
         }
@@ -137,7 +156,8 @@ def table(found: dict[str, Any]) -> list[str]:
         f"{found['peak_flops_per_second'] / 1e12:.2f} TFLOP/s."
     )
     return [
-        "Where the time of a step goes:",
+        f"Where the time of a step goes, of {found['forward_passes_per_step']:g} forward passes (steps "
+        f"{TIMED[0] + 1} to {TIMED[-1] + 1} from where this run began):",
         *lines,
         f"{'a step':20} {1000 * total:9.1f} ms, {rates}",
         f"A trace of {len(TRACED)} steps is in {found['trace']}: open it in ui.perfetto.dev.",

@@ -129,17 +129,19 @@ class RandomState:
             "numpy": _plain(np.random.get_state()),
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "cuda_device": torch.cuda.current_device() if torch.cuda.is_available() else 0,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put every generator where `state_dict` found it; those of GPUs where there are as many."""
+        """Put every generator where `state_dict` found it; of GPUs that of the one that trains."""
         version, numbers, gauss = state["python"]
         random.setstate((version, tuple(numbers), gauss))
         np.random.set_state(state["numpy"])
 
         torch.set_rng_state(state["torch"])
-        if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(state["cuda"])
+        if torch.cuda.is_available() and state["cuda"]:
+            # this one may have another number than the one that trained before
+            torch.cuda.set_rng_state(state["cuda"][state.get("cuda_device", 0)])
 
 
 def _plain(numpy_state: Any) -> tuple:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from miniclip.errors import SettingError, UserError, counted
+from miniclip.files import write_text
 from miniclip.runs import DamagedFile, RunDirectory, RunFiles, read_state
 from miniclip.training.changed_settings import changed_settings
 from miniclip.training.checkpoint import CheckpointError, load_checkpoint
@@ -47,8 +48,15 @@ def go_on(resume: str | None, run: RunDirectory, config: dict[str, Any]) -> Path
     if checkpoint is None or not checkpoint.resolve().is_relative_to(run.path.resolve()):
         run.clear()
     if checkpoint is not None:
-        run.go_on_from(checkpoint.parent.parent)
+        run.go_on_from(source_of(checkpoint, run))
     return checkpoint
+
+
+def source_of(checkpoint: Path, run: RunDirectory) -> Path:
+    """The directory whose records lead up to a checkpoint: its run's; of a copy inside `run` that one."""
+    former = RunFiles.of_checkpoint(checkpoint)
+    is_copy = former is None and checkpoint.resolve().is_relative_to(run.path.resolve())
+    return run.path if is_copy else checkpoint.parent.parent
 
 
 def find_checkpoint(resume: str | None, run: RunDirectory, config: dict[str, Any]) -> Path | None:
@@ -137,7 +145,7 @@ def carry_on_metrics(source: Path, run: RunDirectory, progress: Progress) -> Non
 
         if step <= progress.step and (is_training or (is_validation and not comes_again)):
             kept.append(line)
-    run.metrics.write_text("".join(kept), encoding="utf-8")
+    write_text(run.metrics, "".join(kept))
 
 
 def carry_on_skipped(source: Path, run: RunDirectory, progress: Progress) -> None:
@@ -146,7 +154,7 @@ def carry_on_skipped(source: Path, run: RunDirectory, progress: Progress) -> Non
     lines = _lines(skipped) if skipped.is_file() else []
     kept = [line for line in lines if _step(_record(line)) <= progress.step]
     if kept:
-        run.skipped_batches.write_text("".join(kept), encoding="utf-8")
+        write_text(run.skipped_batches, "".join(kept))
     else:
         run.skipped_batches.unlink(missing_ok=True)
 

@@ -14,7 +14,7 @@ from miniclip.training.checkpointer import Checkpointer, SaveSettings
 from miniclip.training.device import find_device
 from miniclip.training.gradient_cache import check_rows_of_statistics
 from miniclip.training.loop import FitResult, Loop
-from miniclip.training.plan import check_batches_fit
+from miniclip.training.plan import check_batches_fit, check_same_data
 from miniclip.training.progress import Progress, Stopwatch
 from miniclip.training.reproducibility import deterministic_algorithms
 from miniclip.training.resuming import AUTO
@@ -212,12 +212,13 @@ class Trainer:
         self, setup: TrainingSetup, run: RunDirectory, logger: JsonlLogger, checkpoint: Path | None
     ) -> Iterator[Loop]:
         """The loop of a run, which stands where its checkpoint does."""
+        world = World.current()
+        check_same_data(setup, world)
         check_batches_fit(
             len(setup.train_set),
             batch_size=self.batch_size,
             accumulate_steps=self.accumulate_steps,
         )
-        world = World.current()
         check_rows_of_statistics(
             setup.model,
             batch_size=self.batch_size,

@@ -42,7 +42,8 @@ class SplitEncoder:
         setup: model, tokenizer and precision.
         dataset: what is encoded.
         device: where the model lies.
-        batch_size: images, and captions, encoded at once.
+        batch_size: images, and captions, encoded at once; and those of a batch of the validation loss.
+        micro_batch_size: fewer that are encoded at once, where training takes so few; None for as many.
         num_workers: processes that read images.
         interruption: is asked between two batches.
     """
@@ -55,16 +56,18 @@ class SplitEncoder:
         device: torch.device,
         batch_size: int,
         num_workers: int,
+        micro_batch_size: int | None = None,
         interruption: Interruption | None = None,
     ):
         self.setup = setup
         self.dataset = dataset
         self.device = device
         self.batch_size = batch_size
+        self.num_at_once = min(batch_size, micro_batch_size or batch_size)
         self.interruption = interruption or Interruption()
         self.loader = Loader(
             dataset,
-            sequential_batches(len(dataset), batch_size),
+            sequential_batches(len(dataset), self.num_at_once),
             device=device,
             num_workers=num_workers,
         )
@@ -82,7 +85,7 @@ class SplitEncoder:
             self.setup.tokenizer,
             device=self.device,
             autocast=self.setup.precision.autocast,
-            batch_size=self.batch_size,
+            batch_size=self.num_at_once,
         )
 
     def close(self) -> None:

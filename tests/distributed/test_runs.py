@@ -87,6 +87,19 @@ def test_when_one_is_killed_all_end_and_auto_goes_on(tmp_path: Path) -> None:
     assert "Started again by torchrun (1): trainer.resume=auto" in printed and "Resumed from" in printed
 
 
+def test_processes_of_other_data_do_not_train_together(tmp_path: Path, noise_folder: Path) -> None:
+    for node in ("a", "b"):
+        shutil.copytree(noise_folder, tmp_path / node / "photos")
+    (tmp_path / "b" / "photos" / "03.png").unlink()
+    (tmp_path / "b" / "photos" / "03.txt").unlink()
+    settings = ("data=folder", f"data.root={tmp_path / 'a' / 'photos'}", "optimizer=adamw")
+    with two(tmp_path, *settings, of_second=(f"data.root={tmp_path / 'b' / 'photos'}",)) as (main, second):
+        printed = main.said()
+        second.process.terminate()
+        assert main.end() != 0 and second.end() != 0
+    assert "The processes read different data: process 1 trains on 35 images" in printed, printed
+
+
 def test_what_is_wrong_with_rows_is_that_of_all_processes(tmp_path: Path, noise_folder: Path) -> None:
     """Broken images, false negatives, and the images of skipped steps are those of one process alone."""
     data = shutil.copytree(noise_folder, tmp_path / "data")
@@ -116,6 +129,11 @@ def test_what_is_wrong_with_rows_is_that_of_all_processes(tmp_path: Path, noise_
             (),
             ("optimizer.rho=0.1",),
             "different settings: optimizer.rho is 0.05 in the main one, 0.1 in process 1",
+        ),
+        (
+            ("trainer.budget.steps=4",),
+            ("trainer.budget.steps=400",),
+            "different settings: trainer.budget.steps is 4 in the main one, 400 in process 1",
         ),
         (("trainer.batch_size=9",), (), "trainer.batch_size=9: must be a multiple of 2"),
         (("data=folder", "data.root=nowhere"), (), "nowhere"),

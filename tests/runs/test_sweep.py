@@ -71,6 +71,11 @@ def test_a_sweep_outlives_failures_and_being_killed(tmp_path: Path) -> None:
     assert len(table(clean)) == 6
 
 
+def test_a_checkpoint_is_for_a_single_run(tmp_path: Path) -> None:
+    done = train_in_process("-m", *TINY, "seed=0,1", "trainer.resume=x.pt", f"hydra.sweep.dir={tmp_path}")
+    assert done.returncode == 1 and "trainer.resume=x.pt: is for a single run; the jobs" in done.stderr
+
+
 def test_a_job_that_is_done_says_which_tasks_did_not_measure_it(tmp_path: Path) -> None:
     job = ("-m", *TINY, "trainer.budget.steps=1", f"hydra.sweep.dir={tmp_path}")
     for tasks in ("none", "sharpness"):

@@ -41,6 +41,11 @@ def test_a_setting_of_a_later_version_counts_when_it_is_set() -> None:
     assert str(change) == "trainer.micro_batch_size=4 (the checkpoint has not set)"
 
 
+def test_what_a_trained_weight_began_with_cannot_change() -> None:
+    assert not Change("loss.initial_bias", -10.0, -3.0).is_applied
+    assert Change("loss.label_smoothing", 0.0, 0.1).is_applied
+
+
 @pytest.mark.parametrize(
     ("setting", "theirs", "ours", "is_applied"),
     [

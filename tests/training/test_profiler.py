@@ -51,6 +51,16 @@ def test_a_profiled_run_computes_what_others_do_and_tells_where_its_time_goes(tm
     assert twice["flops_per_step"] == pytest.approx(2 * profile["flops_per_step"], rel=0.01)
 
 
+def test_steps_of_several_kinds_count_by_their_passes(tmp_path: Path) -> None:
+    """The step whose arithmetic is counted has no perturbation, two of the ten that are timed do."""
+    plain, mixed = (
+        profiled(tmp_path / name, f"optimizer={name}").read_summary()["profile"]
+        for name in ("adamw", "interval")
+    )
+    assert mixed["forward_passes_per_step"] == pytest.approx(1.2)
+    assert mixed["flops_per_step"] == pytest.approx(1.2 * plain["flops_per_step"], rel=0.01)
+
+
 def test_too_few_steps_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = profiled(tmp_path, "trainer.budget.steps=4")
     assert "trainer.profile=true: 4 steps are too few for a profile, which takes 23." in caplog.text

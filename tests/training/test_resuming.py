@@ -334,6 +334,17 @@ def test_what_would_be_another_run_stops(
     assert "\n" not in str(caught.value)
 
 
+def test_a_copy_of_a_checkpoint_in_the_run_keeps_the_records(
+    small: DictConfig, whole: RunDirectory, tmp_path: Path
+) -> None:
+    run = RunDirectory(Path(shutil.copytree(whole.path, tmp_path / "run")))
+    copied = shutil.copy(run.last_checkpoint, run.path / "backup.pt")
+    fit_config(run.path, changed(small, trainer__resume=str(copied), trainer__budget__epochs=3))
+    steps = [record["step"] for record in records_of(run) if "train/loss" in record]
+    before = [record["step"] for record in records_of(whole) if "train/loss" in record]
+    assert steps[: len(before)] == before and len(steps) > len(before)
+
+
 def test_other_captions_are_other_data(small: DictConfig, whole: RunDirectory, tmp_path: Path) -> None:
     moved = shutil.copytree(small.data.root, tmp_path / "moved")
     settings = {"data__root": str(moved), "trainer__resume": str(whole.path)}

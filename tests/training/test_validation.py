@@ -44,6 +44,21 @@ def validation(setup: TrainingSetup, folder: Path) -> Validation:
     return Validation(setup, encoder(setup), logger, Progress(step=3, position=8))
 
 
+def test_no_more_is_encoded_at_once_than_trains_at_once(
+    setup: TrainingSetup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: dict[str, list[int]] = {"encode_image": [], "encode_text": []}
+    for name, own in sizes.items():
+        plain = getattr(setup.model, name)
+        spy = lambda rows, *rest, plain=plain, own=own: own.append(len(rows)) or plain(rows, *rest)  # noqa: E731
+        monkeypatch.setattr(setup.model, name, spy)
+    whole, parts = encoder(setup)("test"), encoder(setup, micro_batch_size=4)("test")
+    assert {max(own) for own in sizes.values()} == {16}
+    torch.testing.assert_close(whole.images, parts.images, rtol=0, atol=1e-5)
+    for own in sizes.values():
+        assert max(own[len(own) // 2 :]) == 4
+
+
 def test_a_split_is_encoded_in_order(setup: TrainingSetup) -> None:
     found = encoder(setup)("test")
     images = torch.stack([setup.val_set[index][0] for index in range(len(setup.val_set))])

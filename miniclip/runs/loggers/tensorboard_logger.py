@@ -3,7 +3,7 @@
 import importlib.util
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -11,6 +11,9 @@ from PIL import Image
 from miniclip.errors import UserError
 from miniclip.runs.loggers.view import RunFacts, View, tell_errors_once
 from miniclip.runs.run_files import RunFiles
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class TensorboardLogger(View):
@@ -27,19 +30,30 @@ class TensorboardLogger(View):
             raise UserError('logger=tensorboard needs tensorboard: pip install -e ".[tensorboard]"')
 
     def _open(self, run: RunFacts) -> None:
+        tell_errors_once()
+        self.writer: SummaryWriter | None = None
+        self.config = run.config
+
+    def _write_from(self, step: int) -> "SummaryWriter":
+        """Begin to write; what an earlier try of the run wrote from this step on is no longer shown."""
         from torch.utils.tensorboard import SummaryWriter
 
-        tell_errors_once()
-        self.writer = SummaryWriter(str(RunFiles(self.folder).tensorboard))
-        self.writer.add_text("config", f"```\n{json.dumps(run.config, indent=2)}\n```")
+        writer = SummaryWriter(str(RunFiles(self.folder).tensorboard), purge_step=step)
+        writer.add_text("config", f"```\n{json.dumps(self.config, indent=2)}\n```")
+        return writer
 
     def _show(self, record: dict[str, Any]) -> None:
+        if self.writer is None:
+            # a validation comes behind the record of its step
+            self.writer = self._write_from(record["step"] + ("val/rsum" in record))
         # the step is the axis of all curves, and a text has none
         for key, value in record.items():
             if isinstance(value, int | float) and key != "step":
                 self.writer.add_scalar(key, value, record["step"])
 
     def _close(self, failed: bool, summary: dict[str, Any], figures: dict[str, Path]) -> None:
+        if self.writer is None:
+            return
         for key, path in figures.items():
             with Image.open(path) as image:
                 pixels = np.array(image.convert("RGB"))  # (H, W, 3)

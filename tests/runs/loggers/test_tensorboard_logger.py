@@ -26,6 +26,22 @@ def test_tensorboard_holds_the_same_numbers(tmp_path: Path) -> None:
     assert events.Tags()["images"] == ["curves"]
 
 
+def test_steps_that_come_again_are_shown_once(tmp_path: Path) -> None:
+    """A run that was killed after step 3 and goes on from step 2, whose validation was still to come."""
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    steps = ({"step": 2, "val/rsum": 9.0}, {"step": 3, "train/loss": 0.3}, {"step": 4, "train/loss": 0.2})
+    for records in ([{"step": step, "train/loss": 0.5} for step in (1, 2, 3)], steps):
+        logger = JsonlLogger(every_steps=1, tensorboard=TensorboardLogger())
+        logger.start(tmp_path / "metrics.jsonl", RunFacts("run", {}))
+        for record in records:
+            logger.log(record)
+        logger.finish(failed=False, summary={}, figures={})
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    found = [(event.step, event.value) for event in events.Scalars("train/loss")]
+    assert found == [(1, 0.5), (2, 0.5), (3, pytest.approx(0.3)), (4, pytest.approx(0.2))]
+    assert [event.step for event in events.Scalars("val/rsum")] == [2]
+
+
 def test_a_view_that_fails_is_told_once_and_ends_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -37,10 +53,11 @@ def test_a_view_that_fails_is_told_once_and_ends_nothing(
     def full(*args: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(view.writer, "add_scalar", full)
+    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_scalar", full)
     for step in range(3):
         logger.log({"step": step, "train/loss": 0.5})
     logger.finish(failed=False, summary={}, figures={"lost": tmp_path / "nowhere.png"})
+    assert view.writer is not None
     view.writer.close()
     assert caplog.text.count("No space left on device") == 1
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
