@@ -63,8 +63,8 @@ def _attentions() -> list[str]:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    if min(arguments.lengths) < 1 or arguments.k < 1 or arguments.rounds < 1:
-        raise UserError("--lengths, --k and --rounds must be at least 1.")
+    if min(*arguments.lengths, arguments.k, arguments.rounds, arguments.width) < 1:
+        raise UserError("--lengths, --k, --rounds and --width must be at least 1.")
     if arguments.heads < 1 or arguments.width % arguments.heads:
         raise UserError(f"--heads={arguments.heads} must divide --width={arguments.width}.")
 

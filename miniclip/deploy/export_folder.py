@@ -1,5 +1,6 @@
 """A folder that another library reads: whole or not there, and held against that library."""
 
+import shutil
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -10,7 +11,11 @@ import torch
 from torch import Tensor
 
 from miniclip.errors import UserError
+from miniclip.files import replace
 from miniclip.pretrained.target import check_target
+
+ASIDE, FORMER = ".aside", ".former"
+"""Where a former export is moved to, and what that is called once all of it is there."""
 
 LARGEST_DIFFERENCE = 1e-5
 """By which an element of an embedding may differ from ours."""
@@ -31,7 +36,7 @@ class Exported(NamedTuple):
 
 @contextmanager
 def export_folder(folder: Path, library: str, names: Iterable[str]) -> Iterator[None]:
-    """A folder to export into, made where there is none, without a former export or a failed one.
+    """A folder to export into, made where there is none; a former export is there until this one stands.
 
     Args:
         names: of the files of such an export.
@@ -39,21 +44,39 @@ def export_folder(folder: Path, library: str, names: Iterable[str]) -> Iterator[
     Raises:
         UserError: see `check_target`.
     """
-    check_target(folder, library)
-    is_new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / name for name in names]
-    for path in paths:
-        path.unlink(missing_ok=True)
+    _recover(folder, paths)  # an export may have been killed here
+    check_target(folder, library, paths)
+
+    is_new = not folder.exists()
+    aside = folder / ASIDE
+    aside.mkdir(parents=True)
     try:
+        for path in paths:
+            if path.exists():
+                replace(path, aside / path.name)
+        aside.rename(folder / FORMER)
         yield
     except BaseException:
-        for path in paths:
-            path.unlink(missing_ok=True)
+        _recover(folder, paths)
         if is_new:
             with suppress(OSError):  # not empty
                 folder.rmdir()
         raise
+    shutil.rmtree(folder / FORMER)
+
+
+def _recover(folder: Path, paths: Iterable[Path]) -> None:
+    """Remove what an export that did not come to its end has written, and bring back the one before it."""
+    if (folder / FORMER).is_dir():  # from then on a new one is written
+        for path in paths:
+            path.unlink(missing_ok=True)
+
+    for place in (folder / ASIDE, folder / FORMER):
+        if place.is_dir():
+            for kept in list(place.iterdir()):
+                replace(kept, folder / kept.name)
+            place.rmdir()
 
 
 @contextmanager

@@ -102,8 +102,10 @@ class TaskContext:
 
     @cached_property
     def classes(self) -> list[str]:
-        """Labels of both data sets, sorted."""
-        return sorted({*(self.train.split.labels or ()), *(self.val.split.labels or ())})
+        """Labels of both data sets, sorted: by their numbers, where all are whole numbers."""
+        labels = {*(self.train.split.labels or ()), *(self.val.split.labels or ())}
+        are_numbers = all(label.isdecimal() for label in labels)
+        return sorted(labels, key=lambda label: (int(label) if are_numbers else 0, label))
 
     def labels(self, dataset: ImageTextDataset) -> np.ndarray:
         """Number of the class of each image, (N,) int64."""

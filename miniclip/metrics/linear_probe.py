@@ -41,10 +41,18 @@ class Probe(NamedTuple):
 
 
 class FewShot(NamedTuple):
-    """Accuracies in percent with so many images per class, one for each seed."""
+    """Accuracies in percent with so many images per class, one for each seed.
+
+    Attributes:
+        shots: that were asked for.
+        accuracies: one for each seed.
+        fewest, most: images that a class gave; where it has fewer than `shots`, all of them.
+    """
 
     shots: int
     accuracies: list[float]
+    fewest: int
+    most: int
 
     @property
     def mean(self) -> float:
@@ -91,7 +99,8 @@ def few_shot(
 
         C = _best_C(*parts)
         accuracies = [_accuracy(train.at(drawn), val, C=C) for drawn, _ in draws]
-        results.append(FewShot(count, accuracies))
+        sizes = np.unique(train.labels[drawn], return_counts=True)[1]
+        results.append(FewShot(count, accuracies, int(sizes.min()), int(sizes.max())))
     return results
 
 

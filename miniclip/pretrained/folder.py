@@ -35,6 +35,8 @@ CONFIG, WEIGHTS, TOKENIZER, TOKENIZER_CONFIG = (
     "tokenizer_config.json",
 )
 
+FILES = (CONFIG, WEIGHTS, TOKENIZER, TOKENIZER_CONFIG)
+
 NAMES = {
     "encoder.image": "image_encoder",
     "encoder.text": "text_encoder",
@@ -64,7 +66,7 @@ def save_folder(bundle: ModelBundle, folder: Path, *, fingerprint: str) -> Path:
     """
     from safetensors.torch import save
 
-    check_target(folder, "safetensors")
+    check_target(folder, "safetensors", [folder / name for name in FILES])
     folder.mkdir(parents=True, exist_ok=True)
     state = bundle.model.state_dict()
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}

@@ -1,5 +1,6 @@
 """Folders that a model is saved or exported into: none may hold two."""
 
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,14 +12,15 @@ DUAL_ENCODER = "vision-text-dual-encoder"
 """What transformers calls the models that an export writes."""
 
 
-def check_target(folder: Path, library: str) -> None:
+def check_target(folder: Path, library: str, paths: Iterable[Path]) -> None:
     """Stop where a model in a folder would be mixed with another one, or mistaken for it.
 
     Args:
         library: format in which the model is to be written; a former one in it is replaced.
+        paths: of the files to be written.
 
     Raises:
-        UserError: when the folder is a run, or holds a model in another format.
+        UserError: when the folder is a run, holds a model in another format, or a file that is of no model.
     """
     if RunFiles(folder).checkpoints.is_dir():
         raise UserError(f"{folder} is a run, whose model would be taken for this one. Give another folder.")
@@ -26,6 +28,13 @@ def check_target(folder: Path, library: str) -> None:
     found = _format_of(folder)
     if found not in (None, library):
         raise UserError(f"{folder} holds a model in the format {found}. Give another folder: -o FOLDER")
+
+    strangers = [path.name for path in paths if found is None and path.exists()]
+    if strangers:
+        raise UserError(
+            f"{folder} holds no model, but {', '.join(strangers)}, which would be written over. Remove "
+            "what is not needed, or give another folder: -o FOLDER"
+        )
 
 
 def _format_of(folder: Path) -> str | None:
@@ -42,5 +51,7 @@ def _format_of(folder: Path) -> str | None:
         config = dict(read_json(folder / "config.json"))
     if config.get("library") == "miniclip":
         return "safetensors"
-    kind = config.get("model_type", DUAL_ENCODER)
+    kind = config.get("model_type")
+    if kind is None:
+        return None
     return "transformers" if kind == DUAL_ENCODER else f"transformers ({kind})"

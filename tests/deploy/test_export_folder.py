@@ -20,7 +20,6 @@ NAMES = ("config.json", "tokenizer.json")
         ("open_clip_config.json", "{}", "open_clip"),
         ("config.json", '{"model_type": "vision-text-dual-encoder"}', "transformers"),
         ("config.json", '{"model_type": "clip"}', "transformers (clip)"),
-        ("config.json", "{", "transformers"),
     ],
 )
 def test_an_export_in_another_format_stays(tmp_path: Path, file: str, content: str, found: str) -> None:
@@ -40,11 +39,48 @@ def test_a_run_is_no_place_for_an_export(tmp_path: Path) -> None:
         pytest.fail("it went on")
 
 
+FORMER = '{"model_type": "vision-text-dual-encoder"}'
+
+
+def files_in(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir() if path.is_file()}
+
+
 def test_a_former_export_makes_room(tmp_path: Path) -> None:
     for name in (*NAMES, "notes.txt"):
-        (tmp_path / name).write_text("{}")
+        (tmp_path / name).write_text(FORMER)
     with export_folder(tmp_path, "transformers", NAMES):
-        assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+        assert list(files_in(tmp_path)) == ["notes.txt"]
+        (tmp_path / NAMES[0]).write_text("new")
+    assert files_in(tmp_path) == {"notes.txt": FORMER, NAMES[0]: "new"}
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_former_export_is_there_again_after_one_that_fails(tmp_path: Path, killed: bool) -> None:
+    for name in (*NAMES, "notes.txt"):
+        (tmp_path / name).write_text(FORMER)
+    before = files_in(tmp_path)
+    export = export_folder(tmp_path, "transformers", NAMES)
+    export.__enter__()
+    (tmp_path / NAMES[0]).write_text("half")
+    if killed:
+        with pytest.raises(UserError, match="holds a model in the format transformers"):
+            export_folder(tmp_path, "onnx", NAMES).__enter__()
+    else:
+        export.__exit__(KeyboardInterrupt, None, None)
+    assert files_in(tmp_path) == before and len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize("content", ['{"database": "prod"}', "{", "[]"])
+def test_files_of_something_else_are_not_written_over(tmp_path: Path, content: str) -> None:
+    (tmp_path / NAMES[0]).write_text(content)
+    with (
+        pytest.raises(UserError, match=r"holds no model, but config\.json, which would be written over"),
+        export_folder(tmp_path, "transformers", NAMES),
+    ):
+        pytest.fail("it went on")
+    assert files_in(tmp_path) == {NAMES[0]: content} and len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.mark.parametrize("before", [True, False])

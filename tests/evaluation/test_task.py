@@ -1,6 +1,8 @@
 """What all tasks share: features computed once, classes and labels, and what they need."""
 
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,13 +32,23 @@ def test_classes_are_those_of_both_parts_sorted(context: TaskContext) -> None:
     assert np.array_equal(val.labels, labels) and len(train.features) == len(context.train) == 30
 
 
+def test_numbered_classes_are_sorted_by_their_numbers(
+    context_of: Callable[..., TaskContext], class_folder: Path, tmp_path: Path
+) -> None:
+    *_, folder = sorted(class_folder.iterdir())
+    for number in (1, 2, 10):
+        shutil.copytree(folder, tmp_path / str(number))
+    context = context_of("data=imagefolder", f"data.root={tmp_path}", "data.val_fraction=0.5")
+    assert context.classes == ["1", "2", "10"]
+
+
 def test_training_images_are_seen_without_random_crops(context: TaskContext, measured: Measured) -> None:
     first, _ = context.labeled
     again, _ = TaskContext(measured.model, measured.train, measured.val, folder=context.folder).labeled
     assert np.array_equal(first.features, again.features)
 
 
-def test_what_the_data_lack_is_unsuited(context_of: Callable[..., TaskContext], class_folder: str) -> None:
+def test_what_the_data_lack_is_unsuited(context_of: Callable[..., TaskContext], class_folder: Path) -> None:
     with pytest.raises(Unsuited, match="few_shot needs classes"):
         need_classes("few_shot", context_of("data.limit=20"))
     everything = context_of("data=imagefolder", f"data.root={class_folder}", "data.use=all")

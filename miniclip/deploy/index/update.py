@@ -15,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from miniclip.data.image_content import decode_without_torch
-from miniclip.deploy.index.entries import Encoded
+from miniclip.deploy.index.entries import NEVER, Encoded
 from miniclip.deploy.index.source import ImageSource, SourceImage
 from miniclip.deploy.index.sources import FolderSource, is_below
 from miniclip.deploy.index.writer import IndexWriter
@@ -131,6 +131,8 @@ class _SourceUpdate:
         stamp = self.source.stamp
         if stamp is not None and self.writer.entries.is_read(self.number, *stamp):
             self.changes.unchanged += len(self.known)
+            for name, reason in self.reasons.items():
+                self._count_broken(name, reason)
             return
 
         started = time.perf_counter()
@@ -166,8 +168,10 @@ class _SourceUpdate:
         """Read and decode an image whose content is not known; called by several threads."""
         image, content = work
         try:
-            if content is None:
-                content = self.source.content(image)
+            content = self.source.content(image) if content is None else content
+        except BrokenImage as error:  # a share may be away, a right missing: it is tried again each time
+            return _Prepared(image._replace(mtime_ns=NEVER), b"", None, str(error))
+        try:
             digest = hashlib.blake2b(content, digest_size=16).digest()
             if digest in self.writer.slot_of_digest:
                 return _Prepared(image, digest, None, None)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -203,7 +204,9 @@ def _facts_for(
     where = str(model_path.absolute())
     if facts is None:
         identity = _with_precision(model.fingerprint)
-        facts = Facts(model.name, where, identity, model.embed_dim, generation=1, version=0, writer=0)
+        # random, for who still reads a former index of this folder knows by its facts that it is another
+        generation = 1 + secrets.randbelow(2**31)
+        facts = Facts(model.name, where, identity, model.embed_dim, generation, version=0, writer=0)
         # before the facts that name it, so that an index is whole also when it is killed in between
         VectorFile(folder, facts.generation, facts.embed_dim).create()
 

@@ -1,6 +1,7 @@
 """The application: the API and the page."""
 
 import asyncio
+import hashlib
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -32,8 +33,8 @@ MAX_ID = 2**63 - 1
 
 CUT = "The words are more than the model reads; it did not see the end of them."
 
-CACHE = "private, max-age=3600"
-"""Of images: a changed one has another id."""
+CACHE = "private, no-cache"
+"""Of images, which a browser asks for again by their tag: another index may have another one of this id."""
 
 PAGE = Path(__file__).parent / "page"
 
@@ -254,16 +255,20 @@ async def _picture(
     """An image of an index in some shape; nothing but entries of the index is ever opened."""
     searcher = _searcher(request, name)
 
-    def work() -> Picture:
+    def work() -> Response:
         entry = _entry(searcher, number)
         content = _content_of(entry)
+        tag = f'"{hashlib.blake2b(content, digest_size=16).hexdigest()}"'
+        headers = {"Cache-Control": CACHE, "ETag": tag}
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers=headers)
         try:
-            return shape(content, str(entry))
+            picture = shape(content, str(entry))
         except BrokenImage as error:  # it was an image when it was embedded
             raise HTTPException(404, _shown(error)) from None
+        return Response(picture.content, media_type=picture.media_type, headers=headers)
 
-    picture = await _in_thread(request, work)
-    return Response(picture.content, media_type=picture.media_type, headers={"Cache-Control": CACHE})
+    return await _in_thread(request, work)
 
 
 async def _in_thread(request: Request, work: Callable[[], Result_]) -> Result_:

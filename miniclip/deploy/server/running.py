@@ -1,5 +1,6 @@
 """The server's socket, and its life until a signal ends it."""
 
+import asyncio
 import errno
 import ipaddress
 import signal
@@ -10,6 +11,7 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from miniclip.errors import SettingError
 
@@ -17,6 +19,23 @@ STOP_SECONDS = 10
 """How long requests that are being answered may take once the server is told to stop."""
 
 MAX_CONNECTIONS = 256
+
+FIRST_REQUEST_SECONDS = 10
+"""How long a connection may be open before its first request has come."""
+
+
+class PromptConnection(H11Protocol):
+    """A connection that is closed where no request comes: uvicorn waits for the first one without end."""
+
+    cycle: Any  # the request that has come, and None before the first
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.loop.call_later(FIRST_REQUEST_SECONDS, self._close_if_silent)
+
+    def _close_if_silent(self) -> None:
+        if self.cycle is None and not self.transport.is_closing():
+            self.transport.close()
 
 
 def is_loopback(host: str) -> bool:
@@ -53,6 +72,7 @@ def serve(app: FastAPI, listener: socket.socket) -> None:
     """Answer requests until SIGTERM or SIGINT, and then those that have begun."""
     config = uvicorn.Config(
         app,
+        http=PromptConnection,
         log_level="warning",
         access_log=False,
         server_header=False,

@@ -48,12 +48,20 @@ class FewShotProbe(Task):
         )
 
     def _line(self, result: FewShot) -> str:
+        given = f"{result.fewest} to {result.most}" if result.fewest < result.most else f"{result.most}"
+        fewer = f" (there are {given})" if result.fewest < result.shots else ""
         return (
-            f"{result.shots:3} per class: top-1 {result.mean:.1f}, standard deviation {result.std:.1f} "
-            f"over {counted(self.num_seeds, 'draw')}"
+            f"{result.shots:3} per class{fewer}: top-1 {result.mean:.1f}, standard deviation "
+            f"{result.std:.1f} over {counted(self.num_seeds, 'draw')}"
         )
 
 
 def _numbers(result: FewShot) -> dict[str, Any]:
     # files have kept the name "deviation" for the standard deviation
-    return {"mean": result.mean, "deviation": result.std, "accuracies": result.accuracies}
+    return {
+        "mean": result.mean,
+        "deviation": result.std,
+        "accuracies": result.accuracies,
+        "fewest_of_a_class": result.fewest,
+        "most_of_a_class": result.most,
+    }

@@ -1,5 +1,6 @@
 """Zero-shot classification by the names of the classes."""
 
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from miniclip.data.sources.walk import examples
 from miniclip.errors import SettingError, counted
 from miniclip.evaluation.task import Result, Task, TaskContext, need_classes
 from miniclip.figures import draw_confusion
@@ -19,6 +21,8 @@ from miniclip.metrics import (
     classify,
 )
 
+log = logging.getLogger(__name__)
+
 MEASURES = ("top1", "top5", "mean_per_class")
 
 
@@ -27,8 +31,8 @@ class ZeroShot(Task):
 
     Args:
         templates: sentences for class names: "none", "simple", "clip", or a text file with {} in each line.
-        class_names: a text file with a name for each class, in the order of the sorted labels; null takes
-            the data set's own.
+        class_names: a text file with a name for each class, in the order of the sorted labels, numbers by
+            their size; null takes the data set's own.
 
     Raises:
         SettingError: when there are no such templates.
@@ -41,7 +45,11 @@ class ZeroShot(Task):
 
     def check(self, context: TaskContext) -> None:
         need_classes("zero_shot", context)
-        check_class_names(self._names(context.classes))
+        names = self._names(context.classes)
+        check_class_names(names)
+        if self.class_names is not None:
+            pairs = [f"{label} is {name}" for label, name in zip(context.classes, names, strict=True)]
+            log.info("class_names: %s", examples(pairs))
 
     def run(self, context: TaskContext) -> Result:
         found = self._classify(context, context.image_features)

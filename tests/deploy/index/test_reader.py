@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sqlite3
 import threading
 from contextlib import closing
@@ -132,6 +133,16 @@ def test_an_entry_is_found_by_its_number(photos: Path, tmp_path: Path) -> None:
         assert np.array_equal(index.vector(entry.id), vectors[str(entry)])
         assert entry.content() == entry.path.read_bytes()
     assert index.entry(999) is None and index.vector(999) is None
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_an_open_index_sees_that_it_was_made_anew(tmp_path: Path, in_memory: bool) -> None:
+    vectors = unit_vectors(4)
+    index = Index(index_of(tmp_path / "index", vectors), in_memory=in_memory)
+    assert names_of(index, vectors[:1], 1) == [["/n0"]]
+    shutil.rmtree(tmp_path / "index")
+    index_of(tmp_path / "index", vectors[::-1])
+    assert names_of(index, vectors[:1], 1) == [["/n3"]]
 
 
 def test_an_open_index_sees_each_commit(photos: Path, tmp_path: Path) -> None:

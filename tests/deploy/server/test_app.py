@@ -1,12 +1,15 @@
 """The API: what it finds, and the status of whatever is wrong."""
 
 import io
+import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import uvicorn
+from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
@@ -15,6 +18,7 @@ from starlette.testclient import TestClient
 
 from miniclip.deploy.index import Index
 from miniclip.deploy.server import Limits, Searcher
+from miniclip.deploy.server.running import PromptConnection, listen
 from tests.deploy.index.conftest import save_photo
 from tests.deploy.index.projection import ProjectionModel, embed
 from tests.deploy.server.conftest import Serve, bomb, png
@@ -129,6 +133,32 @@ def test_images_go_out_as_images(client: TestClient, album: Path) -> None:
     assert small.headers["content-type"] == "image/jpeg"
     assert Image.open(io.BytesIO(small.content)).format == "JPEG"
     assert whole.headers["x-content-type-options"] == "nosniff"
+
+
+def test_a_browser_asks_whether_an_image_is_still_the_same(client: TestClient) -> None:
+    for place in ("/image/1", "/thumbnail/1?index=first"):
+        answer = client.get(place)
+        assert answer.headers["cache-control"] == "private, no-cache"
+        same = client.get(place, headers={"If-None-Match": answer.headers["etag"]})
+        assert (same.status_code, same.content) == (304, b"")
+        other = client.get(place.replace("1", "2", 1), headers={"If-None-Match": answer.headers["etag"]})
+        assert other.status_code == 200 and other.headers["etag"] != answer.headers["etag"]
+
+
+def test_a_connection_without_a_request_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("miniclip.deploy.server.running.FIRST_REQUEST_SECONDS", 0.2)
+    listener = listen("127.0.0.1", 0)
+    server = uvicorn.Server(uvicorn.Config(FastAPI(), http=PromptConnection, log_level="warning"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    with socket.create_connection(listener.getsockname(), timeout=20) as silent:
+        assert silent.recv(1) == b""
+    with socket.create_connection(listener.getsockname(), timeout=20) as asks:
+        asks.sendall(b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert asks.recv(12) == b"HTTP/1.1 404"
+    server.should_exit = True
+    thread.join(20)
+    assert not thread.is_alive()
 
 
 def noise(seed: int, size: tuple[int, int]) -> Image.Image:

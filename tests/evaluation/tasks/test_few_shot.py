@@ -18,6 +18,13 @@ def test_each_number_of_shots_is_drawn_as_often_as_asked(context: TaskContext) -
         assert found["mean"] == pytest.approx(sum(found["accuracies"]) / 3)
 
 
+def test_classes_of_fewer_images_are_told(context: TaskContext) -> None:
+    numbers, lines = FewShotProbe(shots=[2, 500], num_seeds=1).run(context)
+    assert "(there are" not in lines[0] and "500 per class (there are " in lines[1]
+    assert numbers["shots"]["2"]["most_of_a_class"] == 2
+    assert 2 < numbers["shots"]["500"]["most_of_a_class"] < 500
+
+
 def test_numbers_that_are_none_are_null_and_stop_nothing(context: TaskContext) -> None:
     settings = ["eval.tasks.few_shot.shots=[1]", "eval.tasks.few_shot.num_seeds=1"]
     evaluation_of("eval=few_shot", *settings).run(context, checkpoint="")
