@@ -73,6 +73,7 @@ DATA_DEFAULTS = {"caption_noise": 0}
 """What older files do not say of data."""
 
 DEFAULTS: dict[str, dict[str, Any]] = {
+    "miniclip.data.CSVTable": {"split_column": None},
     "miniclip.losses.ClipLoss": {"gather": "global"},
     "miniclip.losses.SigLipLoss": {"gather": "global"},
     "miniclip.training.Trainer": {
@@ -93,7 +94,7 @@ def renamed_config(config: dict[str, Any]) -> dict[str, Any]:
     data = new.get("data")
     if isinstance(data, dict) and "_target_" in data:
         new["data"] = {**DATA_DEFAULTS, **data}
-    for name in ("loss", "trainer"):
+    for name in ("data", "loss", "trainer"):
         part = new.get(name)
         if isinstance(part, dict):
             new[name] = {**DEFAULTS.get(str(part.get("_target_")), {}), **part}

@@ -26,7 +26,7 @@ from miniclip.data.sources.checks import (
     check_view,
     existing_path,
 )
-from miniclip.data.split import SEEDED_TEST, Parts, Split, concatenated
+from miniclip.data.split import SEEDED_TEST, SEEDED_VAL, Parts, Split, concatenated
 from miniclip.data.transforms import Crop, RandomResizedCrop, RandomSquareCrop
 from miniclip.errors import SettingError, UserError, in_range
 from miniclip.files import typed_path
@@ -226,7 +226,11 @@ class DataSource(ABC):
             UserError: when it holds none.
         """
         if len(split) == 0:
-            raise UserError(f"The {split.name} split holds no images. Check the data.* settings.")
+            cause = {SEEDED_VAL: "val_fraction", SEEDED_TEST: "seeded_test_fraction"}.get(split.name)
+            hint = f"raise data.{cause}={getattr(self, cause):g}" if cause else "check the data.* settings"
+            if split.name == "train":
+                hint += ", or lower data.val_fraction, if that set all images apart"
+            raise UserError(f"The {split.name} split holds no images: {hint}.")
         keep = len(split) if self.limit is None else min(self.limit, len(split))
         return split.select(split.name, range(keep))
 

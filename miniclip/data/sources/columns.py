@@ -25,6 +25,20 @@ CaptionColumn = str | Sequence[str] | None
 """What `data.caption_column` may be: a name, several, or null to find them."""
 
 
+class TableRow(NamedTuple):
+    """A caption of an image in a table.
+
+    Attributes:
+        image: its name.
+        caption: "" where it is missing.
+        part: what stands in the column that names each row's part; None without such a column.
+    """
+
+    image: str
+    caption: str
+    part: str | None = None
+
+
 class ColumnNames(NamedTuple):
     """What the user calls the columns.
 
@@ -139,12 +153,17 @@ def find_caption_columns(names: Sequence[str], given: CaptionColumn, *, source: 
         wanted = [given] if isinstance(given, str) else list(given)
         return [find_column(names, [name], source=source, setting="caption_column") for name in wanted]
 
-    keys = {_key(name) for name in names}
-    numbered = [] if keys.intersection(CAPTION_COLUMNS) else _numbered(names)
-    if not numbered:
-        return [find_column(names, CAPTION_COLUMNS, source=source, setting="caption_column")]
-    log.info("%s: the captions are the columns %s.", source, ", ".join(numbered))
-    return numbered
+    usual = [name for name in names if _key(name) in CAPTION_COLUMNS]
+    numbered = [name for word in CAPTION_COLUMNS for name in _numbered(names, word)]
+    found = next((own for word in CAPTION_COLUMNS if (own := _numbered(names, word))), [])
+    if usual or not found:
+        found = [find_column(names, CAPTION_COLUMNS, source=source, setting="caption_column")]
+
+    unused = [name for name in (*usual, *numbered) if name not in found]
+    if len(found) > 1 or unused:
+        also = f"; data.caption_column=[...] takes others, too: {', '.join(unused)}" if unused else ""
+        log.info("%s: the captions are the columns %s%s.", source, ", ".join(found), also)
+    return found
 
 
 def _column_and_field(names: Sequence[str], given: CaptionColumn) -> tuple[CaptionColumn, str | None]:
@@ -160,14 +179,11 @@ def _column_and_field(names: Sequence[str], given: CaptionColumn) -> tuple[Capti
     return column, field
 
 
-def _numbered(names: Sequence[str]) -> list[str]:
-    """Columns `caption_0`, `caption_1`, ... (or another usual word) in the order of their numbers."""
-    for word in CAPTION_COLUMNS:
-        pattern = re.compile(rf"{word}[ _-]?(\d+)")
-        found = [(int(match[1]), name) for name in names if (match := pattern.fullmatch(_key(name)))]
-        if found:
-            return [name for _, name in sorted(found)]
-    return []
+def _numbered(names: Sequence[str], word: str) -> list[str]:
+    """Columns `caption_0`, `caption_1`, ... of a word in the order of their numbers."""
+    pattern = re.compile(rf"{word}[ _-]?(\d+)")
+    found = [(int(match[1]), name) for name in names if (match := pattern.fullmatch(_key(name)))]
+    return [name for _, name in sorted(found)]
 
 
 def _key(name: str) -> str:

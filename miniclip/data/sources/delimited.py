@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from miniclip.data.sources.caption_cells import captions_of_text
-from miniclip.data.sources.columns import ColumnNames, find_columns
+from miniclip.data.sources.columns import ColumnNames, TableRow, find_columns
 from miniclip.data.sources.text_files import open_text
 from miniclip.errors import UserError
 
@@ -21,7 +21,14 @@ MAX_FIELD_LENGTH = 2**31 - 1
 def read_table(
     path: Path, names: ColumnNames | None = None, *, separator: str | None = None
 ) -> Iterator[tuple[str, str]]:
-    """Rows of a table as (image name, caption), a row for each caption; "" is a missing one.
+    """Rows of a table as (image name, caption); see `read_rows`."""
+    return (row[:2] for row in read_rows(path, names, separator=separator))
+
+
+def read_rows(
+    path: Path, names: ColumnNames | None = None, *, separator: str | None = None
+) -> Iterator[TableRow]:
+    """Rows of a table, one for each caption.
 
     In a table separated by tabs a quote is a character like another, but where it encloses a whole field.
 
@@ -39,11 +46,12 @@ def read_table(
         columns = find_columns(header, names or ColumnNames(), source=path)
         image = header.index(columns.image)
         captions = [header.index(caption) for caption in columns.captions]
+        split = None if columns.split is None else header.index(columns.split)
 
         for line, row in _rows(file, path, delimiter, header, image):
             for column in captions:
                 for caption in _captions(row[column], path, line):
-                    yield row[image], caption
+                    yield TableRow(row[image], caption, None if split is None else row[split])
 
 
 def read_header(path: Path) -> list[str]:
@@ -61,13 +69,18 @@ def _header(line: str, path: Path, separator: str | None) -> tuple[list[str], st
     if not line.strip():
         raise UserError(f"{path} is empty; it needs a header and one caption per row.")
     delimiter = separator or max(SEPARATORS, key=line.count)
-    _, fields = next(_split([line], delimiter))
+    try:
+        _, fields = next(_split([line], delimiter))
+    except csv.Error as error:
+        if line.lstrip().startswith("{"):
+            raise UserError(f"{path} holds JSON. Give it the ending .jsonl.") from None
+        raise _open_quote(path, 1, str(error)) from None
     return [column.strip() for column in fields], delimiter
 
 
 def _captions(text: str, path: Path, line: int) -> Sequence[str]:
     """The captions in a cell, of which there are several where it looks like a list."""
-    if text[:1] not in LIST_STARTS:
+    if not text.lstrip().startswith(LIST_STARTS):
         return (text,)
     return captions_of_text(text.strip(), f"{path}, line {line}")
 

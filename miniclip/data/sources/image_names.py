@@ -34,14 +34,16 @@ def find_images(root: Path, names: Iterable[str], *, skips_missing: bool) -> dic
     missing: list[str] = []
 
     for name in names:
-        if tree.holds(name):
-            found[name] = _without_dots(name)
+        plain = tree.below(name)
+        if tree.holds(plain):
+            found[name] = plain
             continue
 
         # of several candidates none can be meant
-        candidates = tree.files_like(name)
-        found[name] = candidates[0] if len(candidates) == 1 else name
-        (differing if len(candidates) == 1 else missing).append(name)
+        candidates = tree.files_like(plain)
+        is_clear = len(candidates) == 1
+        found[name] = candidates[0] if is_clear else plain
+        (differing if is_clear else missing).append(name if is_clear else plain)
 
     if differing:
         log.warning(
@@ -66,6 +68,19 @@ class _Tree:
         self.root = root
         self.home = os.path.realpath(root)
         self._listings: dict[str, _Listing] = {}
+
+    def below(self, name: str) -> str:
+        """A name relative to the folder, without steps in it, so that each file has one.
+
+        One that leads out of the folder stays as it is.
+        """
+        if not (name.startswith(("/", ".")) or "/." in name or "//" in name or os.path.isabs(name)):
+            return name
+        path = os.path.normpath(name)
+        for home in (self.home, os.path.abspath(self.root)):
+            if path.startswith(home + os.sep):
+                return path[len(home) + 1 :]
+        return name if path in (".", "") else path
 
     def holds(self, name: str) -> bool:
         """Whether there is a file of exactly this name.

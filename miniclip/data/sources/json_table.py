@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from miniclip.data.sources.caption_cells import captions_of_cell, checked_text, shortened
-from miniclip.data.sources.columns import ColumnNames, Columns, find_columns
+from miniclip.data.sources.columns import ColumnNames, Columns, TableRow, find_columns
 from miniclip.data.sources.text_files import open_text, read_text
 from miniclip.errors import UserError
 
@@ -14,7 +14,12 @@ JSON_FORMATS = "A list of objects is needed, or one object per line, each with a
 
 
 def read_json_table(path: Path, names: ColumnNames | None = None) -> Iterator[tuple[str, str]]:
-    """Rows of a file of JSON objects as (image name, caption); "" is a missing caption.
+    """Rows of a file of JSON objects as (image name, caption); see `read_json_rows`."""
+    return (row[:2] for row in read_json_rows(path, names))
+
+
+def read_json_rows(path: Path, names: ColumnNames | None = None) -> Iterator[TableRow]:
+    """Rows of a file of JSON objects, one for each caption.
 
     Args:
         path: of the file.
@@ -39,9 +44,10 @@ def read_json_table(path: Path, names: ColumnNames | None = None) -> Iterator[tu
                 f"{where}: {columns.image} is {shortened(name)}, not the name of an image file."
             )
         checked_text(name, where)
+        part = None if columns.split is None else str(row.get(columns.split, ""))
         for key in columns.captions:
             for caption in captions_of_cell(row.get(key), where):
-                yield name, caption
+                yield TableRow(name, caption, part)
 
 
 def read_keys(path: Path) -> list[str]:

@@ -59,7 +59,9 @@ def splits_of_rows(
     """
     chosen = {part: list(range(len(rows.ids))) for part, rows in parts.items()}
     # published parts count for more than the words in a column
-    divided = _rows_by_part(parts["train"]) if len(parts) == 1 else None
+    divided = None
+    if len(parts) == 1 and parts["train"].words is not None:
+        divided = rows_by_part(parts["train"].words, parts["train"].source)
     if divided is not None:
         parts = dict.fromkeys(divided, parts["train"])
         chosen = divided
@@ -86,17 +88,18 @@ def names_training_rows(rows: Rows) -> bool:
     return any(_part_of(word) == "train" for word in rows.words or ())
 
 
-def _rows_by_part(rows: Rows) -> dict[str, list[int]] | None:
-    """Rows by the part that their column `split` names; None where it names no training rows.
+def rows_by_part(words: Sequence[Any], source: object) -> dict[str, list[int]] | None:
+    """Rows by the part that their words in a column `split` name; None where it names no training rows.
 
     Rows of other words are counted in one warning.
-    """
-    if rows.words is None:
-        return None
 
+    Args:
+        words: by row.
+        source: how warnings call the table.
+    """
     by_part: dict[str, list[int]] = defaultdict(list)
     others: Counter[str] = Counter()
-    for row, word in enumerate(rows.words):
+    for row, word in enumerate(words):
         part = _part_of(word)
         if part is None:
             others[str(word)] += 1
@@ -107,15 +110,15 @@ def _rows_by_part(rows: Rows) -> dict[str, list[int]] | None:
     if "train" not in by_part:
         log.warning(
             "%s: the column split is not used, since it names no training rows (%s).",
-            rows.source,
+            source,
             unknown or ", ".join(by_part),
         )
         return None
     if others:
-        log.warning("%s: rows of other splits are left out: %s.", rows.source, unknown)
+        log.warning("%s: rows of other splits are left out: %s.", source, unknown)
 
     sizes = ", ".join(f"{part} {len(numbers):,}" for part, numbers in by_part.items())
-    log.info("%s: divided by the column split: %s.", rows.source, sizes)
+    log.info("%s: divided by the column split: %s.", source, sizes)
     return by_part
 
 

@@ -55,6 +55,14 @@ def test_caption_columns_can_be_given(given: Any, found: list[str]) -> None:
     assert find_caption_columns(["image", "caption", "caption_1"], given, source="t") == found
 
 
+def test_caption_columns_that_are_not_taken_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        assert find_caption_columns(["title", "caption_1", "caption_2"], None, source="t") == ["title"]
+        assert find_caption_columns(["image", "caption"], None, source="t") == ["caption"]
+    others = "data.caption_column=[...] takes others, too: caption_1, caption_2"
+    assert caplog.messages == [f"t: the captions are the columns title; {others}."]
+
+
 def test_all_columns_of_a_table_are_found_together() -> None:
     names = ["ID", "Image", "Title", "kind", "Split"]
     found = find_columns(names, ColumnNames(label="Kind", split="split"), source="t")

@@ -84,6 +84,20 @@ def test_quotes_between_tabs_are_characters(tmp_path: Path, field: str, caption:
     assert list(read_table(table)) == [("0.jpg", caption), ("1.jpg", "b")]
 
 
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ('"image"x,caption\n0.jpg,a\n', r"t\.csv, line 1: a quote .* does not close"),
+        ('"image,caption\n0.jpg,a\n', r"t\.csv, line 1: a quote .* does not close"),
+        ('{"image": "0.jpg", "caption": "a"}\n', r"t\.csv holds JSON\. Give it the ending \.jsonl"),
+    ],
+)
+def test_a_header_that_is_none_is_told(tmp_path: Path, content: str, problem: str) -> None:
+    (tmp_path / "t.csv").write_text(content)
+    with pytest.raises(UserError, match=problem):
+        list(read_table(tmp_path / "t.csv"))
+
+
 def test_a_tab_within_a_caption_is_named(tmp_path: Path) -> None:
     table = written(tmp_path, "table.tsv", "image\tcaption\n0.jpg\ta\tb\n")
     with pytest.raises(UserError, match=r"line 2: 3 columns where the header has 2.*neither tabs"):

@@ -1,5 +1,6 @@
 """Images named by tables: paths, columns, parts, and bad tables, each named."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from miniclip.data import CSVTable
 from miniclip.data.sources.image_names import find_images
 from miniclip.errors import SettingError, UserError
 from tests.data.conftest import encoded
-from tests.data.sources.conftest import csv_source, written
+from tests.data.sources.conftest import csv_source, part_ids, written
 
 
 def test_columns_and_separator_can_be_given(tmp_path: Path, picture_folder: Path) -> None:
@@ -62,6 +63,49 @@ def test_one_table_is_shared_out_by_image(tmp_path: Path, picture_folder: Path) 
     again = csv_source(picture_folder, table, **one).splits()
     other = csv_source(picture_folder, table, **one, split_seed=1).splits()
     assert list(again[1].ids) == list(val.ids) != list(other[1].ids)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_column_split_divides_one_table(
+    tmp_path: Path, picture_folder: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = [*["train"] * 5, "restval", *["val"] * 3, *["Test"] * 2, "held"]
+    if kind == "csv":
+        lines = ["image,split,caption", *(f"{row}.jpg,{word},c{row}" for row, word in enumerate(words))]
+    else:
+        lines = [
+            json.dumps({"image": f"{row}.jpg", "caption": [f"c{row}", "other"], "split": word})
+            for row, word in enumerate(words)
+        ]
+    table = written(tmp_path, f"t.{kind}", "\n".join(lines))
+    one = {"val_csv": None, "val_root": None, "val_fraction": 0.5, "split_column": "split"}
+    ids = part_ids(csv_source(picture_folder, table, **one))
+    assert {part: len(own) for part, own in ids.items()} == {"train": 6, "val": 3, "test": 2}
+    assert ids["val"] == ["6.jpg", "7.jpg", "8.jpg"]
+    assert "rows of other splits are left out: held" in caplog.text
+    as_before = part_ids(csv_source(picture_folder, table, **{**one, "split_column": None}))
+    assert {part: len(own) for part, own in as_before.items()} == {"train": 6, "seeded val": 6}
+
+
+def test_a_column_split_without_validation_rows_has_a_seeded_part(
+    tmp_path: Path, picture_folder: Path
+) -> None:
+    lines = ["image,caption,split", *(f"{row}.jpg,c,{('train', 'test')[row > 7]}" for row in range(12))]
+    table = written(tmp_path, "t.csv", "\n".join(lines))
+    one = {"val_csv": None, "val_root": None, "val_fraction": 0.25, "split_column": "split"}
+    ids = part_ids(csv_source(picture_folder, table, **one))
+    assert {part: len(own) for part, own in ids.items()} == {"train": 6, "seeded val": 2, "test": 4}
+
+
+def test_a_share_of_too_few_images_is_told_by_its_setting(tmp_path: Path, picture_folder: Path) -> None:
+    table = written(tmp_path, "t.csv", "image,caption\n0.jpg,a\n1.jpg,b\n")
+    one: dict[str, Any] = {"val_csv": None, "val_root": None}
+    with pytest.raises(
+        UserError, match=r"seeded val split holds no images: raise data\.val_fraction=0\.1\."
+    ):
+        csv_source(picture_folder, table, **one, val_fraction=0.1).training_sets()
+    with pytest.raises(UserError, match=r"train split holds no images: .* lower data\.val_fraction"):
+        csv_source(picture_folder, table, **one, val_fraction=0.99).training_sets()
 
 
 def test_each_file_is_looked_for_once(
