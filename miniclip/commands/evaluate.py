@@ -10,6 +10,7 @@ is measured; data.eval_split=test takes the test part, data.use=all every image.
 
 import argparse
 import logging
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -58,14 +59,18 @@ def run(arguments: argparse.Namespace) -> None:
     evaluation = make(cfg, "eval")
 
     restored = None
-    retrieved = []
+    # all of them first: what is wrong with the last is told before any is measured
+    contexts: deque[tuple[TaskContext, str]] = deque()
     for name in _in_order(words.models):
         if _lacks_data(name):
-            context, checkpoint = _context_of_model(name, restored, words.of_data, device), name
+            contexts.append((_context_of_model(name, restored, words.of_data, device), name))
         else:
             restored = restore(Path(name), *words.of_data)
-            context, checkpoint = _context_of_run(name, restored, device), str(restored.checkpoint)
+            contexts.append((_context_of_run(name, restored, device), str(restored.checkpoint)))
 
+    retrieved = []
+    while contexts:
+        context, checkpoint = contexts.popleft()
         results = evaluation.run(context, checkpoint=checkpoint)
         print(f"{context.model.name}, data {context.val.split.fingerprint()}")
         _print_results(results)

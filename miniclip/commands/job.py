@@ -44,7 +44,7 @@ from miniclip.training import Trainer, TrainingSetup
 from miniclip.training.guards import Diverged
 from miniclip.training.held_out import HeldOutResult, measure_test
 from miniclip.training.reproducibility import deterministic_algorithms, release_memory
-from miniclip.training.resuming import check_directory, go_on
+from miniclip.training.resuming import check_directory, go_on, other_weights
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ def _run_main(cfg: DictConfig, followers: Followers) -> float:
         with run.lock():
             check_directory(cfg.trainer.resume, run)
             if _is_completed(cfg, run):
-                _tell_of_other_data(cfg, run.path, folder="hydra.run.dir")
+                _tell_of_other_files(cfg, run.path, folder="hydra.run.dir")
                 log.info("Completed already, nothing is left to do: %s", run.path)
                 return run.read_summary()["best_rsum"]
             with run.kept_until_it_goes_on():
@@ -108,7 +108,7 @@ def _job_of_sweep(
         for damage in before.damages:
             log.warning("%s", damage)
         _tell_of_other_tasks(config, before.path)
-        _tell_of_other_data(cfg, before.path, folder="hydra.sweep.dir")
+        _tell_of_other_files(cfg, before.path, folder="hydra.sweep.dir")
         return before.summary["best_rsum"]
     if before is not None and before.state.status == "running":
         log.warning("Another process is at it: %s%s", before.path, who_is_heard(before.path))
@@ -212,23 +212,26 @@ def _tell_of_other_tasks(config: dict[str, Any], path: Path) -> None:
         )
 
 
-def _tell_of_other_data(cfg: DictConfig, path: Path, *, folder: str) -> None:
-    """Tell that the settings of the data lead to other images or captions than a run was trained on.
+def _tell_of_other_files(cfg: DictConfig, path: Path, *, folder: str) -> None:
+    """Tell that the settings lead to other images, captions or first weights than a run was trained with.
 
     Args:
         folder: the setting of where another run could be written.
     """
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
     try:
         trained_on = RunFiles(path).read_data()
         today = make(cfg, "data").fingerprints()
+        others = [name for name, own in today.items() if own != trained_on.get(name, {}).get("fingerprint")]
     except (DamagedFile, UserError, OSError):  # what is no longer there is no other
-        return
-    others = [name for name, own in today.items() if own != trained_on.get(name, {}).get("fingerprint")]
-    if trained_on and others:
+        trained_on, others = {}, []
+
+    changed = [f"other images or captions ({', '.join(others)})"] if trained_on and others else []
+    changed += [f"other weights in {setting}" for setting in other_weights(path, config)]
+    if changed:
         log.warning(
-            "Since it was trained the data have changed: other images or captions (%s). To train on them, "
-            "give a new folder: %s=...",
-            ", ".join(others),
+            "Since it was trained its files have changed: %s. To train with them: another %s",
+            "; ".join(changed),
             folder,
         )
 

@@ -19,6 +19,7 @@ from miniclip.losses import Loss
 from miniclip.models import CLIP, HFTextModel
 from miniclip.models.frozen_towers import check_frozen
 from miniclip.models.image_encoder import preprocessing_of
+from miniclip.models.weights import digests_of_weights
 from miniclip.optim import MuonAdamW
 from miniclip.optim.muon import check_patterns
 from miniclip.preprocessing import MEAN, STD, Preprocessing
@@ -76,7 +77,12 @@ def build(cfg: DictConfig, run: RunDirectory) -> tuple[Trainer, TrainingSetup, J
         feature_folder=source.cache_dir if source.keeps_features else None,
         signature=sign(config["data"]),
     )
-    run.write_environment(trainer.device, facts, optimizer=_shares(experiment.optimizer.base_optimizer))
+    run.write_environment(
+        trainer.device,
+        facts,
+        weights=digests_of_weights(config),
+        optimizer=_shares(experiment.optimizer.base_optimizer),
+    )
     return trainer, experiment, make(cfg, "logger")
 
 

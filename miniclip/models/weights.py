@@ -1,5 +1,6 @@
 """Files of a backbone's weights: found, read, and held against the architecture."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,17 @@ LAYERS_OF_EXPANDED_BLOCK = {
     "_bn2": "bn3",
 }
 """Names of EfficientNet-Lite's layers in the package efficientnet-pytorch, and in timm."""
+
+
+def digests_of_weights(config: dict[str, Any]) -> dict[str, str]:
+    """Hashes of the files that a config's towers begin with, by the settings that name them."""
+    found = {}
+    for tower in ("image", "text"):
+        weights = config.get("encoder", {}).get(tower, {}).get("weights")
+        if isinstance(weights, str) and Path(located(weights)).is_file():
+            content = Path(located(weights)).read_bytes()
+            found[f"encoder.{tower}.weights"] = hashlib.sha256(content).hexdigest()[:16]
+    return found
 
 
 def existing_file(weights: str, names: str) -> Path:

@@ -175,11 +175,16 @@ class RunDirectory(RunFiles):
         write_text(self.config, text)
 
     def write_environment(
-        self, device: torch.device, data: dict[str, Any], *, optimizer: dict[str, Any] | None = None
+        self,
+        device: torch.device,
+        data: dict[str, Any],
+        *,
+        weights: dict[str, str] | None = None,
+        optimizer: dict[str, Any] | None = None,
     ) -> None:
-        """Record versions, machine, git revision, what identifies the data, and which part trains what."""
-        facts = {**environment(device), "data": data}
-        write_json(self.environment, facts | ({"optimizer": optimizer} if optimizer else {}))
+        """Record versions, machine, git revision, what identifies data and weights, and who trains what."""
+        facts = {**environment(device), "data": data, "weights": weights, "optimizer": optimizer}
+        write_json(self.environment, {name: value for name, value in facts.items() if value != {}})
 
     def write_job(self, *, key: str, overrides: list[str]) -> None:
         """Record which job of a sweep this is."""

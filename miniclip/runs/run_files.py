@@ -72,7 +72,7 @@ FOLDERS = (CHECKPOINTS, "evaluation", "figures", "tensorboard", "tokenizer", "wa
 
 STATUS_SHAPE: Shape = {"status": TEXT, "reason?": TEXT}
 JOB_SHAPE: Shape = {"format?": COUNT, "key": TEXT, "overrides": [TEXT]}
-ENVIRONMENT_SHAPE: Shape = {"data?": {"*": {"fingerprint": TEXT}}}
+ENVIRONMENT_SHAPE: Shape = {"data?": {"*": {"fingerprint": TEXT}}, "weights?": {"*": TEXT}}
 
 RECORD_SHAPE: Shape = {
     "step?": NUMBER_OR_NULL,
@@ -251,6 +251,10 @@ class RunFiles:
     def read_data(self) -> dict[str, dict[str, Any]]:
         """What identifies each part of the data: {"val": {"fingerprint": "9f..."}}; empty if unknown."""
         return read_object(self.environment, ENVIRONMENT_SHAPE).get("data", {})
+
+    def read_weights(self) -> dict[str, str]:
+        """Hashes of the files that the towers began with, by their settings; empty if unknown."""
+        return read_object(self.environment, ENVIRONMENT_SHAPE).get("weights", {})
 
     def read_status(self) -> dict[str, Any]:
         """What the run last said of itself; empty before it has said anything."""

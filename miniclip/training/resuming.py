@@ -8,6 +8,7 @@ from typing import Any
 
 from miniclip.errors import SettingError, UserError, counted
 from miniclip.files import write_text
+from miniclip.models.weights import digests_of_weights
 from miniclip.runs import DamagedFile, RunDirectory, RunFiles, read_state
 from miniclip.training.changed_settings import changed_settings
 from miniclip.training.checkpoint import CheckpointError, load_checkpoint
@@ -247,4 +248,16 @@ def _is_of_the_same_settings(folder: Path, config: dict[str, Any]) -> bool:
         return False
     # another budget is another schedule, which only who names the run can want
     their_budget, our_budget = (each.get("trainer", {}).get("budget") for each in (theirs, config))
-    return their_budget == our_budget and not changed_settings(theirs, config)
+    if their_budget != our_budget or changed_settings(theirs, config):
+        return False
+    return not other_weights(folder, config)
+
+
+def other_weights(folder: Path, config: dict[str, Any]) -> list[str]:
+    """The settings of a config whose files hold other weights than a run began with."""
+    try:
+        theirs = RunFiles(folder).read_weights()
+    except DamagedFile:
+        return []
+    ours = digests_of_weights(config)
+    return [name for name, digest in ours.items() if digest != theirs.get(name, digest)]

@@ -116,6 +116,14 @@ def test_another_data_set_and_a_table_of_several_models(
     assert len(list((run / "evaluation" / "last").glob("*/*/retrieval.json"))) == 1
 
 
+def test_what_is_wrong_with_a_later_model_is_told_before_one_is_measured(
+    class_run: RunDirectory, tmp_path: Path, miniclip: Callable[..., Answer]
+) -> None:
+    (tmp_path / "weights.pt").write_bytes(b"none")
+    done = miniclip("evaluate", class_run.path, tmp_path / "weights.pt", "retrieval")
+    assert done.returncode == 1 and done.stdout == ""
+
+
 def test_a_job_of_a_sweep_is_a_run_like_any_other(
     class_run: RunDirectory, tmp_path: Path, miniclip: Callable[..., Answer]
 ) -> None:

@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
+import timm
+import torch
 from PIL import Image
 
 from miniclip.disk_errors import DiskError
@@ -96,11 +98,19 @@ def test_what_is_done_says_that_its_data_have_changed(tmp_path: Path, place: str
         f"{place}={tmp_path / 'out'}",
     )
     mode = ["-m"] if place == "hydra.sweep.dir" else ["trainer.resume=auto"]
-    warning = f"other images or captions (train). To train on them, give a new folder: {place}="
+    weights = tmp_path / "weights.pt"
+    job = (*job, f"encoder.image.weights={weights}")
+    warning = (
+        "its files have changed: other images or captions (train); other weights in encoder.image.weights. "
+        f"To train with them: another {place}"
+    )
 
     for is_done, has_changed in ((False, False), (True, False), (True, True)):
         if has_changed:
             (root / "train" / "3.txt").write_text("another one\n")
+        if not is_done or has_changed:
+            torch.manual_seed(int(has_changed))
+            torch.save(timm.create_model("test_resnet", num_classes=0).state_dict(), weights)
         done = train_in_process(*mode, *job)
         assert done.returncode == 0, done.stderr
         assert ("already" in done.stdout) == is_done
