@@ -175,8 +175,10 @@ def write_json(path: Path, content: dict[str, Any] | list[Any]) -> None:
 
 
 def as_json(content: dict[str, Any] | list[Any]) -> str:
-    """The text of a JSON file."""
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    """The text of a JSON file; numbers that are not finite, which JSON has not, are null."""
+    # json writes NaN and reads it again, and then asks what to make of it
+    finite = json.loads(json.dumps(content), parse_constant=lambda name: None)
+    return json.dumps(finite, indent=2, ensure_ascii=False) + "\n"
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Files are replaced whole, locks have one holder, and both need nothing that only POSIX has."""
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -161,6 +162,13 @@ def test_json_comes_back_and_a_missing_file_is_empty(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", content)
     assert read_json(tmp_path / "a.json") == content
     assert read_json(tmp_path / "b.json") == {}
+
+
+def test_numbers_that_are_none_are_null(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"best": {"loss": math.nan, "all": [math.inf, 1.5]}})
+    text = (tmp_path / "a.json").read_text()
+    found = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert found == {"best": {"loss": None, "all": [None, 1.5]}}
 
 
 def test_a_tree_is_flat_by_its_paths() -> None:

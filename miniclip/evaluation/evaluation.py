@@ -3,7 +3,6 @@
 All features are float32 and, but for the loss surface, of evaluation mode.
 """
 
-import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from typing import Any
 
 from miniclip.errors import SettingError
 from miniclip.evaluation.task import MissingPackage, Result, Task, TaskContext, Unsuited
-from miniclip.files import write_text
+from miniclip.files import write_json
 from miniclip.metrics import Features
 from miniclip.runs.run_files import check_place
 
@@ -88,7 +87,7 @@ class Evaluation:
                 **result.numbers,
             }
 
-            write_text(_file_of(name, context), _as_json(numbers))
+            write_json(_file_of(name, context), numbers)
             results[name] = Result(numbers, result.lines)
 
         return results
@@ -116,13 +115,6 @@ def _leaves(numbers: dict[str, Any]) -> Iterator[tuple[str, float | str]]:
                 yield (inner if key == "metrics" else f"{key}/{inner}"), leaf
         elif isinstance(value, int | float | str):
             yield key, value
-
-
-def _as_json(numbers: dict[str, Any]) -> str:
-    """Numbers as JSON, which has no NaN: null stands for it."""
-    # json writes NaN and reads it again, and then asks what to make of it
-    finite = json.loads(json.dumps(numbers), parse_constant=lambda name: None)
-    return json.dumps(finite, indent=2) + "\n"
 
 
 @contextmanager
