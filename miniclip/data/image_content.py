@@ -122,7 +122,7 @@ def _opened(content: bytes, name: str) -> Iterator[Image.Image]:
     try:
         with Image.open(io.BytesIO(content)) as image:
             _check_size(image, name)
-            if "progressive" in image.info:
+            if image.format in ("JPEG", "MPO"):
                 _check_scans(content, name)
             yield image
     except BrokenImage:

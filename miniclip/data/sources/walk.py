@@ -153,14 +153,19 @@ def _entries_below(folder: Path, home: str) -> Iterator["os.DirEntry[str]"]:
             continue
         entered.add(real_path)
 
-        for entry in _visible_entries(path):
+        for entry in visible_entries(path):
             yield entry
             if os.path.isdir(entry.path):  # False for a link to itself
                 add = pending.appendleft if entry.is_symlink() else pending.append
                 add(entry.path)
 
 
-def _visible_entries(path: str) -> list["os.DirEntry[str]"]:
+def visible_entries(path: str | Path) -> list["os.DirEntry[str]"]:
+    """What a user put right into a folder.
+
+    Raises:
+        UserError: when it cannot be listed.
+    """
     try:
         with os.scandir(path) as entries:
             return [entry for entry in entries if is_visible(entry.name)]
