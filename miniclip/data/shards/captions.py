@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from miniclip.data.sources.caption_cells import captions_of_cell, checked_text
 from miniclip.data.sources.columns import CAPTION_COLUMNS
+from miniclip.data.sources.text_files import lines_of
 from miniclip.errors import UserError
 
 EVERY = "captions"
@@ -62,7 +63,7 @@ class CaptionReading(NamedTuple):
 
     def _of_text(self, content: bytes) -> list[str]:
         text = _text(content, ".txt")
-        lines = text.splitlines() if self.per_line else [text]
+        lines = lines_of(text) if self.per_line else [text]
         stripped = [checked_text(line.strip(), "the .txt") for line in lines]
         return [line for line in stripped if line]
 

@@ -9,7 +9,7 @@ from miniclip.data.images import ImageFiles
 from miniclip.data.sources.base import FolderSource
 from miniclip.data.sources.captions import Captions, seeded_split
 from miniclip.data.sources.part_folders import part_folders, tell_what_is_in_no_part
-from miniclip.data.sources.text_files import read_text
+from miniclip.data.sources.text_files import lines_of, read_text
 from miniclip.data.sources.walk import examples, images_of, visible_files
 from miniclip.data.split import Split
 from miniclip.errors import SettingError, UserError, counted
@@ -55,7 +55,7 @@ class Folder(FolderSource):
         captions: dict[str, list[str]] = {}
         for name in images:
             text = texts.get(os.path.splitext(name)[0])
-            lines = [] if text is None else read_text(folder / text).splitlines()
+            lines = [] if text is None else lines_of(read_text(folder / text))
             stripped = [line.strip() for line in lines]
             captions[name] = [line for line in stripped if line]
 

@@ -45,6 +45,11 @@ def read_text(path: Path) -> str:
         return file.read()
 
 
+def lines_of(text: str) -> list[str]:
+    """The lines of a text: `str.splitlines` also parts it at characters that captions may hold."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
 def _encoding(path: Path) -> str:
     with open(path, "rb") as file:
         head = file.read(HEAD_BYTES)

@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from miniclip.data.image_content import decode_without_torch
 from miniclip.deploy.index.reader import Entry, Found
 from miniclip.errors import BrokenImage
+from miniclip.files import replacing
 
 COLUMNS = 5
 CELL = 220
@@ -44,7 +45,8 @@ def draw_sheet(titles: Sequence[str], found: Found, path: Path) -> None:
             place = GAP + column * (CELL + GAP), top + HEADING + row * (CELL + CAPTION + GAP)
             _draw_card(sheet, place, float(score), entry)
         top += height
-    sheet.save(path, format="PNG")
+    with replacing(path, "wb") as file:
+        sheet.save(file, format="PNG")
 
 
 def _height(count: int, columns: int) -> int:

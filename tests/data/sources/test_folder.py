@@ -126,6 +126,12 @@ def test_a_folder_without_any_caption_is_refused_even_where_broken_images_are_sk
         folder_source(captioned_root, on_broken_image="skip", max_broken_fraction=1.0).datasets()
 
 
+def test_a_caption_may_hold_what_python_takes_for_line_ends(captioned_root: Path) -> None:
+    (captioned_root / "0.txt").write_bytes("one\u2028still one\x0cand one\r\ntwo\rthree\n".encode())
+    captions = [list(own) for part in folder_source(captioned_root).splits() for own in part.captions]
+    assert ["one\u2028still one\x0cand one", "two", "three"] in captions
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_captions_in_utf_8_and_utf_16(captioned_root: Path, encoding: str) -> None:
     (captioned_root / "0.txt").write_text("ein grüner Hügel 犬\n", encoding=encoding)
