@@ -27,6 +27,7 @@ from miniclip.provenance import sign
 from miniclip.runs import JsonlLogger, RunDirectory
 from miniclip.tokenizers import Tokenizer
 from miniclip.training import Trainer, TrainingSetup
+from miniclip.training.device import take_gpu
 from miniclip.training.reproducibility import seed_everything
 
 log = logging.getLogger(__name__)
@@ -42,8 +43,7 @@ def build(cfg: DictConfig, run: RunDirectory) -> tuple[Trainer, TrainingSetup, J
     config = typing.cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     run.write_config(OmegaConf.to_yaml(cfg, resolve=True))
     trainer: Trainer = make(cfg, "trainer")
-    if trainer.device.index is not None:  # what torch does on "cuda" is done on this one
-        torch.cuda.set_device(trainer.device)
+    take_gpu(trainer.device)
     source: DataSource = make(cfg, "data")
     with names_of(cfg, "data"):
         train_set, val_set, test_set = source.training_sets()

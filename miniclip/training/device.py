@@ -35,3 +35,9 @@ def find_device(name: str) -> torch.device:
         allowed = f"torch finds {counted(found, 'CUDA device')} here; use auto or cpu"
         raise SettingError("device", name, allowed)
     return device
+
+
+def take_gpu(device: torch.device) -> None:
+    """Have all that torch does on "cuda" from here on, streams and random numbers too, done on this GPU."""
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
