@@ -74,6 +74,8 @@ DATA_DEFAULTS = {"caption_noise": 0}
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     "miniclip.data.CSVTable": {"split_column": None},
+    "miniclip.data.Folder": {"part_words": "exact"},
+    "miniclip.data.ImageClasses": {"part_words": "exact"},
     "miniclip.losses.ClipLoss": {"gather": "global"},
     "miniclip.losses.SigLipLoss": {"gather": "global"},
     "miniclip.training.Trainer": {

@@ -36,7 +36,7 @@ MAX_PIXELS = 100_000_000
 MAX_SCANS = 100
 """So are more scans than this in one JPEG: a progressive one has ten, and each goes over all pixels."""
 
-MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
+MARKER = re.compile(rb"\xff([\x02-\xcf\xd8-\xfe])")
 """A marker in a JPEG's data, none of those that stand between its pixels."""
 
 START_OF_SCAN, END_OF_IMAGE = b"\xda", b"\xd9"

@@ -14,8 +14,8 @@ from miniclip.errors import UserError
 from miniclip.files import replace
 from miniclip.pretrained.target import check_target
 
-ASIDE, FORMER = ".aside", ".former"
-"""Where a former export is moved to, and what that is called once all of it is there."""
+ASIDE, FORMER, DONE = ".aside", ".former", ".done"
+"""Where a former export is moved to, what that is called once all of it is there, and once it can go."""
 
 LARGEST_DIFFERENCE = 1e-5
 """By which an element of an embedding may differ from ours."""
@@ -63,11 +63,13 @@ def export_folder(folder: Path, library: str, names: Iterable[str]) -> Iterator[
             with suppress(OSError):  # not empty
                 folder.rmdir()
         raise
-    shutil.rmtree(folder / FORMER)
+    (folder / FORMER).rename(folder / DONE)
+    shutil.rmtree(folder / DONE)
 
 
 def _recover(folder: Path, paths: Iterable[Path]) -> None:
     """Remove what an export that did not come to its end has written, and bring back the one before it."""
+    shutil.rmtree(folder / DONE, ignore_errors=True)
     if (folder / FORMER).is_dir():  # from then on a new one is written
         for path in paths:
             path.unlink(missing_ok=True)

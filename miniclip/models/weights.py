@@ -1,13 +1,14 @@
 """Files of a backbone's weights: found, read, and held against the architecture."""
 
 import hashlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from miniclip.errors import SettingError
+from miniclip.errors import SettingError, UserError
 from miniclip.files import located
 
 LAYERS = {
@@ -39,9 +40,10 @@ def digests_of_weights(config: dict[str, Any]) -> dict[str, str]:
     found = {}
     for tower in ("image", "text"):
         weights = config.get("encoder", {}).get(tower, {}).get("weights")
-        if isinstance(weights, str) and Path(located(weights)).is_file():
-            content = Path(located(weights)).read_bytes()
-            found[f"encoder.{tower}.weights"] = hashlib.sha256(content).hexdigest()[:16]
+        with suppress(UserError, OSError):  # what is not there any more has no hash
+            if isinstance(weights, str) and Path(located(weights)).is_file():
+                content = Path(located(weights)).read_bytes()
+                found[f"encoder.{tower}.weights"] = hashlib.sha256(content).hexdigest()[:16]
     return found
 
 

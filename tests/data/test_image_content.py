@@ -135,8 +135,9 @@ def test_a_jpeg_of_very_many_scans_is_not_decoded() -> None:
     whole = encoded(noise(), progressive=True)
     last_scan = whole[whole.rindex(b"\xff\xda") : whole.rindex(b"\xff\xd9")]
     assert decode(whole + last_scan * 200, "it", decode_size=64).shape == (3, 90, 120)  # behind its end
-    with pytest.raises(BrokenImage, match="has more than 100 scans"):
-        decode(whole[:-2] + last_scan * 200 + whole[-2:], "it", decode_size=64)
+    for scans in (last_scan * 200, (b"\xff\x01" + last_scan) * 200):  # also with a marker of no length
+        with pytest.raises(BrokenImage, match="has more than 100 scans"):
+            decode(whole[:-2] + scans + whole[-2:], "it", decode_size=64)
 
 
 def test_what_readers_raise_at_a_broken_image_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,6 +72,16 @@ def test_a_former_export_is_there_again_after_one_that_fails(tmp_path: Path, kil
     assert files_in(tmp_path) == before and len(list(tmp_path.iterdir())) == 3
 
 
+def test_a_new_export_stays_that_is_killed_while_it_clears_up(tmp_path: Path) -> None:
+    for name in NAMES:
+        (tmp_path / name).write_text(FORMER)
+    (tmp_path / ".done").mkdir()
+    (tmp_path / ".done" / NAMES[1]).write_text("old")
+    with pytest.raises(KeyboardInterrupt), export_folder(tmp_path, "transformers", NAMES):
+        raise KeyboardInterrupt
+    assert files_in(tmp_path) == dict.fromkeys(NAMES, FORMER) and len(list(tmp_path.iterdir())) == 2
+
+
 @pytest.mark.parametrize("content", ['{"database": "prod"}', "{", "[]"])
 def test_files_of_something_else_are_not_written_over(tmp_path: Path, content: str) -> None:
     (tmp_path / NAMES[0]).write_text(content)

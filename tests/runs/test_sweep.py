@@ -116,6 +116,12 @@ def test_what_is_done_says_that_its_data_have_changed(tmp_path: Path, place: str
         assert ("already" in done.stdout) == is_done
         assert (warning in done.stdout) == has_changed
 
+    weights.unlink()
+    shutil.rmtree(root)
+    done = train_in_process(*mode, *job)
+    if place == "hydra.run.dir":  # a sweep checks its jobs' settings first
+        assert done.returncode == 0 and "already" in done.stdout and "have changed" not in done.stdout
+
 
 @pytest.mark.long
 def test_a_job_without_memory_leaves_the_others_running(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ MOST_TEXT_BYTES = 2**22
 
 NO_CAPTION = "without a caption"
 NO_IMAGE = "without an image"
-REPEATED = "with the key of another sample"
+REPEATED = "with a key that another one has, too"
 DOTTED = "with a dot in its name, where a key ends at the first dot"
 LEADS_OUT = "with a name that leads out of the shard"
 BAD_CAPTION = "whose caption cannot be read"
@@ -66,7 +66,7 @@ class _Sample(NamedTuple):
 
 
 def _samples(path: Path, left_out: dict[str, tuple[int, str]]) -> dict[str, _Sample]:
-    """The members of each key, in the order of its first one; of several of one kind the first."""
+    """The members of each key, in the order of its first one; none of a key that is of several samples."""
     endings = readable_endings()
     samples: dict[str, _Sample] = {}
     repeated: dict[str, Counter[str]] = defaultdict(Counter)
@@ -93,11 +93,12 @@ def _samples(path: Path, left_out: dict[str, tuple[int, str]]) -> dict[str, _Sam
         sample = samples.get(key, _Sample())
         if getattr(sample, part) is None:
             samples[key] = sample._replace(**{part: member})
-        else:  # what belongs to another image must not go to this one
+        else:
             repeated[key][part] += 1
 
-    for key, parts in repeated.items():
-        for _ in range(max(parts.values())):
+    for key, parts in repeated.items():  # which caption is of which image, nothing tells
+        del samples[key]
+        for _ in range(1 + max(parts.values())):
             _leave_out(left_out, REPEATED, key)
     for key, names in dotted.items():
         # beside an image of the key it is one more file of that sample, a mask say

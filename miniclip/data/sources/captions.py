@@ -16,7 +16,7 @@ Captions = Mapping[str, Sequence[str]]
 """Image name, relative to the image folder, to its captions."""
 
 
-def group_by_image(rows: Iterable[tuple[str, str]], source: Path) -> Captions:
+def group_by_image(rows: Iterable[tuple[str, str]], source: object) -> Captions:
     """Gather (image name, caption) rows by image, in the order of first appearance.
 
     Rows without a caption are left out, with one warning.

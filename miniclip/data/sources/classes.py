@@ -12,7 +12,7 @@ from torch import Tensor
 
 from miniclip.data.images import ImageFiles, Images
 from miniclip.data.sources.base import FolderSource
-from miniclip.data.sources.part_folders import part_folders, tell_what_is_in_no_part
+from miniclip.data.sources.part_folders import PartWords, part_folders, tell_what_is_in_no_part
 from miniclip.data.sources.walk import examples, find_images, is_visible, name_below
 from miniclip.data.split import SEEDED_VAL, Split
 from miniclip.errors import BrokenImage, SettingError, counted
@@ -29,20 +29,23 @@ class ImageClasses(FolderSource):
     """A classification set of torchvision; nothing is downloaded.
 
     An image's only caption is the name of its class, with spaces for underscores. ImageFolder takes a
-    folder for each class, below `train`, `val` and `test` where there are such (`part_folders`). Of a set
-    without a validation part, as all the others are, a seeded fraction of the training part validates.
+    folder for each class, below `train`, `val` and `test` where there are such. Of a set without a
+    validation part, as all the others are, a seeded fraction of the training part validates.
 
     Args:
         dataset: torchvision's name of it.
+        part_words: what ImageFolder's parts may be called, as of `Folder`; "exact" knows `valid` and
+            `validation`, too, and takes `train` alone for a class.
         folder_settings: see `FolderSource`; torchvision looks for its own folder inside `root`.
 
     Raises:
         SettingError: when the files are not there.
     """
 
-    def __init__(self, *, dataset: ClassSet, **folder_settings: Any):
+    def __init__(self, *, dataset: ClassSet, part_words: PartWords = "exact", **folder_settings: Any):
         super().__init__(**folder_settings)
         self.dataset = dataset
+        self.part_words = part_words
 
     def splits(self) -> tuple[Split, ...]:
         try:
@@ -66,9 +69,11 @@ class ImageClasses(FolderSource):
         if self.dataset != "ImageFolder":
             return {part: self._part(part) for part in ("train", "test")}
 
-        folders = part_folders(self.root)
+        exact = ("train", "val", "valid", "validation", "test")
+        folders = part_folders(self.root, self.part_words, exact=exact)
         train = folders.get("train")
-        if train is None or not (len(folders) > 1 or _holds_classes(train, self.root)):
+        is_part = len(folders) > 1 or (self.part_words == "usual" and _holds_classes(train, self.root))
+        if train is None or not is_part:
             return {"train": ClassFolders(self.root, root=self.root)}
         tell_what_is_in_no_part(self.root, folders.values())
         names = {part: folder.name.lower() if part == "val" else part for part, folder in folders.items()}
@@ -107,9 +112,9 @@ class ImageClasses(FolderSource):
         )
 
 
-def _holds_classes(folder: Path, root: Path) -> bool:
+def _holds_classes(folder: Path | None, root: Path) -> bool:
     """Whether a folder holds folders with images in them, and is no class itself."""
-    return any("/" in name for name in find_images(folder, root=root))
+    return folder is not None and any("/" in name for name in find_images(folder, root=root))
 
 
 class ClassFolders:

@@ -4,11 +4,12 @@ import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from miniclip.data.images import ImageFiles
 from miniclip.data.sources.base import FolderSource
 from miniclip.data.sources.captions import Captions, seeded_split
-from miniclip.data.sources.part_folders import part_folders, tell_what_is_in_no_part
+from miniclip.data.sources.part_folders import PartWords, part_folders, tell_what_is_in_no_part
 from miniclip.data.sources.text_files import lines_of, read_text
 from miniclip.data.sources.walk import examples, images_of, visible_files
 from miniclip.data.split import Split
@@ -20,12 +21,20 @@ log = logging.getLogger(__name__)
 class Folder(FolderSource):
     """`dog.jpg` and `dog.txt` side by side, anywhere below one folder; one caption per line.
 
-    With folders `train` and `val` or `test` inside, or what else these are called (`part_folders`), they
-    are the splits.
+    With folders `train` and `val` or `test` inside, these are the splits.
+
+    Args:
+        part_words: what they may be called: "usual", as in `training` and `Valid`, or "exact", as above.
+            Configs from before this setting meant that.
+        folder_settings: see `FolderSource`.
     """
 
+    def __init__(self, *, part_words: PartWords = "exact", **folder_settings: Any):
+        super().__init__(**folder_settings)
+        self.part_words = part_words
+
     def splits(self) -> tuple[Split, ...]:
-        parts = part_folders(self.root)
+        parts = part_folders(self.root, self.part_words, exact=("train", "val", "test"))
         if self.eval_split is None:  # configs of before this setting took no notice of a folder test
             parts.pop("test", None)
         if "train" not in parts or len(parts) == 1:

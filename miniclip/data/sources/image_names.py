@@ -68,6 +68,7 @@ class _Tree:
         self.root = root
         self.home = os.path.realpath(root)
         self._listings: dict[str, _Listing] = {}
+        self._real_folders: dict[str, str] = {}
 
     def below(self, name: str) -> str:
         """A name relative to the folder, without steps in it, so that each file has one.
@@ -76,11 +77,13 @@ class _Tree:
         """
         if not (name.startswith(("/", ".")) or "/." in name or "//" in name or os.path.isabs(name)):
             return name
-        path = os.path.normpath(name)
-        for home in (self.home, os.path.abspath(self.root)):
-            if path.startswith(home + os.sep):
-                return path[len(home) + 1 :]
-        return name if path in (".", "") else path
+        folder, file = os.path.split(os.path.join(self.home, name))
+        if "\0" in folder:
+            return name
+        if folder not in self._real_folders:
+            self._real_folders[folder] = os.path.realpath(folder)
+        path = os.path.join(self._real_folders[folder], file)
+        return path[len(self.home) + 1 :] if path.startswith(self.home + os.sep) else name
 
     def holds(self, name: str) -> bool:
         """Whether there is a file of exactly this name.

@@ -44,10 +44,17 @@ def read_json_rows(path: Path, names: ColumnNames | None = None) -> Iterator[Tab
                 f"{where}: {columns.image} is {shortened(name)}, not the name of an image file."
             )
         checked_text(name, where)
-        part = None if columns.split is None else str(row.get(columns.split, ""))
+        part = _part(row, names)
         for key in columns.captions:
             for caption in captions_of_cell(row.get(key), where):
                 yield TableRow(name, caption, part)
+
+
+def _part(row: dict[str, Any], names: ColumnNames | None) -> str | None:
+    """What names a row's part; not each need have it."""
+    wanted = None if names is None or names.split is None else names.split.casefold()
+    value = next((value for key, value in row.items() if key.strip().casefold() == wanted), None)
+    return None if value is None else str(value)
 
 
 def read_keys(path: Path) -> list[str]:

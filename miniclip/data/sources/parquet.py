@@ -34,7 +34,7 @@ BYTES_OF_LETTER = 4
 class Parquet(FolderSource):
     """Files `train-*.parquet`, `validation-*.parquet` and `test-*.parquet` with images and captions.
 
-    An underscore or a dot may stand for the dash, and the usual other words (`PARTS`) for these.
+    The usual other words (`PARTS`) may stand for these; what is called otherwise is told and left out.
 
     Images are bytes, or names of files beside the table. Files of one part alone are divided by their
     column `split`. Encoded images stay in memory.
@@ -107,7 +107,7 @@ class Parquet(FolderSource):
     def _files(self, words: Sequence[str]) -> list[Path]:
         for folder in self._folders():
             for word in words:
-                pattern = re.compile(rf"{word}([-_.].*)?", re.IGNORECASE)
+                pattern = re.compile(rf"{word}(-.*)?", re.IGNORECASE)
                 files = [path for path in _parquet_files(folder) if pattern.fullmatch(path.stem)]
                 if files:
                     _tell_missing_shards(files)

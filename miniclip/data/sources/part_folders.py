@@ -4,21 +4,36 @@ import logging
 import os
 from collections.abc import Collection
 from pathlib import Path
+from typing import Literal
 
-from miniclip.data.sources.rows import PARTS
+from miniclip.data.sources.rows import PART_OF_WORD
 from miniclip.data.sources.walk import examples, find_images, readable_endings, visible_entries
 
 log = logging.getLogger(__name__)
 
 
-def part_folders(root: Path) -> dict[str, Path]:
+PartWords = Literal["usual", "exact"]
+"""What a folder of a part may be called: a word of `PARTS` in any case, or a source's own words alone."""
+
+ORDER = ("train", "training", "val", "valid", "validation", "dev", "test", "testing")
+"""Of two folders for one part the first counts."""
+
+
+def part_folders(root: Path, words: PartWords, *, exact: Collection[str]) -> dict[str, Path]:
     """The folders inside `root` that are its parts, "train", "val" and "test", by what they are called.
 
-    The usual words of `PARTS` count in any case; of two for one part the first of them.
+    Args:
+        exact: the words of "exact", as folders of these very names.
     """
-    folders = {entry.name.lower(): Path(entry.path) for entry in _in_order(root) if entry.is_dir()}
-    found = {part: [folders[word] for word in words if word in folders] for part, words in PARTS.items()}
-    return {part: own[0] for part, own in found.items() if own}
+    by_name = {entry.name: Path(entry.path) for entry in _in_order(root) if entry.is_dir()}
+    if words == "usual":
+        by_name = {name.lower(): path for name, path in by_name.items()}
+
+    found: dict[str, Path] = {}
+    for word in ORDER if words == "usual" else [word for word in ORDER if word in exact]:
+        if word in by_name:
+            found.setdefault(PART_OF_WORD[word], by_name[word])
+    return found
 
 
 def tell_what_is_in_no_part(root: Path, parts: Collection[Path]) -> None:

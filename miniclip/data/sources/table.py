@@ -86,7 +86,7 @@ class CSVTable(DataSource):
             return self._split("train", train, self.train_root), self._split("val", val, self.val_root)
 
         parts = {
-            part: self._captions(rows, self.train_csv, self.train_root)
+            part: self._captions(rows, f"{self.train_csv} ({part})", self.train_root)
             for part, rows in self._rows_of_parts().items()
         }
         if "val" not in parts:
@@ -98,12 +98,16 @@ class CSVTable(DataSource):
     def _rows_of_parts(self) -> dict[str, Iterable[TableRow]]:
         """The rows of the one table by the parts that a column names; all of them train without one."""
         rows = self._rows(self.train_csv)
-        first = next(rows, None)
-        if first is None or first.part is None:
-            return {"train": rows if first is None else chain([first], rows)}
+        if self.train_csv.suffix.lower() not in JSON_ENDINGS:
+            first = next(rows, None)
+            if first is None or first.part is None:  # nor has any other row
+                return {"train": rows if first is None else chain([first], rows)}
+            rows = chain([first], rows)
 
-        every = [first, *rows]
-        places = rows_by_part([row.part for row in every], self.train_csv)
+        every = list(rows)
+        if all(row.part is None for row in every):
+            return {"train": every}
+        places = rows_by_part([row.part or "" for row in every], self.train_csv)
         if places is None:
             return {"train": every}
         return {part: [every[row] for row in own] for part, own in places.items()}
@@ -113,7 +117,7 @@ class CSVTable(DataSource):
             return read_json_rows(table, self.columns)
         return read_rows(table, self.columns, separator=self.separator)
 
-    def _captions(self, rows: Iterable[TableRow], table: Path, root: Path) -> Captions:
+    def _captions(self, rows: Iterable[TableRow], table: object, root: Path) -> Captions:
         """Captions by file, so that two ways to write one name cannot part an image from itself."""
         return by_file(
             group_by_image((row[:2] for row in rows), table), root, skips_missing=self.skips_broken

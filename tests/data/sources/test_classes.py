@@ -95,16 +95,19 @@ def test_parts_are_no_classes(
     if val is not None:
         copy_images(picture_folder, classes / val / "cat", range(2))
     is_part = val in ("Val", "dev")
-    source = ImageClasses(dataset="ImageFolder", root=str(classes), **MEASURED)
+    source = ImageClasses(dataset="ImageFolder", root=str(classes), part_words="usual", **MEASURED)
     measured = {str(val).lower(): 2} if is_part else {"seeded val": 3}
     assert {n: len(ids) for n, ids in part_ids(source).items()} == {
         "train": 12 if is_part else 9,
         **measured,
     }
     assert labels(source) == {"cat", "sea lion"}
+    if val is None:  # as configs of before have it
+        assert labels(image_classes(classes)) == {"train"}
     assert ("the images beside them are left out: holdout." in caplog.text) == (val == "holdout")
 
 
 def test_a_class_may_be_called_train(classes: Path, picture_folder: Path) -> None:
     copy_images(picture_folder, classes / "train", range(3))
-    assert labels(image_classes(classes)) == {"cat", "sea lion", "train"}
+    source = ImageClasses(dataset="ImageFolder", root=str(classes), part_words="usual", **SEEDED)
+    assert labels(source) == {"cat", "sea lion", "train"}

@@ -40,11 +40,25 @@ def test_parts_have_several_names_and_what_lies_beside_them_is_told(
         for ending in (".jpg", ".txt"):
             (captioned_root / name).mkdir(exist_ok=True)
             (captioned_root / f"{index}{ending}").rename(captioned_root / name / f"{index}{ending}")
-    splits = folder_source(captioned_root, eval_split="val").splits()
+    splits = folder_source(captioned_root, eval_split="val", part_words="usual").splits()
     expected = {"train": 6, "val": 2} if names[2] is None else {"train": 6, "val": 2, "test": 2}
     assert {split.name: len(split) for split in splits} == expected
     beside = "extra" if names[2] is not None else "10.jpg, 4.jpg, extra"
     assert f"the images beside them are left out: {beside}." in caplog.text
+
+
+def test_a_config_of_before_knows_parts_by_their_own_names_alone(captioned_root: Path) -> None:
+    for index in range(12):
+        name = ("train", "train", "valid")[index % 3]
+        for ending in (".jpg", ".txt"):
+            (captioned_root / name).mkdir(exist_ok=True)
+            (captioned_root / f"{index}{ending}").rename(captioned_root / name / f"{index}{ending}")
+    assert [split.name for split in folder_source(captioned_root).splits()] == ["train", "seeded val"]
+    (captioned_root / "valid").rename(captioned_root / "val")
+    for words in ("usual", "exact"):
+        (captioned_root / "validation").mkdir(exist_ok=True)
+        _, val = folder_source(captioned_root, part_words=words).splits()
+        assert (val.name, len(val)) == ("val", 4)
 
 
 def test_an_image_without_its_text_is_named(root: Path, picture_folder: Path) -> None:

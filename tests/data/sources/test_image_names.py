@@ -45,6 +45,9 @@ def test_the_file_that_a_name_means(root: Path, name: str, file: str) -> None:
 def test_a_path_is_the_name_that_it_ends_in(root: Path) -> None:
     for name in (f"{root}/sub/1.jpg", f"{root}//sub/./1.jpg", "sub/../sub/1.jpg", f"{root}/SUB/1.jpg"):
         assert find_images(root, [name], skips_missing=False) == {name: "sub/1.jpg"}
+    (root.parent / "link").symlink_to(root)
+    for name in ("../images/0.jpg", f"{root.parent}/link/0.jpg"):
+        assert find_images(root, [name], skips_missing=False) == {name: "0.jpg"}
     with pytest.raises(UserError, match=r"is missing\. The nearest file is sub/1\.jpg"):
         find_images(root, [f"{root}/sub/2.jpg"], skips_missing=False)
     assert len(find_images(root, [f"{root}/sub/2.jpg"], skips_missing=True)) == 1

@@ -86,19 +86,17 @@ def test_parquet(root: Path, picture_folder: Path, lists: bool, plain: bool, val
     assert len(datasets(source)[0].split.captions[0]) == (5 if lists else 1)
 
 
-@pytest.mark.parametrize("dash", ["_", "."])
-def test_files_of_parts_are_found_and_others_told(
-    root: Path, picture_folder: Path, dash: str, caplog: pytest.LogCaptureFixture
+def test_files_of_no_part_are_told(
+    root: Path, picture_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    write_parquet(root / f"train{dash}0.parquet", picture_folder, range(5))
-    write_parquet(root / f"Train{dash}1.parquet", picture_folder, range(5, 8))
-    write_parquet(root / f"val{dash}0.parquet", picture_folder, range(8, 12))
-    write_parquet(root / "trainer.parquet", picture_folder, range(12))
+    write_parquet(root / "Train-0.parquet", picture_folder, range(8))
+    write_parquet(root / "val.parquet", picture_folder, range(8, 12))
+    write_parquet(root / "train_0.parquet", picture_folder, range(12))
     source = data.Parquet(
         root=str(root), image_column=None, caption_column=None, class_column=None, **SEEDED
     )
     assert sizes(source) == ("val", 8, 4)
-    assert "parquet files of no part are left out: trainer.parquet." in caplog.text
+    assert "parquet files of no part are left out: train_0.parquet." in caplog.text
 
 
 def test_parquet_rows_without_a_caption_are_left_out_aloud(

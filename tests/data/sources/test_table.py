@@ -87,6 +87,18 @@ def test_a_column_split_divides_one_table(
     assert {part: len(own) for part, own in as_before.items()} == {"train": 6, "seeded val": 6}
 
 
+def test_objects_need_not_all_name_their_part(
+    tmp_path: Path, picture_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    parts: list[dict[str, Any]] = [{}, *[{"Split": "train"}] * 3, *[{"Split": "val"}] * 2, {"Split": None}]
+    lines = [json.dumps({"image": f"{row}.jpg", "caption": "c", **own}) for row, own in enumerate(parts)]
+    table = written(tmp_path, "t.jsonl", "\n".join(lines))
+    one: dict[str, Any] = {"val_csv": None, "val_root": None, "split_column": "split"}
+    ids = part_ids(csv_source(picture_folder, table, **one))
+    assert ids == {"train": ["1.jpg", "2.jpg", "3.jpg"], "val": ["4.jpg", "5.jpg"]}
+    assert "rows of other splits are left out:  2." in caplog.text
+
+
 def test_a_column_split_without_validation_rows_has_a_seeded_part(
     tmp_path: Path, picture_folder: Path
 ) -> None:
