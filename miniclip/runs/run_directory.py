@@ -179,8 +179,8 @@ class RunDirectory(RunFiles):
         device: torch.device,
         data: dict[str, Any],
         *,
-        weights: dict[str, str] | None = None,
-        optimizer: dict[str, Any] | None = None,
+        weights: dict[str, str],
+        optimizer: dict[str, Any],
     ) -> None:
         """Record versions, machine, git revision, what identifies data and weights, and who trains what."""
         facts = {**environment(device), "data": data, "weights": weights, "optimizer": optimizer}
