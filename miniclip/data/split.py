@@ -1,6 +1,7 @@
 """Parts of a data set before any transform: names, images and captions."""
 
 import hashlib
+import logging
 import random
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -9,6 +10,9 @@ import numpy as np
 
 from miniclip.data.images import ConcatImages, Images, ImageSubset
 from miniclip.data.text_arrays import StringArray, StringListArray
+from miniclip.errors import counted
+
+log = logging.getLogger(__name__)
 
 SEEDED_VAL = "seeded val"
 """Name of a validation part that nobody published."""
@@ -114,3 +118,17 @@ def seeded_rows(count: int, *, fraction: float, seed: int) -> tuple[list[int], l
     random.Random(seed).shuffle(rows)
     num_apart = round(count * fraction)
     return sorted(rows[num_apart:]), sorted(rows[:num_apart])
+
+
+def labels_of(part: str, labels: Iterable[str]) -> StringArray | None:
+    """The classes of a part's images; None, and a warning if some have one, where not all have."""
+    labels = StringArray.of(labels)
+    num_labeled = int((labels.ends > labels.starts).sum())
+    if num_labeled == len(labels):
+        return labels
+    if num_labeled:
+        total = counted(len(labels), "image")
+        log.warning(
+            "%s: %d of %s have a class, so that none is taken to have one.", part, num_labeled, total
+        )
+    return None

@@ -1,7 +1,9 @@
 """Folders of exports: whole or not there, of one format, and held against the library that reads them."""
 
 import re
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -72,14 +74,26 @@ def test_a_former_export_is_there_again_after_one_that_fails(tmp_path: Path, kil
     assert files_in(tmp_path) == before and len(list(tmp_path.iterdir())) == 3
 
 
-def test_a_new_export_stays_that_is_killed_while_it_clears_up(tmp_path: Path) -> None:
+def test_a_new_export_stays_that_is_killed_while_it_clears_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in NAMES:
         (tmp_path / name).write_text(FORMER)
-    (tmp_path / ".done").mkdir()
-    (tmp_path / ".done" / NAMES[1]).write_text("old")
+
+    def killed(folder: Path, **settings: Any) -> None:
+        raise KeyboardInterrupt
+
+    new = dict.fromkeys(NAMES, '{"model_type": "vision-text-dual-encoder", "is": "new"}')
+    with monkeypatch.context() as patched:
+        with pytest.raises(KeyboardInterrupt), export_folder(tmp_path, "transformers", NAMES):
+            for name, content in new.items():
+                (tmp_path / name).write_text(content)
+            patched.setattr(shutil, "rmtree", killed)
+    assert files_in(tmp_path) == new
+
     with pytest.raises(KeyboardInterrupt), export_folder(tmp_path, "transformers", NAMES):
         raise KeyboardInterrupt
-    assert files_in(tmp_path) == dict.fromkeys(NAMES, FORMER) and len(list(tmp_path.iterdir())) == 2
+    assert files_in(tmp_path) == new and len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.parametrize("content", ['{"database": "prod"}', "{", "[]"])

@@ -1,27 +1,10 @@
 """The classes of images in shards, by the names that a file gives to their numbers."""
 
-import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from miniclip.data.text_arrays import StringArray, StringListArray
+from miniclip.data.text_arrays import StringListArray
 from miniclip.errors import SettingError, UserError, counted
-
-log = logging.getLogger(__name__)
-
-
-def labels_of(part: str, labels: Iterable[str]) -> StringArray | None:
-    """The classes of a part's images; None, and a warning if some have one, where not all have."""
-    labels = StringArray.of(labels)
-    num_labeled = int((labels.ends > labels.starts).sum())
-    if num_labeled == len(labels):
-        return labels
-    if num_labeled:
-        total = counted(len(labels), "image")
-        log.warning(
-            "%s: %d of %s have a class, so that none is taken to have one.", part, num_labeled, total
-        )
-    return None
 
 
 def read_class_names(path: Path) -> list[str]:

@@ -8,9 +8,8 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from miniclip.data.images import ImageBytes
-from miniclip.data.shards.classes import labels_of
 from miniclip.data.sources.image_cells import EncodedImages
-from miniclip.data.split import SEEDED_VAL, Split
+from miniclip.data.split import SEEDED_VAL, Split, labels_of
 from miniclip.errors import UserError, counted
 
 log = logging.getLogger(__name__)

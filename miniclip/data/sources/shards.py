@@ -10,7 +10,7 @@ import numpy as np
 
 from miniclip.data.shards.cache import ShardCache
 from miniclip.data.shards.captions import CaptionReading
-from miniclip.data.shards.classes import labels_of, named, read_class_names
+from miniclip.data.shards.classes import named, read_class_names
 from miniclip.data.shards.images import ShardImages, TarContents
 from miniclip.data.shards.left_out import LeftOut, merged
 from miniclip.data.shards.opening import OpenedShard, open_local
@@ -21,7 +21,7 @@ from miniclip.data.sources.base import DataSource
 from miniclip.data.sources.checks import check_val_fraction, existing_path
 from miniclip.data.sources.rows import PARTS
 from miniclip.data.sources.walk import examples
-from miniclip.data.split import SEEDED_VAL, Split
+from miniclip.data.split import SEEDED_VAL, Split, labels_of
 from miniclip.data.text_arrays import StringArray, StringListArray
 from miniclip.errors import SettingError, above_zero, at_least
 
