@@ -84,11 +84,14 @@ def test_a_new_export_stays_that_is_killed_while_it_clears_up(
         raise KeyboardInterrupt
 
     new = dict.fromkeys(NAMES, '{"model_type": "vision-text-dual-encoder", "is": "new"}')
-    with monkeypatch.context() as patched:
-        with pytest.raises(KeyboardInterrupt), export_folder(tmp_path, "transformers", NAMES):
-            for name, content in new.items():
-                (tmp_path / name).write_text(content)
-            patched.setattr(shutil, "rmtree", killed)
+    with (
+        monkeypatch.context() as patched,
+        pytest.raises(KeyboardInterrupt),
+        export_folder(tmp_path, "transformers", NAMES),
+    ):
+        for name, content in new.items():
+            (tmp_path / name).write_text(content)
+        patched.setattr(shutil, "rmtree", killed)
     assert files_in(tmp_path) == new
 
     with pytest.raises(KeyboardInterrupt), export_folder(tmp_path, "transformers", NAMES):
