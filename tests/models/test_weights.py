@@ -7,7 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from miniclip.errors import SettingError
-from miniclip.models.weights import existing_file, fitting_state, read_state, with_names_of_timm
+from miniclip.models.weights import (
+    digests_of_weights,
+    existing_file,
+    fitting_state,
+    read_state,
+    with_names_of_timm,
+)
 
 
 def backbone(num_classes: int = 2) -> nn.Module:
@@ -99,3 +105,14 @@ def test_other_states_keep_their_names(efficientnet: nn.Module) -> None:
     for model in (backbone(), efficientnet):
         with pytest.raises(SettingError, match="not a state dict of small"):
             fitting_state(with_names_of_timm(strange, model), "x.pt", model, "small", "head")
+
+
+def test_weights_are_known_by_a_hash_while_they_are_there(tmp_path: Path) -> None:
+    path = tmp_path / "w.pt"
+    config = {"encoder": {"image": {"weights": str(path)}, "text": {"weights": "package:not_there/w.pt"}}}
+    assert digests_of_weights(config) == {}
+    found = []
+    for content in (b"one", b"two", b"one"):
+        path.write_bytes(content)
+        found.append(digests_of_weights(config)["encoder.image.weights"])
+    assert found[0] == found[2] != found[1]
