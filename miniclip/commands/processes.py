@@ -17,6 +17,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
+from miniclip.commands.slurm import tell_of_separate_tasks
 from miniclip.errors import UserError
 from miniclip.stop_signals import stop_signals
 
@@ -71,8 +72,11 @@ def words_of_several(words: Sequence[str]) -> list[str]:
     Raises:
         UserError: for a sweep, whose jobs the processes of torchrun cannot share.
     """
-    own = None if _is_of_submitit() else place()
+    if _is_of_submitit():
+        return list(words)
+    own = place()
     if own is None:
+        tell_of_separate_tasks()
         return list(words)
     if {"-m", "--multirun"} & set(words):
         raise UserError(

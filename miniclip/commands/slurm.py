@@ -1,4 +1,4 @@
-"""Slurm: a job whose time is up is queued again, if it would then go on."""
+"""Slurm: a job whose time is up is queued again, if it would then go on; tasks apart are told."""
 
 import os
 import shutil
@@ -39,6 +39,16 @@ def requeued(words: Sequence[str]) -> bool:
         return False
     _tell(f"Slurm's job {job} is queued again.")
     return True
+
+
+def tell_of_separate_tasks() -> None:
+    """Tell where srun has started several tasks, which it does not make one run of."""
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
+    if tasks != "1" and os.environ.get("SLURM_PROCID") == "0":
+        _tell(
+            f"srun started {tasks} tasks, each of which trains a run of its own. To train one run on all "
+            "of them let srun start one task a node, and that torchrun: see docs/scaling.md"
+        )
 
 
 def _job_id() -> str | None:

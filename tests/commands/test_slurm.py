@@ -1,9 +1,10 @@
-"""A Slurm job whose time is up, with a controller that is a script."""
+"""A Slurm job whose time is up, with a controller that is a script, and its tasks."""
 
 from pathlib import Path
 
 import pytest
 
+from miniclip.commands.processes import words_of_several
 from miniclip.commands.slurm import requeued
 
 GOES_ON = ["trainer.resume=auto"]
@@ -61,3 +62,28 @@ def test_outside_of_slurm_nothing_is_done(
     monkeypatch.delenv("SLURM_JOB_ID")
     assert not requeued(GOES_ON)
     assert told(controller) == capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("variables", "is_told"),
+    [
+        ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "0"}, True),
+        ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "1"}, False),  # once is enough
+        ({"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, False),
+        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, False),  # a batch script, which is one process
+        ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "0", "RANK": "0", "WORLD_SIZE": "2"}, False),
+        ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "0", "SUBMITIT_EXECUTOR": "slurm"}, False),
+    ],
+)
+def test_tasks_of_srun_that_train_apart_are_told(
+    variables: dict[str, str],
+    is_told: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_NTASKS", "RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert words_of_several(["seed=1"]) == ["seed=1"]
+    assert ("4 tasks" in capsys.readouterr().err) == is_told

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from miniclip.data.sources.caption_files import read_coco, read_karpathy
-from miniclip.data.sources.photographs import PARTS, Photographs, holds_jpegs
+from miniclip.data.sources.photographs import PARTS, Photographs, holds_jpegs, only_one
 from miniclip.data.split import Split
 from miniclip.errors import SettingError
 
@@ -47,7 +47,7 @@ class CocoCaptions(Photographs):
         parts, images = {}, {"train": train_folder}
         # captions may lie anywhere below the root, as the archives of years have them
         for part in ("train", "val"):
-            path = next(iter(sorted(self.root.glob(f"**/captions_{part}{year}.json"))), None)
+            path = only_one(self.root.glob(f"**/captions_{part}{year}.json"))
             if path is not None:
                 parts[part] = read_coco(path)
 

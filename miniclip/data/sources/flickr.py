@@ -59,11 +59,16 @@ class Flickr(Photographs):
         if hugging_face is not None:
             return read_hugging_face(hugging_face)
 
-        lists = {part: self._find(file) for part, file in self.split_lists.items()}
-        if lists.get("train") is None or lists.get("val") is None:
+        found = {part: self._find(file) for part, file in self.split_lists.items()}
+        lists = {part: path for part, path in found.items() if path is not None}
+        if not lists:
             return {}
+        if "train" not in lists:
+            names = ", ".join(path.name for path in lists.values())
+            wanted = f"holds {names} without {self.split_lists['train']}; add it, or take them away"
+            raise SettingError("root", self.root, wanted)
         captions = self._captions()  # of all parts, in one file
-        return {part: self._listed(captions, path) for part, path in lists.items() if path is not None}
+        return {part: self._listed(captions, path) for part, path in lists.items()}
 
     def _listed(self, captions: Captions, path: Path) -> Captions:
         names = read_text(path).split()

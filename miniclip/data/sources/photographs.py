@@ -1,6 +1,7 @@
 """What the sets of photographs have in common: one folder, and a split that somebody published."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -8,7 +9,9 @@ from miniclip.data.sources.base import FolderSource
 from miniclip.data.sources.captions import Captions, seeded_split, split_of_files
 from miniclip.data.sources.walk import is_visible
 from miniclip.data.split import Split
-from miniclip.errors import SettingError
+from miniclip.errors import SettingError, counted
+
+log = logging.getLogger(__name__)
 
 PARTS = ("train", "val", "test")
 
@@ -35,6 +38,9 @@ class Photographs(FolderSource):
         """
         if not parts.get("train"):
             raise SettingError("root", self.root, "holds a published split without training images")
+        for part in parts.keys() - set(PARTS):
+            num_images = counted(len(parts[part]), "image")
+            log.warning("Left out %s of the part %r: parts are %s.", num_images, part, ", ".join(PARTS))
 
         if not parts.get("val"):
             train, val = seeded_split(parts["train"], val_fraction=self.val_fraction, seed=self.split_seed)
@@ -48,7 +54,15 @@ class Photographs(FolderSource):
     def _find(self, name: str) -> Path | None:
         """A file of the root or of a folder in it, as the archives of texts have one."""
         path = self.root / name
-        return path if path.is_file() else next(iter(sorted(self.root.glob(f"*/{name}"))), None)
+        return path if path.is_file() else only_one(self.root.glob(f"*/{name}"))
+
+
+def only_one(paths: Iterable[Path]) -> Path | None:
+    """The first of some files by name, None where there are none; others are told, as they are not read."""
+    found = sorted(paths)
+    for other in found[1:]:
+        log.warning("%s is not read, as %s is there, too.", other, found[0])
+    return found[0] if found else None
 
 
 def holds_jpegs(folder: Path) -> bool:

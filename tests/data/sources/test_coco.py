@@ -85,3 +85,15 @@ def test_coco_in_a_folder_images_and_of_the_year_with_images(tmp_path: Path, pic
     shutil.rmtree(root / "images")
     with pytest.raises(SettingError, match=r"train2017, train2014"):
         part_ids(CocoCaptions(root=str(root), **MEASURED))
+
+
+def test_a_second_captions_file_of_a_year_is_told(
+    tmp_path: Path, picture_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = tmp_path / "coco"
+    names = copy_images(picture_folder, root / "train2014", range(8))
+    coco_json(root / "annotations/captions_train2014.json", names)
+    coco_json(root / "cleaned/captions_train2014.json", names[:4])
+    found = part_ids(CocoCaptions(root=str(root), **MEASURED))
+    assert sum(map(len, found.values())) == 8
+    assert f"{root}/cleaned/captions_train2014.json is not read" in caplog.text

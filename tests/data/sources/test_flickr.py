@@ -118,6 +118,40 @@ def test_flickr8k_split_lists(root: Path, picture_folder: Path) -> None:
     assert sizes(data.Flickr8k(root=str(root), eval_split="test", **SEEDED)) == ("test", 7, 1)
 
 
+@pytest.mark.parametrize(("given", "parts"), [("train", ["train", "seeded val"]), ("test", None)])
+def test_some_of_the_split_lists_alone(
+    given: str, parts: list[str] | None, tmp_path: Path, picture_folder: Path
+) -> None:
+    flickr8k(tmp_path, picture_folder, lists=True)
+    for part in {"train", "dev", "test"} - {given, "test"}:
+        (tmp_path / f"Flickr8k_text/Flickr_8k.{part}Images.txt").unlink()
+    source = Flickr8k(root=str(tmp_path), **MEASURED)
+    if parts is None:
+        with pytest.raises(SettingError, match=r"testImages\.txt without Flickr_8k\.trainImages\.txt"):
+            part_ids(source)
+        return
+    found = part_ids(source)
+    assert list(found) == [*parts, "test"]
+    assert found["test"] == ["9.jpg"]  # neither trained on nor in the seeded part
+
+
+def test_images_of_an_unknown_part_are_left_out_aloud(
+    flickr_root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = [
+        {
+            "filename": f"{i}.jpg",
+            "split": "validation" if i < 2 else "train",
+            "sentences": [{"raw": f"raw {i}"}],
+        }
+        for i in range(12)
+    ]
+    (flickr_root / "dataset_flickr30k.json").write_text(json.dumps({"images": images}))
+    found = part_ids(Flickr30k(root=str(flickr_root), **MEASURED))
+    assert sum(map(len, found.values())) == 10
+    assert "Left out 2 images of the part 'validation'" in caplog.text
+
+
 def flickr8k(root: Path, pictures: Path, *, lists: bool) -> None:
     copy_images(pictures, root / "Flicker8k_Dataset", range(10))
     texts = root / "Flickr8k_text"
