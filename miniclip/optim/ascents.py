@@ -10,13 +10,13 @@ from miniclip.errors import at_least, in_range
 
 
 class Ascents:
-    """The steps with a perturbation: every k-th, from a fraction of the run on, each with a probability.
+    """The steps with a perturbation: from a fraction of the run on every k-th, each with a probability.
 
     What is drawn is a function of torch's seed at the time this is made and of the step's number, and is
     part of the state.
 
     Args:
-        interval: steps per perturbation.
+        interval: steps per perturbation, counted from the first one.
         start_fraction: fraction of the run before the first one.
         probability: of a perturbation in each step that is left by both.
 
@@ -34,14 +34,14 @@ class Ascents:
         self.seed = torch.initial_seed()
         self._draws = np.empty(0)
 
-    def include(self, step: int, *, fraction_done: float) -> bool:
+    def include(self, step: int, *, first: int) -> bool:
         """Whether the weights are perturbed in a step.
 
         Args:
             step: how many steps were taken before.
-            fraction_done: fraction of the run that is over.
+            first: the same of the step that has begun; see `has_begun`.
         """
-        is_due = step % self.interval == 0 and self.has_begun(fraction_done)
+        is_due = (step - first) % self.interval == 0
         return is_due and (self.probability == 1 or bool(self._drawn(step + 1)[step]))
 
     def has_begun(self, fraction_done: float) -> bool:
@@ -51,12 +51,8 @@ class Ascents:
         """Perturbations in the first steps of a run of a total of so many."""
         first = self._first_step(total)
         if self.probability == 1:
-            # multiples of the interval below each
-            return max(0, math.ceil(steps / self.interval) - math.ceil(first / self.interval))
-
-        due = np.arange(steps) % self.interval == 0
-        due[:first] = False
-        return int((due & self._drawn(steps)).sum())
+            return max(0, math.ceil((steps - first) / self.interval))
+        return int(self._drawn(steps)[first :: self.interval].sum())
 
     def state_dict(self) -> dict[str, Any]:
         return {} if self.probability == 1 else {"seed": self.seed}
@@ -66,7 +62,7 @@ class Ascents:
         self._draws = np.empty(0)
 
     def _first_step(self, total: int) -> int:
-        """The first step of a run that `include` sees begun, by its own comparison."""
+        """The first step of a run that has begun, by the comparison of `has_begun`."""
         if self.start_fraction == 0:
             return 0
         step = max(0, math.floor(self.start_fraction * total) - 1)

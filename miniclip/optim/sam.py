@@ -84,7 +84,8 @@ class SAM(Optimizer):
         norms_only: perturb the gains and biases of norm layers only (SAM-ON, Mueller et al. 2023, arXiv
             2306.04226). The first pass computes no gradient of any other weight, which makes a step cost
             5/3 instead of 2 plain ones; that part is ours. Needs `model`.
-        interval: perturb in the first of so many steps; in those between, the base optimizer runs alone.
+        interval: perturb in the first of so many steps, from `start_fraction` on; in those between, the
+            base optimizer runs alone.
         start_fraction: perturb from this fraction of the run on (Zhou et al. 2025, arXiv 2410.10373), with
             the base optimizer alone before it. Who trains tells `fraction_done` before each step.
         probability: perturb in a step with this probability.
@@ -217,11 +218,12 @@ class SAM(Optimizer):
         elif self._num_before is None:
             self._num_before = self.num_updates
         rho = self.lengths.largest(self.param_groups, step=self._steps_since_begun())
-        ascends = rho > 0 and self.ascents.include(self.num_updates, fraction_done=self.fraction_done)
+        first = self._num_before
+        ascends = rho > 0 and first is not None and self.ascents.include(self.num_updates, first=first)
         self.last_rho = rho if ascends else 0.0
         if not ascends:
             loss = run_pass(closure, 0)
-            if rho > 0 and self.ascents.has_begun(self.fraction_done):
+            if rho > 0 and first is not None:
                 self.descent.between(self._all_params())
         elif self.direction.needs_first_pass:
             loss = self._both_passes(closure)

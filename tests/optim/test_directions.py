@@ -62,12 +62,13 @@ def test_an_average_of_unscaled_gradients(of_gradient: float, of_average: float,
     direction = Averaged(decay=0.8, gradient=of_gradient, average=of_average)
     optimizer = SAM([w], SGD, rho=RHO, direction=direction)
 
-    first = CURVATURE * w.detach()
+    mean = CURVATURE * w.detach()
     perturbations(optimizer, w, 1, scale=scale)
-    second = CURVATURE * w.detach()
-    (found,) = perturbations(optimizer, w, 1, scale=scale)
-    mean = 0.8 * first + 0.2 * second
-    torch.testing.assert_close(found, RHO * unit(of_gradient * second + of_average * mean))
+    for _ in range(3):
+        gradient = CURVATURE * w.detach()
+        mean = 0.8 * mean + 0.2 * gradient
+        (found,) = perturbations(optimizer, w, 1, scale=scale)
+        torch.testing.assert_close(found, RHO * unit(of_gradient * gradient + of_average * mean))
 
 
 def test_averages_are_those_of_a_scaler_that_changes() -> None:
@@ -89,14 +90,14 @@ def test_f_sam_has_no_direction_in_its_first_step() -> None:
 def test_the_last_gradient_is_that_of_the_step_before() -> None:
     w = start()
     optimizer = SAM([w], SGD, rho=RHO, direction=LastGradient())
-    before = w.detach().clone()
-    found = perturbations(optimizer, w, 2)
+    places, found = [], []
+    for _ in range(4):
+        places.append(w.detach().clone())
+        found += perturbations(optimizer, w, 1)
     assert not found[0].any()
-    torch.testing.assert_close(found[1], RHO * unit(CURVATURE * before))
-
-    before = w.detach().clone() - found[1]  # where the second step ended, and from where it was perturbed
-    (third,) = perturbations(optimizer, w, 1)
-    assert optimizer.last_rho == RHO and third.norm() == pytest.approx(RHO)
+    for number in range(1, 4):
+        last = CURVATURE * (places[number - 1] + found[number - 1])
+        torch.testing.assert_close(found[number], RHO * unit(last))
 
 
 def test_a_last_gradient_that_is_not_finite_is_not_kept() -> None:

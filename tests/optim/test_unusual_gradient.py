@@ -63,16 +63,16 @@ def test_what_is_usual_at_first_is_unusual_in_the_end() -> None:
     assert met == [False, True]
 
 
-@pytest.mark.parametrize("scale", [1.0, 512.0])
-def test_without_the_second_pass_the_step_is_the_plain_one(scale: float) -> None:
+@pytest.mark.parametrize("scales", [(1.0, 1.0, 1.0, 1.0), (512.0, 8192.0, 64.0, 2048.0)])
+def test_without_the_second_pass_the_step_is_the_plain_one(scales: tuple[float, ...]) -> None:
     """Every second gradient is small, and gets no second pass, whatever the loss is scaled by."""
     w = nn.Parameter(torch.ones(2))
     optimizer = SAM([w], SGD, rho=0.1, trigger=UnusualGradient(low=0, high=0))
     passes = []
-    for size in (1.0, 0.1, 1.0, 0.1):
+    for size, scale in zip((1.0, 0.1, 1.0, 0.1), scales, strict=True):
         passes.append(0)
 
-        def closure(size: float = size) -> Tensor:
+        def closure(size: float = size, scale: float = scale) -> Tensor:
             passes[-1] += 1
             loss = size * (w * torch.tensor([1.0, 2.0])).sum()
             (loss * scale).backward()

@@ -82,6 +82,12 @@ def test_a_checkpoint_describes_itself(whole: RunDirectory) -> None:
     assert Tokenizer.from_state(checkpoint["tokenizer"]).encode(["a dog"])[0].shape[0] == 1
 
 
+def test_sam_begins_where_the_default_recipe_lets_it(whole: RunDirectory) -> None:
+    records = [json.loads(line) for line in whole.metrics.read_text().splitlines()]
+    assert [r["train/rho"] for r in records if "train/rho" in r] == [0.0] * 8 + [0.05] * 2
+    assert load_checkpoint(whole.last_checkpoint)["progress"]["forward_passes"] == 12
+
+
 def test_the_same_seed_gives_the_same_run_and_another_does_not(whole: RunDirectory, tmp_path: Path) -> None:
     assert_same(model_of(fit(tmp_path / "again", *TINY, DROPOUT)), model_of(whole))
     other = model_of(fit(tmp_path / "other", *TINY, DROPOUT, "seed=1"))
