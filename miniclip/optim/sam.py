@@ -34,7 +34,7 @@ from miniclip.optim.norms import length_of, norms_of
 from miniclip.optim.passes import Closure, run_pass
 from miniclip.optim.perturbation import Perturbation
 from miniclip.optim.randomness import Randomness
-from miniclip.optim.selection import selected_params
+from miniclip.optim.selection import named_params, selected_params
 from miniclip.optim.skipped import forget_skipped_state
 from miniclip.optim.statistics import frozen_statistics, warning_of_moving_statistics
 from miniclip.optim.unusual_gradient import UnusualGradient
@@ -362,11 +362,18 @@ class SAM(Optimizer):
 
     def _check_choice(self, perturb: Sequence[str] | None) -> None:
         """Refuse a choice of parameters that are all in groups without a perturbation."""
-        is_trained = self._only is not None and any(p in self._only for p in self._all_params())
-        if is_trained and not any(True for _ in self.perturbed_params()):
-            allowed = "is trained without a perturbation, as temperature and loss are; name something else"
-            setting = "norms_only" if perturb is None else "perturb"
-            raise SettingError(setting, True if perturb is None else list(perturb), allowed)
+        if self.model is None or self._only is None:
+            return
+        choices: list[tuple[str, str | bool, set[Tensor]]] = [("norms_only", True, self._only)]
+        if perturb is not None:
+            choices = [("perturb", name, named_params(self.model, [name])) for name in perturb]
+
+        trained, perturbed = set(self._all_params()), set(self.perturbed_params())
+        for setting, value, params in choices:
+            own = self._only & params & trained
+            if own and not own & perturbed:
+                allowed = "is trained without a perturbation, as temperature and loss are"
+                raise SettingError(setting, value, f"{allowed}; name something else")
 
     def _one_pass(self, closure: Closure) -> Tensor:
         """One pass at w + e, along a direction that is known before it."""

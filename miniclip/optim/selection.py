@@ -32,7 +32,7 @@ def selected_params(
     if norms_only:
         chosen &= _of_norms(model)
     if perturb is not None:
-        chosen &= _named(model, perturb)
+        chosen &= named_params(model, perturb)
     if not any(p.requires_grad for p in chosen):
         _refuse(norms_only=norms_only, perturb=perturb)
     return chosen
@@ -53,8 +53,12 @@ def _of_norms(model: nn.Module) -> set[Tensor]:
     return {p for module in model.modules() if isinstance(module, NORM_LAYERS) for p in module.parameters()}
 
 
-def _named(model: nn.Module, patterns: Sequence[str]) -> set[Tensor]:
-    """The parameters of these names, or below modules of these names."""
+def named_params(model: nn.Module, patterns: Sequence[str]) -> set[Tensor]:
+    """The parameters of these names, or below modules of these names.
+
+    Raises:
+        SettingError: when one of them names nothing, or nothing that is trained.
+    """
     named = list(model.named_parameters(remove_duplicate=False))
 
     found: set[Tensor] = set()
@@ -65,5 +69,7 @@ def _named(model: nn.Module, patterns: Sequence[str]) -> set[Tensor]:
         if not matching:
             parts = ", ".join(name for name, child in model.named_children() if list(child.parameters()))
             raise SettingError("perturb", pattern, f"names no parameter of the model (parts: {parts})")
+        if not any(p.requires_grad for p in matching):
+            raise SettingError("perturb", pattern, "names nothing that is trained")
         found |= matching
     return found

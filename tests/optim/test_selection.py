@@ -61,10 +61,10 @@ def test_a_part_that_is_trained_without_a_perturbation_is_no_choice() -> None:
         {"params": [*net["image_encoder"].parameters()]},
         {"params": [*net["text_encoder"].parameters()], "perturb": False},
     ]
-    with pytest.raises(
-        SettingError, match=r"perturb=\['text_encoder'\]: is trained without a perturbation"
-    ):
-        SAM(groups, SGD, model=net, perturb=["text_encoder"])
+    for choice in (["text_encoder"], ["image_encoder", "text_encoder"]):
+        with pytest.raises(SettingError, match="perturb=text_encoder: is trained without a perturbation"):
+            SAM(groups, SGD, model=net, perturb=choice)
+    SAM(groups, SGD, model=net, perturb=["*.bias"])
 
 
 def test_names_need_the_model() -> None:
@@ -75,8 +75,9 @@ def test_names_need_the_model() -> None:
 def test_a_frozen_tower_cannot_be_perturbed() -> None:
     net = model()
     net["text_encoder"].requires_grad_(False)  # type: ignore[index]
-    with pytest.raises(SettingError, match="must name something that is trained"):
-        SAM(net.parameters(), SGD, model=net, perturb=["text_encoder"])
+    for choice in (["text_encoder"], ["image_encoder", "text_encoder"]):
+        with pytest.raises(SettingError, match="perturb=text_encoder: names nothing that is trained"):
+            SAM(net.parameters(), SGD, model=net, perturb=choice)
 
 
 def test_the_first_pass_computes_no_other_gradient() -> None:
