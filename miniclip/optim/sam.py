@@ -222,7 +222,7 @@ class SAM(Optimizer):
         ascends = rho > 0 and first is not None and self.ascents.include(self.num_updates, first=first)
         self.last_rho = rho if ascends else 0.0
         if not ascends:
-            loss = run_pass(closure, 0)
+            loss = self._first_pass(closure)
             if rho > 0 and first is not None:
                 self.descent.between(self._all_params())
         elif self.direction.needs_first_pass:
@@ -375,18 +375,26 @@ class SAM(Optimizer):
                 allowed = "is trained without a perturbation, as temperature and loss are"
                 raise SettingError(setting, value, f"{allowed}; name something else")
 
+    def _first_pass(self, closure: Closure) -> Tensor:
+        """The pass that every step has; also where nothing is perturbed yet it tells what never can be."""
+        loss = run_pass(closure, 0)
+        gradients = (p.grad for p in self._all_params() if p.grad is not None)
+        if any(gradient.layout is not torch.strided for gradient in gradients):
+            raise UserError("SAM needs dense gradients: make the embeddings with sparse=False.")
+        return loss
+
     def _one_pass(self, closure: Closure) -> Tensor:
         """One pass at w + e, along a direction that is known before it."""
         try:
             self.ascend()
-            return run_pass(closure, 0)
+            return self._first_pass(closure)
         finally:
             self.descend()
 
     def _both_passes(self, closure: Closure) -> Tensor:
         randomness = Randomness(self._all_params())
         with self._gradients_of_perturbed_only(), self._alone_if_wanted():
-            loss = run_pass(closure, 0)
+            loss = self._first_pass(closure)
         self._check_gradients()
         if not self._is_worth_a_second_pass():
             self.last_rho = 0.0
@@ -439,9 +447,6 @@ class SAM(Optimizer):
 
     def _check_gradients(self) -> None:
         """Raise where the first pass left nothing to perturb along."""
-        gradients = [p.grad for p in self._all_params() if p.grad is not None]
-        if any(gradient.layout is not torch.strided for gradient in gradients):
-            raise UserError("SAM needs dense gradients: make the embeddings with sparse=False.")
         if all(p.grad is None for p in self.perturbed_params()):
             raise UserError(
                 "No parameter that SAM may perturb has a gradient: the closure must call backward() on its "

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR, StepLR
 
 from miniclip.errors import SettingError, UserError
-from miniclip.optim import GSAM, MSAM, SAM, LookSAM
+from miniclip.optim import GSAM, MSAM, SAM, Averaged, LastGradient, LookSAM, UnusualGradient
 from tests.optim.test_sam import ADAMW, CURVATURE, SGD, batches, quadratic, regression, small_net
 from tests.optim.test_sam_variants import MOMENTUM_SGD, MUON
 
@@ -28,6 +28,11 @@ FAMILY: dict[str, Make] = {
     "gsam": lambda params, model: GSAM(params, MOMENTUM_SGD, rho=0.1, model=model),
     "looksam": lambda params, model: LookSAM(params, ADAMW, rho=0.1, interval=2, model=model),
     "msam": lambda params, model: MSAM(params, MOMENTUM_SGD, rho=0.1, model=model),
+    "vasso": lambda params, model: SAM(
+        params, ADAMW, rho=0.1, model=model, direction=Averaged(decay=0.6, gradient=0, average=1)
+    ),
+    "async_sam": lambda params, model: SAM(params, ADAMW, rho=0.1, model=model, direction=LastGradient()),
+    "aesam": lambda params, model: SAM(params, ADAMW, rho=0.1, model=model, trigger=UnusualGradient()),
     "muon": lambda params, model: MUON(params),
 }
 
@@ -432,8 +437,9 @@ def test_sparse_gradients_and_none_at_all_are_refused() -> None:
         loss.backward()
         return loss.detach()
 
-    with pytest.raises(UserError, match="sparse=False"):
-        SAM(embedding.parameters(), SGD).step(closure)
+    for settings in ({}, {"start_fraction": 0.8}, {"direction": LastGradient()}):
+        with pytest.raises(UserError, match="sparse=False"):
+            SAM(embedding.parameters(), SGD, **settings).step(closure)
     with pytest.raises(UserError, match=r"must call backward\(\)"):
         SAM(embedding.parameters(), SGD).step(lambda: torch.zeros(()))
 
