@@ -7,7 +7,7 @@ import secrets
 import shlex
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from miniclip.runs.loggers.wandb_server import (
     kill_service,
     why_offline,
 )
+from miniclip.runs.loggers.wandb_settings import check_wandb_settings
 from miniclip.runs.run_files import RunFiles
 from miniclip.runs.small_files import DamagedFile
 from miniclip.table_cells import spreadsheet_cell
@@ -70,6 +71,9 @@ class WandbLogger(View):
         job_type: a word that tells kinds of runs apart in the project.
         log_model: keep the best checkpoint as an artifact; its upload may take ten minutes at the end, as
             long as the server answers.
+
+    Raises:
+        UserError: when Weights & Biases refuses the project or a WANDB_ variable, or is missing.
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class WandbLogger(View):
         log_model: bool,
     ):
         super().__init__()
+        check_wandb_settings(project=project)
         self.project = project
         self.entity = entity
         self.mode = mode
@@ -191,7 +196,7 @@ class WandbLogger(View):
             name=os.environ.get("WANDB_NAME") or self.facts.name,
             group=self.facts.group,
             job_type=self.job_type,
-            tags=list(self.facts.tags),
+            tags=_with_tags_of_environment(self.facts.tags),
             config=self.facts.config,
             mode=mode,
             dir=self.folder,
@@ -280,6 +285,13 @@ class WandbLogger(View):
 
         self.run.summary.update(summary)
         self.run.finish(exit_code=1 if failed else 0)
+
+
+def _with_tags_of_environment(tags: Sequence[str]) -> list[str]:
+    """A run's own tags and those of WANDB_TAGS, which W&B drops where it is given some."""
+    asked = os.environ.get("WANDB_TAGS")
+    others = [tag.strip() for tag in asked.split(",")] if asked else []
+    return list(dict.fromkeys([*tags, *others]))
 
 
 def _how_to_sync(folder: Path) -> str:

@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
+from miniclip.config.build import check
 from miniclip.config.compose import compose
+from miniclip.errors import UserError
 from miniclip.runs import JsonlLogger, RunDirectory, RunFacts, WandbLogger
 from miniclip.runs.loggers import wandb_logger as module
 from miniclip.runs.loggers import wandb_server
@@ -352,6 +354,41 @@ def test_the_environment_names_project_entity_and_run(
     (offline,) = (tmp_path / "wandb").glob("offline-run-*")
     (run,) = (record for kind, record in wandb_records(offline) if kind == "run")
     assert run.display_name == "first"
+
+
+def test_tags_of_the_environment_join_those_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_TAGS", "paper, sam")
+    logger = with_view(wandb_logger("offline"))
+    logger.start(tmp_path / "metrics.jsonl", RunFacts("run", {}, tags=["sam", "abc"]))
+    logger.finish(failed=False, summary={}, figures={})
+    (offline,) = (tmp_path / "wandb").glob("offline-run-*")
+    (run,) = (record for kind, record in wandb_records(offline) if kind == "run")
+    assert list(run.tags) == ["sam", "abc", "paper"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("WANDB_PROJECT", "team/clip", "WANDB_PROJECT=team/clip: .*cannot contain characters .*found '/'"),
+        ("WANDB_PROJECT", "a" * 129, "WANDB_PROJECT=a+: .*exceeded 128 characters"),
+        ("WANDB_MODE", "garbage", "WANDB_MODE=garbage: .*'online', 'offline'"),
+        ("WANDB_TAGS", "a,,b", "WANDB_TAGS=a,,b: .*empty"),
+    ],
+)
+def test_a_variable_that_wandb_refuses_is_told_before_data_are_read(
+    name: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=said):
+        check(compose("logger=wandb"))
+
+
+def test_a_project_that_wandb_refuses_is_told_before_data_are_read() -> None:
+    said = r"^logger\.wandb\.project=a/b: .*cannot contain characters .*found '/'"
+    with pytest.raises(UserError, match=said):
+        check(compose("logger=wandb", "logger.wandb.project=a/b"))
 
 
 def test_a_run_that_goes_on_elsewhere_is_the_same_run_in_wandb(tmp_path: Path) -> None:
