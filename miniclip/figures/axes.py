@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from miniclip.figures.texts import as_typed
 from miniclip.files import replacing
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def tidy(
 
 
 def save(figure: "Figure", path: Path) -> Path:
-    """Write a figure, as its path's ending says."""
-    with replacing(path, "wb") as file:
+    """Write a figure, as its path's ending says, with its texts as they were typed."""
+    with as_typed(figure, path.name), replacing(path, "wb") as file:
         figure.savefig(file, format=path.suffix.removeprefix("."), dpi=110)
     return path

@@ -26,8 +26,8 @@ def draw_confusion(confusion: Tensor, names: Sequence[str], path: Path, *, proto
     axis = axes[0, 0]
     shown = axis.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
     labels = [textwrap.shorten(names[row], 24, placeholder="…") for row in most_frequent]
-    axis.set_yticks(range(len(labels)), labels, fontsize=8, parse_math=False)
-    axis.set_xticks(range(len(labels)), labels, fontsize=8, rotation=90, parse_math=False)
+    axis.set_yticks(range(len(labels)), labels, fontsize=8)
+    axis.set_xticks(range(len(labels)), labels, fontsize=8, rotation=90)
     axis.set_xlabel("class that the model gave")
     axis.set_ylabel("right class")
 

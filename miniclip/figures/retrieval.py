@@ -83,7 +83,7 @@ def draw_similarity(features: Features, split: Split, path: Path, *, protocol: s
         axis.text(column, row, number, ha="center", va="center", fontsize=8, color=color)
 
     captions = [textwrap.shorten(split.captions[int(row)][0], 44, placeholder="…") for row in rows]
-    axis.set_yticks(range(len(rows)), captions, fontsize=8, parse_math=False)
+    axis.set_yticks(range(len(rows)), captions, fontsize=8)
     axis.set_xticks([])
     for column, row in enumerate(rows):
         _image_above(axis, column, split.images[int(row)])
@@ -154,4 +154,4 @@ def _text(axis: "Axes", cell: tuple[int, int], text: str, *, hit: bool | None = 
     mark = "" if hit is None else "✓ " if hit else "✗ "
     wrapped = "\n".join(textwrap.wrap(mark + text, width=20, max_lines=6))
     x, y = cell[1] + 0.5, cell[0] + 0.45
-    axis.text(x, y, wrapped, ha="center", va="center", fontsize=9, color=color, parse_math=False)
+    axis.text(x, y, wrapped, ha="center", va="center", fontsize=9, color=color)

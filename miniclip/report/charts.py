@@ -62,7 +62,7 @@ def draw_groups(groups: Sequence[Group], path: Path) -> Path:
             axis.plot([over_seeds.low, over_seeds.high], [row, row], color=color, lw=1.5)
 
     names = [_short(group.name, 70) for group in groups]
-    axis.set_yticks(range(len(groups)), names, fontsize=8, parse_math=False)
+    axis.set_yticks(range(len(groups)), names, fontsize=8)
     axis.invert_yaxis()  # the first group on top, as in the table
     tidy(axis, "rsum: every seed, mean and 95 % interval", xlabel="rsum")
     return save(figure, path)
