@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from miniclip.metrics import recall_titles
+from miniclip.report.groups import value_of
 from miniclip.report.runs import Run
 from miniclip.report.sections import Section
 from miniclip.table_cells import markdown_cell, markdown_text, spreadsheet_cell
@@ -91,7 +92,7 @@ def as_csv(runs: Iterable[Run], varied: Sequence[str]) -> str:
         row = [
             run.path,
             run.seed,
-            *(run.settings.get(setting) for setting in varied),
+            *(value_of(run, setting) for setting in varied),
             *(run.numbers[metric] for metric in titles),
             run.best["val/rsum"],
             run.protocol,

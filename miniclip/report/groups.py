@@ -11,6 +11,9 @@ from miniclip.runs.job_key import changes_nothing
 
 SEEDS = ("seed", "data.seed")
 
+DATA = "data"
+"""What tells groups apart that were measured on different data; no setting of the config."""
+
 OF_SAME_DATA = ("data.root", "data.eval_split")
 """Settings that do not tell groups apart: `check_comparable` looks at the data themselves."""
 
@@ -35,7 +38,7 @@ class Group(NamedTuple):
 def group_runs(runs: Sequence[Run]) -> tuple[list[Group], list[str]]:
     """Groups in the order of their settings, and the settings in which they differ.
 
-    Runs measured on different data are of different groups; "data" is the setting that tells them apart.
+    Runs measured on different data are of different groups, which `DATA` tells apart.
     """
     varied = varied_settings(runs)
     has_one_fingerprint = len({run.fingerprint for run in runs}) == 1
@@ -45,7 +48,7 @@ def group_runs(runs: Sequence[Run]) -> tuple[list[Group], list[str]]:
     for run in runs:
         settings = {setting: run.settings[setting] for setting in varied if setting in run.settings}
         if not has_one_fingerprint:
-            settings["data"] = run.fingerprint
+            settings[DATA] = run.fingerprint
 
         key = json.dumps(settings)  # lists among the settings are no keys themselves
         settings_of[key] = settings
@@ -59,7 +62,7 @@ def group_runs(runs: Sequence[Run]) -> tuple[list[Group], list[str]]:
 
     # no setting of the config, but what tells groups apart
     if not has_one_fingerprint:
-        varied.append("data")
+        varied.append(DATA)
     groups.sort(key=lambda group: [_order(group.settings.get(setting)) for setting in varied])
     return groups, varied
 
@@ -79,6 +82,11 @@ def varied_settings(runs: Sequence[Run]) -> list[str]:
     # in the order of the config, which a set would lose
     keys = dict.fromkeys(key for run in runs for key in run.settings)
     return [key for key in keys if _tells_apart(key) and _differs(key, runs)]
+
+
+def value_of(run: Run, setting: str) -> Any:
+    """A setting of a run, or the fingerprint of its data; None if it has none of that name."""
+    return run.fingerprint if setting == DATA else run.settings.get(setting)
 
 
 def as_text(value: Any) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from miniclip.errors import as_override, counted
 from miniclip.metrics import recall_titles
 from miniclip.report.charts import draw_axis, draw_groups, draw_progress
-from miniclip.report.groups import Group, as_text
+from miniclip.report.groups import DATA, Group, as_text
 from miniclip.report.runs import Collection, Failure, Run
 from miniclip.report.statistics import Comparison, compare, spread
 
@@ -79,8 +79,10 @@ def _summary(runs: Sequence[Run], groups: Sequence[Group], best: Run) -> list[st
     """How many runs there are, what was measured, and which is best."""
     sizes = f"{counted(len(runs), 'run')} in {counted(len(groups), 'group')}"
     kinds = "; ".join(dict.fromkeys(run.kind for run in runs))
+    measured = dict.fromkeys(f"{run.protocol}; data {run.fingerprint}" for run in runs)
+    different = f"measured on {len(measured)} different data: " if len(measured) > 1 else ""
     return [
-        f"{sizes}; {best.protocol}; data {best.fingerprint}.",
+        f"{sizes}; {different}{' | '.join(measured)}.",
         f"The numbers are: {kinds}. Minutes are those of whole runs.",
         "Better or worse is what lies outside of the 95 % intervals over seeds and over images.",
         f"Best on validation: {best.path.name}, seed {best.seed}, rsum {best.rsum:.1f} ({best.protocol}).",
@@ -180,7 +182,7 @@ def _table_of_settings(groups: Sequence[Group], varied: Sequence[str]) -> list[l
 
 def _as_overrides(group: Group) -> str:
     """The settings that tell a group apart, to be typed again; what its data are is none of them."""
-    return " ".join(as_override(key, value) for key, value in group.settings.items() if key != "data")
+    return " ".join(as_override(key, value) for key, value in group.settings.items() if key != DATA)
 
 
 def _failures(failures: Sequence[Failure]) -> Section:

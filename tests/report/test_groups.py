@@ -1,5 +1,6 @@
 """Which runs are one group, and what a group is called."""
 
+import csv
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -65,4 +66,8 @@ def test_runs_on_different_data_are_never_one_group_nor_paired(tmp_path: Path) -
     groups, varied = group_runs([here, there])
     assert varied == ["data"] and sorted(group.name for group in groups) == ["data=abc", "data=def"]
     assert all(math.isnan(bound) for bound in paired_interval(*groups))
-    assert write_report(Collection([here, there], []), tmp_path, mixes=True)
+
+    _, markdown, table = write_report(Collection([here, there], []), tmp_path, mixes=True)
+    assert [row["data"] for row in csv.DictReader(table.read_text().splitlines())] == ["abc", "def"]
+    headline = markdown.read_text().splitlines()[4]
+    assert "2 different data" in headline and "data abc" in headline and "data def" in headline
