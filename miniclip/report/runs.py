@@ -43,6 +43,7 @@ class Run:
         test: the record of the test part, measured once with the best checkpoint; None without such a part.
         retrieval_figure: what its best checkpoint retrieves; None if it drew none.
         trained_on: fingerprint of the training part.
+        overrides: what was typed for it, ["optimizer=sam"]; None if unknown.
         damages: which of its files the report has to do without, and why.
     """
 
@@ -55,6 +56,7 @@ class Run:
     test: dict[str, Any] | None = None
     retrieval_figure: Path | None = None
     trained_on: str | None = None
+    overrides: list[str] | None = None
     damages: tuple[str, ...] = ()
 
     @property
@@ -171,6 +173,7 @@ def _read_run(folder: Path) -> Run:
         test=test,
         retrieval_figure=_without_damaged(lambda: _figure(files.retrieval_figure), damages),
         trained_on=files.read_data().get("train", {}).get("fingerprint"),
+        overrides=_without_damaged(files.read_overrides, damages),
         damages=tuple(damages),
     )
 

@@ -1,16 +1,18 @@
 """What a report says, whatever its format: sections of remarks, tables, figures and commands."""
 
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from miniclip.errors import as_override, counted
+from miniclip.errors import as_override, counted, visible
 from miniclip.metrics import recall_titles
 from miniclip.report.charts import draw_axis, draw_groups, draw_progress
-from miniclip.report.groups import DATA, Group, as_text
+from miniclip.report.groups import DATA, SEEDS, Group, as_text
 from miniclip.report.runs import Collection, Failure, Run
 from miniclip.report.statistics import Comparison, compare, spread
+from miniclip.runs.job_key import HELPER, changes_nothing
 
 MAX_COLUMNS = 12
 """More groups than this fit into no table with a column for each."""
@@ -164,7 +166,10 @@ def _settings(groups: Sequence[Group], varied: Sequence[str]) -> list[Section]:
 
     typed = Section(
         "As overrides",
-        remarks=["A line for each group, in the same order."],
+        remarks=[
+            "A line for each group, in the same order: what was typed for it, but for its seeds. One that "
+            "begins with # is not to be typed."
+        ],
         commands=[_as_overrides(group) for group in groups],
     )
     return [differ, typed]
@@ -181,8 +186,30 @@ def _table_of_settings(groups: Sequence[Group], varied: Sequence[str]) -> list[l
 
 
 def _as_overrides(group: Group) -> str:
-    """The settings that tell a group apart, to be typed again; what its data are is none of them."""
-    return " ".join(as_override(key, value) for key, value in group.settings.items() if key != DATA)
+    """What was typed for a group; if that is unknown, the settings that tell it apart."""
+    typed = group.runs[0].overrides
+    if typed is not None:
+        words = [shlex.quote(word) for word in typed if _is_typed_again(word)]
+        return visible(" ".join(words)) or "# nothing: all settings are the defaults"
+
+    # what its data are is no setting
+    settings = {key: value for key, value in group.settings.items() if key != DATA}
+    line = visible(" ".join(as_override(key, value) for key, value in settings.items()))
+    # a class is not typed: its option is, whose name no config tells
+    has_class = any(key.endswith("_target_") for key in settings)
+    return _as_comment(line) if has_class else line
+
+
+def _is_typed_again(word: str) -> bool:
+    """Whether an override is one of the whole group, and of what it computes."""
+    key = word.lstrip("+~").partition("=")[0].replace("/", ".")
+    # a helper changes nothing itself, but others take their values from it
+    return key not in SEEDS and (key.startswith(HELPER) or not changes_nothing(key))
+
+
+def _as_comment(text: str) -> str:
+    """Text whose lines a shell skips, each of them."""
+    return "\n".join(f"# {line}" for line in text.splitlines())
 
 
 def _failures(failures: Sequence[Failure]) -> Section:

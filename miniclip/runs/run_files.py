@@ -248,6 +248,11 @@ class RunFiles:
         """The resolved config, with today's names."""
         return renamed_config(read_yaml(self.config, CONFIG_SHAPE))
 
+    def read_overrides(self) -> list[str] | None:
+        """The settings that were typed for the run, as Hydra keeps them; None if it kept none."""
+        path = self._at(".hydra/overrides.yaml")
+        return read_yaml(path, [TEXT]) if path.is_file() else None
+
     def read_data(self) -> dict[str, dict[str, Any]]:
         """What identifies each part of the data: {"val": {"fingerprint": "9f..."}}; empty if unknown."""
         return read_object(self.environment, ENVIRONMENT_SHAPE).get("data", {})

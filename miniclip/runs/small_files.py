@@ -85,8 +85,8 @@ def read_records(path: Path, shape: Shape) -> list[dict[str, Any]]:
         return [] if file is None else list(_records(path, file, shape))
 
 
-def read_yaml(path: Path, shape: Shape) -> dict[str, Any]:
-    """An object of plain data in YAML.
+def read_yaml(path: Path, shape: Shape) -> Any:
+    """Plain data in YAML, of the shape.
 
     Raises:
         DamagedFile: when it is missing or cannot be read, has another shape, or anything but plain data.

@@ -3,11 +3,13 @@
 import csv
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
 import pytest
 
+from miniclip.config.compose import compose
 from tests.conftest import TINY, miniclip_command
 from tests.in_process import train_in_process
 
@@ -36,6 +38,9 @@ def test_a_sweep_becomes_a_page_that_needs_nothing_else(sweep: Path, tmp_path: P
     text = (folder / "report.md").read_text()
     assert "2 runs without a result" in text and "is larger than the training set" in text
     assert "6 runs in 3 groups" in text and "| rho=0.05 | 2 |" in text and "control" in text
+    lines = [line.strip() for line in text.splitlines() if line.startswith("    ")]
+    assert len(lines) == 3 and all("optimizer=sam optimizer.rho=" in line for line in lines)
+    assert all(compose(*shlex.split(line)).optimizer.rho in (0, 0.05, 0.1) for line in lines)
     with open(folder / "report.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert sorted({row["optimizer.rho"] for row in rows}) == ["0", "0.05", "0.1"] and len(rows) == 6

@@ -71,6 +71,19 @@ def test_one_damaged_run_hides_no_other(name: str, damage: bytes | None, tmp_pat
     assert len(collection.runs) + len(collection.failures) == 2
 
 
+@pytest.mark.parametrize(
+    ("content", "read"), [("- seed=0\n- optimizer=sam\n", ["seed=0", "optimizer=sam"]), ("{}", None)]
+)
+def test_a_run_is_reported_without_its_damaged_overrides(
+    content: str, read: list[str] | None, tmp_path: Path
+) -> None:
+    file = foreign_run(tmp_path) / ".hydra" / "overrides.yaml"
+    file.parent.mkdir()
+    file.write_text(content)
+    (run,) = read_collection([tmp_path]).runs
+    assert run.overrides == read and len(run.damages) == (read is None)
+
+
 def test_what_cannot_be_read_says_why(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"no status\.json"):

@@ -37,6 +37,32 @@ def test_few_groups_stand_side_by_side_and_many_in_the_table(tmp_path: Path) -> 
     assert len(many["Over each setting"].figures) == 1
 
 
+def test_overrides_are_what_was_typed_but_for_seeds_and_names(tmp_path: Path) -> None:
+    typed = [
+        ["optimizer=adamw", "data.limit=64", "seed=0", "data.seed=1", "name=x", "+trainer.resume=auto"],
+        ["optimizer=sam", "_arm.rho=0.1", "loss.a='it is'", "logger=wandb"],
+        [],
+    ]
+    runs = [replace(run_of(rho / 10, 0, 300), overrides=overrides) for rho, overrides in enumerate(typed)]
+    assert sections(tmp_path, runs)["As overrides"].commands == [
+        "optimizer=adamw data.limit=64",
+        "optimizer=sam _arm.rho=0.1 'loss.a='\"'\"'it is'\"'\"''",
+        "# nothing: all settings are the defaults",
+    ]
+
+
+def test_a_class_is_nothing_to_type(tmp_path: Path) -> None:
+    """Where it is unknown what was typed; also of a setting that would be a line of its own."""
+    settings = [
+        {"optimizer._target_": "torch.optim.AdamW", "a": "x\ny"},
+        {"optimizer._target_": "miniclip.optim.SAM", "a": "z"},
+    ]
+    runs = [replace(run_of(0, 0, 300), settings=own) for own in settings]
+    commands = sections(tmp_path, runs)["As overrides"].commands
+    assert all(line.startswith("# ") for command in commands for line in command.splitlines())
+    assert any("optimizer._target_=torch.optim.AdamW" in command for command in commands)
+
+
 def test_it_warns_of_one_seed_and_of_one_that_is_there_twice(tmp_path: Path) -> None:
     alone = sections(tmp_path, [run_of(0.0, 0, 300), run_of(0.1, 0, 310)])["Runs"].remarks
     assert any(remark.startswith("Warning: groups of one seed") for remark in alone)
