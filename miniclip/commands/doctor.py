@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from miniclip.config.compose import compose
+from miniclip.config.compose import compose, folder_name
 from miniclip.errors import counted
 from miniclip.files import write_json
 
@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> None:
     cfg = compose(*arguments.settings)
     found = _examine(cfg)
 
-    folder = Path("outputs") / cfg.name / "doctor"
+    folder = Path("outputs") / folder_name(cfg.name) / "doctor"
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "doctor.json", found.as_dict())
     draw_examination(found, folder / "doctor.png")

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from miniclip.data.doctor import Examination
-from miniclip.figures.axes import BLUE, GRAY, ORANGE, new_figure, save, tidy
+from miniclip.figures.axes import BLUE, GRAY, ORANGE, SERIES, new_figure, save, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,7 +52,8 @@ def _findings(axis: "Axes", examination: Examination) -> None:
 
 def _class_sizes(axis: "Axes", classes: dict[str, dict[str, int]]) -> None:
     """Images of each class, the largest first, a line per split."""
-    for (name, counts), color in zip(classes.items(), (BLUE, ORANGE), strict=False):
+    for place, (name, counts) in enumerate(classes.items()):
+        color = SERIES[place % len(SERIES)]
         numbers = range(1, len(counts) + 1)
         axis.step(numbers, list(counts.values()), where="mid", color=color, label=name)
     axis.set_yscale("log")

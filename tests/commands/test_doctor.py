@@ -23,6 +23,12 @@ def test_a_healthy_set(root: Path) -> None:
     assert len(found["splits"]["val"]["fingerprint"]) == 16
 
 
+def test_its_folder_is_named_as_those_of_runs(tmp_path: Path, root: Path) -> None:
+    done = miniclip_command(tmp_path, "doctor", "data=folder", f"data.root={root}", 'name="a:b"')
+    assert done.returncode == 0 and "outputs/a-b/doctor" in done.stdout, done.stderr
+    assert [folder.name for folder in (tmp_path / "outputs").iterdir()] == ["a-b"]
+
+
 def test_what_it_cannot_read_is_one_line(tmp_path: Path) -> None:
     done = miniclip_command(tmp_path, "doctor", "data=folder", "data.root=nowhere")
     assert done.returncode == 1 and "data.root=nowhere" in done.stderr and "Traceback" not in done.stderr

@@ -10,7 +10,7 @@ from tests.figures.conftest import is_image, texts_of
 
 def examination(classes: dict[str, int] | None) -> Examination:
     return Examination(
-        splits={"train": {"classes": classes}, "val": {"classes": classes}},
+        splits={name: {"classes": classes} for name in ("train", "val", "test")},
         context_length=8,
         broken={"train: a": "it is no image"},
         exact_duplicates=[["train: b", "val: b"], ["train: c", "train: d"]],
@@ -29,5 +29,6 @@ def test_what_must_be_fixed_is_orange_and_counted(drawn: list[Any], tmp_path: Pa
 
 def test_classes_have_an_axis_of_their_own(drawn: list[Any], tmp_path: Path) -> None:
     draw_examination(examination({"dog": 9, "cat": 1}), tmp_path / "doctor.png")
-    assert len(drawn[0].axes) == 3 and len(drawn[0].axes[2].lines) == 2
+    assert len(drawn[0].axes) == 3 and len(drawn[0].axes[2].lines) == 3
+    assert [text.get_text() for text in drawn[0].axes[2].get_legend().texts] == ["train", "val", "test"]
     assert "classes, largest first" in texts_of(drawn[0])
