@@ -134,7 +134,8 @@ def _name(settings: dict[str, Any], all_settings: Sequence[dict[str, Any]]) -> s
         of_its_kind = [other for other in all_settings if _is_of_one_kind(key, settings, other)]
         is_shared = all(key in other and other[key] == value for other in of_its_kind)
         if not is_shared:
-            parts.append(_in_words(key, value))
+            values = [other[key] for other in all_settings if key in other]
+            parts.append(_in_words(key, value, values))
     return ", ".join(parts) or "all runs"
 
 
@@ -149,16 +150,27 @@ def _is_below(key: str, target: str) -> bool:
     return key != target and key.startswith(target.removesuffix("_target_"))
 
 
-def _in_words(key: str, value: Any) -> str:
-    """A setting in the name of a group: "rho=0.05", and of a class "optimizer=SAM"."""
+def _in_words(key: str, value: Any, values: Sequence[Any]) -> str:
+    """A setting in the name of a group: "rho=0.05", and of a class "optimizer=SAM".
+
+    Args:
+        values: of all groups, from which it is told.
+    """
     if key.endswith("._target_"):
         part = key.split(".")[-2]
         class_name = str(value).rsplit(".", 1)[-1]
         return f"{part}={class_name}"
 
     name = key.rsplit(".", 1)[-1]
-    text = f"{value:g}" if isinstance(value, float) else as_text(value)
+    text = _in_short(value, values) if isinstance(value, float) else as_text(value)
     return f"{name}={text}"
+
+
+def _in_short(value: float, values: Sequence[Any]) -> str:
+    """A number with six digits, or with all where six do not tell it from the others."""
+    text = f"{value:g}"
+    alike = {other for other in values if is_number(other) and f"{other:g}" == text}
+    return text if len(alike) == 1 else str(value)
 
 
 def _order(value: Any) -> tuple[int, float, str]:

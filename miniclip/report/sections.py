@@ -116,7 +116,7 @@ def _warnings(runs: Sequence[Run], groups: Sequence[Group]) -> list[str]:
 
 
 def _repeats_a_seed(group: Group) -> bool:
-    seeds = {run.seed for run in group.runs}
+    seeds = {tuple(run.settings.get(key) for key in SEEDS) for run in group.runs}
     return len(seeds) < len(group.runs)
 
 

@@ -51,6 +51,12 @@ def test_a_group_is_named_by_what_tells_it_from_others_of_its_kind() -> None:
     assert names == ["optimizer=AdamW", "optimizer=SAM, rho=0.05", "optimizer=SAM, rho=0.1"]
 
 
+def test_numbers_that_differ_late_have_names_of_their_own() -> None:
+    rates = (0.00012345678, 0.00012345679, 0.30000000000000004)
+    groups, _ = group_runs([run_of(rate, 0, 300) for rate in rates])
+    assert [group.name for group in groups] == ["rho=0.00012345678", "rho=0.00012345679", "rho=0.3"]
+
+
 def test_a_setting_that_is_null_is_named(tmp_path: Path) -> None:
     runs = [replace(run_of(0, 0, 300), settings={"k": k, "seed": 0}) for k in (None, 4, 8, 16)]
     groups, varied = group_runs(runs)

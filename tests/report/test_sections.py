@@ -74,6 +74,13 @@ def test_it_warns_of_one_seed_and_of_one_that_is_there_twice(tmp_path: Path) -> 
     assert not any(remark.startswith("Warning") for remark in good)
 
 
+def test_another_seed_of_the_data_is_another_seed(tmp_path: Path) -> None:
+    first, second = (run_of(0.0, seed, 300) for seed in (0, 1))
+    second.settings["seed"] = 0
+    remarks = sections(tmp_path, [first, second])["Runs"].remarks
+    assert not any(remark.startswith("Warning") for remark in remarks)
+
+
 def test_it_warns_of_other_training_data(tmp_path: Path) -> None:
     def remarks(*trained: tuple[str, str]) -> list[str]:
         runs = []
