@@ -184,7 +184,12 @@ def as_override(key: str, value: object) -> str:
     Text that means something else to Hydra (a number, `null`, one with `=`, spaces, commas or brackets) is
     quoted for it, and the whole then for the shell. None is `null`; a list is one for Hydra, too.
     """
-    return shlex.quote(f"{key}={_for_hydra(value)}")
+    return shlex.quote(for_hydra(key, value))
+
+
+def for_hydra(key: str, value: object) -> str:
+    """A setting as Hydra reads it, without quotes for a shell; see `as_override`."""
+    return f"{key}={_for_hydra(value)}"
 
 
 def _for_hydra(value: object) -> str:

@@ -26,6 +26,7 @@ from miniclip.commands.console import console, let_waiting_threads_sleep, with_n
 from miniclip.commands.processes import be_quiet, exit_telling, words_of_several
 from miniclip.config.compose import HOME, prepare_hydra, refuse_unknown, what_is_wrong
 from miniclip.config.refusals import FOLDERS_OF_HYDRA, refuse_misspelled
+from miniclip.config.typed_words import as_hydra_reads
 from miniclip.disk_errors import disk_errors_told
 from miniclip.errors import UserError, without_secrets
 from miniclip.files import typed_path
@@ -99,6 +100,7 @@ def _train() -> None:
         sys.argv[1:] = words_of_several(sys.argv[1:])
         _refuse_flags(sys.argv[1:])
         refuse_misspelled(words)
+        sys.argv[1:] = as_hydra_reads(sys.argv[1:])
         prepare_hydra()
         with _past_hydras_printer(), disk_errors_told(ELSEWHERE, unnamed=OF_HYDRA):
             hydra.main(config_path=str(HOME / "conf"), config_name="config", version_base="1.3")(_job)()

@@ -17,6 +17,7 @@ from miniclip.config.hydra_internals import config_of_run, forget_option
 from miniclip.config.launchers import register_launchers
 from miniclip.config.optuna_sweeper import register_optuna
 from miniclip.config.refusals import refuse_misspelled
+from miniclip.config.typed_words import as_hydra_reads, unreadable
 from miniclip.errors import UserError, without_secrets
 from miniclip.renamed import renamed_words
 
@@ -41,9 +42,10 @@ def compose(*words: str) -> DictConfig:
 
     prepare_hydra()
     refuse_misspelled(overrides)
+    overrides = as_hydra_reads(overrides)
     with hydra.initialize_config_dir(str(HOME / "conf"), version_base="1.3"):
         try:
-            cfg = hydra.compose("config", overrides=list(overrides))
+            cfg = hydra.compose("config", overrides=overrides)
         except HydraException as error:
             raise UserError(what_is_wrong(error, overrides)) from None
         refuse_unknown(cfg, overrides)
@@ -54,6 +56,9 @@ def what_is_wrong(error: Exception, words: Sequence[str]) -> str:
     """An error of Hydra or ours as the user is told it."""
     if isinstance(error, UserError):
         return without_secrets(str(error))
+    if isinstance(error, OverrideParseException) and error.__cause__ is None:  # none of a function's own
+        return without_secrets(unreadable(error.override))
+
     told = " ".join(explained(str(error), words).split())  # in one line
     if isinstance(error, OverrideParseException):
         word = error.override
@@ -136,6 +141,7 @@ def short_overrides(overrides: Sequence[str], swept: Sequence[str] = ()) -> str:
         if "/" in value:
             continue
         key = key.lstrip("+")
+        value = value.strip("'\"")
         (first if key in swept else others).append(f"{key.rpartition('.')[2]}={value}")
 
     while others and len(",".join(first + others)) > LONGEST_NAME and len(first + others) > 1:

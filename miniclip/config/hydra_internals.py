@@ -12,6 +12,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import RunMode
@@ -32,6 +33,15 @@ def parse_overrides(overrides: Sequence[str], loader: ConfigLoader | None = None
     """
     loader = loader or GlobalHydra.instance().config_loader()
     return OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
+
+
+def is_readable(override: str) -> bool:
+    """Whether an override is one by Hydra's grammar."""
+    try:
+        OverridesParser.create().parse_override(override)
+    except HydraException:
+        return False
+    return True
 
 
 def jobs_of_grid(overrides: Sequence[Override]) -> Sequence[Sequence[str]]:
