@@ -110,7 +110,7 @@ def _train() -> None:
         error = raised.error if isinstance(raised, _Refused) else raised
         if os.environ.get(FULL_ERROR) == "1":
             print(without_secrets(traceback.format_exc()), end="", file=sys.stderr)
-        exit_telling(what_is_wrong(error, words))
+        exit_telling(what_is_wrong(error, words, sweeps=True))
 
 
 def _with_home(word: str) -> str:

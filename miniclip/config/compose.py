@@ -52,14 +52,18 @@ def compose(*words: str) -> DictConfig:
     return cfg
 
 
-def what_is_wrong(error: Exception, words: Sequence[str]) -> str:
-    """An error of Hydra or ours as the user is told it."""
+def what_is_wrong(error: Exception, words: Sequence[str], *, sweeps: bool = False) -> str:
+    """An error of Hydra or ours as the user is told it.
+
+    Args:
+        sweeps: whether several values can be a sweep where the words were typed.
+    """
     if isinstance(error, UserError):
         return without_secrets(str(error))
     if isinstance(error, OverrideParseException) and error.__cause__ is None:  # none of a function's own
         return without_secrets(unreadable(error.override))
 
-    told = " ".join(explained(str(error), words).split())  # in one line
+    told = " ".join(explained(str(error), words, sweeps=sweeps).split())  # in one line
     if isinstance(error, OverrideParseException):
         word = error.override
         told = f"{word}: " + told.removeprefix(f"Error parsing override '{word}' ")

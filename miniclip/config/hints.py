@@ -93,8 +93,12 @@ def _of_hydra_like(wrong: str) -> str:
     return "".join(difflib.get_close_matches(wrong, known, n=1, cutoff=0.7))
 
 
-def explained(message: str, words: Sequence[str] = ()) -> str:
-    """What Hydra says of a wrong word, in our words and with the right spelling."""
+def explained(message: str, words: Sequence[str] = (), *, sweeps: bool = False) -> str:
+    """What Hydra says of a wrong word, in our words and with the right spelling.
+
+    Args:
+        sweeps: whether several values can be a sweep where the words were typed.
+    """
     key = re.search(r"Could not (?:override|delete) (?:from config\. )?'([^'=]+)(?:=[^']*)?'", message)
     if key:
         typed = _typed(key[1], words)
@@ -130,6 +134,14 @@ def explained(message: str, words: Sequence[str] = ()) -> str:
     there = re.search(r"An item is already at '([^']+)'", message)
     if there:
         return f"{_typed(there[1], words)}: {there[1]} exists and goes without a +."
+
+    # optimizer.rho=0,0.05 without -m
+    several = re.search(r"Ambiguous value for argument '(.*)'", message)
+    if several:
+        word = several[1]
+        name, _, values = word.partition("=")
+        sweep = f"type -m {word} for a sweep, " if sweeps else "type "
+        return f"{word}: holds several values; {sweep}'{name}=[{values}]' for a list"
 
     # what Hydra says of its grammar ends with its documentation's address
     return message.partition("\nSee https://")[0]

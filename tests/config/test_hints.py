@@ -9,6 +9,7 @@ from miniclip.cli import main
 from miniclip.config.compose import compose
 from miniclip.config.hints import explained
 from miniclip.errors import UserError, as_override
+from tests.in_process import train_in_process
 
 
 @pytest.mark.parametrize(
@@ -123,6 +124,17 @@ def test_nothing_unknown_composes(words: list[str], said: str) -> None:
     with pytest.raises(UserError) as caught:
         compose(*words)
     assert said in str(caught.value) and "append" not in str(caught.value)
+
+
+def test_several_values_are_a_sweep_or_a_list() -> None:
+    with pytest.raises(UserError) as caught:
+        compose("optimizer.rho=0,0.05")
+    said = "optimizer.rho=0,0.05: holds several values; type 'optimizer.rho=[0,0.05]' for a list"
+    assert str(caught.value) == said
+
+    done = train_in_process("optimizer.rho=0,0.05")
+    sweep = "type -m optimizer.rho=0,0.05 for a sweep, 'optimizer.rho=[0,0.05]' for a list"
+    assert done.stderr == f"Error: optimizer.rho=0,0.05: holds several values; {sweep}\n"
 
 
 def test_what_exists_may_be_given_with_plus_and_studies_keep_their_own_keys() -> None:
