@@ -1,9 +1,11 @@
 """What a function or class takes: names and types, and whether a config's value may stand for one."""
 
 import inspect
+import operator
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import Any, Literal, Union
 
 
@@ -28,7 +30,10 @@ def signature_of(target: Any) -> tuple[list[str], dict[str, Any]]:
         names |= dict.fromkeys(
             p.name for p in parameters if p.kind is not p.VAR_KEYWORD and p.name != "self"
         )
-        hints = typing.get_type_hints(function) | hints
+        # `x: int = None` of other packages takes None, too
+        takes_none = {p.name for p in parameters if p.default is None}
+        found = typing.get_type_hints(function)
+        hints = {name: hint | None if name in takes_none else hint for name, hint in found.items()} | hints
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break
     return list(names), hints
@@ -48,6 +53,21 @@ def _is_optimizer_of_torch(base: type) -> bool:
     return (base.__module__, base.__qualname__) == ("torch.optim.optimizer", "Optimizer")
 
 
+def of_config(hint: Any) -> Any:
+    """A type of another package without what no value of a config stands for, such as tensors.
+
+    Any where a config's values cannot be told by it.
+    """
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        known = [kind for kind in map(of_config, arguments) if kind is not Any]
+        return reduce(operator.or_, known) if set(known) - {type(None)} else Any
+    if origin is tuple and Ellipsis not in arguments:
+        return types.GenericAlias(tuple, tuple(map(of_config, arguments)))
+    is_known = origin is Literal or hint in (bool, int, float, str, type(None))
+    return hint if is_known else Any
+
+
 def fits(value: Any, hint: Any) -> bool:
     """Whether a config value may stand for a type; types a config cannot hold fit everything."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
@@ -55,9 +75,11 @@ def fits(value: Any, hint: Any) -> bool:
         return any(fits(value, argument) for argument in arguments)
     if origin is Literal:
         return value in arguments
+    is_list = isinstance(value, Sequence) and not isinstance(value, str)
     if origin is Sequence or hint is Sequence:
-        is_list = isinstance(value, Sequence) and not isinstance(value, str)
         return is_list and all(fits(item, *arguments) for item in value)
+    if origin is tuple:
+        return is_list and len(value) == len(arguments) and all(map(fits, value, arguments))
     if hint is type(None):
         return value is None
     if hint is float:
@@ -78,5 +100,9 @@ def described(hint: Any) -> str:
         return "one of " + ", ".join(map(str, arguments))
     if origin is Sequence:
         return f"a list, each {described(arguments[0])}"
+    if origin is tuple:
+        each = dict.fromkeys(map(described, arguments))
+        items = f"{len(arguments)}, each {''.join(each)}" if len(each) == 1 else ", ".join(each)
+        return f"a list of {items}"
     names = {float: "a number", int: "a whole number", bool: "true or false", str: "text"}
     return "null" if hint is type(None) else names.get(hint, "a part with a _target_")

@@ -1,6 +1,7 @@
 """Making the parts that a config names, and errors in the words of who typed it."""
 
 import re
+import typing
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -8,12 +9,13 @@ from typing import Any
 import hydra
 import torch
 from hydra.errors import InstantiationException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from miniclip.config.hints import groups
 from miniclip.config.schema import check_is_part, full_name, select
 from miniclip.data import DataSource, ImageTextDataset
 from miniclip.errors import SettingError, UserError
+from miniclip.files import flatten
 from miniclip.models import CLIP
 from miniclip.optim import PassOptimizer, as_pass_optimizer, parameter_groups, scale_learning_rates
 from miniclip.signature import signature_of
@@ -84,6 +86,38 @@ def names_of(cfg: DictConfig, part: str) -> Iterator[None]:
         lacking = re.search(r"missing .* arguments?: '(\w+)'", str(error))
         if isinstance(error, TypeError) and lacking:
             raise UserError(f"{part}.{lacking[1]} is needed: give {part}.{lacking[1]}=...") from error
+        blamed = _blamed(cfg, part, str(error))
+        if blamed is not None:
+            raise SettingError(*blamed, str(error)) from error
         if isinstance(error, ValueError | TypeError):
             raise UserError(f"{part}: {error}. Change its settings, {part}.*") from error
         raise
+
+
+def _blamed(cfg: DictConfig, part: str, message: str) -> tuple[str, Any] | None:
+    """The one setting below a part whose number a message of another package ends with, and its value.
+
+    torch says "Invalid learning rate: -1". Of several settings of this value the one counts with which a
+    word begins, as in "Invalid epsilon value: -1".
+    """
+    number = re.search(r": ([-+]?[\d.]+(?:e[-+]?\d+)?)$", message)
+    node = select(cfg, part)
+    if number is None or not isinstance(node, DictConfig):
+        return None
+
+    settings = flatten(typing.cast(dict[str, Any], OmegaConf.to_container(node, resolve=True)))
+    blamed = [path for path, value in settings.items() if float(number[1]) in _numbers(value)]
+    if len(blamed) > 1:
+        blamed = [path for path in blamed if f" {path.rpartition('.')[2]}" in message]
+    if len(blamed) != 1:
+        return None
+
+    (path,) = blamed
+    place, _, setting = f"{part}.{path}".rpartition(".")
+    return full_name(cfg, place, setting), settings[path]
+
+
+def _numbers(value: Any) -> list[float]:
+    """A number, or those of a list."""
+    values = value if isinstance(value, list) else [value]
+    return [each for each in values if isinstance(each, int | float) and not isinstance(each, bool)]

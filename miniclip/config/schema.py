@@ -15,7 +15,7 @@ from miniclip.config.hints import SEVERAL, groups, is_named, not_chosen
 from miniclip.errors import SettingError, UserError
 from miniclip.files import flatten
 from miniclip.pretrained.parts import ROOT_TYPES
-from miniclip.signature import described, fits, named_freely, signature_of
+from miniclip.signature import described, fits, named_freely, of_config, signature_of
 from miniclip.training.changed_settings import TRAINED_PARTS
 
 PARTS = (*TRAINED_PARTS, "eval", "logger")
@@ -122,10 +122,11 @@ def _check_signature(cfg: DictConfig, path: str) -> None:
                 f"{path}.{key} is no setting of {node._target_}.{hint} It has: {', '.join(parameters)}."
             )
 
-        # of other packages' parts only text is held against the annotations
         value = select(cfg, f"{path}.{key}")
-        if node._target_.startswith("miniclip.") or isinstance(value, str):
-            _check_type(cfg, f"{path}.{key}", value, hints.get(str(key), Any))
+        expected: Any = hints.get(str(key), Any)
+        if not node._target_.startswith("miniclip."):
+            expected = Any if isinstance(value, DictConfig) else of_config(expected)
+        _check_type(cfg, f"{path}.{key}", value, expected)
 
 
 def _object(node: DictConfig, path: str) -> Any:

@@ -76,7 +76,7 @@ class MuonAdamW(Optimizer):
         lr: float,
         weight_decay: float,
         momentum: float,
-        betas: Sequence[float],
+        betas: tuple[float, float],
         eps: float,
         adamw_patterns: Sequence[str] = (),
         conv_lr_factor: float = 1.0,
@@ -99,8 +99,7 @@ class MuonAdamW(Optimizer):
         self._adamw: Optimizer | None = None
         self._given: list[Tensor] = []
 
-        beta1, beta2 = betas
-        defaults = {"lr": lr, "weight_decay": weight_decay, "betas": (beta1, beta2)}
+        defaults = {"lr": lr, "weight_decay": weight_decay, "betas": tuple(betas)}
         super().__init__(params, defaults)
         # groups of matrices first
         self.param_groups.sort(key=lambda group: not group["use_muon"])

@@ -157,7 +157,7 @@ def test_wrong_captions_are_recorded_and_change_the_training_part_alone(
         (["temperature.momentum=0"], "temperature.momentum=0: must lie in"),
         (["projection.expansion=-1"], "projection.expansion=-1"),
         (["tokenizer.vocab_size=10"], "tokenizer.vocab_size=10"),
-        (["optimizer.base.lr=-1"], "optimizer: Invalid learning rate: -1"),
+        (["optimizer.base.lr=-1"], "optimizer.base.lr=-1: Invalid learning rate: -1"),
         (["schedule.final_factor=3"], "schedule.final_factor=3"),
         (["~optimizer.base"], "optimizer.base is needed"),
         (["~data.flip"], "data.flip is needed"),
@@ -217,3 +217,32 @@ def test_a_good_config_passes_and_makes_no_weights(monkeypatch: pytest.MonkeyPat
     )
     check(compose())
     assert set(made) == {"meta"}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["optimizer.base.lr=-1"],
+        ["optimizer.base.eps=-0.5"],
+        ["optimizer.base.weight_decay=-1e-3"],
+        ["optimizer.base.lr=0.01", "optimizer.base.betas=[0.9,2]"],
+        ["optimizer/base=sgd", "optimizer.base.weight_decay=-1", "optimizer.base.momentum=-1"],
+        ["optimizer=adamw", "optimizer.weight_decay=-1", "optimizer.lr=1", "optimizer.eps=-1"],
+    ],
+    ids=str,
+)
+def test_a_number_that_torch_refuses_is_named_as_it_was_typed(words: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        check(compose(*TINY, *words))
+    name, _, allowed = str(caught.value).partition(": Invalid ")
+    assert name.partition("=")[0] in [word.partition("=")[0] for word in words]
+    assert f". Change it with {name.partition('=')[0]}=..." in allowed
+
+
+def test_what_torch_says_of_two_settings_together_blames_neither() -> None:
+    with pytest.raises(UserError, match=r"optimizer: Nesterov .* Change its settings, optimizer\.\*"):
+        check(
+            compose(
+                *TINY, "optimizer/base=sgd", "optimizer.base.nesterov=true", "optimizer.base.momentum=0"
+            )
+        )

@@ -34,7 +34,19 @@ from miniclip.errors import UserError
         (["optimizer.base.lr=.inf"], "optimizer.base.lr='.inf': must be a number"),
         (["optimizer.base.betas=[0.9,nan]"], "must be a finite number"),
         (["optimizer.rho=inf"], "optimizer.rho=inf: must be a finite number"),
-        (["optimizer.base.lr=much"], "optimizer.base.lr='much': must be a number"),
+        (["optimizer.base.lr=much"], "optimizer.base.lr='much': must be a number. "),
+        (["optimizer.base.lr=null"], "optimizer.base.lr=null: must be a number. "),
+        (["optimizer.base.betas=0.9"], "optimizer.base.betas=0.9: must be a list of 2, each a"),
+        (
+            ["optimizer.base.betas=[0.9]"],
+            "optimizer.base.betas=[0.9]: must be a list of 2, each a number. ",
+        ),
+        (
+            ["optimizer/base=nadam", "optimizer.base.betas=[]"],
+            "optimizer.base.betas=[]: must be a list of 2",
+        ),
+        (["optimizer/base=muon", "optimizer.base.betas=[0.9]"], "betas=[0.9]: must be a list of 2"),
+        (["optimizer/base=sgd", "optimizer.base.nesterov=1"], "nesterov=1: must be true or false. "),
     ],
 )
 def test_a_wrong_setting_is_named_before_data_is_read(
