@@ -35,6 +35,19 @@ def groups() -> dict[str, list[str]]:
     return {group: options for group, options in found.items() if options and group != "data/base"}
 
 
+@cache
+def optional_groups() -> set[str]:
+    """Groups of which no option need be chosen: they stand as `trigger: null` in a list of defaults."""
+    found = set()
+    for path in CONF.rglob("*.yaml"):
+        place = path.relative_to(CONF).parent
+        entries = [entry for entry in _content(path).get("defaults", []) if isinstance(entry, dict)]
+        found |= {
+            (place / group).as_posix() for entry in entries for group in entry if entry[group] is None
+        }
+    return found
+
+
 def is_named(wrong: str, words: Sequence[str] = ()) -> str:
     """ " Did you mean SETTING?" for a key that does not exist, or nothing.
 

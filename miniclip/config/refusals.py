@@ -5,7 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from miniclip.config.hints import HOME, SEVERAL, groups, is_named, listed, settings_of_hydra
+from miniclip.config.hints import (
+    HOME,
+    SEVERAL,
+    groups,
+    is_named,
+    listed,
+    optional_groups,
+    settings_of_hydra,
+)
 from miniclip.errors import (
     HOW_TO_LOG_IN,
     SettingError,
@@ -74,13 +82,18 @@ def _refuse_no_option(word: str, group: str, value: str) -> None:
         UserError: lists the options.
     """
     options = groups().get(group, [])
-    if not options or group == "experiments":
+    if not options:
         return
 
     is_nothing = value.lower() in ("null", "none", "", "false", "true") or word == "logger=[]"
+    if is_nothing and group in optional_groups():
+        raise UserError(f"{word}: is no option; type '~{group}' to leave it out{listed(options)}")
     if is_nothing and value not in options:
         instead = f"{group}=none" if "none" in options else f"{group}=..."
         raise UserError(f"{word}: {group} cannot be left out; choose {instead}{listed(options)}")
+
+    if group == "experiments":
+        return
 
     if value.startswith("[") and group not in SEVERAL:
         raise UserError(f"{word}: takes one option, not a list{listed(options)}")

@@ -13,6 +13,8 @@ from miniclip.errors import SettingError, UserError
     [
         ("logger=null", "choose logger=none"),
         ("trainer=null", "trainer cannot be left out"),
+        ("experiments=null", "type '~experiments' to leave it out"),
+        ("optimizer/trigger=null", "type '~optimizer/trigger' to leave it out"),
         ("encoder=null", "encoder has no options of its own"),
         ("encoder=vit_b_32", "Did you mean encoder/image=vit_b_32?"),
         ("optimizer=[sam,adamw]", "takes one option"),
@@ -30,6 +32,11 @@ def test_words_that_hydra_takes_for_something_else(word: str, said: str) -> None
     with pytest.raises(UserError) as caught:
         refuse_misspelled([word])
     assert said in str(caught.value)
+
+
+def test_what_may_be_left_out_is_by_the_word_that_is_advised() -> None:
+    assert "trigger" not in compose("optimizer=aesam", "~optimizer/trigger").optimizer
+    assert compose("~experiments").name == "miniclip"
 
 
 def test_no_sweep_of_wandb_composes_and_the_message_is_one_line() -> None:
