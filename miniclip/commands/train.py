@@ -24,7 +24,13 @@ from omegaconf.errors import OmegaConfBaseException
 from miniclip.commands import slurm
 from miniclip.commands.console import console, let_waiting_threads_sleep, with_new_names
 from miniclip.commands.processes import be_quiet, exit_telling, words_of_several
-from miniclip.config.compose import HOME, prepare_hydra, refuse_unknown, what_is_wrong
+from miniclip.config.compose import (
+    HOME,
+    prepare_hydra,
+    refuse_unknown,
+    refuse_without_effect,
+    what_is_wrong,
+)
 from miniclip.config.refusals import FOLDERS_OF_HYDRA, refuse_misspelled
 from miniclip.config.typed_words import as_hydra_reads
 from miniclip.disk_errors import disk_errors_told
@@ -166,6 +172,7 @@ def _run(cfg: DictConfig) -> float:
     try:
         if settings.mode is RunMode.RUN:  # jobs of sweeps have been checked together
             refuse_unknown(cfg, settings.overrides.task, settings.job.config_name or "config")
+            refuse_without_effect(cfg, settings.overrides.task)
 
         # brings torch, for which a misspelt setting need not wait
         from miniclip.commands.job import run_job

@@ -49,6 +49,7 @@ def compose(*words: str) -> DictConfig:
         except HydraException as error:
             raise UserError(what_is_wrong(error, overrides)) from None
         refuse_unknown(cfg, overrides)
+        refuse_without_effect(cfg, overrides)
     return cfg
 
 
@@ -101,6 +102,22 @@ def refuse_unknown(cfg: DictConfig, words: Sequence[str], config_name: str = "co
         typed = (word.partition("=")[0].lstrip("+") for word in words)
         path = next((key for key in typed if key.startswith(f"{place}.")), place)
         raise UserError(f"{path} is no setting, and no part reads it.{is_named(path, words)}")
+
+
+def refuse_without_effect(cfg: DictConfig, words: Sequence[str]) -> None:
+    """Refuse a crop_scale that was typed beside a crop which does not read it.
+
+    Files may hold both, as data sets have a crop_scale of their own; so may a sweep over crops.
+
+    Raises:
+        UserError: names the crop.
+    """
+    crop = OmegaConf.select(cfg, "data.crop")
+    for word in words:
+        if word.lstrip("+").startswith("data.crop_scale=") and crop in ("shifted", "eval"):
+            raise UserError(
+                f"{word}: has no effect with data.crop={crop}; leave it out, or give data.crop=resized"
+            )
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:
