@@ -36,20 +36,20 @@ def compose(*words: str) -> DictConfig:
     Raises:
         UserError: when an override names nothing that exists; says what was meant.
     """
-    overrides, lines = renamed_words(words)
+    typed, lines = renamed_words(words)
     for line in lines:
         log.warning("%s", line)
 
     prepare_hydra()
-    refuse_misspelled(overrides)
-    overrides = as_hydra_reads(overrides)
+    refuse_misspelled(typed)
+    overrides = as_hydra_reads(typed)
     with hydra.initialize_config_dir(str(HOME / "conf"), version_base="1.3"):
         try:
             cfg = hydra.compose("config", overrides=overrides)
         except HydraException as error:
-            raise UserError(what_is_wrong(error, overrides)) from None
+            raise UserError(what_is_wrong(error, typed)) from None
         refuse_unknown(cfg, overrides)
-        refuse_without_effect(cfg, overrides)
+        refuse_without_effect(cfg, typed)
     return cfg
 
 

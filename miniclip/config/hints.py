@@ -22,6 +22,9 @@ CONF = HOME / "conf"
 SEVERAL = {"eval/tasks": "task", "logger": "logger"}
 """Groups of which several options can be chosen, 'logger=[jsonl,wandb]' say, and what each of them is."""
 
+MOST_NAMED = 3
+"""Options that a message names of those that have a setting."""
+
 
 @cache
 def groups() -> dict[str, list[str]]:
@@ -117,13 +120,15 @@ def explained(message: str, words: Sequence[str] = (), *, sweeps: bool = False) 
         typed = _typed(key[1], words)
         if key[1] in _known_keys() and not _by_wrapping(key[1], words):
             reason = not_chosen(key[1])
-            if not reason and _by_slash(key[1]):  # a part that this option leaves out
+            # a part that this option leaves out
+            if not reason and "/" not in key[1] and _by_slash(key[1]):
                 reason = f"an option is chosen with {_by_slash(key[1])}={_value(key[1], words)}"
             if reason:
                 return f"{typed}: {reason}"
-            group = key[1].rpartition(".")[0].replace(".", "/")
+            noun = "group" if "/" in key[1] else "setting"
+            group = key[1].replace("/", ".").rpartition(".")[0].replace(".", "/")
             others = _holders(group, key[1])
-            return f"{typed}: the option chosen for {group} has no setting {key[1]}; {others}."
+            return f"{typed}: the option chosen for {group} has no {noun} {key[1]}; {others}."
         return f"{typed}: there is no setting {key[1]}.{is_named(key[1], words)}"
 
     # encoder/text=nosuch
@@ -161,18 +166,32 @@ def explained(message: str, words: Sequence[str] = (), *, sweeps: bool = False) 
 
 
 def _holders(group: str, key: str) -> str:
-    """Which options of a group have a setting, as a person reads it."""
-    prefix = group.replace("/", ".") + "."
-    options = [
-        f"{group}={option}"
-        for option in groups().get(group, [])
-        if key in _paths(_content(CONF / group / f"{option}.yaml"), prefix)
+    """Which options of a group have a setting, the default first, as a person reads it."""
+    default = _chosen(group, ())
+    options = sorted(groups().get(group, []), key=lambda option: option != default)
+    holders = [
+        f"{group}={option}" for option in options if key in _keys(CONF / group / f"{option}.yaml", group)
     ]
-    if not options:  # it stands in what several options share
+    if not holders:
         return "others have"
-    if len(options) == 1:
-        return f"{options[0]} has it"
-    return f"{', '.join(options[:-1])} and {options[-1]} have it"
+    if len(holders) == 1:
+        return f"{holders[0]} has it"
+
+    if len(holders) > MOST_NAMED + 1:
+        holders[MOST_NAMED:] = [f"{len(holders) - MOST_NAMED} others"]
+    return f"{', '.join(holders[:-1])} and {holders[-1]} have it"
+
+
+def _keys(path: Path, group: str) -> set[str]:
+    """Settings of an option and of the files it inherits from, and by slashes the groups below it."""
+    content = _content(path)
+    found = set(_paths(content, group.replace("/", ".") + "."))
+    for entry in content.get("defaults", []):
+        if isinstance(entry, dict):
+            found |= {f"{group}/{name}" for name in entry}
+        elif entry != "_self_":
+            found |= _keys(path.parent / f"{entry.partition('@')[0]}.yaml", group)
+    return found
 
 
 def not_chosen(key: str) -> str:

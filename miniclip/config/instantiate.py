@@ -85,11 +85,14 @@ def names_of(cfg: DictConfig, part: str) -> Iterator[None]:
             raise error from None
         lacking = re.search(r"missing .* arguments?: '(\w+)'", str(error))
         if isinstance(error, TypeError) and lacking:
-            raise UserError(f"{part}.{lacking[1]} is needed: give {part}.{lacking[1]}=...") from error
+            below = re.search(r"full_key: (\S+)", str(raised))  # Hydra's place of a part in this one
+            name = f"{below[1] if below else part}.{lacking[1]}"
+            raise UserError(f"{name} is needed: give {name}=...") from error
         blamed = _blamed(cfg, part, str(error))
         if blamed is not None:
             raise SettingError(*blamed, str(error)) from error
-        if isinstance(error, ValueError | TypeError):
+        is_of_sizes = isinstance(error, RuntimeError) and "overflow" in str(error)
+        if isinstance(error, ValueError | TypeError) or is_of_sizes:
             raise UserError(f"{part}: {error}. Change its settings, {part}.*") from error
         raise
 

@@ -24,6 +24,11 @@ PARTS = (*TRAINED_PARTS, "eval", "logger")
 MAX_SEED = 2**32 - 1
 """NumPy takes no larger one, and a multiple of it and of an epoch must fit torch's 64 bits."""
 
+SIZES = ("embed_dim", "image_size", "context_length")
+
+MAX_SIZE = 2**20
+"""Far beyond any model; the elements of a tensor of several such sides can still be counted."""
+
 NOT_FINITE = re.compile(r"[+-]?\.?(inf|infinity|nan)", re.IGNORECASE)
 
 
@@ -38,6 +43,10 @@ def check_values(cfg: DictConfig) -> None:
 
     if not 0 <= cfg.seed <= MAX_SEED:
         raise SettingError("seed", cfg.seed, f"must lie between 0 and {MAX_SEED}")
+
+    for key in SIZES:
+        if cfg[key] > MAX_SIZE:
+            raise SettingError(key, cfg[key], f"must be at most {MAX_SIZE}")
 
     _check_groups(cfg)
     check_signatures(cfg)
@@ -155,8 +164,17 @@ def select(cfg: DictConfig, path: str) -> Any:
     try:
         return OmegaConf.select(cfg, path, throw_on_missing=True)
     except OmegaConfBaseException as error:
+        # encoder.text.name=???, which tokenizer.name=${encoder.text.name} leads to
+        elsewhere = re.search(r"Missing mandatory value: ([\w.]+)", str(error))
+        if elsewhere:
+            raise UserError(f"{elsewhere[1]} is needed: give {elsewhere[1]}=...") from None
         if OmegaConf.is_missing(OmegaConf.select(cfg, path.rpartition(".")[0]), path.rpartition(".")[2]):
             raise UserError(f"{path} is needed: give {path}=...") from None
+        lacking = re.search(r"Interpolation key '([\w.]+)' not found", str(error))
+        if lacking:
+            raise UserError(
+                f"{path} comes from {lacking[1]}, which this config lacks; give {path}=..."
+            ) from None
         raise UserError(f"{path}: {str(error).splitlines()[0]}") from None
 
 

@@ -32,7 +32,8 @@ class TimmEncoder(ImageEncoder):
             raise UserError('encoder/image=timm needs timm: pip install -e ".[timm]"') from None
         if not timm.is_model(architecture):
             near = ", ".join(timm.list_models(f"*{architecture[:6]}*")[:5])
-            raise SettingError("architecture", architecture, f"is no model of timm; near are: {near}")
+            hint = f"near are: {near}" if near else "timm.list_models() names them"
+            raise SettingError("architecture", architecture, f"is no model of timm; {hint}")
 
         backbone = _timm_model(architecture, image_size, pretrained=weights == "pretrained")
         if weights is not None and weights != "pretrained":

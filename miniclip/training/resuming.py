@@ -25,12 +25,14 @@ LAST = "last.pt"
 
 
 def check_directory(resume: str | None, run: RunDirectory) -> None:
-    """Refuse to write a second run over a first one.
+    """Refuse to write a second run over a first one, and to go on from a place that does not exist.
 
     Raises:
         UserError: when the directory holds a run that `trainer.resume` does not mean.
     """
     is_path = resume is not None and resume != AUTO
+    if is_path:
+        _check_path(str(resume))
     is_inside = is_path and Path(str(resume)).expanduser().resolve().is_relative_to(run.path.resolve())
     goes_on_here = resume == AUTO or is_inside
     if run.holds_a_run and not goes_on_here:
@@ -38,6 +40,15 @@ def check_directory(resume: str | None, run: RunDirectory) -> None:
             f"{run.path} holds a run already ({read_state(run.path).status}). Go on with it: "
             "trainer.resume=auto; or give this run another directory: hydra.run.dir=..."
         )
+
+
+def _check_path(resume: str) -> None:
+    """Raise a SettingError where there is nothing to go on from; the checkpoint is read later."""
+    path = Path(resume).expanduser()
+    # in place of a missing last checkpoint another may stand in
+    if not path.exists() and not checkpoints_in(path.parent):
+        allowed = "does not exist; give a run directory or a checkpoint, or auto"
+        raise SettingError("trainer.resume", resume, allowed)
 
 
 def go_on(resume: str | None, run: RunDirectory, config: dict[str, Any]) -> Path | None:

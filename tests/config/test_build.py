@@ -246,3 +246,19 @@ def test_what_torch_says_of_two_settings_together_blames_neither() -> None:
                 *TINY, "optimizer/base=sgd", "optimizer.base.nesterov=true", "optimizer.base.momentum=0"
             )
         )
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["~trainer.budget.epochs"], "trainer.budget.epochs is needed: give trainer.budget.epochs=..."),
+        (["~trainer.batch_size"], "trainer.batch_size is needed: give trainer.batch_size=..."),
+        (["encoder.text.width=400000000000000000"], "Change its settings, encoder.text.*"),
+    ],
+)
+def test_what_a_nested_part_lacks_and_what_torch_cannot_make_is_told_in_our_words(
+    words: list[str], said: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        check(compose(*TINY, *words))
+    assert said in str(caught.value) and "Error in call" not in str(caught.value)

@@ -19,6 +19,12 @@ from miniclip.errors import UserError
         (["trainer.batch_size=true"], "trainer.batch_size=true: must be a whole number"),
         (["data.flip=maybe"], "data.flip='maybe': must be true or false"),
         (["data=csv"], "data.train_csv is needed: give data.train_csv=..."),
+        (["encoder/text=hf"], "encoder.text.name is needed: give encoder.text.name=..."),
+        (
+            ["tokenizer=of_text_encoder"],
+            "tokenizer.name comes from encoder.text.name, which this config lacks; give tokenizer.name=...",
+        ),
+        (["embed_dim=99999999999"], "embed_dim=99999999999: must be at most 1048576"),
         (["precision.dtype=float8"], "precision.dtype='float8': must be one of auto, float16"),
         (["optimizer._target_=miniclip.optim.Sam"], "optimizer._target_=miniclip.optim.Sam"),
         (["+trainer.epochs=3"], "Did you mean trainer.budget.epochs?"),

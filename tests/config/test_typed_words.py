@@ -45,6 +45,7 @@ def test_all_else_stays_as_it_was_typed(word: str) -> None:
         ('name="ü" b', 'name="ü" b: cannot be read; type text in quotes: \'name="\\"ü\\" b"\''),
         ("name=[ü]", f"name=[ü]: {NO_LIST}"),
         ("name=[a,[b]", f"name=[a,[b]: {NO_LIST}"),
+        ("nam=ü", "nam=ü: there is no setting nam. Did you mean name?"),
         ("größe=1", "größe=1: größe is no name of a setting."),
         ("name", "name: is no setting; type name=VALUE"),
     ],

@@ -131,6 +131,8 @@ def test_an_unknown_model_names_near_ones() -> None:
         encoder(architecture="resnet35")
     with pytest.raises(SettingError, match=r"near are: .*convnext"):
         timm_encoder(architecture="convnext_smal")
+    with pytest.raises(SettingError, match=r"is no model of timm; timm\.list_models\(\) names them"):
+        timm_encoder(architecture="foo")
     with pytest.raises(SettingError, match="no linear layer"):
         encoder(architecture="squeezenet1_0")
     with pytest.raises(SettingError, match="does not suit vit_b_32"):

@@ -503,6 +503,17 @@ def test_a_second_run_is_not_written_over_a_first(whole: RunDirectory, tmp_path:
     check_directory(None, RunDirectory(tmp_path / "new"))
 
 
+def test_a_place_that_does_not_exist_is_told_before_data_are_read(
+    whole: RunDirectory, tmp_path: Path
+) -> None:
+    new = RunDirectory(tmp_path / "new")
+    with pytest.raises(SettingError, match=r"trainer\.resume=/nowhere/run: does not exist; give "):
+        check_directory("/nowhere/run", new)
+
+    # one that is missing where others are sound is told later
+    check_directory(str(whole.checkpoints / "last.pt.lost"), new)
+
+
 def test_auto_removes_no_finished_run_that_has_lost_its_checkpoints(
     whole: RunDirectory, small: DictConfig, tmp_path: Path
 ) -> None:
