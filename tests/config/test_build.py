@@ -239,13 +239,17 @@ def test_a_number_that_torch_refuses_is_named_as_it_was_typed(words: list[str]) 
     assert f". Change it with {name.partition('=')[0]}=..." in allowed
 
 
-def test_what_torch_says_of_two_settings_together_blames_neither() -> None:
-    with pytest.raises(UserError, match=r"optimizer: Nesterov .* Change its settings, optimizer\.\*"):
-        check(
-            compose(
-                *TINY, "optimizer/base=sgd", "optimizer.base.nesterov=true", "optimizer.base.momentum=0"
-            )
-        )
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["optimizer/base=sgd", "optimizer.base.nesterov=true", "optimizer.base.momentum=0"],
+        ["optimizer.base.lr=-1", "optimizer.base.weight_decay=-1"],  # of which torch says "learning rate"
+    ],
+    ids=str,
+)
+def test_what_may_be_of_two_settings_blames_neither(words: list[str]) -> None:
+    with pytest.raises(UserError, match=r"optimizer: .* Change its settings, optimizer\.\*"):
+        check(compose(*TINY, *words))
 
 
 @pytest.mark.parametrize(
