@@ -28,7 +28,7 @@ from miniclip.config.compose import (
     HOME,
     prepare_hydra,
     refuse_unknown,
-    refuse_without_effect,
+    tell_without_effect,
     what_is_wrong,
 )
 from miniclip.config.refusals import FOLDERS_OF_HYDRA, refuse_misspelled
@@ -172,7 +172,7 @@ def _run(cfg: DictConfig) -> float:
     try:
         if settings.mode is RunMode.RUN:  # jobs of sweeps have been checked together
             refuse_unknown(cfg, settings.overrides.task, settings.job.config_name or "config")
-            refuse_without_effect(cfg, settings.overrides.task)
+            tell_without_effect(cfg, settings.overrides.task)
 
         # brings torch, for which a misspelt setting need not wait
         from miniclip.commands.job import run_job

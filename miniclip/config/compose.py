@@ -49,7 +49,7 @@ def compose(*words: str) -> DictConfig:
         except HydraException as error:
             raise UserError(what_is_wrong(error, typed)) from None
         refuse_unknown(cfg, overrides)
-        refuse_without_effect(cfg, typed)
+        tell_without_effect(cfg, typed)
     return cfg
 
 
@@ -104,20 +104,15 @@ def refuse_unknown(cfg: DictConfig, words: Sequence[str], config_name: str = "co
         raise UserError(f"{path} is no setting, and no part reads it.{is_named(path, words)}")
 
 
-def refuse_without_effect(cfg: DictConfig, words: Sequence[str]) -> None:
-    """Refuse a crop_scale that was typed beside a crop which does not read it.
+def tell_without_effect(cfg: DictConfig, words: Sequence[str]) -> None:
+    """Tell of a crop_scale that was typed beside a crop which does not read it.
 
     Files may hold both, as data sets have a crop_scale of their own; so may a sweep over crops.
-
-    Raises:
-        UserError: names the crop.
     """
     crop = OmegaConf.select(cfg, "data.crop")
     for word in words:
         if word.lstrip("+").startswith("data.crop_scale=") and crop in ("shifted", "eval"):
-            raise UserError(
-                f"{word}: has no effect with data.crop={crop}; leave it out, or give data.crop=resized"
-            )
+            log.warning("%s has no effect with data.crop=%s: only data.crop=resized reads it.", word, crop)
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:
