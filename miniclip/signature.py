@@ -1,11 +1,9 @@
 """What a function or class takes: names and types, and whether a config's value may stand for one."""
 
 import inspect
-import operator
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from functools import reduce
 from typing import Any, Literal, Union
 
 
@@ -33,7 +31,9 @@ def signature_of(target: Any) -> tuple[list[str], dict[str, Any]]:
         # `x: int = None` of other packages takes None, too
         takes_none = {p.name for p in parameters if p.default is None}
         found = typing.get_type_hints(function)
-        hints = {name: hint | None if name in takes_none else hint for name, hint in found.items()} | hints
+        for name in takes_none & found.keys():
+            found[name] = _union(found[name], None)
+        hints = found | hints
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break
     return list(names), hints
@@ -53,15 +53,20 @@ def _is_optimizer_of_torch(base: type) -> bool:
     return (base.__module__, base.__qualname__) == ("torch.optim.optimizer", "Optimizer")
 
 
-def of_config(hint: Any) -> Any:
-    """A type of another package without what no value of a config stands for, such as tensors.
+def _union(*kinds: Any) -> Any:
+    """What `|` gives, also of what is no type, as in `callback: callable = None`."""
+    return Union[kinds]  # noqa: UP007
 
-    Any where a config's values cannot be told by it.
+
+def of_config(hint: Any) -> Any:
+    """A type of another package as a config's values can have it: without tensors.
+
+    Any where these cannot be told by it.
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
-        known = [kind for kind in map(of_config, arguments) if kind is not Any]
-        return reduce(operator.or_, known) if set(known) - {type(None)} else Any
+        kinds = [of_config(kind) for kind in arguments if getattr(kind, "__name__", "") != "Tensor"]
+        return Any if Any in kinds else _union(*kinds)
     if origin is tuple and Ellipsis not in arguments:
         return types.GenericAlias(tuple, tuple(map(of_config, arguments)))
     is_known = origin is Literal or hint in (bool, int, float, str, type(None))

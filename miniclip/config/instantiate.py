@@ -88,11 +88,11 @@ def names_of(cfg: DictConfig, part: str) -> Iterator[None]:
             below = re.search(r"full_key: (\S+)", str(raised))  # Hydra's place of a part in this one
             name = f"{below[1] if below else part}.{lacking[1]}"
             raise UserError(f"{name} is needed: give {name}=...") from error
-        blamed = _blamed(cfg, part, str(error))
-        if blamed is not None:
-            raise SettingError(*blamed, str(error)) from error
         is_of_sizes = isinstance(error, RuntimeError) and "overflow" in str(error)
         if isinstance(error, ValueError | TypeError) or is_of_sizes:
+            blamed = _blamed(cfg, part, str(error))
+            if blamed is not None:
+                raise SettingError(*blamed, str(error)) from error
             raise UserError(f"{part}: {error}. Change its settings, {part}.*") from error
         raise
 
@@ -103,7 +103,7 @@ def _blamed(cfg: DictConfig, part: str, message: str) -> tuple[str, Any] | None:
     torch says "Invalid learning rate: -1". Of several settings of this value the one counts with which a
     word begins, as in "Invalid epsilon value: -1".
     """
-    number = re.search(r": ([-+]?[\d.]+(?:e[-+]?\d+)?)$", message)
+    number = re.search(r": ([-+]?\d*\.?\d+(?:e[-+]?\d+)?)$", message)
     node = select(cfg, part)
     if number is None or not isinstance(node, DictConfig):
         return None

@@ -134,8 +134,15 @@ def _check_signature(cfg: DictConfig, path: str) -> None:
         value = select(cfg, f"{path}.{key}")
         expected: Any = hints.get(str(key), Any)
         if not node._target_.startswith("miniclip."):
-            expected = Any if isinstance(value, DictConfig) else of_config(expected)
+            expected = _of_another_package(expected, value)
         _check_type(cfg, f"{path}.{key}", value, expected)
+
+
+def _of_another_package(hint: Any, value: Any) -> Any:
+    """What a value is held against where annotations may be careless: numbers stand for any scalar."""
+    expected = of_config(hint)
+    is_scalar = isinstance(value, int | float) and typing.get_origin(expected) is not tuple
+    return Any if is_scalar or isinstance(value, DictConfig) else expected
 
 
 def _object(node: DictConfig, path: str) -> Any:

@@ -16,6 +16,7 @@ batch-norm statistics and dropout masks of the second pass are those of the firs
 is part of the state, so that a cycle of several goes on where it was.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -361,19 +362,26 @@ class SAM(Optimizer):
                 )
 
     def _check_choice(self, perturb: Sequence[str] | None) -> None:
-        """Refuse a choice of parameters that are all in groups without a perturbation."""
+        """Refuse a choice of parameters that are all in groups without a perturbation.
+
+        Of several names each that adds nothing is told.
+        """
         if self.model is None or self._only is None:
             return
-        choices: list[tuple[str, str | bool, set[Tensor]]] = [("norms_only", True, self._only)]
-        if perturb is not None:
-            choices = [("perturb", name, named_params(self.model, [name])) for name in perturb]
-
         trained, perturbed = set(self._all_params()), set(self.perturbed_params())
-        for setting, value, params in choices:
-            own = self._only & params & trained
-            if own and not own & perturbed:
-                allowed = "is trained without a perturbation, as temperature and loss are"
-                raise SettingError(setting, value, f"{allowed}; name something else")
+        if self._only & trained and not perturbed:
+            allowed = "is trained without a perturbation, as temperature and loss are; name something else"
+            setting = "norms_only" if perturb is None else "perturb"
+            raise SettingError(setting, True if perturb is None else list(perturb), allowed)
+
+        of_later_groups = {p for p in self._only - trained if p.requires_grad}
+        for name in perturb or ():
+            named = self._only & named_params(self.model, [name])
+            if named.isdisjoint(perturbed | of_later_groups):
+                reason = (
+                    "it is frozen, has no norm layer, or is trained without, as temperature and loss are"
+                )
+                warnings.warn(f"perturb={name}: nothing of it is perturbed; {reason}", stacklevel=4)
 
     def _first_pass(self, closure: Closure) -> Tensor:
         """The pass that every step has; also where nothing is perturbed yet it tells what never can be."""

@@ -57,7 +57,7 @@ def named_params(model: nn.Module, patterns: Sequence[str]) -> set[Tensor]:
     """The parameters of these names, or below modules of these names.
 
     Raises:
-        SettingError: when one of them names nothing, or nothing that is trained.
+        SettingError: when one of them names nothing.
     """
     named = list(model.named_parameters(remove_duplicate=False))
 
@@ -69,7 +69,5 @@ def named_params(model: nn.Module, patterns: Sequence[str]) -> set[Tensor]:
         if not matching:
             parts = ", ".join(name for name, child in model.named_children() if list(child.parameters()))
             raise SettingError("perturb", pattern, f"names no parameter of the model (parts: {parts})")
-        if not any(p.requires_grad for p in matching):
-            raise SettingError("perturb", pattern, "names nothing that is trained")
         found |= matching
     return found

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from miniclip.errors import as_override, counted, visible
+from miniclip.errors import as_override, counted, visible, without_secrets
 from miniclip.metrics import recall_titles
 from miniclip.report.charts import draw_axis, draw_groups, draw_progress
 from miniclip.report.groups import DATA, SEEDS, Group, as_text
@@ -189,7 +189,7 @@ def _as_overrides(group: Group) -> str:
     """What was typed for a group; if that is unknown, the settings that tell it apart."""
     typed = group.runs[0].overrides
     if typed is not None:
-        words = [shlex.quote(word) for word in typed if _is_typed_again(word)]
+        words = [shlex.quote(without_secrets(word)) for word in typed if _is_typed_again(word)]
         return visible(" ".join(words)) or "# nothing: all settings are the defaults"
 
     # what its data are is no setting

@@ -1,11 +1,15 @@
 """What a config may hold: each wrong key, type, group and number is named as it is typed."""
 
+from typing import Any
+
 import pytest
+import torch
 
 from miniclip.config.compose import compose
 from miniclip.config.schema import check_values, full_name, select
 from miniclip.data import DataSource
 from miniclip.errors import UserError
+from miniclip.signature import fits, of_config, signature_of
 
 
 @pytest.mark.parametrize(
@@ -52,7 +56,6 @@ from miniclip.errors import UserError
             "optimizer.base.betas=[]: must be a list of 2",
         ),
         (["optimizer/base=muon", "optimizer.base.betas=[0.9]"], "betas=[0.9]: must be a list of 2"),
-        (["optimizer/base=sgd", "optimizer.base.nesterov=1"], "nesterov=1: must be true or false. "),
     ],
 )
 def test_a_wrong_setting_is_named_before_data_is_read(
@@ -80,3 +83,30 @@ def test_a_setting_without_a_value_is_asked_for() -> None:
     assert select(compose(), "optimizer.base.nothing") is None
     with pytest.raises(UserError, match=r"data\.root is needed: give data\.root=\.\.\."):
         select(compose("data=folder"), "data.root")
+
+
+@pytest.mark.parametrize(
+    ("hint", "value", "fitting"),
+    [
+        (float | torch.Tensor, [0.1], False),
+        (float | torch.Tensor, None, False),
+        (float | list[float], [0.1], True),  # of what is not known nothing is refused
+        (tuple[float, float | torch.Tensor], [0.9], False),
+        (tuple[float, float | torch.Tensor], [0.9, 1], True),
+    ],
+)
+def test_annotations_of_other_packages(hint: Any, value: Any, fitting: bool) -> None:
+    assert fits(value, of_config(hint)) == fitting
+
+
+def test_careless_annotations() -> None:
+    def part(steps=None, hook=None): ...  # type: ignore[no-untyped-def]
+
+    part.__annotations__ = {"steps": int, "hook": callable}
+    hints = signature_of(part)[1]
+    assert fits(None, of_config(hints["steps"])) and not fits("many", of_config(hints["steps"]))
+    assert fits("any", of_config(hints["hook"]))
+
+
+def test_a_number_may_stand_for_a_scalar_of_another_package() -> None:
+    check_values(compose("optimizer/base=sgd", "optimizer.base.nesterov=1"))

@@ -41,12 +41,14 @@ def test_overrides_are_what_was_typed_but_for_seeds_and_names(tmp_path: Path) ->
     typed = [
         ["optimizer=adamw", "data.limit=64", "seed=0", "data.seed=1", "name=x", "+trainer.resume=auto"],
         ["optimizer=sam", "_arm.rho=0.1", "loss.a='it is'", "logger=wandb"],
+        ["data.urls=https://me:hunter2@host/x"],  # which an old run may have kept
         [],
     ]
     runs = [replace(run_of(rho / 10, 0, 300), overrides=overrides) for rho, overrides in enumerate(typed)]
     assert sections(tmp_path, runs)["As overrides"].commands == [
         "optimizer=adamw data.limit=64",
         "optimizer=sam _arm.rho=0.1 'loss.a='\"'\"'it is'\"'\"''",
+        "'data.urls=https://***@host/x'",
         "# nothing: all settings are the defaults",
     ]
 

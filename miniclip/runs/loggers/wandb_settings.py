@@ -5,6 +5,9 @@ import os
 
 from miniclip.errors import SettingError, UserError, is_secret_variable
 
+SHOWN = ("WANDB_PROJECT", "WANDB_MODE", "WANDB_TAGS", "WANDB_RESUME")
+"""Variables whose values are told; others may hold what is secret."""
+
 
 def check_wandb_settings(*, project: str) -> None:
     """Hold the project and the environment's WANDB_ variables against Weights & Biases' own check.
@@ -15,10 +18,13 @@ def check_wandb_settings(*, project: str) -> None:
     if importlib.util.find_spec("wandb") is None:
         raise UserError('logger=wandb needs wandb: pip install -e ".[wandb]"')
 
-    for name, value in os.environ.items():
-        reason = "" if is_secret_variable(name) else _refusal(name, value)
+    variables = [name for name in os.environ if name.startswith("WANDB_") and not is_secret_variable(name)]
+    for name in variables:
+        value = os.environ[name]
+        reason = _refusal(name, value)
         if reason:
-            told = f"{name}={value}: Weights & Biases refuses this variable of the environment: {reason}"
+            shown = f"{name}={value}" if name in SHOWN else name
+            told = f"{shown}: Weights & Biases refuses this variable of the environment: {reason}"
             raise UserError(f"{told}. Change it with {name}=..., or unset {name}")
 
     reason = _refusal("WANDB_PROJECT", project)

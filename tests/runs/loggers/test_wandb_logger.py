@@ -385,6 +385,13 @@ def test_a_variable_that_wandb_refuses_is_told_before_data_are_read(
         check(compose("logger=wandb"))
 
 
+def test_what_may_be_secret_of_a_refused_variable_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB__EXTRA_HTTP_HEADERS", "{'Authorization': 's3cr3t'")
+    with pytest.raises(UserError, match="WANDB__EXTRA_HTTP_HEADERS: ") as caught:
+        check(compose("logger=wandb"))
+    assert "s3cr3t" not in str(caught.value)
+
+
 def test_a_project_that_wandb_refuses_is_told_before_data_are_read() -> None:
     said = r"^logger\.wandb\.project=a/b: .*cannot contain characters .*found '/'"
     with pytest.raises(UserError, match=said):
