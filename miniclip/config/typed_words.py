@@ -7,8 +7,8 @@ from miniclip.config.hints import is_named
 from miniclip.config.hydra_internals import is_readable
 from miniclip.errors import as_override, for_hydra
 
-STRUCTURE = re.compile(r"[,\[\]{}'\"]|\$\{")
-"""Signs by which a value is a list, a mapping, quoted text, several values or looked up."""
+STRUCTURE = re.compile(r"^=|[,\[\]{}'\"]|\$\{")
+"""Signs of a list, a mapping, quoted text, several values, what is looked up, or a slip (`name==b`)."""
 
 
 def as_hydra_reads(words: Sequence[str]) -> list[str]:

@@ -30,7 +30,7 @@ def test_a_value_that_can_only_be_text_is_that_text(text: str) -> None:
     [
         *("name=a b", "name=a:b", "seed=0,1", "seed=range(1,3)", "seed=choice(1,2)", "~logger", "-m"),
         *("name='ü'", "name=[ü]", "name=ü,ö", "name=${seed}", "name=ü${seed}", "ü=1", "--cfg", "--x=ü"),
-        *("name=", "name=null", "name=C:\\a", "name=a\\,b"),
+        *("name=", "name==b", "name=null", "name=C:\\a", "name=a\\,b"),
     ],
 )
 def test_all_else_stays_as_it_was_typed(word: str) -> None:
