@@ -26,7 +26,7 @@ MAX_SEED = 2**32 - 1
 
 SIZES = ("embed_dim", "image_size", "context_length")
 
-MAX_SIZE = 2**20
+MAX_SIZE = 2**29
 """Far beyond any model; the elements of a tensor of several such sides can still be counted."""
 
 NOT_FINITE = re.compile(r"[+-]?\.?(inf|infinity|nan)", re.IGNORECASE)

@@ -28,7 +28,7 @@ from miniclip.signature import fits, of_config, signature_of
             ["tokenizer=of_text_encoder"],
             "tokenizer.name comes from encoder.text.name, which this config lacks; give tokenizer.name=...",
         ),
-        (["embed_dim=99999999999"], "embed_dim=99999999999: must be at most 1048576"),
+        (["embed_dim=99999999999"], "embed_dim=99999999999: must be at most 536870912"),
         (["precision.dtype=float8"], "precision.dtype='float8': must be one of auto, float16"),
         (["optimizer._target_=miniclip.optim.Sam"], "optimizer._target_=miniclip.optim.Sam"),
         (["+trainer.epochs=3"], "Did you mean trainer.budget.epochs?"),

@@ -32,7 +32,7 @@ NO_HOME = {"HOME": "/nonexistent", "XDG_CACHE_HOME": ""}
         ("hydra.run.dir=file", "file: file exists. Choose a place that is a folder"),
         ("hydra.run.dir=file/below", "file/below: not a directory. Choose a place that is a folder"),
         (f"hydra.run.dir={'x' * 300}", "xxx: file name too long. Choose a shorter name"),
-        ("image_size=1000000000", "image_size=1000000000: must be at most 1048576"),
+        ("image_size=1000000000", "image_size=1000000000: must be at most 536870912"),
     ],
 )
 def test_an_odd_word_is_one_line(tmp_path: Path, word: str, line: str) -> None:
