@@ -39,7 +39,7 @@ class Ascents:
 
         Args:
             step: how many steps were taken before.
-            first: the same of the step that has begun; see `has_begun`.
+            first: how many were taken before perturbations began; see `has_begun`.
         """
         is_due = (step - first) % self.interval == 0
         return is_due and (self.probability == 1 or bool(self._drawn(step + 1)[step]))

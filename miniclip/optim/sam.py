@@ -384,7 +384,7 @@ class SAM(Optimizer):
                 warnings.warn(f"perturb={name}: nothing of it is perturbed; {reason}", stacklevel=4)
 
     def _first_pass(self, closure: Closure) -> Tensor:
-        """The pass that every step has; also where nothing is perturbed yet it tells what never can be."""
+        """The pass that every step has; sparse gradients are refused before a perturbation meets them."""
         loss = run_pass(closure, 0)
         gradients = (p.grad for p in self._all_params() if p.grad is not None)
         if any(gradient.layout is not torch.strided for gradient in gradients):
