@@ -14,7 +14,11 @@ from miniclip.training import TrainingStep
 
 OPTIMIZERS = (
     "muon",
+    "muon_short",
     "sam",
+    "late_sam",
+    "sam_on_muon",
+    "per_layer_sam",
     "sam_norm_only",
     "looksam",
     "interval",
@@ -32,10 +36,10 @@ OPTIMIZERS = (
     "sam_text_tower",
     "sam_image_tower",
 )
-"""Those whose passes are known beforehand."""
+"""Those whose passes are known beforehand; stochastic_sam and aesam mix steps of adamw and of sam."""
 
-CYCLES = {"muon": 4, "looksam": 5, "interval": 5}
-"""Steps of which one does more than the others; they are timed together."""
+CYCLES = {"muon": 4, "muon_short": 2, "late_sam": 5, "sam_on_muon": 4, "looksam": 5, "interval": 5}
+"""Steps of which one does more than the others; they are timed together, as a run of so many."""
 
 BATCH_SIZE = 128
 IMAGE_SIZE = 64
@@ -50,7 +54,8 @@ def main() -> None:
     batch = noise(BATCH_SIZE, IMAGE_SIZE, num_tokens=12, device=device_of(adamw))
 
     def run(training_step: TrainingStep, num_steps: int) -> None:
-        for _ in range(num_steps):
+        for number in range(num_steps):
+            training_step.optimizer.fraction_done = number / num_steps
             training_step([batch])
 
     print(conditions("torch", "torchvision"))

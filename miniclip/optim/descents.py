@@ -106,10 +106,10 @@ class ReusedAscent(Descent):
         if asked and not is_finite:
             return
 
-        for (g, g_s), p in zip(pairs, _with_both(first), strict=True):
-            if p not in self._kept:
-                self._kept[p] = torch.zeros_like(p)
-
+        # what is frozen since has no part in the length of what is kept
+        params = _with_both(first)
+        self._kept = {p: self._kept[p] if p in self._kept else torch.zeros_like(p) for p in params}
+        for (g, g_s), p in zip(pairs, params, strict=True):
             minus_component = -component.to(g.dtype)
             if asked:
                 torch.addcmul(g_s, g, minus_component, out=self._kept[p])

@@ -184,6 +184,7 @@ class SAM(Optimizer):
         for group in self.param_groups:
             check_group(group)
         self._check_choice(perturb)
+        self._check_precision()
 
     def step(self, closure: Closure | None = None) -> Tensor | None:  # type: ignore[override]
         """One step of the base optimizer.
@@ -382,6 +383,16 @@ class SAM(Optimizer):
                     "it is frozen, has no norm layer, or is trained without, as temperature and loss are"
                 )
                 warnings.warn(f"perturb={name}: nothing of it is perturbed; {reason}", stacklevel=4)
+
+    def _check_precision(self) -> None:
+        """Warn of weights whose rounding is coarser than a perturbation."""
+        types = {p.dtype for p in self.perturbed_params()} & {torch.float16, torch.bfloat16}
+        for dtype in types:
+            warnings.warn(
+                f"Weights are {dtype}, whose rounding is longer than a perturbation's part in each of many "
+                "weights. Keep the weights in float32, and compute in autocast.",
+                stacklevel=3,
+            )
 
     def _first_pass(self, closure: Closure) -> Tensor:
         """The pass that every step has; sparse gradients are refused before a perturbation meets them."""

@@ -246,6 +246,7 @@ def test_rho_warms_up_again_where_a_budget_that_has_grown_lets_sam_begin_again()
     assert rhos == pytest.approx([0, 0, 0, 0.1, 0.2, 0, 0, 0, 0, 0, 0.1, 0.2, 0.3, 0.4])
 
 
+@pytest.mark.filterwarnings("ignore:Weights are torch")
 @pytest.mark.parametrize("near", [True, False])
 def test_weights_of_several_types_move_together(near: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("miniclip.optim.perturbation.is_on_host", lambda _: near)
@@ -475,6 +476,7 @@ def test_an_interval_does_not_stretch_the_measurements() -> None:
     assert measured == [0, 12, 21, 30]
 
 
+@pytest.mark.filterwarnings("ignore:Weights are torch")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_measures_of_a_model_in_half_precision_are_finite(dtype: torch.dtype) -> None:
     w = nn.Parameter(torch.full((3,), 200.0, dtype=dtype))  # gradients whose squares overflow float16

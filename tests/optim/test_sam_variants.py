@@ -132,6 +132,35 @@ def test_looksam_reuses_the_orthogonal_part() -> None:
     torch.testing.assert_close(w.detach(), between - 0.1 * (g + 0.7 * g.norm() / kept.norm() * kept))
 
 
+def test_looksam_forgets_what_was_frozen() -> None:
+    """The length of the added part is that of the parameters that still have one."""
+    w, frozen = start(), nn.Parameter(torch.tensor([5.0, -3.0]))
+    optimizer = LookSAM([w, frozen], SGD, rho=0.3, interval=2, alpha=0.7)
+
+    def closure() -> Tensor:
+        loss = (CURVATURE * w**2).sum() / 2 + (torch.tensor([2.0, 0.5]) * frozen**2).sum()
+        loss.backward()
+        return loss.detach()
+
+    for _ in range(2):
+        optimizer.step(closure)
+    frozen.requires_grad_(False)
+
+    alone = start()
+    alone.data.copy_(w.detach())
+    plain = LookSAM([alone], SGD, rho=0.3, interval=2, alpha=0.7)
+    for _ in range(2):
+        optimizer.step(closure)
+        plain.step(quadratic(alone))
+    torch.testing.assert_close(w.detach(), alone.detach())
+
+
+def test_weights_of_few_bits_are_warned_of() -> None:
+    model = small_net().to(torch.bfloat16)
+    with pytest.warns(UserWarning, match="Weights are torch.bfloat16, whose rounding"):
+        SAM(model.parameters(), SGD, rho=0.1, model=model)
+
+
 def test_looksam_with_k_1_is_sam() -> None:
     results = []
     for optimizer_type in (SAM, partial(LookSAM, interval=1)):
