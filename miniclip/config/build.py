@@ -62,6 +62,7 @@ def build(cfg: DictConfig, run: RunDirectory) -> tuple[Trainer, TrainingSetup, J
     model.to(trainer.device).to(memory_format=torch.channels_last)
     if isinstance(model.text_encoder, HFTextModel):  # so that a checkpoint needs no file beside it
         config["encoder"]["text"]["config"] = model.text_encoder.config
+        _tell_other_vocabulary(cfg)
     experiment = TrainingSetup(
         config=config,
         model=model,
@@ -94,6 +95,19 @@ def _preprocessing(cfg: DictConfig, model: CLIP) -> dict[str, Any]:
         log.info("The image tower's weights saw other images than this run's: %s.", "; ".join(unlike))
     size, crop = cfg.data.image_size, cfg.data.eval_crop
     return EvalPreprocessing(size, crop=crop, trained_with=wanted).state()
+
+
+def _tell_other_vocabulary(cfg: DictConfig) -> None:
+    """Warn of a Hugging Face text model that reads the token ids of a tokenizer other than its own."""
+    name, of_tokenizer = cfg.encoder.text.name, cfg.tokenizer.get("name")
+    if of_tokenizer != name:
+        named = cfg.tokenizer._target_.rpartition(".")[2] if of_tokenizer is None else of_tokenizer
+        log.warning(
+            "encoder.text.name=%s was trained with the token ids of its own tokenizer, and the tokenizer "
+            "here is %s: unless they have one vocabulary, take tokenizer=of_text_encoder.",
+            name,
+            named,
+        )
 
 
 def unlike_the_run(wanted: Preprocessing, *, eval_crop: str) -> list[str]:

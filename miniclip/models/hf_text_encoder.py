@@ -65,7 +65,8 @@ class HFTextModel(nn.Module):
     def features(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """What the linear layer reads: the pooled tokens, `token_ids, attention_mask (B, L) -> (B, D)`."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            outputs = self.model(input_ids=token_ids, attention_mask=attention_mask)
+            # numbers, since XLNet subtracts them
+            outputs = self.model(input_ids=token_ids, attention_mask=attention_mask.long())
         tokens = outputs.last_hidden_state  # (B, L, D)
         return pool(tokens, attention_mask, self.pooling)
 
@@ -118,7 +119,7 @@ def _token_width(model: Any, name: str) -> int:
     training = model.training
     try:
         with torch.no_grad(), device:
-            outputs = model.eval()(input_ids=token_ids, attention_mask=torch.ones_like(token_ids).bool())
+            outputs = model.eval()(input_ids=token_ids, attention_mask=torch.ones_like(token_ids))
         width: int = outputs.last_hidden_state.shape[2]
     except Exception as error:  # whatever its code raises, it does not suit
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)

@@ -126,7 +126,9 @@ class Tokenizer:
 
     def decode(self, token_ids: Iterable[int]) -> str:
         """The text of one caption's ids, special tokens left out."""
-        return self.backend.decode(list(token_ids))
+        added = self.backend.get_added_tokens_decoder()
+        spoken = [number for number in token_ids if number not in added or not added[number].special]
+        return self.backend.decode(spoken) if spoken else ""  # decoders of the package panic at nothing
 
     def state(self) -> dict[str, Any]:
         """All there is to know, as plain data; see `from_state`."""

@@ -30,8 +30,9 @@ class HFTokenizer(Tokenizer):
         loaded = _loaded(name)
         backend = tokenizers.Tokenizer.from_str(loaded.backend_tokenizer.to_str())
 
-        pad_token = loaded.pad_token
-        if pad_token is None:  # GPT-2 has none
+        # GPT-2 has no padding, and its model no row for one more token: the mask hides which one it is
+        pad_token = loaded.pad_token or loaded.eos_token
+        if pad_token is None:
             pad_token = PAD
             backend.add_special_tokens([PAD])
         if backend.post_processor is None or not _adds_end(backend):

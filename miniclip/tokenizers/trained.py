@@ -1,6 +1,7 @@
 """Tokenizers whose vocabulary is learned from the training captions."""
 
 import hashlib
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
@@ -11,12 +12,15 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from miniclip.errors import SettingError
 from miniclip.tokenizers.base import END, PAD, START, UNKNOWN, Tokenizer
 
+log = logging.getLogger(__name__)
+
 
 class TrainedTokenizer(Tokenizer, ABC):
     """A vocabulary learned from the training captions.
 
     Args:
-        vocab_size: the most token ids.
+        vocab_size: the most token ids; where letters and pieces that every vocabulary keeps are more, they
+            stay, which is told.
         lowercase: read capitals as lower-case letters.
         context_length, pad_to_multiple_of: see `Tokenizer`.
     """
@@ -55,6 +59,13 @@ class TrainedTokenizer(Tokenizer, ABC):
             special_tokens=[(token, backend.token_to_id(token)) for token in (START, END)],
         )
         self._adopt(backend)
+        if self.vocab_size > self.max_vocab_size:
+            log.warning(
+                "tokenizer.vocab_size=%d: what of these captions is never left out takes %s token ids, "
+                "which the vocabulary has.",
+                self.max_vocab_size,
+                f"{self.vocab_size:,}",
+            )
 
     @abstractmethod
     def _untrained(self) -> tuple[tokenizers.Tokenizer, trainers.Trainer]:

@@ -20,6 +20,7 @@ from miniclip.data import DataSource
 from miniclip.errors import UserError
 from miniclip.models.image_encoder import IMAGENET, Preprocessing
 from miniclip.runs import RunDirectory, RunFacts
+from tests.bundles import hugging_face_folder
 from tests.conftest import ROOT, TINY
 
 CONF = ROOT / "conf"
@@ -266,3 +267,22 @@ def test_what_a_nested_part_lacks_and_what_torch_cannot_make_is_told_in_our_word
     with pytest.raises(UserError) as caught:
         check(compose(*TINY, *words))
     assert said in str(caught.value) and "Error in call" not in str(caught.value)
+
+
+def test_a_tokenizer_that_is_not_the_text_models_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bert = hugging_face_folder(tmp_path / "bert")
+    tiny = [each for each in TINY if not each.startswith("encoder.text.")]
+    tower = ("encoder/text=hf", f"encoder.text.name={bert}", "context_length=16", "data.limit=40")
+    told = f"encoder.text.name={bert} was trained with the token ids of its own tokenizer"
+    for number, (tokenizer, is_own) in enumerate(
+        [
+            ((), True),
+            (("tokenizer=bpe", "tokenizer.vocab_size=300"), False),
+            (("tokenizer=hf", f"tokenizer.name={hugging_face_folder(tmp_path / 'other')}"), False),
+        ]
+    ):
+        caplog.clear()
+        build(compose(*tiny, *tower, *tokenizer), RunDirectory(tmp_path / str(number)))
+        assert (told in caplog.text) != is_own

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from miniclip.errors import SettingError, UserError
 from miniclip.models import (
@@ -19,6 +20,7 @@ from miniclip.models import (
 from miniclip.models.text_encoder import pool
 from miniclip.tokenizers import HFTokenizer
 from tests.bundles import hugging_face_folder
+from tests.tokenizers.conftest import trained
 
 CAPTIONS = ["a small dog", "two men in the rain with umbrellas", ""]
 
@@ -125,6 +127,25 @@ def test_a_hugging_face_model_as_tower(bert: Path) -> None:
     again = hf_model("nowhere", config=encoder.config).eval()  # as a checkpoint brings it back
     again.load_state_dict(encoder.state_dict())
     torch.testing.assert_close(again(token_ids, mask), features)
+
+
+@pytest.mark.parametrize("kind", ["GPT2", "XLNet"])
+def test_models_with_a_full_table_and_of_masks_in_numbers(kind: str, tmp_path: Path) -> None:
+    backend = trained().backend
+    backend.no_truncation()
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>")
+    tokenizer.save_pretrained(tmp_path)
+    sizes: dict[str, Any] = {
+        "GPT2": {"n_embd": 16, "n_layer": 1, "n_head": 2},
+        "XLNet": {"d_model": 16, "n_layer": 1, "n_head": 2, "d_inner": 32},
+    }
+    config = getattr(transformers, f"{kind}Config")(vocab_size=len(tokenizer), **sizes[kind])
+    transformers.AutoModel.from_config(config).save_pretrained(tmp_path)
+
+    ours = HFTokenizer(name=str(tmp_path), context_length=16)
+    encoder = hf_model(tmp_path, vocab_size=ours.vocab_size).eval()
+    alone, beside = encoder(*ours.encode(CAPTIONS[:1])), encoder(*ours.encode(CAPTIONS))
+    torch.testing.assert_close(alone[0], beside[0], atol=1e-6, rtol=1e-5)
 
 
 def test_a_folder_is_loaded_without_a_bar(bert: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,7 @@ def test_clips_vocabulary_gives_open_clips_ids() -> None:
         assert ids[mask].tolist() == theirs([text])[0][: int(mask.sum())].tolist()
     (ids,), (mask,) = tokenizer.encode(["a dog runs , fast"])
     assert tokenizer.decode(ids[mask].tolist()) == "a dog runs , fast"
+    assert tokenizer.decode(tokenizer.encode([" "])[0][0].tolist()) == ""
 
 
 def test_clips_vocabulary_without_a_package_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:

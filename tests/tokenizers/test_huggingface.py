@@ -17,6 +17,9 @@ def test_a_local_hugging_face_folder_without_pad_token(tmp_path: Path) -> None:
     tokenizer = HFTokenizer(name=str(tmp_path), context_length=8)
     token_ids, mask = tokenizer.encode(["a dog", "the grass is green"])
     assert token_ids.shape == mask.shape and not mask.all()
+    # no id more than the model has rows
+    assert tokenizer.vocab_size == backend.get_vocab_size()
+    assert (token_ids[~mask] == backend.token_to_id("<end>")).all()
     assert Tokenizer.from_state(tokenizer.state()).vocab_size == tokenizer.vocab_size
 
 

@@ -1,5 +1,6 @@
 """Vocabularies that are learned: round trips, and from which captions."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -70,3 +71,21 @@ def test_training_twice_gives_the_same_vocabulary() -> None:
 def test_refuses_a_vocabulary_too_small_for_bytes() -> None:
     with pytest.raises(SettingError, match="vocab_size"):
         BPETokenizer(vocab_size=100, lowercase=True, context_length=8)
+
+
+@pytest.mark.parametrize(
+    ("kind", "vocab_size"), [(BPETokenizer, 259), (UnigramTokenizer, 260), (WordPieceTokenizer, 30)]
+)
+def test_a_vocabulary_beyond_its_limit_is_told(
+    kind: Any, vocab_size: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokenizer = kind(vocab_size=vocab_size, lowercase=True, context_length=8)
+    with caplog.at_level(logging.WARNING):
+        tokenizer.fit(["the quick brown fox jumps over the lazy dog", "zürich äöü éèê"])
+
+    if kind is BPETokenizer:
+        assert tokenizer.vocab_size == vocab_size and not caplog.text
+    else:
+        told = f"tokenizer.vocab_size={vocab_size}: what of these captions is never left out takes"
+        assert tokenizer.vocab_size > vocab_size
+        assert f"{told} {tokenizer.vocab_size} token ids" in caplog.text
