@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> None:
     from miniclip.config.build import check_part
     from miniclip.config.instantiate import make
     from miniclip.config.restore import restore
-    from miniclip.evaluation import comparison
+    from miniclip.evaluation import comparison, result_text
     from miniclip.training.device import find_device
 
     device = find_device(arguments.device)
@@ -73,7 +73,8 @@ def run(arguments: argparse.Namespace) -> None:
         context, checkpoint = contexts.popleft()
         results = evaluation.run(context, checkpoint=checkpoint)
         print(f"{context.model.name}, data {context.val.split.fingerprint()}")
-        _print_results(results)
+        for task, result in results.items():
+            print(result_text(task, result))
         print(f"Everything is in {context.folder}\n")
         if "retrieval" in results:
             retrieved.append((context.model.name, results["retrieval"].numbers))
@@ -219,6 +220,7 @@ def _context_of_run(name: str, restored: "Restored", device: "torch.device") -> 
     from miniclip.pretrained import MiniCLIP
 
     train, measured = restored.datasets()
+    restored.refuse_seen(train, measured)
     return TaskContext(
         MiniCLIP(restored.named(name), device=device),
         train,
@@ -237,9 +239,3 @@ def _config_of_tasks(tasks: Sequence[str], settings: Sequence[str]) -> DictConfi
         return compose(f"eval/tasks=[{','.join(tasks)}]", *settings)
     chooses = any(word.startswith(("eval=", "eval/tasks=")) for word in settings)
     return compose(*([] if chooses else ["eval=standard"]), *settings)
-
-
-def _print_results(results: dict[str, Any]) -> None:
-    for task, result in results.items():
-        print(f"{task} ({result.numbers['protocol']}; {result.numbers['checkpoint']})")
-        print("\n".join(f"  {line}" for line in result.lines))

@@ -29,7 +29,7 @@ from miniclip.data.eval_preprocessing import EvalPreprocessing
 from miniclip.disk_errors import DiskError, disk_errors_told
 from miniclip.distributed import LostProcess
 from miniclip.errors import UserError, as_override
-from miniclip.evaluation import Result, TaskContext, flat_numbers
+from miniclip.evaluation import Result, TaskContext, flat_numbers, result_text
 from miniclip.figures import draw_curves, draw_retrieval
 from miniclip.metrics import Features, retrieval_ranks
 from miniclip.pretrained import MiniCLIP, ModelBundle
@@ -181,7 +181,7 @@ def _train(cfg: DictConfig, run: RunDirectory, followers: Followers) -> float:
     run.write_status("completed")
     log.info("%s", table(summary, run))
     for task, result in measured.items():
-        log.info("%s\n%s", task, "\n".join(f"  {line}" for line in result.lines))
+        log.info("%s", result_text(task, result))
     return summary["best_rsum"]
 
 

@@ -9,6 +9,7 @@ wrote it, or where they name it again. Weights come from the checkpoint, and so 
 Hugging Face model; no cache is written where a file says.
 """
 
+import logging
 import typing
 from collections.abc import Collection
 from pathlib import Path
@@ -20,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from miniclip.config.compose import compose
 from miniclip.data import DataSource, ImageTextDataset
 from miniclip.data.eval_preprocessing import EvalPreprocessing
-from miniclip.errors import SettingError, UserError
+from miniclip.errors import SettingError, UserError, counted
 from miniclip.models import CLIP
 from miniclip.pretrained import ModelBundle
 from miniclip.pretrained.loading import (
@@ -37,6 +38,8 @@ from miniclip.runs.job_key import changes_nothing
 from miniclip.tokenizers import Tokenizer
 from miniclip.training.contents import shown
 
+log = logging.getLogger(__name__)
+
 
 class Restored(NamedTuple):
     """What a checkpoint rebuilds without further settings.
@@ -47,6 +50,9 @@ class Restored(NamedTuple):
         preprocessing: of images for the model: the checkpoint's, with the changes asked for.
         unopened: settings of the data that name places in a file which this user did not sign.
         altered: changes asked for that make other data of the same files, "data.eval_crop=center" say.
+        own_data: settings of the run's own data, at the places asked for; None where another kind was.
+        is_elsewhere: whether a data set was asked for by name, at another place than the run's.
+        trained_on: fingerprint of the part that the run was trained on; None where the file does not say.
     """
 
     checkpoint: Path
@@ -56,6 +62,9 @@ class Restored(NamedTuple):
     preprocessing: EvalPreprocessing
     unopened: tuple[str, ...]
     altered: tuple[str, ...] = ()
+    own_data: Config | None = None
+    is_elsewhere: bool = False
+    trained_on: str | None = None
 
     def datasets(self, **settings: Any) -> tuple[ImageTextDataset, ImageTextDataset]:
         """The training and the validation data set of the run.
@@ -74,6 +83,42 @@ class Restored(NamedTuple):
             return source.datasets()
         except SettingError as error:
             raise SettingError(full_name("data", error.setting), error.value, error.allowed) from None
+
+    def refuse_seen(self, train: ImageTextDataset, measured: ImageTextDataset) -> None:
+        """Stop where images would be measured that have trained the run; see `datasets`.
+
+        Settings and files say anew which images are held out, so that others, or one image more, divide
+        them otherwise. Where the files are no longer those of the run it can only be warned of.
+
+        Raises:
+            UserError: when a changed setting makes it so.
+        """
+        is_known = self.trained_on is not None and self.own_data is not None
+        if not is_known or train.is_streamed or len(train) == 0:  # all images, which is what was asked for
+            return
+        if train.split.fingerprint() == self.trained_on:
+            return
+
+        # nothing is decoded but what is measured
+        as_trained = {**typing.cast(Config, self.own_data), "cache": "none", "on_broken_image": "raise"}
+        own, _ = make({"data": as_trained}, "data").datasets() if self.altered else (train, None)
+        if own.split.fingerprint() != self.trained_on:
+            if not self.is_elsewhere:
+                log.warning(
+                    "The images and captions read here are not those that %s was trained on, or are "
+                    "divided otherwise: images that it was trained on may be among the measured ones.",
+                    self.checkpoint,
+                )
+            return
+
+        seen = set(own.split.ids)
+        num_seen = sum(image_id in seen for image_id in measured.split.ids)
+        if num_seen > 0:
+            raise UserError(
+                f"{' '.join(self.altered)}: {num_seen:,} of the {counted(len(measured), 'image')} of this "
+                f"{measured.split.name} part have trained the run. Leave the setting out, or measure every "
+                "image by that name: data.use=all."
+            )
 
     def _refuse_places(self, named: Collection[str]) -> None:
         """Stop before a place is opened that the user has not named."""
@@ -127,6 +172,10 @@ def restore(path: Path, *changes: str) -> Restored:
         bundle.preprocessing,
         unopened,
         altered=_altered(checkpoint.config, config, changes),
+        own_data=_own_data(checkpoint.config, config),
+        is_elsewhere=any(change.startswith("data=") for change in changes)
+        and _places(config) != _places(checkpoint.config),
+        trained_on=checkpoint.content.get("data", {}).get("train"),
     )
 
 
@@ -141,6 +190,19 @@ def _unnamed_places(config: Config, changes: tuple[str, ...]) -> tuple[str, ...]
         for name in typing.cast(type[DataSource], source).places
         if settings.get(name) is not None and f"data.{name}" not in named
     )
+
+
+def _own_data(config: Config, changed: Config) -> Config | None:
+    """The run's settings of its data, at the places asked for; None where another kind of data is."""
+    if config["data"].get("_target_") != changed["data"].get("_target_"):
+        return None
+    return {**config["data"], **_places(changed)}
+
+
+def _places(config: Config) -> Config:
+    """The settings of the data that name places."""
+    source, settings = checked_part(config, "data")
+    return {name: settings.get(name) for name in typing.cast(type[DataSource], source).places}
 
 
 def _altered(config: Config, changed: Config, changes: tuple[str, ...]) -> tuple[str, ...]:

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from miniclip.errors import SettingError
-from miniclip.evaluation.task import MissingPackage, Result, Task, TaskContext, Unsuited
-from miniclip.files import write_json
+from miniclip.evaluation.task import Result, Task, TaskContext, Unsuited
+from miniclip.files import is_locked, locked, write_json
 from miniclip.metrics import Features
 from miniclip.runs.run_files import check_place
 
 log = logging.getLogger(__name__)
+
+LOCK = ".lock"
+"""In a folder of results: held while they are written."""
 
 
 class Evaluation:
@@ -46,8 +49,7 @@ class Evaluation:
                 if not self.skip_unsuited:
                     raise
 
-                # that images have no classes is no news, that a package is missing may be
-                level = logging.WARNING if isinstance(error, MissingPackage) else logging.DEBUG
+                level = logging.WARNING if error.is_news else logging.DEBUG
                 log.log(level, "%s is left out: %s", name, error)
             else:
                 suited[name] = task
@@ -69,32 +71,44 @@ class Evaluation:
         """
         # all of them before the first is done, which may take long
         tasks = self.check(context)
-        if tasks:
-            check_place(context.folder, is_folder=True)
-            context.folder.mkdir(parents=True, exist_ok=True)
+        if not tasks:
+            return {}
+        check_place(context.folder, is_folder=True)
+        context.folder.mkdir(parents=True, exist_ok=True)
         for name in tasks:
             check_place(_file_of(name, context))
 
-        results = {}
-        for name, task in tasks.items():
-            result = task.run(context)
-
-            # each file says by itself what was measured, and on what
-            numbers = {
-                "checkpoint": checkpoint,
-                "protocol": context.protocol,
-                "data_fingerprint": context.val.split.fingerprint(),
-                **result.numbers,
+        # figures and files of two that measure one model would get in each other's way
+        lock = context.folder / LOCK
+        if is_locked(lock):
+            log.warning("Another evaluation writes into %s; this one waits for it.", context.folder)
+        with locked(lock, wait_seconds=-1):
+            return {
+                name: _measured(name, task, context, checkpoint=checkpoint) for name, task in tasks.items()
             }
 
-            write_json(_file_of(name, context), numbers)
-            results[name] = Result(numbers, result.lines)
 
-        return results
+def _measured(name: str, task: Task, context: TaskContext, *, checkpoint: str) -> Result:
+    """Do a task, and write its file, which says by itself what was measured, and on what."""
+    result = task.run(context)
+    numbers = {
+        "checkpoint": checkpoint,
+        "protocol": context.protocol,
+        "data_fingerprint": context.val.split.fingerprint(),
+        **result.numbers,
+    }
+    write_json(_file_of(name, context), numbers)
+    return Result(numbers, result.lines)
 
 
 def _file_of(task: str, context: TaskContext) -> Path:
     return context.folder / f"{task}.json"
+
+
+def result_text(task: str, result: Result) -> str:
+    """A result as a person reads it, under what it was measured on."""
+    heading = f"{task} ({result.numbers['protocol']}; {result.numbers['checkpoint']})"
+    return "\n".join([heading, *(f"  {line}" for line in result.lines)])
 
 
 def flat_numbers(results: dict[str, Result]) -> dict[str, float | str]:

@@ -1,10 +1,10 @@
 """Protocol of an evaluation task: its settings in the constructor, a check, a run, and what it is given."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -19,11 +19,25 @@ from miniclip.metrics.retrieval import caption_owners
 
 
 class Unsuited(UserError):
-    """A task cannot be done on this data; `eval=standard` leaves it out."""
+    """A task cannot be done on this data; `eval=standard` leaves it out.
+
+    Attributes:
+        is_news: whether that is told; that images have no classes is known.
+    """
+
+    is_news: ClassVar[bool] = False
 
 
 class MissingPackage(Unsuited):
     """A task needs a package that is not installed."""
+
+    is_news: ClassVar[bool] = True
+
+
+class OneClass(Unsuited):
+    """A task needs two classes, and there is one."""
+
+    is_news: ClassVar[bool] = True
 
 
 class Result(NamedTuple):
@@ -151,15 +165,28 @@ def need_training_images(name: str, context: TaskContext) -> None:
 
 
 def need_classes(name: str, context: TaskContext) -> None:
-    """Raise `Unsuited` where images have no classes, and a UserError where all are of one."""
+    """Raise `Unsuited` where images have no classes, `OneClass` where all are of one."""
     if context.train.split.labels is None or context.val.split.labels is None:
         raise Unsuited(
             f"{name} needs classes, the data set has none. Name a column (data.class_column=...), "
             "or take a set of classes (data=imagefolder data.root=...)."
         )
+    _need_two(name, context.classes, "images")
 
-    if len(context.classes) < 2:
-        raise UserError(f"{name} needs two classes; all images are of {context.classes[0]!r}.")
+
+def need_classes_in_training(name: str, context: TaskContext) -> None:
+    """The same for a task that learns from training images, which must have two classes themselves."""
+    need_classes(name, context)
+    need_training_images(name, context)
+    _need_two(name, sorted(set(context.train.split.labels or ())), "training images")
+
+
+def _need_two(name: str, classes: Sequence[str], whose: str) -> None:
+    if len(classes) < 2:
+        raise OneClass(
+            f"{name} needs two classes; all {whose} are of {classes[0]!r}. Take images of more classes "
+            "(data.root=...), another data.class_column, or other tasks."
+        )
 
 
 def need_probe() -> None:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from miniclip.errors import UserError
+from miniclip.metrics.retrieval import TIE
 
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "none": ("{}",),
@@ -101,10 +102,14 @@ def classify(image_features: Tensor, embeddings: Tensor, labels: Tensor) -> Clas
 
 
 def classification(scores: Tensor, labels: Tensor) -> Classification:
-    """From scores (N, C) and the right classes (N,). Ties count against: others of that score go first."""
+    """From scores (N, C) and the right classes (N,).
+
+    Ties count against: others of that score, to within `TIE`, go first.
+    """
     num_classes = scores.shape[1]
     right = scores.take_along_dim(labels[:, None], dim=1)  # (N, 1)
-    is_ahead = ~(scores < right)  # (N, C), so that what is no number counts against as well
+    # (N, C), so that what is no number counts against as well
+    is_ahead = ~(scores < right - TIE)
     rank = is_ahead.sum(dim=1) - is_ahead.take_along_dim(labels[:, None], dim=1).squeeze(1).long()
 
     # where another class has at least the score of the right one, it is the answer

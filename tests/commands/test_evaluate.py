@@ -105,7 +105,11 @@ def test_another_data_set_and_a_table_of_several_models(
     bag = fit(tmp_path / "bag", *settings, "encoder/text=bag", "trainer.budget.steps=1")
     run = shutil.copytree(class_run.path, tmp_path / "run")
     checkpoint = run / "checkpoints" / "last.pt"
-    other = ["data=imagefolder", f"data.root={class_folder}", "data.val_fraction=0.2"]
+    squares = tmp_path / "squares"
+    for path in class_folder.glob("*/*.png"):
+        (squares / path.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, squares / path.parent.name / f"other_{path.name}")
+    other = ["data=imagefolder", f"data.root={squares}", "data.val_fraction=0.2"]
     done = miniclip("evaluate", bag.path, checkpoint, "retrieval", *other)
     assert done.returncode == 0, done.stderr
     table = done.stdout.splitlines()[-4:]
@@ -114,6 +118,40 @@ def test_another_data_set_and_a_table_of_several_models(
     (file,) = (bag.path / "evaluation").glob("*/data.val_fraction=0.2/retrieval.json")
     assert json.loads(file.read_text())["protocol"].startswith("seeded val: 12 images")
     assert len(list((run / "evaluation" / "last").glob("*/*/retrieval.json"))) == 1
+
+
+def test_images_that_have_trained_the_run_are_not_measured(
+    class_run: RunDirectory,
+    class_folder: Path,
+    tmp_path: Path,
+    miniclip: Callable[..., Answer],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    run = shutil.copytree(class_run.path, tmp_path / "run")
+    copy = shutil.copytree(class_folder, tmp_path / "copy")
+    by_name = ["data=imagefolder", f"data.root={copy}", "data.flip=false"]
+    for words in (
+        ["data.split_seed=1"],
+        ["data.val_fraction=0.8"],
+        ["data.seeded_test_fraction=0.5", "data.eval_split=test"],
+        [*by_name, "data.val_fraction=0.8"],
+    ):
+        done = miniclip("evaluate", run, "retrieval", *words)
+        assert done.returncode == 1 and "images of this seeded" in done.stderr, (words, done.stderr)
+        assert "have trained the run. Leave the setting out" in done.stderr
+    assert not (run / "evaluation").exists()
+
+    # the same part, some of it, and every image by its name
+    for words in ([f"data.root={copy}"], ["data.limit=10"], ["data.caption_noise=0.5"], ["data.use=all"]):
+        done = miniclip("evaluate", run, "retrieval", *words)
+        assert done.returncode == 0, (words, done.stderr)
+    assert "may be among the measured ones" not in caplog.text
+
+    # one image more divides them all anew
+    first = min((copy / "blue_square").iterdir())
+    shutil.copy(first, first.with_name("00_new.png"))
+    assert miniclip("evaluate", run, "retrieval", f"data.root={copy}").returncode == 0
+    assert "images that it was trained on may be among the measured ones" in caplog.text
 
 
 def test_what_is_wrong_with_a_later_model_is_told_before_one_is_measured(

@@ -2,13 +2,17 @@
 
 import json
 import logging
+import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
 
 from miniclip.errors import UserError
 from miniclip.evaluation import Result, TaskContext, flat_numbers
+from miniclip.evaluation.evaluation import LOCK
+from miniclip.files import locked
 from tests.conftest import TINY
 from tests.evaluation.conftest import evaluation_of
 from tests.in_process import train_in_process
@@ -59,6 +63,36 @@ def test_what_does_not_suit_is_left_out_of_standard_and_refused_by_name(
     assert list(suited) == ["retrieval", "health", "pictures"]
     with pytest.raises(UserError, match="zero_shot needs classes, the data set has none"):
         evaluation_of("eval=zero_shot").check(without_classes)
+
+
+def test_two_evaluations_of_one_model_wait_for_each_other(
+    context: TaskContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        with locked(context.folder / LOCK):
+            second = pool.submit(evaluation_of("eval/tasks=health").run, context, checkpoint="")
+            wait([second], timeout=2)
+            assert not second.done() and not (context.folder / "health.json").exists()
+        assert set(second.result()) == {"health"} and (context.folder / "health.json").exists()
+    assert f"Another evaluation writes into {context.folder}" in caplog.text
+
+
+def test_one_class_to_learn_from_is_told_before_anything_is_measured(
+    context_of: Callable[..., TaskContext],
+    class_folder: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    first, second = sorted(class_folder.iterdir())[:2]
+    for part, folder in (("train", first), ("val", first), ("val", second)):
+        shutil.copytree(folder, tmp_path / "set" / part / folder.name)
+    context = context_of("data=imagefolder", f"data.root={tmp_path / 'set'}")
+    with caplog.at_level(logging.WARNING):
+        suited = evaluation_of("eval=standard").check(context)
+    assert list(suited) == ["retrieval", "zero_shot", "health", "pictures"]
+    assert "few_shot needs two classes; all training images are of 'blue square'" in caplog.text
+    with pytest.raises(UserError, match=r"linear_probe needs two classes.*data\.root"):
+        evaluation_of("eval=linear_probe").check(context)
 
 
 def test_a_probe_without_scikit_learn_is_refused_before_anything_is_measured(

@@ -54,6 +54,18 @@ def test_ties_count_against() -> None:
         assert found.confusion.diagonal().sum() == 0 and found.confusion.sum() == 4
 
 
+@pytest.mark.parametrize("num_classes", [2, 6, 10, 13, 101])
+def test_classes_of_one_embedding_are_ties_whatever_their_number(num_classes: int) -> None:
+    """The rounding of one product depends on its place in a matrix."""
+    generator = torch.Generator().manual_seed(0)
+    embeddings = torch.nn.functional.normalize(torch.randn(num_classes, 128, generator=generator), dim=1)
+    embeddings[-1] = embeddings[0]
+    images = embeddings[:1] + 0.01 * torch.randn(999, 128, generator=generator)
+    images = torch.nn.functional.normalize(images, dim=1)
+    found = classify(images, embeddings, torch.zeros(999, dtype=torch.int64))
+    assert found.top1 == 0 and found.confusion[0, -1] == 999
+
+
 def test_each_class_is_found_by_its_own_name() -> None:
     embeddings = class_embeddings(encode, NAMES, TEMPLATES["simple"])
     images = encode([f"a photo of a {name}." for name in NAMES])

@@ -152,20 +152,38 @@ def _split(name: str, rows: Rows, chosen: Sequence[int], decode_size: int) -> Sp
     for group in groups:
         captions[group[0]] = [text for row in group for text in rows.captions[row]]
     images = ImageBytes(rows.encoded, rows.ids, decode_size=decode_size)
-    whole = Split(name, rows.ids, images, captions, rows.labels)
+    whole = Split(name, rows.ids, images, captions, _labels_of_groups(rows, groups))
     split = whole.select(name, [group[0] for group in groups])
     if split.labels is not None:
         split.labels = labels_of(f"{rows.source} ({name})", split.labels)
     return split
 
 
+def _labels_of_groups(rows: Rows, groups: Sequence[Sequence[int]]) -> Sequence[str] | None:
+    """By row its class; the first row of a group has the first class that a row of it names.
+
+    Classes divide no image, else a seeded part with classes would not be that without.
+    """
+    if rows.labels is None:
+        return None
+    labels = list(rows.labels)
+    num_ambiguous = 0
+    for group in groups:
+        if len(group) > 1:
+            named = dict.fromkeys(rows.labels[row] for row in group if rows.labels[row])
+            labels[group[0]] = next(iter(named), "")
+            num_ambiguous += len(named) > 1
+    if num_ambiguous:
+        number = counted(num_ambiguous, "image")
+        log.warning("%s: the first class is that of %s with rows of several.", rows.source, number)
+    return labels
+
+
 def _equal_images(rows: Rows, chosen: Sequence[int]) -> list[list[int]]:
-    """The chosen rows in groups of one image and class, in order; images are hashed where they must be."""
+    """The chosen rows in groups of one image, in order; images are hashed where they must be."""
     candidates: dict[Hashable, list[int]] = defaultdict(list)
     for row in chosen:
-        label = None if rows.labels is None else rows.labels[row]
-        glance = (label, _glance(rows.encoded, row))
-        candidates[glance].append(row)
+        candidates[_glance(rows.encoded, row)].append(row)
 
     # one that is alike no other is not read
     groups: dict[Hashable, list[int]] = defaultdict(list)

@@ -4,14 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from miniclip.errors import SettingError, counted
-from miniclip.evaluation.task import (
-    Result,
-    Task,
-    TaskContext,
-    need_classes,
-    need_probe,
-    need_training_images,
-)
+from miniclip.evaluation.task import Result, Task, TaskContext, need_classes_in_training, need_probe
 from miniclip.metrics import FewShot, few_shot
 
 
@@ -32,12 +25,11 @@ class FewShotProbe(Task):
         if num_seeds < 1:
             raise SettingError("num_seeds", num_seeds, "must be at least 1")
 
-        self.shots = shots
+        self.shots = list(dict.fromkeys(shots))
         self.num_seeds = num_seeds
 
     def check(self, context: TaskContext) -> None:
-        need_classes("few_shot", context)
-        need_training_images("few_shot", context)
+        need_classes_in_training("few_shot", context)
         need_probe()
 
     def run(self, context: TaskContext) -> Result:
@@ -50,10 +42,9 @@ class FewShotProbe(Task):
     def _line(self, result: FewShot) -> str:
         given = f"{result.fewest} to {result.most}" if result.fewest < result.most else f"{result.most}"
         fewer = f" (there are {given})" if result.fewest < result.shots else ""
-        return (
-            f"{result.shots:3} per class{fewer}: top-1 {result.mean:.1f}, standard deviation "
-            f"{result.std:.1f} over {counted(self.num_seeds, 'draw')}"
-        )
+        draws = counted(self.num_seeds, "draw")
+        spread = f"standard deviation {result.std:.1f} over {draws}" if self.num_seeds > 1 else draws
+        return f"{result.shots:3} per class{fewer}: top-1 {result.mean:.1f}, {spread}"
 
 
 def _numbers(result: FewShot) -> dict[str, Any]:

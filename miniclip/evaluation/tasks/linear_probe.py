@@ -3,14 +3,7 @@
 import numpy as np
 
 from miniclip.errors import counted
-from miniclip.evaluation.task import (
-    Result,
-    Task,
-    TaskContext,
-    need_classes,
-    need_probe,
-    need_training_images,
-)
+from miniclip.evaluation.task import Result, Task, TaskContext, need_classes_in_training, need_probe
 from miniclip.metrics import linear_probe
 
 
@@ -18,8 +11,7 @@ class LinearProbe(Task):
     """What frozen image features know of the classes."""
 
     def check(self, context: TaskContext) -> None:
-        need_classes("linear_probe", context)
-        need_training_images("linear_probe", context)
+        need_classes_in_training("linear_probe", context)
         need_probe()
 
     def run(self, context: TaskContext) -> Result:

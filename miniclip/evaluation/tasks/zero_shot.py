@@ -61,10 +61,12 @@ class ZeroShot(Task):
         numbers = {
             "classes": len(names),
             "templates": self.templates,
+            "class_names": self.class_names,
             **{key: getattr(found, key) for key in (*MEASURES, "chance")},
         }
+        named = "" if self.class_names is None else f" named by {self.class_names}"
         line = (
-            f"{len(names)} classes, templates {self.templates}: top-1 {found.top1:.1f}, "
+            f"{len(names)} classes{named}, templates {self.templates}: top-1 {found.top1:.1f}, "
             f"top-5 {found.top5:.1f}, mean per class {found.mean_per_class:.1f}; chance {found.chance:.1f}"
         )
         return Result(numbers, [line])

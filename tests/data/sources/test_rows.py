@@ -121,6 +121,23 @@ def test_rows_of_equal_images_are_one_image_with_several_captions(
 
 
 @BOTH
+def test_classes_change_no_part(
+    root: Path, images: Any, source_of: SourceOf, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Equal images of two classes are one image, as they are without classes."""
+    kinds = [*(f"k{number % 3}" for number in range(12)), "k2", "k1"]
+    write(root / "train.parquet", image=[*images, *images[:2]], caption=[*titles(), "a", "b"], kind=kinds)
+    plain, classed = source_of(root).splits(), source_of(root, class_column="kind").splits()
+    assert [split.fingerprint() for split in plain] == [split.fingerprint() for split in classed]
+
+    label_of = {
+        name: label for split in classed for name, label in zip(split.ids, split.labels or (), strict=True)
+    }
+    assert (label_of["train row 0"], label_of["train row 1"]) == ("k0", "k1")
+    assert "the first class is that of 1 image with rows of several" in caplog.text
+
+
+@BOTH
 def test_captions_of_merged_rows_move_together(root: Path, images: Any, source_of: SourceOf) -> None:
     # of four images three captions each
     write(root / "train.parquet", image=[*images[:4]] * 3, caption=titles())
@@ -137,11 +154,6 @@ def test_rows_that_name_one_file_are_one_image(root: Path, picture_folder: Path)
     write(root / "train.parquet", image=names, caption=titles())
     captions = captions_by_id(parquet(root))
     assert len(captions) == 4 and captions["train row 1"] == ["picture 1", "picture 5", "picture 9"]
-
-
-def test_equal_images_of_two_classes_stay_two(root: Path, images: Any) -> None:
-    write(root / "train.parquet", image=images[:6] * 2, caption=titles(), kind=["a"] * 6 + ["b"] * 6)
-    assert len(captions_by_id(parquet(root, class_column="kind"))) == 12
 
 
 @BOTH

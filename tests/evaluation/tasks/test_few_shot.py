@@ -19,7 +19,8 @@ def test_each_number_of_shots_is_drawn_as_often_as_asked(context: TaskContext) -
 
 
 def test_classes_of_fewer_images_are_told(context: TaskContext) -> None:
-    numbers, lines = FewShotProbe(shots=[2, 500], num_seeds=1).run(context)
+    numbers, lines = FewShotProbe(shots=[2, 500, 2], num_seeds=1).run(context)
+    assert len(lines) == 2 and lines[0].endswith(", 1 draw")
     assert "(there are" not in lines[0] and "500 per class (there are " in lines[1]
     assert numbers["shots"]["2"]["most_of_a_class"] == 2
     assert 2 < numbers["shots"]["500"]["most_of_a_class"] < 500

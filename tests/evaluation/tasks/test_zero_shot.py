@@ -35,6 +35,11 @@ def test_names_come_from_a_file_of_as_many_that_differ(context: TaskContext, tmp
         with pytest.raises(UserError, match=reason):
             asked.check(context)
 
+    (tmp_path / "names.txt").write_text("square\nbox\ncircle\n")
+    found = ZeroShot(templates="simple", class_names=str(tmp_path / "names.txt")).run(context)
+    assert found.numbers["class_names"] == str(tmp_path / "names.txt")
+    assert f"named by {tmp_path / 'names.txt'}, templates simple" in found.lines[0]
+
 
 def test_unknown_templates_are_refused_at_once() -> None:
     with pytest.raises(SettingError, match=r"templates=nowhere: must be one of none, simple, clip"):
