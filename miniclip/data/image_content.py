@@ -145,7 +145,9 @@ def pixels_of(image: Image.Image) -> "Tensor":
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """An open image upright, on white, in 8 bits.
+    """An open image upright, on white, in 8 bits: its pixels alone, with nothing in `info`.
+
+    What it gives is therefore not turned a second time. `image` itself stays as it is.
 
     Raises:
         ValueError: when its pixels are numbers that do not say which of them is white.
@@ -155,6 +157,14 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     orientation = image.getexif().get(ExifTags.Base.Orientation)
     if orientation in UPRIGHT:
         image = image.transpose(UPRIGHT[orientation])
+
+    rgb = _rgb_on_white(image)
+    rgb.info.clear()  # with EXIF or XMP in it, the next to look would turn the image again
+    return rgb
+
+
+def _rgb_on_white(image: Image.Image) -> Image.Image:
+    """A new image in RGB, of one in any mode."""
     if image.mode.startswith("I") or image.mode == "F":
         return Image.fromarray(_eight_bits(np.asarray(image), image.mode)).convert("RGB")
 

@@ -15,6 +15,7 @@ from miniclip.config.restore import restore
 from miniclip.errors import UserError
 from miniclip.runs import RunDirectory
 from tests.conftest import parts_of
+from tests.data.conftest import encoded, lying
 from tests.in_process import Answer
 
 
@@ -50,6 +51,18 @@ def test_images_of_a_folder_are_taken_from_its_whole_breadth(
         path.unlink()
     with pytest.raises(UserError, match="is no folder with two images"):
         _samples(model, Namespace(model=class_run.path, images=tmp_path, int8=True))
+
+
+def test_rotated_images_of_a_folder_are_seen_upright(
+    model: MiniCLIP, class_run: RunDirectory, tmp_path: Path
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    photo = Image.fromarray(pixels)
+    (tmp_path / "upright.png").write_bytes(encoded(photo, "PNG"))
+    (tmp_path / "rotated.png").write_bytes(lying(photo))
+    images, _ = _samples(model, Namespace(model=class_run.path, images=tmp_path, int8=True))
+    first, second = (model.preprocess(image) for image in images)
+    assert torch.equal(first, second)
 
 
 def test_without_images_of_its_own_int8_says_what_it_is_calibrated_on(

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from miniclip import MiniCLIP
 from miniclip.runs import RunDirectory
 from miniclip.training.checkpoint import load_checkpoint, save_checkpoint
+from tests.data.conftest import encoded, lying
 from tests.in_process import Answer
 
 
@@ -62,6 +64,23 @@ def test_a_folder_is_embedded_and_searched(
     shutil.rmtree(moved)
     assert "Say where it lies now: --model" in miniclip("search", "index", "x").stderr
     assert miniclip("search", "index", "x", "--model", class_run.path).returncode == 0
+
+
+def test_a_rotated_photo_is_found_as_the_upright_one(
+    class_run: RunDirectory, miniclip: Callable[..., Answer], tmp_path: Path
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    photo = Image.fromarray(pixels)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "upright.png").write_bytes(encoded(photo, "PNG"))
+    (tmp_path / "photos" / "rotated.png").write_bytes(lying(photo))
+    miniclip("embed", class_run.path, "photos", "-o", "index")
+
+    for name in ("upright.png", "rotated.png"):
+        found = miniclip("search", "index", "--image", f"photos/{name}", "--json")
+        (query,) = json.loads(found.stdout)["queries"]
+        scores = [result["score"] for result in query["results"]]
+        assert scores == pytest.approx([1, 1], abs=1e-3)  # an index holds float16
 
 
 def test_an_option_may_begin_at_home(

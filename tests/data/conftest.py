@@ -4,7 +4,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import ExifTags, Image
 
 from miniclip.data.dataset import ImageTextDataset
 from miniclip.data.images import ImageFiles
@@ -23,9 +23,27 @@ def twelve_images(folder: Path, *, random: bool = True) -> ImageTextDataset:
 
 RED = Image.new("RGB", (40, 30), (255, 0, 0))
 
+LYING = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+"""By EXIF's orientation, how the pixels of an upright image lie in its file."""
+
 
 def encoded(image: Image.Image = RED, kind: str = "JPEG", **options: Any) -> bytes:
     """The content of an image file."""
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+def lying(image: Image.Image, kind: str = "PNG", *, orientation: int = 6, **options: Any) -> bytes:
+    """The content of an image file that a viewer turns by its EXIF, after which it shows `image`."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    return encoded(image.transpose(LYING[orientation]), kind, exif=exif, **options)

@@ -12,10 +12,10 @@ import pytest
 import torch
 from PIL import ExifTags, Image, ImageOps, PngImagePlugin, TiffImagePlugin, TiffTags
 
-from miniclip.data.image_content import decode, decode_without_torch
+from miniclip.data.image_content import decode, decode_without_torch, upright_rgb
 from miniclip.data.images import ImageFiles
 from miniclip.errors import BrokenImage, UserError
-from tests.data.conftest import RED, encoded
+from tests.data.conftest import LYING, RED, encoded, lying
 
 
 def noise() -> Image.Image:
@@ -111,6 +111,31 @@ def test_every_orientation_is_brought_upright_as_pillow_does(kind: str, orientat
     with Image.open(io.BytesIO(content)) as image:
         expected = np.array(ImageOps.exif_transpose(image).convert("RGB"))
     assert np.array_equal(decode(content, "it", decode_size=64).permute(1, 2, 0).numpy(), expected)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", LYING)
+def test_an_upright_image_is_not_turned_again(kind: str, orientation: int) -> None:
+    content = lying(noise(), kind, orientation=orientation)
+    once = decode_without_torch(content, "it", decode_size=90)
+    assert once.size == noise().size
+    assert np.array_equal(upright_rgb(once), once)
+
+
+def test_an_image_that_xmp_turns_is_not_turned_again() -> None:
+    texts = PngImagePlugin.PngInfo()
+    texts.add_itxt("XML:com.adobe.xmp", '<rdf:Description tiff:Orientation="6"/>')
+    content = encoded(noise().transpose(LYING[6]), "PNG", pnginfo=texts)
+    once = decode_without_torch(content, "it", decode_size=90)
+    assert np.array_equal(once, noise())
+    assert np.array_equal(upright_rgb(once), once)
+
+
+def test_bringing_an_image_upright_leaves_it_as_it_is() -> None:
+    with Image.open(io.BytesIO(lying(noise()))) as image:
+        before = dict(image.info)
+        upright_rgb(image)
+        assert image.info == before and image.size == (90, 120)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from miniclip.deploy.onnx_precision import _in_int8, give_own_inputs
 from miniclip.errors import UserError
 from miniclip.runs import RunDirectory
 from tests.bundles import CAPTIONS, bundle_of
+from tests.data.conftest import LYING, encoded, lying
 from tests.in_process import Answer
 from tests.reliability.limits import largest_file
 
@@ -139,6 +140,21 @@ def test_what_is_no_image_is_told(images: Any, told: str, exported: Path) -> Non
     with pytest.raises(UserError, match=re.escape(told)) as raised:
         OnnxModel(exported).encode_image(images)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("orientation", LYING)
+def test_a_rotated_photo_is_the_upright_one(
+    orientation: int, model: MiniCLIP, exported: Path, tmp_path: Path
+) -> None:
+    photo = drawings()[0]
+    upright, rotated = tmp_path / "upright.png", tmp_path / "rotated.png"
+    upright.write_bytes(encoded(photo, "PNG"))
+    rotated.write_bytes(lying(photo, orientation=orientation))
+
+    for encode in (OnnxModel(exported).encode_image, model.encode_image):
+        expected = encode(upright)
+        for image in (photo, rotated, Image.open(rotated)):
+            np.testing.assert_allclose(encode(image), expected, atol=1e-6)
 
 
 def test_one_preprocessed_image_of_any_floats_is_a_batch(exported: Path) -> None:

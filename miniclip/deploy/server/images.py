@@ -102,7 +102,6 @@ def _format_of(content: bytes) -> str | None:
 
 
 def _as_jpeg(image: Image.Image) -> Picture:
-    image.info.clear()  # Pillow would write a comment of the file's
     buffer = io.BytesIO()
     image.save(buffer, format="JPEG", quality=88)
     return Picture(buffer.getvalue(), "image/jpeg")

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from miniclip.data.image_content import upright_rgb
 from miniclip.deploy.index import Changes, open_source, open_writer, update
 
 SIDE = 4
@@ -25,7 +26,8 @@ class ProjectionModel:
         self.fingerprint = hashlib.sha256(self.weights.tobytes()).hexdigest()
 
     def preprocess(self, image: Image.Image) -> np.ndarray:
-        pixels = np.asarray(image.resize((SIDE, SIDE)), np.float32) / 255 - 0.5
+        upright = upright_rgb(image)  # as all models do
+        pixels = np.asarray(upright.resize((SIDE, SIDE)), np.float32) / 255 - 0.5
         return pixels.transpose(2, 0, 1)  # (3, S, S)
 
     def encode_image(self, images: np.ndarray) -> np.ndarray:

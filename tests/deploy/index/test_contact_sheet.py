@@ -7,6 +7,7 @@ from PIL import Image
 
 from miniclip.deploy.index import Index
 from miniclip.deploy.index.contact_sheet import draw_sheet
+from tests.data.conftest import encoded, lying
 from tests.deploy.index.projection import embed, normalized
 
 
@@ -25,3 +26,18 @@ def test_a_sheet_shows_the_images(tmp_path: Path) -> None:
     with Image.open(tmp_path / "sheet.png") as sheet:
         shown = {color: count for count, color in sheet.getcolors(10**6)}
     assert shown[colors[0]] > 10_000 and shown[colors[1]] > 10_000 and colors[2] not in shown
+
+
+def test_a_sheet_shows_rotated_photos_upright(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    photo = Image.fromarray(pixels)
+    sheets = []
+    for name, content in (("upright", encoded(photo, "PNG")), ("rotated", lying(photo))):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "photo.png").write_bytes(content)
+        embed(tmp_path / f"index of {name}", folder)
+        found = Index(tmp_path / f"index of {name}").search(np.ones((1, 24), np.float32), k=1)
+        draw_sheet(["words"], found, tmp_path / f"{name}.png")
+        sheets.append(Image.open(tmp_path / f"{name}.png"))
+    assert sheets[0] == sheets[1]

@@ -5,10 +5,13 @@ import random
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from miniclip.errors import UserError
-from tests.deploy.index.conftest import assert_holds, expected_vectors, save_photo
+from tests.data.conftest import lying
+from tests.deploy.index.conftest import assert_holds, expected_vectors, save_photo, vectors_by_name
 from tests.deploy.index.projection import embed
 
 
@@ -175,6 +178,15 @@ ODD_NAMES = (
     "-k.png",
     "🐶.png",
 )
+
+
+def test_a_rotated_photo_has_the_vector_of_the_upright_one(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    upright = Image.open(save_photo(tmp_path / "photos" / "upright.png", 0))
+    (tmp_path / "photos" / "rotated.png").write_bytes(lying(upright))
+    embed(tmp_path / "index", tmp_path / "photos")
+    rotated, expected = vectors_by_name(tmp_path / "index").values()
+    np.testing.assert_array_equal(rotated, expected)
 
 
 def test_odd_names_are_names(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from starlette.testclient import TestClient
 from miniclip.deploy.index import Index
 from miniclip.deploy.server import Limits, Searcher
 from miniclip.deploy.server.running import PromptConnection, listen
+from tests.data.conftest import lying
 from tests.deploy.index.conftest import save_photo
 from tests.deploy.index.projection import ProjectionModel, embed
 from tests.deploy.server.conftest import Serve, bomb, png
@@ -56,6 +57,14 @@ def test_an_image_finds_itself(client: TestClient, album: Path) -> None:
         for other in ("first", "second"):
             found = client.post("/search", data={**like, "index": other}).json()["results"]
             assert found[0]["path"].endswith("2.png")
+
+
+def test_a_rotated_photo_is_seen_upright(client: TestClient, album: Path) -> None:
+    upright = album / "photos" / "2.png"
+    rotated = lying(Image.open(upright))
+    contents = (upright.read_bytes(), rotated)
+    vectors = [client.post("/embed", files={"image": one}).json()["vector"] for one in contents]
+    assert vectors[0] == vectors[1]
 
 
 def test_a_mixed_query_is_the_mean(client: TestClient, album: Path, searchers: list[Searcher]) -> None:
