@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
 from miniclip.errors import BrokenImage
 
@@ -135,6 +136,25 @@ def _opened(content: bytes, name: str) -> Iterator[Image.Image]:
         raise
     except Exception as error:  # Pillow's readers of broken files raise nearly anything
         raise BrokenImage(f"The image {name} cannot be read ({error}). Replace it or remove it.") from None
+
+
+def drafted(image: Image.Image, *, decode_size: int) -> Image.Image:
+    """An image that a user opened, to be decoded at the scale that `decode` takes for its file.
+
+    That is a JPEG of which nothing is loaded or chosen yet, opened once more: a draft changes the size of
+    what it is made of, and the user's image keeps its own. Any other image is given back.
+    """
+    if not isinstance(image, JpegImageFile) or image.fp is None or not image.tile:
+        return image
+    if image.decoderconfig or image.tell() != 0:  # a scale or a frame was chosen
+        return image
+
+    again = Image.open(image.fp, formats=("JPEG",))
+    again.draft("RGB", (decode_size, decode_size))
+    # not that of the file, which the user may have changed
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    again.getexif()[ExifTags.Base.Orientation] = orientation
+    return again
 
 
 def pixels_of(image: Image.Image) -> "Tensor":

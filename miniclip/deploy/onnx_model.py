@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from miniclip.data.image_content import decode_without_torch, read_content, upright_rgb
+from miniclip.data.image_content import decode_without_torch, drafted, read_content, upright_rgb
 from miniclip.deploy import onnx_files as files
 from miniclip.errors import UserError
 from miniclip.files import within
@@ -100,8 +100,11 @@ class OnnxModel:
         self._pad_id: int = config["pad_id"]
 
     def preprocess(self, image: Image.Image) -> np.ndarray:
-        """What the model sees of an image, (3, S, S) float32."""
-        image = upright_rgb(image)
+        """What the model sees of an image, (3, S, S) float32.
+
+        A JPEG that Pillow has opened and not loaded is decoded as its file is; see `drafted`.
+        """
+        image = upright_rgb(drafted(image, decode_size=self.image_size))
         if self.eval_crop == "center":
             side = min(image.size)
             left, top = (image.width - side) // 2, (image.height - side) // 2

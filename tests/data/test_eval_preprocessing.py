@@ -1,11 +1,14 @@
 """The preprocessing of evaluation: crops by hand, its state, and that a checkpoint's own is used."""
 
+import io
 import re
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from miniclip.config.restore import restore
 from miniclip.data.eval_preprocessing import EvalPreprocessing
@@ -14,6 +17,21 @@ from miniclip.integrations.clip_benchmark import load
 from miniclip.preprocessing import MEAN, STD, Preprocessing
 from miniclip.runs import RunDirectory
 from tests.conftest import parts_of
+from tests.data.conftest import LYING, encoded, lying
+
+NOISE = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+
+PHOTO = Image.fromarray(NOISE).resize((400, 300), Image.Resampling.BICUBIC)
+
+PHOTOS: dict[str, bytes] = {
+    "rgb": encoded(PHOTO),
+    "grey": encoded(PHOTO.convert("L")),
+    "cmyk": encoded(PHOTO.convert("CMYK")),
+    "progressive": encoded(PHOTO, progressive=True),
+    "two frames": encoded(PHOTO, "MPO", save_all=True, append_images=[PHOTO]),
+    "smaller than the model's": encoded(PHOTO.resize((30, 20))),
+    "rotated": lying(PHOTO, "JPEG"),
+}
 
 STATE: dict[str, Any] = {
     "image_size": 4,
@@ -47,6 +65,56 @@ def test_an_image_of_pillow_and_its_pixels_are_one(crop: str) -> None:
     image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
     preprocess = EvalPreprocessing(16, crop=crop)
     assert torch.equal(preprocess(image), preprocess(pixels))
+
+
+@pytest.mark.parametrize("crop", ["squash", "center"])
+@pytest.mark.parametrize("name", PHOTOS)
+def test_a_jpeg_that_is_opened_is_seen_as_its_file(name: str, crop: str, tmp_path: Path) -> None:
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(PHOTOS[name])
+    preprocess = EvalPreprocessing(32, crop=crop)
+    expected = preprocess.read(path)
+
+    with Image.open(path) as image, Image.open(io.BytesIO(PHOTOS[name])) as in_memory:
+        size = image.size
+        assert torch.equal(preprocess(image), expected)
+        assert torch.equal(preprocess(image), expected)  # it is as it was
+        assert torch.equal(preprocess(in_memory), expected)
+        assert image.size == size
+        assert np.array_equal(image, Image.open(path))
+
+
+def test_a_jpeg_that_is_loaded_keeps_its_pixels(tmp_path: Path) -> None:
+    preprocess = EvalPreprocessing(32, crop="squash")
+    with Image.open(io.BytesIO(PHOTOS["rgb"])) as image:
+        image.load()
+        assert torch.equal(preprocess(image), preprocess(Image.fromarray(np.array(image))))
+
+
+def test_a_scale_that_a_user_chose_is_kept() -> None:
+    preprocess = EvalPreprocessing(8, crop="squash")
+    with Image.open(io.BytesIO(PHOTOS["rgb"])) as image:
+        image.draft("RGB", (150, 100))
+        seen = preprocess(image)
+        assert torch.equal(seen, preprocess(Image.fromarray(np.array(image))))
+
+
+def test_a_frame_that_a_user_chose_is_kept() -> None:
+    preprocess = EvalPreprocessing(8, crop="squash")
+    frames = encoded(PHOTO, "MPO", save_all=True, append_images=[PHOTO.rotate(180)])
+    with Image.open(io.BytesIO(frames)) as image:
+        image.seek(1)
+        second = preprocess(image)
+        assert torch.equal(second, preprocess(Image.fromarray(np.array(image))))
+
+
+def test_an_orientation_that_a_user_changed_holds() -> None:
+    preprocess = EvalPreprocessing(32, crop="squash")
+    with Image.open(io.BytesIO(PHOTOS["rotated"])) as image:
+        image.getexif()[ExifTags.Base.Orientation] = 1
+        as_it_lies = preprocess(image)
+    with Image.open(io.BytesIO(encoded(PHOTO.transpose(LYING[6])))) as image:
+        assert torch.equal(as_it_lies, preprocess(image))
 
 
 def test_a_state_makes_the_same_again() -> None:

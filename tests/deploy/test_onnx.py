@@ -157,6 +157,15 @@ def test_a_rotated_photo_is_the_upright_one(
             np.testing.assert_allclose(encode(image), expected, atol=1e-6)
 
 
+def test_a_jpeg_that_is_opened_is_seen_as_its_file(exported: Path, tmp_path: Path) -> None:
+    onnx = OnnxModel(exported)
+    photo = tmp_path / "photo.jpg"
+    drawings()[0].resize((400, 300)).save(photo)
+    with Image.open(photo) as image:
+        np.testing.assert_array_equal(onnx.encode_image(image), onnx.encode_image(photo))
+        assert image.size == (400, 300)
+
+
 def test_one_preprocessed_image_of_any_floats_is_a_batch(exported: Path) -> None:
     onnx = OnnxModel(exported)
     pixels = onnx.preprocess(drawings()[0])
