@@ -169,6 +169,7 @@ def check(cfg: DictConfig) -> None:
         UserError: names the setting, its value, what is allowed and how to change it.
     """
     check_values(cfg)
+    source: DataSource = make(cfg, "data")  # first, for a model may have to be downloaded
 
     with warnings.catch_warnings(), torch.device("meta"):
         warnings.simplefilter("ignore")  # what is worth saying is said when the parts are made
@@ -180,7 +181,6 @@ def check(cfg: DictConfig) -> None:
         with names_of(cfg, "optimizer"):
             check_patterns(optimizer.adamw_patterns, [name for name, _ in model.named_parameters()])
 
-    source: DataSource = make(cfg, "data")
     if source.keeps_features:
         check_frozen(model)
 

@@ -175,7 +175,7 @@ def restore(path: Path, *changes: str) -> Restored:
         own_data=_own_data(checkpoint.config, config),
         is_elsewhere=any(change.startswith("data=") for change in changes)
         and _places(config) != _places(checkpoint.config),
-        trained_on=checkpoint.content.get("data", {}).get("train"),
+        trained_on=_trained_on(checkpoint.content),
     )
 
 
@@ -197,6 +197,12 @@ def _own_data(config: Config, changed: Config) -> Config | None:
     if config["data"].get("_target_") != changed["data"].get("_target_"):
         return None
     return {**config["data"], **_places(changed)}
+
+
+def _trained_on(content: dict[str, Any]) -> str | None:
+    """What a checkpoint says of the part that it was trained on."""
+    fingerprints = content.get("data")
+    return fingerprints.get("train") if isinstance(fingerprints, dict) else None
 
 
 def _places(config: Config) -> Config:

@@ -833,3 +833,10 @@ def test_every_text_setting_of_the_data_is_a_place_or_none() -> None:
 def takes_text(hint: Any) -> bool:
     """Whether any text fits a type, by itself or in a list."""
     return any(fits(value, hint) for value in ("any text", ["any text"], {"any": "text"}))
+
+
+def test_a_file_that_does_not_say_what_it_was_trained_on(run: RunDirectory, tmp_path: Path) -> None:
+    assert restore(run.path).trained_on == parts_of(run.best_checkpoint)["data"]["train"]
+    for data in (["train"], {}, None):
+        torch.save({**parts_of(run.best_checkpoint), "data": data}, tmp_path / "said.pt")
+        assert restore(tmp_path / "said.pt").trained_on is None
