@@ -44,6 +44,8 @@ class Run:
         retrieval_figure: what its best checkpoint retrieves; None if it drew none.
         trained_on: fingerprint of the training part.
         overrides: what was typed for it, ["optimizer=sam"]; None if unknown.
+        steps: of the whole run, skipped ones included; 0 if unknown.
+        skipped_steps: those whose gradient was not finite.
         damages: which of its files the report has to do without, and why.
     """
 
@@ -57,6 +59,8 @@ class Run:
     retrieval_figure: Path | None = None
     trained_on: str | None = None
     overrides: list[str] | None = None
+    steps: int = 0
+    skipped_steps: int = 0
     damages: tuple[str, ...] = ()
 
     @property
@@ -174,6 +178,8 @@ def _read_run(folder: Path) -> Run:
         retrieval_figure=_without_damaged(lambda: _figure(files.retrieval_figure), damages),
         trained_on=files.read_data().get("train", {}).get("fingerprint"),
         overrides=_without_damaged(files.read_overrides, damages),
+        steps=summary.get("steps", 0),
+        skipped_steps=summary.get("skipped_steps", 0),
         damages=tuple(damages),
     )
 

@@ -17,6 +17,12 @@ from miniclip.runs.job_key import HELPER, changes_nothing
 MAX_COLUMNS = 12
 """More groups than this fit into no table with a column for each."""
 
+MAX_NAMES = 5
+"""How many runs a remark names."""
+
+MANY_SKIPPED = 0.1
+"""A run that skips a larger fraction of its steps is told."""
+
 
 @dataclass
 class Section:
@@ -110,9 +116,32 @@ def _warnings(runs: Sequence[Run], groups: Sequence[Group]) -> list[str]:
         if len(roots := _roots_of_other_data(group)) > 1
     ]
 
+    remarks += _of_skipped_steps(runs)
     damages = [damage for run in runs for damage in run.damages]
     remarks += [f"Warning: {damage} The report does without it." for damage in damages]
     return remarks
+
+
+def _of_skipped_steps(runs: Sequence[Run]) -> list[str]:
+    """A warning of the runs that skipped many of their steps, if there are any."""
+    told = [
+        f"{run.path.name} ({run.skipped_steps} of {run.steps})"
+        for run in runs
+        if run.skipped_steps > MANY_SKIPPED * run.steps
+    ]
+    if not told:
+        return []
+    return [
+        f"Warning: more than a tenth of the steps were skipped, their gradient not finite: {_some(told)}. "
+        "Their numbers are of fewer steps than they were to train."
+    ]
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first of some names, and how many more there are."""
+    num_more = len(names) - MAX_NAMES
+    more = f" and {num_more} more" if num_more > 0 else ""
+    return ", ".join(names[:MAX_NAMES]) + more
 
 
 def _repeats_a_seed(group: Group) -> bool:

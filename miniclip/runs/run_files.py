@@ -87,6 +87,7 @@ SUMMARY_SHAPE: Shape = {
     "best_rsum?": NUMBER_OR_NULL,
     "test?": RECORD_SHAPE,
     "steps?": COUNT,
+    "skipped_steps?": COUNT,
     "seconds?": NUMBER_OR_NULL,
 }
 

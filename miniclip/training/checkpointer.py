@@ -200,7 +200,7 @@ class Checkpointer:
         names: list[Callable[[], None]] = []
         if is_best:
             names.append(kept.add_best)
-        if was_validated and self.settings.keep_best > 1:
+        if was_validated and self.settings.keep_best > 1 and not progress.is_untrained:
             names.append(partial(kept.add_validated, progress.step))
 
         at_end_of_epoch = progress.position == 0 and progress.epoch > 0

@@ -54,6 +54,11 @@ class Progress:
         return self.epoch + int(self.position > 0)
 
     @property
+    def is_untrained(self) -> bool:
+        """Whether all steps so far were skipped, so that the weights are those that the run began with."""
+        return 0 < self.step <= self.skipped_steps
+
+    @property
     def images_per_second(self) -> float:
         """Images trained on per second of training."""
         return self.images / max(self.seconds, 1e-9)

@@ -20,8 +20,13 @@ def summary_of(
         device: where it was trained.
 
     Raises:
-        Diverged: when there is no best checkpoint.
+        Diverged: when all steps were skipped, or there is no best checkpoint.
     """
+    if progress.is_untrained:
+        raise Diverged(
+            f"Every step was skipped, {progress.step} in all, because a gradient was not finite: the "
+            f"weights are those that the run began with. {REMEDY}"
+        )
     if progress.best is None:
         raise Diverged(
             "No validation gave a finite loss and features that have not collapsed, so there is no best "

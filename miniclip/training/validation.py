@@ -29,6 +29,11 @@ UNTRAINED = (
     "%.1f of captions. These weights are the best only until those of others do."
 )
 
+UNTOUCHED = (
+    "Every step so far was skipped, %d in all: gradient not finite. These weights, which no step has "
+    "trained, are no candidate for best.pt."
+)
+
 COLLAPSED = (
     "The features have collapsed: effective rank %.1f of images, %.1f of captions. These weights are no "
     "candidate for best.pt. Lower the learning rate, or warm up longer."
@@ -164,6 +169,10 @@ class Validation:
 
     def _warn(self, loss: float, found: Health) -> None:
         """Log what is wrong with the weights, or was with the steps that led to them."""
+        if self.progress.is_untrained:
+            log.warning(UNTOUCHED, self.progress.step)
+            return
+
         if self.progress.skipped_steps:
             skipped = counted(self.progress.skipped_steps, "step")
             log.warning("%s skipped: gradient not finite.", skipped)
@@ -176,7 +185,7 @@ class Validation:
     def _choose(self, record: dict[str, Any], features: Features) -> bool:
         """Keep a record that is the best so far. Returns whether it is."""
         best = self.progress.best
-        if not is_candidate(record):
+        if self.progress.is_untrained or not is_candidate(record):
             return False
         if best is not None and selection_key(record) <= selection_key(best):
             return False

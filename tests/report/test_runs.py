@@ -1,6 +1,7 @@
 """Runs as they are found: finished, killed, tried again, damaged, and with links that lead out."""
 
 import base64
+import json
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
@@ -69,6 +70,17 @@ def test_one_damaged_run_hides_no_other(name: str, damage: bytes | None, tmp_pat
     collection = read_collection([tmp_path / "runs"])
     assert [run.path.name for run in collection.runs][-1] == "good"
     assert len(collection.runs) + len(collection.failures) == 2
+
+
+def test_a_run_knows_how_many_of_its_steps_were_skipped(tmp_path: Path) -> None:
+    summary = foreign_run(tmp_path) / "summary.json"
+    told = json.loads(summary.read_text())
+    summary.write_text(json.dumps({**told, "steps": 10, "skipped_steps": 4}))
+    (run,) = read_collection([tmp_path]).runs
+    assert (run.skipped_steps, run.steps) == (4, 10)
+
+    summary.write_text(json.dumps({**told, "steps": 10, "skipped_steps": "many"}))
+    assert "skipped_steps is text" in read_collection([tmp_path]).failures[0].reason
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,21 @@ def test_it_warns_of_one_seed_and_of_one_that_is_there_twice(tmp_path: Path) -> 
     assert not any(remark.startswith("Warning") for remark in good)
 
 
+def test_it_warns_of_runs_that_skipped_many_steps(tmp_path: Path) -> None:
+    runs = [replace(run_of(0.0, seed, 300), steps=20, skipped_steps=seed) for seed in range(4)]
+    remarks = sections(tmp_path, runs)["Runs"].remarks
+    (warning,) = (remark for remark in remarks if "skipped" in remark)
+    assert warning == (
+        "Warning: more than a tenth of the steps were skipped, their gradient not finite: 0.0-3 (3 of 20). "
+        "Their numbers are of fewer steps than they were to train."
+    )
+    assert not any("skipped" in remark for remark in sections(tmp_path, runs[:3])["Runs"].remarks)
+
+    many = [replace(run_of(0.0, seed, 300), steps=20, skipped_steps=9) for seed in range(7)]
+    (warning,) = (text for text in sections(tmp_path, many)["Runs"].remarks if "skipped" in text)
+    assert "0.0-4 (9 of 20) and 2 more. Their numbers" in warning
+
+
 def test_another_seed_of_the_data_is_another_seed(tmp_path: Path) -> None:
     first, second = (run_of(0.0, seed, 300) for seed in (0, 1))
     second.settings["seed"] = 0

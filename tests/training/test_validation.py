@@ -176,6 +176,26 @@ def test_a_run_that_has_collapsed_has_diverged(
     assert "collapsed" in caplog.text and "no candidate" in caplog.text
 
 
+def test_a_run_of_skipped_steps_alone_has_diverged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its weights are those that it began with, however high their recall."""
+    settings = ("optimizer=sam", "optimizer.rho=1e30", "trainer.keep_best=2")
+    with pytest.raises(Diverged, match=r"Every step was skipped, 10 in all, because"):
+        fit(tmp_path, *TINY, *settings)
+    run = RunDirectory(tmp_path)
+    assert not list(run.checkpoints.glob("best*")) and not run.summary.exists()
+    assert "Every step so far was skipped, 5 in all" in caplog.text
+
+
+def test_weights_that_no_step_has_trained_are_never_the_best(setup: TrainingSetup, tmp_path: Path) -> None:
+    validate = validation(setup, tmp_path)
+    validate.progress.skipped_steps = validate.progress.step
+    assert chosen(validate, (3, 90.0, 5.0)) == [False]
+    validate.progress.step += 1
+    assert chosen(validate, (4, 20.0, 5.0)) == [True]
+
+
 def test_a_record_that_knows_nothing_of_health_counts_as_sound() -> None:
     old = {"val/rsum": 10.0, "val/loss": 1.0}
     collapsed = {"val/rsum": 20.0, "val/loss": 1.0, **health_of(rank=1.0)}
