@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import sys
 from pathlib import Path
 
 from miniclip.errors import UserError
@@ -35,3 +36,5 @@ def run(arguments: argparse.Namespace) -> None:
     files = write_report(collection, arguments.out, control=arguments.control, mixes=arguments.mix)
     for path in files:
         print(path)
+    for sentence in collection.unstarted:
+        print(sentence, file=sys.stderr)

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from miniclip.config.hydra_internals import parse_overrides, register_plugin
 from miniclip.errors import SettingError, counted
+from miniclip.runs.sweep import STUDY
 
 if TYPE_CHECKING:
     import optuna
@@ -98,7 +99,7 @@ class OptunaSweeper(Sweeper):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         study = optuna.create_study(
             study_name="sweep",
-            storage=JournalStorage(JournalFileBackend(str(folder / "study.log"))),
+            storage=JournalStorage(JournalFileBackend(str(folder / STUDY))),
             direction="maximize",
             load_if_exists=True,
         )

@@ -1,7 +1,6 @@
 """The report: one HTML file that needs nothing else, and the same as Markdown and CSV."""
 
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 from miniclip.errors import UserError, counted
@@ -9,7 +8,7 @@ from miniclip.files import write_text
 from miniclip.report.controls import controls_of
 from miniclip.report.formats import as_csv, as_html, as_markdown
 from miniclip.report.groups import check_comparable, group_runs
-from miniclip.report.runs import Collection, Failure
+from miniclip.report.runs import Collection
 from miniclip.report.sections import sections_of
 
 
@@ -27,7 +26,7 @@ def write_report(
         UserError: when there is no finished run, runs do not compare, or no group is the control.
     """
     if not collection.runs:
-        raise UserError(_why_nothing(collection.failures))
+        raise UserError(_why_nothing(collection))
     if not mixes:
         check_comparable(collection.runs)
 
@@ -46,9 +45,14 @@ def write_report(
     return [page, markdown, table]
 
 
-def _why_nothing(failures: Sequence[Failure]) -> str:
+def _why_nothing(collection: Collection) -> str:
     """Why there is nothing to compare, with the first reason."""
+    failures = collection.failures
     first = failures[0]
     example = f"{first.path}: {first.status}{f' ({first.reason})' if first.reason else ''}"
     num_runs = counted(len(failures), "run")
-    return f"None of {num_runs} has finished; there is nothing to compare. {example}"
+    sentences = (
+        f"None of {num_runs} has finished; there is nothing to compare. {example}",
+        *collection.unstarted,
+    )
+    return " ".join(sentences)

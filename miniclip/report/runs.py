@@ -1,7 +1,7 @@
 """Finished runs as a report reads them from their directories, and those that came to nothing."""
 
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -21,6 +21,7 @@ from miniclip.runs.small_files import (
     read_bytes,
 )
 from miniclip.runs.state import UNREADABLE
+from miniclip.runs.sweep import Sweep, find_sweeps
 
 MEASURES = ("rsum", *recall_keys())
 """The metrics that a report shows of each run."""
@@ -107,10 +108,15 @@ class Failure(NamedTuple):
 
 
 class Collection(NamedTuple):
-    """What was found below some paths."""
+    """What was found below some paths.
+
+    Attributes:
+        unstarted: a sentence for each sweep of which some jobs have not begun.
+    """
 
     runs: list[Run]
     failures: list[Failure]
+    unstarted: Sequence[str] = ()
 
 
 def read_collection(paths: Iterable[Path]) -> Collection:
@@ -119,6 +125,7 @@ def read_collection(paths: Iterable[Path]) -> Collection:
     Raises:
         UserError: when a path does not exist or holds no run.
     """
+    paths = list(paths)
     runs: dict[Path, Run] = {}
     failures: dict[Path, Failure] = {}
     for folder in _run_folders(paths):
@@ -131,7 +138,7 @@ def read_collection(paths: Iterable[Path]) -> Collection:
     # what one try of a job failed to do, another has done
     jobs_done = {_job(folder) for folder in runs}
     still_failed = [failure for failure in failures.values() if _job(failure.path) not in jobs_done]
-    return Collection(list(runs.values()), still_failed)
+    return Collection(list(runs.values()), still_failed, list(_unstarted(paths)))
 
 
 def _run_folders(paths: Iterable[Path]) -> Iterator[Path]:
@@ -144,6 +151,17 @@ def _run_folders(paths: Iterable[Path]) -> Iterator[Path]:
         if not folders:
             raise UserError(f"{path} is no run and holds none (no status.json).")
         yield from map(Path.resolve, folders)
+
+
+def _unstarted(paths: Iterable[Path]) -> Iterator[str]:
+    """Of each sweep at or below some paths how many jobs have not begun, if there are any."""
+    sweeps = {sweep.resolve(): sweep for path in paths for sweep in find_sweeps(path)}
+    for sweep in map(Sweep, sweeps.values()):
+        num_unstarted = len(sweep.unstarted())
+        if num_unstarted:
+            num_planned = counted(len(sweep.planned()), "job")
+            verb = "has" if num_unstarted == 1 else "have"
+            yield f"{num_unstarted} of {num_planned} of {sweep.path} {verb} not started."
 
 
 def _read(folder: Path) -> Run | Failure:

@@ -58,7 +58,11 @@ def sections_of(
     sections = [
         Section(
             "Runs",
-            remarks=[*_summary(collection.runs, groups, best), *_warnings(collection.runs, groups)],
+            remarks=[
+                *_summary(collection.runs, groups, best),
+                *(f"Warning: {sentence}" for sentence in collection.unstarted),
+                *_warnings(collection.runs, groups),
+            ],
             table=_table_of_groups(groups, controls),
             figures=[draw_groups(groups, folder / "groups.svg")],
         )

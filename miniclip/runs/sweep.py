@@ -8,6 +8,7 @@ written anew after every job.
 import csv
 import io
 import logging
+import os
 import platform
 import shlex
 from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +34,11 @@ from miniclip.runs.state import UNREADABLE
 from miniclip.table_cells import markdown_cell, spreadsheet_cell
 
 log = logging.getLogger(__name__)
+
+PLAN = "sweep.json"
+
+STUDY = "study.log"
+"""Journal of a search by Optuna, which chooses its jobs one after the other."""
 
 PLAN_SHAPE: Shape = {"format?": COUNT, "keys": [TEXT]}
 
@@ -161,10 +167,10 @@ class Sweep:
         """
         plan = self._read_plan()
         known = plan["keys"]
-        if plan.get("format", 1) < JOB_FORMAT:  # its jobs have other keys today
-            known = [*known, *(job.key for job in self.jobs())]
+        if not _has_keys_of_today(plan):
+            known = [job.key for job in self.jobs()]
 
-        if known and not set(known) & set(keys):
+        if (known or plan["keys"]) and not set(known) & set(keys):
             num_known = counted(len(plan["keys"] or known), "job")
             raise UserError(
                 f"{self.path} holds another sweep, of {num_known} and none of these {len(keys)}. "
@@ -176,16 +182,27 @@ class Sweep:
             self.path.mkdir(parents=True, exist_ok=True)
             write_json(self._plan_file, {"format": JOB_FORMAT, "keys": all_keys})
 
+    def planned(self) -> list[str]:
+        """Keys of the jobs that were launched into this folder, begun or not, where they are known."""
+        plan = self._read_plan()
+        is_search = (self.path / STUDY).is_file()
+        return plan["keys"] if _has_keys_of_today(plan) and not is_search else []
+
+    def unstarted(self) -> list[str]:
+        """Keys of those that have not begun."""
+        begun = {known_key(folder) for folder in find_jobs(self.path)}
+        return [key for key in self.planned() if key not in begun]
+
     @property
     def _plan_file(self) -> Path:
-        return self.path / "sweep.json"
+        return self.path / PLAN
 
     def _read_plan(self) -> dict[str, Any]:
         """The keys of all jobs that were launched into this folder, begun or not."""
         try:
             return read_object(self._plan_file, PLAN_SHAPE) or {"keys": []}
         except DamagedFile as error:
-            log.warning("%s The sweep goes on with the jobs that have begun.", error)
+            log.warning("%s Of its jobs those that have begun are known.", error)
             return {"keys": []}
 
     @contextmanager
@@ -241,6 +258,16 @@ def markdown_table(columns: Sequence[str], rows: Sequence[dict[str, str]]) -> li
         cells = (markdown_cell(row[column]) for column in columns)
         lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def find_sweeps(folder: Path) -> list[Path]:
+    """The folders of sweeps at and below a folder."""
+    return sorted(Path(place) for place, _, files in os.walk(folder) if PLAN in files)
+
+
+def _has_keys_of_today(plan: dict[str, Any]) -> bool:
+    """Whether the jobs of a plan have the keys that they would have today; an older version's have not."""
+    return plan.get("format", 1) >= JOB_FORMAT
 
 
 def _read_or_empty(read: Callable[[], dict[str, Any]], damages: list[str]) -> dict[str, Any]:

@@ -37,6 +37,7 @@ def test_a_sweep_becomes_a_page_that_needs_nothing_else(sweep: Path, tmp_path: P
     assert "http" not in re.sub(r"data:[^']*", "", page)
     text = (folder / "report.md").read_text()
     assert "2 runs without a result" in text and "is larger than the training set" in text
+    assert "not started" not in text + done.stderr
     assert "6 runs in 3 groups" in text and "| rho=0.05 | 2 |" in text and "control" in text
     lines = [line.strip() for line in text.splitlines() if line.startswith("    ")]
     assert len(lines) == 3 and all("optimizer=sam optimizer.rho=" in line for line in lines)
@@ -46,6 +47,12 @@ def test_a_sweep_becomes_a_page_that_needs_nothing_else(sweep: Path, tmp_path: P
     assert sorted({row["optimizer.rho"] for row in rows}) == ["0", "0.05", "0.1"] and len(rows) == 6
     for row in rows:
         assert int(row["forward_passes"]) == int(row["steps"]) * (1 if row["optimizer.rho"] == "0" else 2)
+
+
+def test_jobs_that_have_not_started_are_told(sweep: Path, tmp_path: Path) -> None:
+    shutil.copytree(sweep, tmp_path / "sweep", ignore=shutil.ignore_patterns("[2-5]_*", "broken"))
+    done = miniclip_command(tmp_path, "report", "sweep")
+    assert done.returncode == 0 and "4 of 6 jobs of" in done.stderr and "not started" in done.stderr
 
 
 def test_what_does_not_compare_is_refused(sweep: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from miniclip.errors import UserError
 from miniclip.report.page import write_report
 from miniclip.report.runs import read_collection
 from miniclip.runs import RunDirectory
+from miniclip.runs.sweep import Sweep
 from tests.report.conftest import foreign_run
 
 pytest.importorskip("scipy", reason="needs the extra report")
@@ -36,6 +37,30 @@ def test_of_several_tries_of_a_job_the_finished_one_counts(tmp_path: Path) -> No
 
     RunDirectory(tmp_path / "3_run").write_job(key="another", overrides=[])
     assert [failure.path.name for failure in read_collection([tmp_path]).failures] == ["3_run"]
+
+
+@pytest.mark.parametrize("deeper", [False, True])
+def test_it_tells_of_jobs_that_have_not_started(deeper: bool, tmp_path: Path) -> None:
+    """In the terminal before there is a page, also where nothing has finished."""
+    sweep = tmp_path / "outputs" / "sweep"
+    Sweep(sweep).claim(list("abcdefgh"))
+    for number, key in enumerate("abc"):
+        run = foreign_run(sweep / f"{number}_run", name=key)
+        RunDirectory(run).write_job(key=key, overrides=[])
+    (sweep / "2_run" / "status.json").write_text('{"status": "interrupted"}')
+    collection = read_collection([sweep.parent if deeper else sweep, sweep])
+    told = f"5 of 8 jobs of {sweep} have not started."
+    assert collection.unstarted == [told]
+
+    page, markdown, _ = write_report(collection, tmp_path / "out")
+    assert f"<p class=warning>Warning: {told}</p>" in page.read_text()
+    assert f"Warning: {told}" in markdown.read_text().replace("\\", "")
+
+    for number in range(2):
+        (sweep / f"{number}_run" / "status.json").write_text('{"status": "interrupted"}')
+    with pytest.raises(UserError, match=r"None of 3 runs has finished.* 5 of 8 jobs"):
+        write_report(read_collection([sweep]), tmp_path / "out")
+    assert read_collection([sweep / "0_run"]).unstarted == []
 
 
 @pytest.mark.parametrize(

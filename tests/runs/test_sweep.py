@@ -18,7 +18,7 @@ from PIL import Image
 from miniclip.disk_errors import DiskError
 from miniclip.errors import UserError
 from miniclip.runs import RunDirectory
-from miniclip.runs.sweep import Sweep
+from miniclip.runs.sweep import STUDY, Sweep
 from miniclip.training.resuming import find_checkpoint
 from tests.conftest import ROOT, TINY, kill_in_its_first_job, run_miniclip
 from tests.folder_set import save_set
@@ -304,6 +304,26 @@ def test_a_folder_of_another_sweep_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds another sweep, of 3 jobs and none of these 1"):
         sweep.claim(["d"])
     assert json.loads((tmp_path / "sweep.json").read_text())["keys"] == ["a", "b", "c"]
+
+
+def test_a_sweep_knows_which_of_its_jobs_have_not_started(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path)
+    assert sweep.unstarted() == []
+    sweep.claim(["a", "b", "c"])
+    RunDirectory(tmp_path / "0_a").write_job(key="a", overrides=[])
+    assert sweep.unstarted() == ["b", "c"]
+
+    (tmp_path / STUDY).touch()  # the key is that of the search, whose jobs nobody knows before
+    assert sweep.unstarted() == []
+
+
+def test_keys_of_an_older_version_are_of_no_job_today(tmp_path: Path) -> None:
+    """They would never start."""
+    (tmp_path / "sweep.json").write_text('{"keys": ["old", "older"]}')
+    RunDirectory(tmp_path / "0_a").write_job(key="a", overrides=[])
+    assert Sweep(tmp_path).unstarted() == []
+    Sweep(tmp_path).claim(["a", "b"])
+    assert Sweep(tmp_path).unstarted() == ["b"]
 
 
 def test_a_sweep_whose_folder_cannot_be_written_says_where_one_can(tmp_path: Path) -> None:
