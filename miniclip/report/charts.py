@@ -42,7 +42,7 @@ PANELS = (
     Panel("val/loss", "validation loss", "step", "steps"),
     Panel("val/rsum", "rsum", "step", "steps"),
     Panel("val/rsum", "rsum", "train/forward_passes", "forward passes"),
-    Panel("val/rsum", "rsum", "train/seconds", "minutes", scale=60),
+    Panel("val/rsum", "rsum", "train/seconds", "minutes of training", scale=60),
 )
 
 
@@ -98,7 +98,8 @@ def draw_axis(groups: Sequence[Group], setting: str, path: Path) -> Path | None:
 def draw_progress(groups: Sequence[Group], path: Path) -> Path:
     """Draw loss and rsum against steps, rsum against forward passes and time: SAM pays double."""
     figure, axes = new_figure(2, 2, size=(11, 8))
-    for axis, panel in zip(axes.flat, PANELS, strict=True):
+    panels = [_fitting(panel, groups) for panel in PANELS]
+    for axis, panel in zip(axes.flat, panels, strict=True):
         for place, group in enumerate(groups):
             _draw_curves(axis, group, panel, place=place)
 
@@ -178,6 +179,15 @@ def _draw_curves(axis: "Axes", group: Group, panel: Panel, *, place: int) -> Non
             alpha=0.85,
             label=_short(group.name, 40) if is_named else None,
         )
+
+
+def _fitting(panel: Panel, groups: Sequence[Group]) -> Panel:
+    """A panel of minutes as one of seconds where all its runs are within a minute."""
+    runs = [run for group in groups for run in group.runs]
+    costs = [cost * panel.scale for run in runs for cost, _ in _points(run, panel)]
+    if panel.scale == 1 or max(costs, default=0) >= panel.scale:
+        return panel
+    return panel._replace(unit=panel.unit.replace("minutes", "seconds"), scale=1)
 
 
 def _points(run: Run, panel: Panel) -> list[tuple[float, float]]:

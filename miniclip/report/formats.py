@@ -70,7 +70,7 @@ def as_markdown(sections: Sequence[Section]) -> str:
 
 
 def as_csv(runs: Iterable[Run], varied: Sequence[str]) -> str:
-    """A row for each run: its settings that vary, what it reached, and what it had cost by then."""
+    """A row for each run: its settings that vary, what it reached, its cost by then and as a whole."""
     titles = {**recall_titles(), "rsum": "rsum"}
     header = [
         "run",
@@ -80,8 +80,10 @@ def as_csv(runs: Iterable[Run], varied: Sequence[str]) -> str:
         "validation rsum",
         "protocol",
         "measured",
+        "best_step",
+        "best_forward_passes",
+        "best_train_seconds",
         "steps",
-        "forward_passes",
         "seconds",
     ]
 
@@ -100,6 +102,8 @@ def as_csv(runs: Iterable[Run], varied: Sequence[str]) -> str:
             run.best.get("step", ""),
             run.best.get("train/forward_passes", ""),
             run.best.get("train/seconds", ""),
+            run.steps or "",
+            "" if run.whole_seconds is None else run.whole_seconds,
         ]
         writer.writerow(map(spreadsheet_cell, row))
     return buffer.getvalue()

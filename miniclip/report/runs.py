@@ -47,6 +47,7 @@ class Run:
         overrides: what was typed for it, ["optimizer=sam"]; None if unknown.
         steps: of the whole run, skipped ones included; 0 if unknown.
         skipped_steps: those whose gradient was not finite.
+        whole_seconds: what the run took, from its start to its end; None if unknown.
         damages: which of its files the report has to do without, and why.
     """
 
@@ -62,6 +63,7 @@ class Run:
     overrides: list[str] | None = None
     steps: int = 0
     skipped_steps: int = 0
+    whole_seconds: float | None = None
     damages: tuple[str, ...] = ()
 
     @property
@@ -70,7 +72,9 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """What the whole run took, up to the last validation that says so."""
+        """What the whole run took; of one that does not say so its training, to the last validation."""
+        if self.whole_seconds is not None:
+            return self.whole_seconds
         told = [record.get("train/seconds") for record in (self.best, *self.validations)]
         return max(seconds for seconds in told if isinstance(seconds, int | float))
 
@@ -198,6 +202,7 @@ def _read_run(folder: Path) -> Run:
         overrides=_without_damaged(files.read_overrides, damages),
         steps=summary.get("steps", 0),
         skipped_steps=summary.get("skipped_steps", 0),
+        whole_seconds=summary.get("seconds"),
         damages=tuple(damages),
     )
 

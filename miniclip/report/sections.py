@@ -95,7 +95,7 @@ def _summary(runs: Sequence[Run], groups: Sequence[Group], best: Run) -> list[st
     different = f"measured on {len(measured)} different data: " if len(measured) > 1 else ""
     return [
         f"{sizes}; {different}{' | '.join(measured)}.",
-        f"The numbers are: {kinds}. Minutes are those of whole runs.",
+        f"The numbers are: {kinds}. Times are those of whole runs, with validation and saving.",
         "Better or worse is what lies outside of the 95 % intervals over seeds and over images.",
         f"Best on validation: {best.path.name}, seed {best.seed}, rsum {best.rsum:.1f} ({best.protocol}).",
     ]
@@ -162,17 +162,25 @@ def _roots_of_other_data(group: Group) -> list[str]:
 def _table_of_groups(groups: Sequence[Group], controls: Sequence[Group]) -> list[list[str]]:
     """A row for each group: its recalls, its time, and how it stands beside its control."""
     titles = {**recall_titles(), "rsum": "rsum"}
-    rows = [["group", "seeds", *titles.values(), "minutes", "against the control", "verdict"]]
+    times, unit = _mean_times(groups)
+    rows = [["group", "seeds", *titles.values(), unit, "against the control", "verdict"]]
     names = {control.name for control in controls}
 
-    for group, control in zip(groups, controls, strict=True):
+    for group, control, time in zip(groups, controls, times, strict=True):
         metrics = [_with_spread(group.values(metric)) for metric in titles]
-        minutes = spread([run.seconds / 60 for run in group.runs]).mean
         difference, verdict = ("control", "") if group is control else _beside(compare(group, control))
         if group is not control and len(names) > 1:
             difference += f"\nof {control.name}"
-        rows.append([group.name, str(len(group.runs)), *metrics, f"{minutes:.1f}", difference, verdict])
+        rows.append([group.name, str(len(group.runs)), *metrics, f"{time:.1f}", difference, verdict])
     return rows
+
+
+def _mean_times(groups: Sequence[Group]) -> tuple[list[float], str]:
+    """What each group's runs took on average, and the unit: minutes where all of them took one."""
+    seconds = [spread([run.seconds for run in group.runs]).mean for group in groups]
+    if min(seconds) < 60:
+        return seconds, "seconds"
+    return [each / 60 for each in seconds], "minutes"
 
 
 def _with_spread(values: Sequence[float]) -> str:

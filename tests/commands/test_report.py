@@ -46,7 +46,11 @@ def test_a_sweep_becomes_a_page_that_needs_nothing_else(sweep: Path, tmp_path: P
         rows = list(csv.DictReader(file))
     assert sorted({row["optimizer.rho"] for row in rows}) == ["0", "0.05", "0.1"] and len(rows) == 6
     for row in rows:
-        assert int(row["forward_passes"]) == int(row["steps"]) * (1 if row["optimizer.rho"] == "0" else 2)
+        num_passes = 1 if row["optimizer.rho"] == "0" else 2
+        assert int(row["best_forward_passes"]) == int(row["best_step"]) * num_passes
+        summary = json.loads((Path(row["run"]) / "summary.json").read_text())
+        assert (int(row["steps"]), float(row["seconds"])) == (summary["steps"], summary["seconds"])
+        assert float(row["best_train_seconds"]) < float(row["seconds"])
 
 
 def test_jobs_that_have_not_started_are_told(sweep: Path, tmp_path: Path) -> None:

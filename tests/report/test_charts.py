@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from miniclip.figures import new_figure
-from miniclip.report.charts import _scale, draw_axis
+from miniclip.report.charts import PANELS, _fitting, _scale, draw_axis
 from miniclip.report.groups import group_runs
 from tests.report.conftest import run_of
 
@@ -23,6 +23,18 @@ def test_a_setting_that_spans_a_factor_of_ten_has_a_logarithmic_axis(
     axes[0, 0].plot(values, [1, 2, 3])
     _scale(axes[0, 0], values)
     assert axes[0, 0].get_xscale() == scale
+
+
+def test_time_is_that_of_training_in_the_unit_that_fits() -> None:
+    of_time = PANELS[-1]
+    run = run_of(0.0, 0, 300)
+    groups, _ = group_runs([run])
+    assert _fitting(of_time, groups).unit == "minutes of training"
+
+    run.validations[0]["train/seconds"] = 5.0
+    short = _fitting(of_time, groups)
+    assert (short.unit, short.scale) == ("seconds of training", 1)
+    assert _fitting(PANELS[0], groups) == PANELS[0]
 
 
 def test_a_line_needs_three_numbers(tmp_path: Path) -> None:

@@ -127,6 +127,22 @@ def test_of_several_controls_the_one_in_use_is_named(tmp_path: Path) -> None:
         assert (difference, told) == ("+10.0", f"of rho=0, caption_noise={noise}")
 
 
+def test_the_time_is_that_of_the_whole_run(tmp_path: Path) -> None:
+    """With its validations, of which the records of training know nothing."""
+    runs = [replace(run_of(0.0, seed, 300), whole_seconds=90.0 + 60 * seed) for seed in (0, 1)]
+    runs_section = sections(tmp_path, runs)["Runs"]
+    header, row = runs_section.table
+    assert row[header.index("minutes")] == "2.0"
+    assert any("Times are those of whole runs, with validation" in text for text in runs_section.remarks)
+
+
+def test_short_runs_are_told_in_seconds(tmp_path: Path) -> None:
+    """Of a second and a half no minute would be left."""
+    runs = [replace(run_of(rho, 0, 300), whole_seconds=1.46 + 600 * rho) for rho in (0.0, 1.0)]
+    header, *rows = sections(tmp_path, runs)["Runs"].table
+    assert [row[header.index("seconds")] for row in rows] == ["1.5", "601.5"]
+
+
 def test_minutes_are_those_of_the_whole_run(tmp_path: Path) -> None:
     """The best validation came after one minute, the last that says so after four."""
     run = run_of(0.0, 0, 300)
