@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from miniclip.figures import GRAY, SERIES, new_figure, save, tidy
 from miniclip.report.groups import Group, as_text, is_number
 from miniclip.report.runs import Run
@@ -17,6 +19,11 @@ MARKERS = "os^Dv*P"
 
 MAX_COLORS = len(SERIES)
 """Groups beyond these share one gray: colors that can be told apart are few."""
+
+MAX_TICKS = 8
+"""More ticks than this do not stand beside each other on an axis."""
+
+MAX_LETTERS_OF_TICK = 7
 
 LOG_RATIO = 10
 """A setting whose values span this factor has a logarithmic axis."""
@@ -82,12 +89,14 @@ def draw_axis(groups: Sequence[Group], setting: str, path: Path) -> Path | None:
 
     figure, axes = new_figure(1, 1, size=(7, 4))
     axis: Axes = axes[0, 0]
+    places: dict[str, int] = {}
     for place, (name, line) in enumerate(_lines(with_number, setting)):
         _draw_line(axis, line, setting, name=name, place=place)
+        places[name] = place
 
     for group in groups:
         if setting in group.settings and group not in with_number:
-            _draw_across(axis, group, setting)
+            _draw_across(axis, group, place=places.get(_shared(group, setting), MAX_COLORS))
 
     _scale(axis, values)
     tidy(axis, f"rsum over {setting}; bars: 95 % over seeds", xlabel=setting)
@@ -113,10 +122,14 @@ def _lines(groups: Sequence[Group], setting: str) -> list[tuple[str, list[Group]
     """Groups that share all settings but one, under what they share; the longest line first."""
     lines: dict[str, list[Group]] = {}
     for group in groups:
-        shared = [_in_short(key, value) for key, value in group.settings.items() if key != setting]
-        lines.setdefault(", ".join(shared), []).append(group)
+        lines.setdefault(_shared(group, setting), []).append(group)
 
     return sorted(lines.items(), key=lambda line: -len(line[1]))
+
+
+def _shared(group: Group, setting: str) -> str:
+    """The settings of a group but for one: what the line is called that it belongs to."""
+    return ", ".join(_in_short(key, value) for key, value in group.settings.items() if key != setting)
 
 
 def _draw_line(axis: "Axes", groups: Sequence[Group], setting: str, *, name: str, place: int) -> None:
@@ -134,15 +147,14 @@ def _draw_line(axis: "Axes", groups: Sequence[Group], setting: str, *, name: str
         marker=_marker(place),
         markersize=5,
         capsize=3,
-        label=_short(name, 50) if name and place < MAX_COLORS else None,
+        label=_label(name, place, limit=50),
     )
 
 
-def _draw_across(axis: "Axes", group: Group, setting: str) -> None:
-    """Draw the mean rsum of a group whose setting is no number."""
+def _draw_across(axis: "Axes", group: Group, *, place: int) -> None:
+    """Draw the mean rsum of a group whose setting is no number, in the color of its line."""
     mean = spread(group.values("rsum")).mean
-    label = _in_short(setting, group.settings[setting])
-    axis.axhline(mean, color=GRAY, ls="--", lw=1.2, label=label)
+    axis.axhline(mean, color=_color(place), ls="--", lw=1.2, label=_short(group.name, 50))
 
 
 def _scale(axis: "Axes", values: Sequence[float]) -> None:
@@ -156,19 +168,38 @@ def _scale(axis: "Axes", values: Sequence[float]) -> None:
         axis.set_xscale("log")
     else:
         axis.set_xscale("symlog", linthresh=min(positive), linscale=0.5)
-    axis.set_xticks(values, [f"{value:g}" for value in values])
+    places = axis.xaxis.get_transform().transform(np.array(values, dtype=float)).tolist()
+    ticks = [values[number] for number in _apart(places)]
+    axis.set_xticks(ticks, [_tick_label(value) for value in ticks])
     axis.minorticks_off()
+
+
+def _apart(places: Sequence[float]) -> list[int]:
+    """Which of some places on an axis, in order, can have a tick: both ends, between them what has room."""
+    first, last = places[0], places[-1]
+    room = (last - first) / (MAX_TICKS - 0.5)  # also for as many that are evenly apart
+    kept = [0]
+    for number, place in enumerate(places):
+        if min(place - places[kept[-1]], last - place) > room:
+            kept.append(number)
+    return [*kept, len(places) - 1]
+
+
+def _tick_label(value: float) -> str:
+    """A number in six digits, or in three where six are too long to stand beside others."""
+    text = f"{value:g}"
+    return text if len(text) <= MAX_LETTERS_OF_TICK else f"{value:.3g}"
 
 
 def _draw_curves(axis: "Axes", group: Group, panel: Panel, *, place: int) -> None:
     """Draw a curve for each run of a group, the first one with the group's name."""
-    for number, run in enumerate(group.runs):
+    label = _label(group.name, place, limit=40)
+    for run in group.runs:
         points = _points(run, panel)
         if not points:
             continue
 
         xs, ys = zip(*points, strict=True)
-        is_named = number == 0 and place < MAX_COLORS
         axis.plot(
             xs,
             ys,
@@ -177,8 +208,9 @@ def _draw_curves(axis: "Axes", group: Group, panel: Panel, *, place: int) -> Non
             markersize=3,
             lw=1,
             alpha=0.85,
-            label=_short(group.name, 40) if is_named else None,
+            label=label,
         )
+        label = None  # a group stands in the legend once
 
 
 def _fitting(panel: Panel, groups: Sequence[Group]) -> Panel:
@@ -201,6 +233,13 @@ def _points(run: Run, panel: Panel) -> list[tuple[float, float]]:
 
 def _color(place: int) -> str:
     return SERIES[place] if place < MAX_COLORS else GRAY
+
+
+def _label(name: str, place: int, *, limit: int) -> str | None:
+    """What a line is called in the legend; the first of those that share one gray stands for them all."""
+    if place < MAX_COLORS:
+        return _short(name, limit) or None
+    return "others" if place == MAX_COLORS else None
 
 
 def _marker(place: int) -> str:
