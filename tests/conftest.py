@@ -21,6 +21,7 @@ from PIL import Image
 
 from miniclip.config.build import build
 from miniclip.config.compose import compose
+from miniclip.metrics.health import Health
 from miniclip.runs import RunDirectory, RunFacts
 from miniclip.stop_signals import SIGNALS
 from miniclip.training import TrainingStep
@@ -140,6 +141,12 @@ def fit_config(folder: Path, cfg: DictConfig) -> RunDirectory:
     summary, _ = trainer.fit(experiment, run, logger, checkpoint=checkpoint)
     logger.finish(failed=False, summary=summary, figures={})
     return run
+
+
+def health_of(*, rank: float) -> dict[str, float]:
+    """What a record says of features that spread, but for their rank."""
+    measures = dict.fromkeys(Health._fields, -2.0) | {"image_rank": 9.0, "text_rank": rank}
+    return {f"health/{name}": value for name, value in measures.items()}
 
 
 def parts_of(checkpoint: Path) -> dict[str, Any]:

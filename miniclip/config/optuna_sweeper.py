@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from miniclip.config.hydra_internals import parse_overrides, register_plugin
 from miniclip.errors import SettingError, counted
-from miniclip.runs.sweep import STUDY
+from miniclip.runs.sweep import STUDY, Sweep
 
 if TYPE_CHECKING:
     import optuna
@@ -118,7 +118,8 @@ class OptunaSweeper(Sweeper):
 
         completed = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
         if completed:
-            log.info("Best of %s: %s", counted(len(completed), "job"), result_line(study.best_trial))
+            best = best_of(completed, Sweep(folder))
+            log.info("Best of %s: %s", counted(len(completed), "job"), result_line(best))
 
     def _space(
         self, arguments: list[str]
@@ -154,6 +155,18 @@ class OptunaSweeper(Sweeper):
                 study.tell(trial.number, state=TrialState.FAIL)
             else:
                 study.tell(trial.number, value)
+
+
+def best_of(trials: Sequence["optuna.trial.FrozenTrial"], sweep: Sweep) -> "optuna.trial.FrozenTrial":
+    """The trial that reached most; one whose features do not spread only where there is no other."""
+    # by their settings: a trial whose settings an earlier one had is that one's job
+    collapsed = [set(job.overrides) for job in sweep.jobs() if job.has_collapsed]
+
+    def rank(trial: "optuna.trial.FrozenTrial") -> tuple[bool, float]:
+        settings = {f"{key}={value}" for key, value in trial.params.items()}
+        return not any(settings <= overrides for overrides in collapsed), trial.value or 0.0
+
+    return max(trials, key=rank)
 
 
 def result_line(trial: "optuna.trial.FrozenTrial") -> str:

@@ -14,6 +14,7 @@ from miniclip.errors import UserError, counted
 from miniclip.files import flatten
 from miniclip.metrics import Ranks, recall_keys
 from miniclip.runs import DamagedFile, RunFiles, find_runs, read_state
+from miniclip.runs.collapse import has_collapsed
 from miniclip.runs.job_key import read_job_key
 from miniclip.runs.shapes import NUMBER, TEXT, Shape, check_shape
 from miniclip.runs.small_files import (
@@ -69,6 +70,11 @@ class Run:
     @property
     def seed(self) -> int:
         return self.settings.get("seed", 0)
+
+    @property
+    def has_collapsed(self) -> bool:
+        """Whether the features of its best weights do not spread."""
+        return has_collapsed(self.best)
 
     @property
     def seconds(self) -> float:

@@ -54,7 +54,7 @@ def sections_of(
         folder: where figures are drawn.
     """
     # chosen by validation, also where a test part is reported: else it would be chosen by the test
-    best = max(collection.runs, key=lambda run: run.best["val/rsum"])
+    best = max(collection.runs, key=lambda run: (not run.has_collapsed, run.best["val/rsum"]))
     sections = [
         Section(
             "Runs",
@@ -121,6 +121,12 @@ def _warnings(runs: Sequence[Run], groups: Sequence[Group]) -> list[str]:
     ]
 
     remarks += _of_skipped_steps(runs)
+    collapsed = [run.path.name for run in runs if run.has_collapsed]
+    if collapsed:
+        remarks.append(
+            "Warning: the features of these runs do not spread, like those of an untrained network: "
+            f"{_some(collapsed)}. None of them is called the best where there is another."
+        )
     damages = [damage for run in runs for damage in run.damages]
     remarks += [f"Warning: {damage} The report does without it." for damage in damages]
     return remarks

@@ -80,6 +80,7 @@ RECORD_SHAPE: Shape = {
     "train/*": NUMBER_OR_NULL,
     "val/*": NUMBER_OR_NULL,
     "test/*": NUMBER_OR_NULL,
+    "health/*": NUMBER_OR_NULL,
 }
 
 SUMMARY_SHAPE: Shape = {

@@ -22,6 +22,7 @@ from miniclip.errors import UserError, counted
 from miniclip.files import locked, write_json, write_text
 from miniclip.metrics import DIRECTIONS, RECALL_AT
 from miniclip.runs import RunFiles, State, read_state
+from miniclip.runs.collapse import has_collapsed
 from miniclip.runs.job_key import known_key
 from miniclip.runs.run_directory import JOB_FORMAT
 from miniclip.runs.run_files import LOG, find_jobs, is_job
@@ -57,6 +58,7 @@ COLUMNS = (
     "protocol",
     "steps",
     "seconds",
+    "features",
     "overrides",
 )
 
@@ -89,6 +91,11 @@ class Job:
     @property
     def is_completed(self) -> bool:
         return self.state.status == "completed" and self.summary.get("best_rsum") is not None
+
+    @property
+    def has_collapsed(self) -> bool:
+        """Whether the features of its best weights do not spread."""
+        return has_collapsed(self.summary.get("best", {}))
 
     @property
     def checkpoint(self) -> Path | None:
@@ -127,6 +134,7 @@ class Job:
             "protocol": "; ".join(protocols),
             "steps": str(self.summary.get("steps", "")),
             "seconds": "" if self.summary.get("seconds") is None else f"{self.summary['seconds']:.0f}",
+            "features": "do not spread" if self.has_collapsed else "",
             "overrides": shlex.join(self.overrides),
         }
 

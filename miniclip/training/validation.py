@@ -15,6 +15,7 @@ from miniclip.errors import counted
 from miniclip.metrics import Features, encode, health, protocol_name, recall_line, retrieval_metrics
 from miniclip.metrics.health import Health
 from miniclip.runs import JsonlLogger
+from miniclip.runs.collapse import has_collapsed
 from miniclip.training.interruption import Interruption
 from miniclip.training.progress import Progress, image_bar
 from miniclip.training.setup import TrainingSetup
@@ -225,7 +226,7 @@ def is_candidate(record: dict[str, Any]) -> bool:
     """
     loss = record["val/loss"]  # None where it was not finite, in a record that was read
     is_finite = loss is not None and math.isfinite(loss)
-    return is_finite and (record["step"] < EARLY_STEPS or not _has_collapsed(record))
+    return is_finite and (record["step"] < EARLY_STEPS or not has_collapsed(record))
 
 
 def selection_key(record: dict[str, Any]) -> tuple[bool, float, float]:
@@ -233,13 +234,7 @@ def selection_key(record: dict[str, Any]) -> tuple[bool, float, float]:
 
     Weights whose features do not spread yet come behind all others.
     """
-    return not _has_collapsed(record), record["val/rsum"], -record["val/loss"]
-
-
-def _has_collapsed(record: dict[str, Any]) -> bool:
-    """Whether the health in a validation record is that of collapsed features; records of old lack it."""
-    measures = [record.get(f"health/{name}") for name in Health._fields]
-    return None not in measures and Health._make(measures).has_collapsed
+    return not has_collapsed(record), record["val/rsum"], -record["val/loss"]
 
 
 def _epoch_line(record: dict[str, Any], epoch: str) -> str:

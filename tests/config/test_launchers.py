@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from miniclip.config.optuna_sweeper import result_line
+from miniclip.config.optuna_sweeper import best_of, result_line
+from miniclip.runs import RunDirectory
 from miniclip.runs.sweep import Sweep
-from tests.conftest import ROOT, TINY, kill_in_its_first_job, run_miniclip
+from tests.conftest import ROOT, TINY, health_of, kill_in_its_first_job, run_miniclip
 from tests.in_process import train_in_process
 
 SMALL = (*TINY[:-1], "trainer.budget.epochs=1", "optimizer=adamw")
@@ -196,6 +197,25 @@ def test_the_best_settings_of_a_search_can_be_typed_again() -> None:
     found = result_line(study.best_trial)
     (word,) = shlex.split(found.partition(" with ")[2])
     assert word.startswith("name=") and word.removeprefix("name=") in choices
+
+
+def test_the_best_of_a_search_is_no_job_whose_features_do_not_spread(tmp_path: Path) -> None:
+    """Where there is another; a trial whose settings an earlier one had is that one's job."""
+    optuna = pytest.importorskip("optuna")
+    study = optuna.create_study(direction="maximize")
+    rates = {"optimizer.lr": optuna.distributions.FloatDistribution(0, 1)}
+    for lr, value in ((0.5, 38.0), (0.1, 30.0), (0.5, 38.0)):
+        trial = optuna.trial.create_trial(params={"optimizer.lr": lr}, distributions=rates, value=value)
+        study.add_trial(trial)
+
+    for number, (lr, rank) in enumerate(((0.5, 1.3), (0.1, 9.0))):
+        run = RunDirectory(tmp_path / f"{number}_lr={lr}")
+        run.write_job(key=str(number), overrides=["data.limit=9", f"optimizer.lr={lr}"])
+        run.write_status("completed")
+        run.write_summary({"best_rsum": 1.0, "best": health_of(rank=rank)})
+    assert best_of(study.trials, Sweep(tmp_path)).number == 1
+    assert best_of(study.trials[:1], Sweep(tmp_path)).number == 0
+    assert best_of(study.trials, Sweep(tmp_path / "nothing")).value == 38.0
 
 
 def test_the_ends_of_a_search_are_checked_before_it_starts(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from miniclip.report.controls import controls_of
 from miniclip.report.groups import group_runs
 from miniclip.report.runs import Collection, Run
 from miniclip.report.sections import Section, sections_of
+from tests.conftest import health_of
 from tests.report.conftest import run_of
 
 pytest.importorskip("scipy", reason="needs the extra report")
@@ -89,6 +90,19 @@ def test_it_warns_of_runs_that_skipped_many_steps(tmp_path: Path) -> None:
     many = [replace(run_of(0.0, seed, 300), steps=20, skipped_steps=9) for seed in range(7)]
     (warning,) = (text for text in sections(tmp_path, many)["Runs"].remarks if "skipped" in text)
     assert "0.0-4 (9 of 20) and 2 more. Their numbers" in warning
+
+
+def test_the_best_is_no_run_whose_features_do_not_spread(tmp_path: Path) -> None:
+    """Where there is another; such runs are named."""
+    flat, sound = (run_of(0.0, seed, 380 - 80 * seed) for seed in (0, 1))
+    flat = replace(flat, best={**flat.best, **health_of(rank=1.3)})
+    remarks = sections(tmp_path, [flat, sound])["Runs"].remarks
+    assert any("Best on validation: 0.0-1, seed 1, rsum 300.0" in text for text in remarks)
+    (warning,) = (text for text in remarks if "do not spread" in text)
+    assert warning.startswith("Warning:") and "0.0-0" in warning and "0.0-1" not in warning
+
+    alone = sections(tmp_path, [flat])["Runs"].remarks
+    assert any("Best on validation: 0.0-0" in text for text in alone)
 
 
 def test_another_seed_of_the_data_is_another_seed(tmp_path: Path) -> None:

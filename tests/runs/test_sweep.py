@@ -20,7 +20,7 @@ from miniclip.errors import UserError
 from miniclip.runs import RunDirectory
 from miniclip.runs.sweep import STUDY, Sweep
 from miniclip.training.resuming import find_checkpoint
-from tests.conftest import ROOT, TINY, kill_in_its_first_job, run_miniclip
+from tests.conftest import ROOT, TINY, health_of, kill_in_its_first_job, run_miniclip
 from tests.folder_set import save_set
 from tests.in_process import train_in_process
 
@@ -315,6 +315,15 @@ def test_a_sweep_knows_which_of_its_jobs_have_not_started(tmp_path: Path) -> Non
 
     (tmp_path / STUDY).touch()  # the key is that of the search, whose jobs nobody knows before
     assert sweep.unstarted() == []
+
+
+def test_the_table_marks_features_that_do_not_spread(tmp_path: Path) -> None:
+    for number, rank in enumerate((1.3, 9.0)):
+        run = RunDirectory(tmp_path / f"{number}_run")
+        run.write_job(key=str(number), overrides=[])
+        run.write_summary({"best": {"val/rsum": 38.0, **health_of(rank=rank)}})
+    Sweep(tmp_path).write_summary()
+    assert [row["features"] for row in table(tmp_path)] == ["do not spread", ""]
 
 
 def test_keys_of_an_older_version_are_of_no_job_today(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from miniclip.training.guards import Diverged
 from miniclip.training.progress import Progress
 from miniclip.training.setup import TrainingSetup
 from miniclip.training.validation import EARLY_STEPS, SplitEncoder, Validation, selection_key
-from tests.conftest import TINY, fit
+from tests.conftest import TINY, fit, health_of
 
 CPU = torch.device("cpu")
 
@@ -131,12 +131,6 @@ def test_of_equal_recalls_the_lower_loss_is_better() -> None:
         {"val/rsum": rsum, "val/loss": loss} for rsum, loss in ((10.0, 3.0), (10.0, 2.0), (11.0, 9.0))
     ]
     assert sorted(records, key=selection_key) == records
-
-
-def health_of(*, rank: float) -> dict[str, float]:
-    """What a record says of features that spread, but for their rank."""
-    measures = dict.fromkeys(Health._fields, -2.0) | {"image_rank": 9.0, "text_rank": rank}
-    return {f"health/{name}": value for name, value in measures.items()}
 
 
 def chosen(validate: Validation, *validations: tuple[int, float, float]) -> list[bool]:
