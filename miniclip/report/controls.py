@@ -2,9 +2,10 @@
 
 import shlex
 from collections.abc import Sequence
+from typing import Any
 
 from miniclip.errors import UserError
-from miniclip.report.groups import Group, as_text
+from miniclip.report.groups import Group, as_text, is_number
 
 
 def controls_of(groups: Sequence[Group], wanted: str | None) -> list[Group]:
@@ -39,13 +40,23 @@ def _trains_without_perturbation(group: Group) -> bool:
 def _named(groups: Sequence[Group], wanted: str) -> list[Group]:
     """The groups with a setting, "optimizer.rho=0" say."""
     key, _, value = wanted.partition("=")
-    named = [group for group in groups if key in group.settings and as_text(group.settings[key]) == value]
+    named = [group for group in groups if key in group.settings and _is_typed(group.settings[key], value)]
     if named:
         return named
 
     known = {f"{setting}={as_text(value)}" for group in groups for setting, value in group.settings.items()}
     choices = ", ".join(shlex.quote(choice) for choice in sorted(known))
     raise UserError(f"--control {shlex.quote(wanted)} is none of the groups; they differ in: {choices}")
+
+
+def _is_typed(setting: Any, text: str) -> bool:
+    """Whether a setting is what was typed; of numbers whether they are equal, as 0 and 0.0 are."""
+    if as_text(setting) == text:
+        return True
+    try:
+        return is_number(setting) and float(text) == setting
+    except ValueError:
+        return False
 
 
 def _most_alike(group: Group, controls: Sequence[Group]) -> Group:

@@ -110,11 +110,16 @@ class Run:
 
 
 class Failure(NamedTuple):
-    """A run without a result."""
+    """A run without a result.
+
+    Attributes:
+        overrides: of the job of a sweep that it is, where they are known.
+    """
 
     path: Path
     status: str
     reason: str
+    overrides: Sequence[str] = ()
 
 
 class Collection(NamedTuple):
@@ -178,11 +183,11 @@ def _read(folder: Path) -> Run | Failure:
     """A run that is completed, or why there is no result of it."""
     state = read_state(folder)
     if state.status != "completed":
-        return Failure(folder, *state)
+        return Failure(folder, *state, overrides=_overrides_of_job(folder))
     try:
         return _read_run(folder)
     except DamagedFile as error:
-        return Failure(folder, UNREADABLE, str(error))
+        return Failure(folder, UNREADABLE, str(error), overrides=_overrides_of_job(folder))
 
 
 def _read_run(folder: Path) -> Run:
@@ -266,6 +271,13 @@ def _figure(path: Path) -> Path | None:
     except Exception:  # Pillow's readers raise almost any
         raise damaged(path, "it is no figure") from None
     return path
+
+
+def _overrides_of_job(folder: Path) -> Sequence[str]:
+    try:
+        return RunFiles(folder).read_job().get("overrides", ())
+    except DamagedFile:
+        return ()
 
 
 def _job(folder: Path) -> tuple[Path, str]:

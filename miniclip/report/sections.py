@@ -169,15 +169,23 @@ def _table_of_groups(groups: Sequence[Group], controls: Sequence[Group]) -> list
     """A row for each group: its recalls, its time, and how it stands beside its control."""
     titles = {**recall_titles(), "rsum": "rsum"}
     times, unit = _mean_times(groups)
-    rows = [["group", "seeds", *titles.values(), unit, "against the control", "verdict"]]
+    header = ["group", "seeds", *titles.values(), unit]
+    if len(groups) > 1:
+        header += ["against the control", "verdict"]
+    rows = [header]
     names = {control.name for control in controls}
 
     for group, control, time in zip(groups, controls, times, strict=True):
         metrics = [_with_spread(group.values(metric)) for metric in titles]
+        row = [group.name, str(len(group.runs)), *metrics, f"{time:.1f}"]
+        rows.append(row)
+        if len(groups) == 1:  # there is none to hold it against
+            continue
+
         difference, verdict = ("control", "") if group is control else _beside(compare(group, control))
         if group is not control and len(names) > 1:
             difference += f"\nof {control.name}"
-        rows.append([group.name, str(len(group.runs)), *metrics, f"{time:.1f}", difference, verdict])
+        row += [difference, verdict]
     return rows
 
 
@@ -260,7 +268,13 @@ def _as_comment(text: str) -> str:
 
 
 def _failures(failures: Sequence[Failure]) -> Section:
-    rows = [[failure.path.name, failure.status, failure.reason] for failure in failures]
+    rows = []
+    for failure in failures:
+        # a path among its settings, of its data say, is not in the name of a job's folder
+        paths = [
+            visible(without_secrets(word)) for word in failure.overrides if "/" in word.partition("=")[2]
+        ]
+        rows.append(["\n".join([failure.path.name, *paths]), failure.status, failure.reason])
     return Section(
         "Failures",
         remarks=[f"{counted(len(failures), 'run')} without a result."],

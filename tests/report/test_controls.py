@@ -54,6 +54,16 @@ def test_without_an_equal_one_the_most_alike() -> None:
     assert names(groups) == ["0", "1", "1"]
 
 
+def test_a_control_is_named_by_its_number_however_it_is_written() -> None:
+    groups = groups_of({"rho": 0, "k": None}, {"rho": 0.5, "k": True}, {"rho": 1, "k": "1.0"})
+    assert names(groups, "rho=0.0") == names(groups, "rho=0") == ["0"] * 3
+    assert names(groups, "rho=5e-1") == ["1"] * 3
+    assert names(groups, "rho=1.0") == ["2"] * 3
+    for no_number in ("k=1", "rho=nan", "rho=zero"):
+        with pytest.raises(UserError, match="is none of the groups"):
+            names(groups, no_number)
+
+
 def test_an_unknown_control_is_refused() -> None:
     with pytest.raises(UserError, match="they differ in: width=1, width=2"):
         controls_of(groups_of({"width": 1}, {"width": 2}), "width=7")

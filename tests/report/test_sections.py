@@ -7,8 +7,9 @@ import pytest
 
 from miniclip.report.controls import controls_of
 from miniclip.report.groups import group_runs
-from miniclip.report.runs import Collection, Run
+from miniclip.report.runs import Collection, Run, read_collection
 from miniclip.report.sections import Section, sections_of
+from miniclip.runs import RunDirectory
 from tests.conftest import health_of
 from tests.report.conftest import run_of
 
@@ -103,6 +104,31 @@ def test_the_best_is_no_run_whose_features_do_not_spread(tmp_path: Path) -> None
 
     alone = sections(tmp_path, [flat])["Runs"].remarks
     assert any("Best on validation: 0.0-0" in text for text in alone)
+
+
+def test_one_group_is_no_control(tmp_path: Path) -> None:
+    """There is none to hold against it."""
+    section = sections(tmp_path, [run_of(0.0, seed, 300) for seed in (0, 1)])["Runs"]
+    assert section.table[0][-1] == "minutes"
+    assert not any("control" in cell for row in section.table for cell in row)
+
+
+def test_a_failure_tells_its_data(tmp_path: Path) -> None:
+    """Of all settings theirs alone are not in the name of a job's folder."""
+    for name, root in (("0_seed=0", "/photos/a"), ("1_seed=0", "/photos/b")):
+        run = RunDirectory(tmp_path / name)
+        run.write_job(key=root, overrides=["seed=0", f"data.root={root}"])
+        run.write_status("failed", reason="x")
+    failures = read_collection([tmp_path]).failures
+    groups, varied = group_runs([run_of(0.0, 0, 300)])
+    collection = Collection([run_of(0.0, 0, 300)], failures)
+    found = sections_of(collection, groups, varied, controls=groups, folder=tmp_path)
+    (table,) = (section.table for section in found if section.title == "Failures")
+    assert table == [
+        ["run", "status", "reason"],
+        ["0_seed=0\ndata.root=/photos/a", "failed", "x"],
+        ["1_seed=0\ndata.root=/photos/b", "failed", "x"],
+    ]
 
 
 def test_another_seed_of_the_data_is_another_seed(tmp_path: Path) -> None:
