@@ -78,9 +78,9 @@ def test_a_job_of_an_older_version_is_known_by_its_config(tmp_path: Path) -> Non
     assert [read_job_key(path) for path in (first, second)] == today
     assert not set(today) & set(old_keys)
 
-    # a launch of today goes on with the folder, whose plan has the old keys
+    # a launch of today goes on with the folder; its plan has the keys that its jobs have today
     Sweep(folder).claim(today)
-    assert json.loads((folder / "sweep.json").read_text()) == {"format": 2, "keys": [*old_keys, *today]}
+    assert json.loads((folder / "sweep.json").read_text()) == {"format": 2, "keys": today}
 
     # one that ended before it had a config keeps its key, and no job at all has none
     (first / "config.yaml").unlink()
