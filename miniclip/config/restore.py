@@ -10,6 +10,7 @@ Hugging Face model; no cache is written where a file says.
 """
 
 import logging
+import os
 import typing
 from collections.abc import Collection
 from pathlib import Path
@@ -19,7 +20,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from miniclip.config.compose import compose
-from miniclip.data import DataSource, ImageTextDataset
+from miniclip.data import DataSource, ImageTextDataset, Split
 from miniclip.data.eval_preprocessing import EvalPreprocessing
 from miniclip.errors import SettingError, UserError, counted
 from miniclip.models import CLIP
@@ -99,10 +100,9 @@ class Restored(NamedTuple):
         if train.split.fingerprint() == self.trained_on:
             return
 
-        # nothing is decoded but what is measured
-        as_trained = {**typing.cast(Config, self.own_data), "cache": "none", "on_broken_image": "raise"}
-        own, _ = make({"data": as_trained}, "data").datasets() if self.altered else (train, None)
-        if own.split.fingerprint() != self.trained_on:
+        unlike = self._settings_unlike_the_run()
+        own = self._part_trained_on() if unlike else None
+        if own is None:
             if not self.is_elsewhere:
                 log.warning(
                     "The images and captions read here are not those that %s was trained on, or are "
@@ -111,14 +111,34 @@ class Restored(NamedTuple):
                 )
             return
 
-        seen = set(own.split.ids)
+        seen = set(own.ids)
         num_seen = sum(image_id in seen for image_id in measured.split.ids)
         if num_seen > 0:
             raise UserError(
-                f"{' '.join(self.altered)}: {num_seen:,} of the {counted(len(measured), 'image')} of this "
-                f"{measured.split.name} part have trained the run. Leave the setting out, or measure every "
-                "image by that name: data.use=all."
+                f"{' '.join(unlike)}: {num_seen:,} of the {counted(len(measured), 'image')} of this "
+                f"{measured.split.name} part have trained the run. Take the run's own settings of the "
+                "data, or measure every image by that name: data.use=all."
             )
+
+    def _settings_unlike_the_run(self) -> list[str]:
+        """Settings of the data that are not the run's, typed or of a data set that was named."""
+        own, now = typing.cast(Config, self.own_data), _as_plain(self.config)["data"]
+        return [
+            f"data.{name}={value}"
+            for name, value in sorted(now.items())
+            if own.get(name, ...) != value and not changes_nothing(f"data.{name}")
+        ]
+
+    def _part_trained_on(self) -> Split | None:
+        """What the run was trained on, of the files that are read here; None where it is not there."""
+        # nothing is decoded for this
+        as_trained = {**typing.cast(Config, self.own_data), "cache": "none", "on_broken_image": "raise"}
+        try:
+            own, _ = make({"data": as_trained}, "data").datasets()
+        except UserError:  # files of other columns, say, which are another data set
+            return None
+        is_known = not own.is_streamed and own.split.fingerprint() == self.trained_on
+        return own.split if is_known else None
 
     def _refuse_places(self, named: Collection[str]) -> None:
         """Stop before a place is opened that the user has not named."""
@@ -174,7 +194,7 @@ def restore(path: Path, *changes: str) -> Restored:
         altered=_altered(checkpoint.config, config, changes),
         own_data=_own_data(checkpoint.config, config),
         is_elsewhere=any(change.startswith("data=") for change in changes)
-        and _places(config) != _places(checkpoint.config),
+        and _is_elsewhere(checkpoint.config, config),
         trained_on=_trained_on(checkpoint.content),
     )
 
@@ -209,6 +229,19 @@ def _places(config: Config) -> Config:
     """The settings of the data that name places."""
     source, settings = checked_part(config, "data")
     return {name: settings.get(name) for name in typing.cast(type[DataSource], source).places}
+
+
+def _is_elsewhere(config: Config, changed: Config) -> bool:
+    """Whether the data lie at other places than the run's, however these are written."""
+    there, here = (
+        {name: _real(place) for name, place in _places(each).items() if name != "cache_dir"}
+        for each in (config, changed)
+    )
+    return there != here
+
+
+def _real(place: Any) -> Any:
+    return os.path.realpath(os.path.expanduser(place)) if isinstance(place, str) else place
 
 
 def _altered(config: Config, changed: Config, changes: tuple[str, ...]) -> tuple[str, ...]:

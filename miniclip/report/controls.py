@@ -45,6 +45,8 @@ def _named(groups: Sequence[Group], wanted: str) -> list[Group]:
         return named
 
     known = {f"{setting}={as_text(value)}" for group in groups for setting, value in group.settings.items()}
+    if not known:
+        raise UserError(f"--control {shlex.quote(wanted)}: there is one group alone; leave it out.")
     choices = ", ".join(shlex.quote(choice) for choice in sorted(known))
     raise UserError(f"--control {shlex.quote(wanted)} is none of the groups; they differ in: {choices}")
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from miniclip import MiniCLIP
 from miniclip.commands.evaluate import _in_order
+from miniclip.config.restore import restore
 from miniclip.runs import RunDirectory
 from tests.conftest import TINY, Answer, fit, parts_of
 from tests.evaluation.conftest import evaluation_of
@@ -135,10 +136,11 @@ def test_images_that_have_trained_the_run_are_not_measured(
         ["data.val_fraction=0.8"],
         ["data.seeded_test_fraction=0.5", "data.eval_split=test"],
         [*by_name, "data.val_fraction=0.8"],
+        ["data=imagefolder", "data.root=run/../copy", "data.val_fraction=0.8"],
     ):
         done = miniclip("evaluate", run, "retrieval", *words)
         assert done.returncode == 1 and "images of this seeded" in done.stderr, (words, done.stderr)
-        assert "have trained the run. Leave the setting out" in done.stderr
+        assert "have trained the run. Take the run's own settings" in done.stderr
     assert not (run / "evaluation").exists()
 
     # the same part, some of it, and every image by its name
@@ -146,6 +148,16 @@ def test_images_that_have_trained_the_run_are_not_measured(
         done = miniclip("evaluate", run, "retrieval", *words)
         assert done.returncode == 0, (words, done.stderr)
     assert "may be among the measured ones" not in caplog.text
+
+    # files of another make are another data set
+    restored = restore(run, f"data.root={copy}", "data.split_seed=1")
+    assert restored.own_data is not None
+    elsewhere = restored._replace(own_data={**restored.own_data, "root": str(tmp_path / "nowhere")})
+    elsewhere.refuse_seen(*restored.datasets())
+    assert caplog.text.count("may be among the measured ones") == 1
+    elsewhere._replace(is_elsewhere=True).refuse_seen(*restored.datasets())
+    assert caplog.text.count("may be among the measured ones") == 1
+    caplog.clear()
 
     # one image more divides them all anew
     first = min((copy / "blue_square").iterdir())

@@ -67,3 +67,8 @@ def test_a_control_is_named_by_its_number_however_it_is_written() -> None:
 def test_an_unknown_control_is_refused() -> None:
     with pytest.raises(UserError, match="they differ in: width=1, width=2"):
         controls_of(groups_of({"width": 1}, {"width": 2}), "width=7")
+
+
+def test_one_group_alone_is_held_against_none() -> None:
+    with pytest.raises(UserError, match=r"--control width=1: there is one group alone; leave it out"):
+        controls_of(groups_of({}), "width=1")
