@@ -20,10 +20,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from miniclip.config.hydra_internals import parse_overrides, register_plugin
 from miniclip.errors import SettingError, counted
-from miniclip.runs.sweep import STUDY, Sweep
 
 if TYPE_CHECKING:
     import optuna
+
+    from miniclip.runs.sweep import Sweep
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +92,8 @@ class OptunaSweeper(Sweeper):
         from optuna.storages.journal import JournalFileBackend
         from optuna.trial import TrialState
 
+        from miniclip.runs.sweep import STUDY, Sweep
+
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
@@ -157,7 +160,7 @@ class OptunaSweeper(Sweeper):
                 study.tell(trial.number, value)
 
 
-def best_of(trials: Sequence["optuna.trial.FrozenTrial"], sweep: Sweep) -> "optuna.trial.FrozenTrial":
+def best_of(trials: Sequence["optuna.trial.FrozenTrial"], sweep: "Sweep") -> "optuna.trial.FrozenTrial":
     """The trial that reached most; one whose features do not spread only where there is no other."""
     # by their settings: a trial whose settings an earlier one had is that one's job
     collapsed = [set(job.overrides) for job in sweep.jobs() if job.has_collapsed]

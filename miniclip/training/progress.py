@@ -6,6 +6,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+SCALER_STEPS = 4
+"""Under float16 the first steps may be skipped, until the gradients' scale is found."""
+
 
 @dataclass
 class Progress:
@@ -55,8 +58,11 @@ class Progress:
 
     @property
     def is_untrained(self) -> bool:
-        """Whether all steps so far were skipped, so that the weights are those that the run began with."""
-        return 0 < self.step <= self.skipped_steps
+        """Whether all steps so far were skipped, so that the weights are those that the run began with.
+
+        Of fewer than `SCALER_STEPS` nothing is said.
+        """
+        return SCALER_STEPS <= self.step <= self.skipped_steps
 
     @property
     def images_per_second(self) -> float:

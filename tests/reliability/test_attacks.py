@@ -530,7 +530,7 @@ def test_no_file_of_a_run_is_another(name: str, kind: str, watch: Watch, tmp_pat
     put(run / name, kind, watch.private / "secret.jpg")
     watch.tried += 1
     watch.is_on = True
-    runs, failures = read_collection([run])
+    runs, failures, _ = read_collection([run])
     watch.is_on = False
     told = [failure.reason for failure in failures] + [damage for each in runs for damage in each.damages]
     assert len(told) == 1 and "\n" not in told[0]

@@ -48,7 +48,8 @@ def test_a_control_that_is_no_group_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"--control optimizer\.rho=7 is none of the groups; they differ in:"
     ):
-        write_report(Collection([run_of(0, 0, 300)], []), tmp_path, control="optimizer.rho=7")
+        runs = [run_of(rho, 0, 300) for rho in (0, 0.1)]
+        write_report(Collection(runs, []), tmp_path, control="optimizer.rho=7")
 
 
 def test_the_number_of_a_test_part_is_reported_and_named(tmp_path: Path) -> None:

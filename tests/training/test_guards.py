@@ -200,11 +200,12 @@ def test_of_many_skipped_steps_five_are_told_and_all_are_kept(
 
     monkeypatch.setattr(TrainingStep, "__call__", spoiled)
     cfg = changed(small, trainer__accumulate_steps=2, trainer__budget__epochs=7)
-    run = fit_config(tmp_path, cfg)
-    records = skipped_batches_of(run)
+    with pytest.raises(Diverged, match="Every step was skipped, 7 in all"):
+        fit_config(tmp_path, cfg)
+    records = skipped_batches_of(RunDirectory(tmp_path))
     assert [record["step"] for record in records] == [*range(1, 8)]
     assert all(len(set(record["images"])) == 16 for record in records)
-    told = [r.message for r in caplog.records if "was skipped" in r.message]
+    told = [r.message for r in caplog.records if "Its images, all in" in r.message]
     assert len(told) == 5 and all(line.endswith(" and 8 more") for line in told)
 
 

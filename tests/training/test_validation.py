@@ -20,7 +20,7 @@ from miniclip.metrics.health import Health
 from miniclip.runs import JsonlLogger, RunDirectory, RunFacts
 from miniclip.stop_signals import Interrupted, stop_signals
 from miniclip.training.guards import Diverged
-from miniclip.training.progress import Progress
+from miniclip.training.progress import SCALER_STEPS, Progress
 from miniclip.training.setup import TrainingSetup
 from miniclip.training.validation import EARLY_STEPS, SplitEncoder, Validation, selection_key
 from tests.conftest import TINY, fit, health_of
@@ -184,10 +184,15 @@ def test_a_run_of_skipped_steps_alone_has_diverged(
 
 def test_weights_that_no_step_has_trained_are_never_the_best(setup: TrainingSetup, tmp_path: Path) -> None:
     validate = validation(setup, tmp_path)
-    validate.progress.skipped_steps = validate.progress.step
+    validate.progress.step = validate.progress.skipped_steps = SCALER_STEPS
     assert chosen(validate, (3, 90.0, 5.0)) == [False]
     validate.progress.step += 1
     assert chosen(validate, (4, 20.0, 5.0)) == [True]
+
+    # a scaler of float16 is still looking for its scale
+    validate = validation(setup, tmp_path)
+    validate.progress.step = validate.progress.skipped_steps = SCALER_STEPS - 1
+    assert chosen(validate, (3, 90.0, 5.0)) == [True]
 
 
 def test_a_record_that_knows_nothing_of_health_counts_as_sound() -> None:
