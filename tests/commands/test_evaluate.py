@@ -12,6 +12,7 @@ from PIL import Image
 from miniclip import MiniCLIP
 from miniclip.commands.evaluate import _in_order
 from miniclip.config.restore import restore
+from miniclip.data import ImageTextDataset
 from miniclip.runs import RunDirectory
 from tests.conftest import TINY, Answer, fit, parts_of
 from tests.evaluation.conftest import evaluation_of
@@ -127,6 +128,7 @@ def test_images_that_have_trained_the_run_are_not_measured(
     tmp_path: Path,
     miniclip: Callable[..., Answer],
     caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run = shutil.copytree(class_run.path, tmp_path / "run")
     copy = shutil.copytree(class_folder, tmp_path / "copy")
@@ -158,6 +160,17 @@ def test_images_that_have_trained_the_run_are_not_measured(
     elsewhere._replace(is_elsewhere=True).refuse_seen(*restored.datasets())
     assert caplog.text.count("may be among the measured ones") == 1
     caplog.clear()
+
+    # the same place, however it is written
+    around = f"data.root={class_folder.parent}/./{class_folder.name}"
+    assert not restore(run, "data=imagefolder", around).is_elsewhere
+    assert restore(run, *by_name).is_elsewhere
+
+    # a stream holds the names of its first rows alone
+    assert restored._part_trained_on() is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageTextDataset, "is_streamed", True)
+        assert restored._part_trained_on() is None
 
     # one image more divides them all anew
     first = min((copy / "blue_square").iterdir())

@@ -286,3 +286,10 @@ def test_a_tokenizer_that_is_not_the_text_models_is_told(
         caplog.clear()
         build(compose(*tiny, *tower, *tokenizer), RunDirectory(tmp_path / str(number)))
         assert (told in caplog.text) != is_own
+
+
+def test_a_place_of_the_data_is_looked_for_before_a_model_is_downloaded(tmp_path: Path) -> None:
+    nowhere = ("data=folder", f"data.root={tmp_path}/nowhere")
+    tower = ("encoder/text=hf", "encoder.text.name=nobody/nothing")
+    with pytest.raises(UserError, match=r"data\.root"):
+        check(compose(*nowhere, *tower))

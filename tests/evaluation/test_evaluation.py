@@ -122,6 +122,7 @@ def test_training_ends_with_the_tasks_it_was_given(class_folder: Path, tmp_path:
     done = train_in_process(*TINY, *settings, f"hydra.run.dir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
     numbers = numbers_of(tmp_path / "run", "zero_shot")
+    assert f"zero_shot ({numbers['protocol']}; {numbers['checkpoint']})" in done.stdout + done.stderr
     last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["eval/zero_shot/top1"] == numbers["top1"]
     records = map(json.loads, (tmp_path / "run" / "metrics.jsonl").open())
