@@ -1,4 +1,4 @@
-"""The report: one HTML file that needs nothing else, and the same as Markdown and CSV."""
+"""The report: one HTML file that needs nothing else, and its tables as Markdown and CSV."""
 
 import tempfile
 from pathlib import Path
