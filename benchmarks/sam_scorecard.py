@@ -1,5 +1,7 @@
 """Eleven ways in which a SAM goes wrong, each run against MiniCLIP's and those of three other packages.
 
+A second table has each of MiniCLIP's presets.
+
     python -m benchmarks.sam_scorecard
 
 Needs the extra `bench`. Every cell is what happened when it was tried here; nothing is looked up. A package
@@ -18,16 +20,17 @@ import resource
 import statistics
 import warnings
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
+from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from benchmarks.timing import alternate, conditions
 from miniclip.config import instantiate
-from miniclip.config.compose import compose
+from miniclip.config.compose import HOME, compose
 from miniclip.data.batch import Batch
 from miniclip.losses import ClipLoss
 from miniclip.optim import SAM, MuonAdamW
@@ -71,7 +74,7 @@ def _make_ours(params: Any, base: type, model: nn.Module | None = None, **settin
 def _update_scaled_ours(
     optimizer: Any, scaler: torch.amp.GradScaler, closure: Closure, forced: bool
 ) -> None:
-    optimizer.backward(closure)
+    optimizer.backward(closure, loss_scale=scaler.get_scale())
     scaler.unscale_(optimizer.base_optimizer)
     scaler.step(optimizer.base_optimizer)
     scaler.update()
@@ -154,6 +157,37 @@ TEMPERON = Rival("temperon", _make_temperon, _update_temperon, _update_scaled_te
 RIVALS = {rival.name: rival for rival in (OURS, THEIRS, ZIJ, TEMPERON)}
 
 
+def ours_of(preset: str) -> Rival:
+    """MiniCLIP's by a preset of conf/optimizer, in the part of a run in which it perturbs."""
+    return OURS._replace(make=partial(_make_preset, preset))
+
+
+def _make_preset(
+    preset: str, params: Any, base: type, model: nn.Module | None = None, **settings: Any
+) -> Optimizer:
+    cfg = _config_of(preset)
+    if preset == "msam" and base is torch.optim.SGD:  # whose momentum it perturbs along
+        settings.setdefault("momentum", 0.9)
+    optimizer: SAM = instantiate.make(cfg, "optimizer")(params, base=partial(base, **settings), model=model)
+    optimizer.fraction_done = 1.0
+    return optimizer
+
+
+@cache
+def _config_of(preset: str) -> DictConfig:
+    cfg = compose(f"optimizer={preset}", "optimizer.measure_every=null")
+    if cfg.optimizer.get("perturb"):  # a tower, which the nets here do not have
+        cfg.optimizer.perturb = ["0"]
+    return cfg
+
+
+def presets() -> list[str]:
+    """The presets of conf/optimizer that perturb."""
+    folder = HOME / "conf/optimizer"
+    every, alone = ({file.stem for file in each.glob("*.yaml")} for each in (folder, folder / "base"))
+    return sorted(every - alone)
+
+
 def installed() -> list[Rival]:
     """MiniCLIP's and those rivals that can be tried here."""
     return [rival for rival in RIVALS.values() if rival.is_installed]
@@ -231,7 +265,8 @@ def overflow_in_the_first_pass(rival: Rival) -> Verdict:
         loss = model(_inputs(1)[0]).square().mean()
         scaler.scale(loss).backward()
         if passes == 1:
-            next(model.parameters()).grad[0, 0] = torch.inf  # type: ignore[index]
+            gradients = (p.grad for p in model.parameters() if p.grad is not None)
+            next(gradients).view(-1)[0] = torch.inf
         return loss.detach()
 
     rival.scaled_update(optimizer, scaler, closure, True)
@@ -295,7 +330,8 @@ def missing_second_gradient(rival: Rival) -> Verdict:
         loss.backward()
         return loss.detach()
 
-    rival.update(rival.make([always, once], torch.optim.SGD, lr=0.1), closure)
+    model = nn.ParameterList([always, once])
+    rival.update(rival.make([always, once], torch.optim.SGD, model, lr=0.1), closure)
     trained = not torch.equal(always, torch.ones(3))
     return Verdict(trained and torch.equal(once, torch.ones(3)), f"off by {(once - 1).abs().max():.1e}")
 
@@ -320,7 +356,8 @@ def storage_stays(rival: Rival) -> Verdict:
     weights_stay = len({pointers[:6] for pointers in seen}) == 1
     if not weights_stay:
         return Verdict(False, "weights change their storage")
-    return Verdict(len(set(seen)) == 1, "one copy of the weights is allocated each step")
+    copies = {pointers[6:] for pointers in seen if len(pointers) > 6}  # a step may have no perturbation
+    return Verdict(len(copies) <= 1, "one copy of the weights is allocated each step")
 
 
 _pool: list[Tensor] = []
@@ -374,7 +411,7 @@ def scaled_is_unscaled(rival: Rival) -> Verdict:
 def no_host_synchronization(rival: Rival) -> Verdict:
     """A step asks the device for no value. Tried on `meta`, whose tensors have none to give."""
     with torch.device("meta"):
-        model = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 4))
+        model = nn.Sequential(nn.Linear(8, 16), nn.LayerNorm(16), nn.GELU(), nn.Linear(16, 4))
         inputs = torch.randn(32, 8)
     optimizer = rival.make(model.parameters(), torch.optim.SGD, model, lr=0.1)
     try:
@@ -398,7 +435,7 @@ def temperature_stays(rival: Rival) -> Verdict:
 
     # ours reads `perturb`, others a group's own `rho`
     groups = [{"params": [w]}, {"params": [scale], "perturb": False, "rho": 0.0}]
-    rival.update(rival.make(groups, torch.optim.SGD, lr=0.1), closure)
+    rival.update(rival.make(groups, torch.optim.SGD, nn.ParameterList([w, scale]), lr=0.1), closure)
     trained = not torch.equal(scale.detach(), seen[0])
     return Verdict(torch.equal(seen[0], seen[1]) and trained, f"moved by {(seen[1] - seen[0]).item():.1e}")
 
@@ -420,7 +457,9 @@ def accumulation(rival: Rival) -> Verdict:
     return Verdict(same and len(masks) == 8, "the second pass draws other masks")
 
 
-PITFALLS: dict[str, Callable[[Rival], Verdict]] = {
+Check = Callable[[Rival], Verdict]
+
+PITFALLS: dict[str, Check] = {
     "resuming keeps the base optimizer's moments": resume_keeps_the_moments,
     "an inf in the first pass leaves weights and moments finite": overflow_in_the_first_pass,
     "first steps that are skipped leave no trace, under AdamW, SGD, NAdam, Muon": first_update_skipped,
@@ -433,6 +472,35 @@ PITFALLS: dict[str, Callable[[Rival], Verdict]] = {
     "the temperature is trained and not perturbed": temperature_stays,
     "micro-batches see the same dropout in both passes": accumulation,
 }
+
+
+def reason_to_leave_out(preset: str, check: Check) -> str | None:
+    """Why a way to go wrong is none of a preset's; None where it is tried."""
+    return LEFT_OUT.get(preset, {}).get(check)
+
+
+_OF_TWO_PASSES: tuple[Check, ...] = (missing_second_gradient, temperature_stays, accumulation)
+_IN_ONE: dict[Check, str] = dict.fromkeys(_OF_TWO_PASSES, "one pass, at w + e")
+_COUNTED: dict[Check, str] = {first_update_skipped: "skipped steps count for what comes when"}
+_WITHOUT_NORMS: tuple[Check, ...] = (first_update_skipped, missing_second_gradient, temperature_stays)
+
+LEFT_OUT: dict[str, dict[Check, str]] = {
+    "async_sam": _IN_ONE,
+    "msam": _IN_ONE,
+    "random_sam": {
+        **_IN_ONE,
+        **_COUNTED,
+        batch_norm_moves_once: "one pass, at w + e",
+        no_host_synchronization: "meta draws no numbers",
+    },
+    "stochastic_sam": {**dict.fromkeys(_OF_TWO_PASSES, "the first step has no perturbation"), **_COUNTED},
+    "interval": _COUNTED,
+    "looksam": _COUNTED,
+    "aesam": {no_host_synchronization: "asks once in a step, as it says"},
+    "functional_sam": {missing_second_gradient: "refused"},
+    "sam_norm_only": dict.fromkeys(_WITHOUT_NORMS, "no norm layer to perturb"),
+}
+"""Ways that are none of a preset's, with the reason."""
 
 
 def optimizer_seconds(rounds: int = 15) -> dict[str, float]:
@@ -537,6 +605,19 @@ def _model_closure(model: nn.Module, batch: Batch) -> Tensor:
     return loss.detach()
 
 
+def cells_of_preset(preset: str) -> list[str]:
+    """What each of the ways made of a preset."""
+    cells = []
+    for check in PITFALLS.values():
+        reason = reason_to_leave_out(preset, check)
+        cells.append(reason or _cell(check(ours_of(preset))))
+    return cells
+
+
+def _cell(verdict: Verdict) -> str:
+    return "yes" if verdict.passed else f"**no**: {verdict.detail}"
+
+
 def scorecard() -> dict[str, list[Verdict]]:
     """Every pitfall tried on all that are installed, in their order."""
     with warnings.catch_warnings():
@@ -566,7 +647,7 @@ def main() -> None:
     titles = [OURS.name, *(f"{name} {importlib.metadata.version(name)}" for name in packages)]
     print(f"\n| | {' | '.join(titles)} |\n|{'---|' * (len(titles) + 1)}")
     for text, verdicts in scorecard().items():
-        print_row(text, ["yes" if passed else f"**no**: {detail}" for passed, detail in verdicts])
+        print_row(text, [_cell(verdict) for verdict in verdicts])
 
     copies = memory_in_copies()  # first: a process starts with the peak of the one that started it
     costs, seconds = step_costs(), optimizer_seconds()
@@ -583,6 +664,10 @@ def main() -> None:
         "peak memory above AdamW",
         [f"{copies[name]:.2f} copies of the weights" for name in names],
     )
+
+    print(f"\n| preset | {' | '.join(PITFALLS)} |\n|{'---|' * (len(PITFALLS) + 1)}")
+    for preset in presets():
+        print_row(preset, cells_of_preset(preset))
 
 
 def print_row(title: str, cells: list[str]) -> None:

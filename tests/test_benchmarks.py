@@ -7,7 +7,16 @@ import pytest
 import torch
 
 from benchmarks import figures, loss, time_to_recall
-from benchmarks.sam_scorecard import OURS, PITFALLS, RIVALS, Rival, scorecard
+from benchmarks.sam_scorecard import (
+    OURS,
+    PITFALLS,
+    RIVALS,
+    Rival,
+    ours_of,
+    presets,
+    reason_to_leave_out,
+    scorecard,
+)
 from miniclip.metrics import retrieval_metrics
 
 
@@ -29,6 +38,15 @@ def test_the_table_has_what_was_told_and_nothing_that_stands_beside_itself(
 def test_no_pitfall_of_the_scorecard_fails_for_us(text: str) -> None:
     verdict = PITFALLS[text](OURS)
     assert verdict.passed, verdict.detail
+
+
+@pytest.mark.parametrize("preset", presets())
+def test_no_pitfall_fails_for_any_preset(preset: str) -> None:
+    asked = [check for check in PITFALLS.values() if reason_to_leave_out(preset, check) is None]
+    assert len(asked) >= 5
+    for check in asked:
+        verdict = check(ours_of(preset))
+        assert verdict.passed, f"{check.__name__}: {verdict.detail}"
 
 
 @pytest.mark.parametrize("rival", [rival for rival in RIVALS.values() if rival is not OURS])
