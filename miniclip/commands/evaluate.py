@@ -229,6 +229,7 @@ def _context_of_run(name: str, restored: "Restored", device: "torch.device") -> 
             restored.checkpoint, measured.split.fingerprint(), altered=restored.altered
         ),
         loss=restored.loss(),
+        optimizer=restored.optimizer(),
         seed=restored.config.seed,
     )
 

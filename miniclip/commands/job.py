@@ -351,6 +351,7 @@ def _context(
         setup.val_set if test_set is None else test_set,
         folder=run.evaluation if test_set is None else run.evaluation / "test",
         loss=setup.loss,
+        optimizer=setup.config["optimizer"],
         seed=cfg.seed,
     )
 

@@ -163,6 +163,11 @@ class Restored(NamedTuple):
         """The loss of the run, with what it learned."""
         return self.model.loss
 
+    def optimizer(self) -> Config:
+        """Settings of the run's optimizer, as they stand in its config: no part is made of them."""
+        settings = _as_plain(self.config).get("optimizer")
+        return settings if isinstance(settings, dict) else {}
+
 
 def restore(path: Path, *changes: str) -> Restored:
     """Rebuild the model of a run directory (its best checkpoint) or of a checkpoint, on the CPU.

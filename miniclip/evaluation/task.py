@@ -61,6 +61,7 @@ class TaskContext:
         val: data set that is measured on.
         folder: where tasks put their figures.
         loss: training loss; None for models that are not MiniCLIP's.
+        optimizer: settings of the optimizer in the run's config; none for models that are no run's.
         seed: of the order of training batches.
     """
 
@@ -72,6 +73,7 @@ class TaskContext:
         *,
         folder: Path,
         loss: Callable[..., Tensor] | None = None,
+        optimizer: dict[str, Any] | None = None,
         seed: int = 0,
     ):
         self.model = model
@@ -79,6 +81,7 @@ class TaskContext:
         self.val = val
         self.folder = folder
         self.loss = loss
+        self.optimizer = optimizer or {}
         self.seed = seed
 
     @property

@@ -30,6 +30,7 @@ from miniclip.metrics.retrieval import (
     retrieval_metrics,
     retrieval_ranks,
 )
+from miniclip.metrics.run_perturbation import run_perturbation
 from miniclip.metrics.sharpness import (
     Eigenpair,
     Landscape,
@@ -94,6 +95,7 @@ __all__ = [
     "recall_titles",
     "retrieval_metrics",
     "retrieval_ranks",
+    "run_perturbation",
     "some_pairs",
     "top_eigenpair",
     "top_eigenvalue",

@@ -18,6 +18,7 @@ from miniclip.metrics import (
     block_sharpness,
     landscape,
     m_sharpness,
+    run_perturbation,
     top_eigenpair,
 )
 from miniclip.pretrained import MiniCLIP
@@ -26,8 +27,9 @@ from miniclip.pretrained import MiniCLIP
 class Sharpness(Task):
     """m-sharpness, the Hessian's top eigenvalue, sharpness by block, and the loss on two lines.
 
-    The cosine is that between the gradient, along which SAM perturbs, and the eigenvector of the top
-    eigenvalue; its sign is left out, for an eigenvector has none.
+    Cosines are those of the gradient, and of the perturbation that the run's SAM makes of it (see
+    `run_perturbation`), with the eigenvector of the top eigenvalue; their sign is left out, for an
+    eigenvector has none.
 
     Args:
         radii: lengths rho at which sharpness is measured.
@@ -78,8 +80,9 @@ class Sharpness(Task):
         surface = self._surface(context)
         loss = surface.mean_loss()
         rises = {f"{radius:g}": m_sharpness(surface, radius) for radius in self.radii}
-        top = top_eigenpair(surface)
         gradient = surface.mean_gradient()
+        perturbation = run_perturbation(surface, gradient, context.optimizer)
+        top = top_eigenpair(surface)
         cosine = absolute_cosine(gradient, top.vector)
         slices = landscape(surface, radius=max(self.radii))
 
@@ -102,6 +105,10 @@ class Sharpness(Task):
             f"top Hessian eigenvalue  {top.value:12.4f}",
             f"|cos(gradient, its eigenvector)| {cosine:.4f} (eigenvector to within {top.residual:.2g})",
         ]
+        if perturbation is not None:
+            of_perturbation = absolute_cosine(perturbation, top.vector)
+            numbers["perturbation_eigenvector_cosine"] = of_perturbation
+            lines.append(f"|cos(SAM's perturbation, the same)| {of_perturbation:.4f}")
 
         if self.block_radius is not None:
             blocks = block_sharpness(

@@ -26,6 +26,25 @@ def test_a_run_is_measured_on_its_training_batches(context: TaskContext) -> None
     assert 0 < numbers["gradient_eigenvector_cosine"] <= 1 and numbers["eigenvector_residual"] >= 0
     assert "cos(gradient, its eigenvector)" in lines[-1]
     assert "blocks" not in numbers
+    assert "perturbation_eigenvector_cosine" not in numbers  # nothing is known of an optimizer
+
+
+def test_the_perturbation_of_the_runs_own_sam_is_held_against_the_eigenvector(
+    context: TaskContext,
+) -> None:
+    context.optimizer = {"_target_": "miniclip.optim.SAM", "rho": 0.05}
+    task = Sharpness(radii=[0.001], num_batches=1, batch_size=8)
+    plain = task.run(context).numbers
+    assert plain["perturbation_eigenvector_cosine"] == pytest.approx(
+        plain["gradient_eigenvector_cosine"], rel=1e-3
+    )
+
+    context.optimizer = {**context.optimizer, "norms_only": True}
+    norms, lines = task.run(context)
+    assert norms["perturbation_eigenvector_cosine"] != pytest.approx(
+        plain["gradient_eigenvector_cosine"], rel=0.1
+    )
+    assert "cos(SAM's perturbation, the same)" in lines[-1]
 
 
 def test_each_block_has_a_row_that_loggers_leave_out(context: TaskContext) -> None:
