@@ -34,6 +34,20 @@ def tokenizer_of(text: str) -> tokenizers.Tokenizer:
         raise
 
 
+def set_up(backend: tokenizers.Tokenizer, *, context_length: int | None) -> None:
+    """Have a tokenizer read captions as text alone, also where one holds a special token's name.
+
+    Args:
+        context_length: the most tokens that it gives; None for all.
+    """
+    backend.encode_special_tokens = True  # no file and no copy keeps it
+    backend.no_padding()
+    if context_length is None:
+        backend.no_truncation()
+    else:
+        backend.enable_truncation(context_length)
+
+
 def encoded(backend: tokenizers.Tokenizer, captions: list[str]) -> list[tokenizers.Encoding]:
     """The tokens of each caption.
 

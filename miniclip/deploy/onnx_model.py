@@ -17,7 +17,7 @@ from miniclip.deploy import onnx_files as files
 from miniclip.errors import UserError
 from miniclip.files import within
 from miniclip.preprocessing import MEAN, STD
-from miniclip.tokenizer_file import encoded, tokenizer_of
+from miniclip.tokenizer_file import encoded, set_up, tokenizer_of
 
 log = logging.getLogger(__name__)
 
@@ -307,8 +307,7 @@ def _tokenizer(path: Path, context_length: int) -> Any:
         tokenizer = tokenizer_of(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be used ({_first_line(error)}). Export the model again.") from None
-    tokenizer.enable_truncation(context_length)
-    tokenizer.no_padding()
+    set_up(tokenizer, context_length=context_length)
     return tokenizer
 
 

@@ -86,6 +86,7 @@ def _tokenizer_config(plain: PlainModel, model: MiniCLIP) -> Config:
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": model.tokenizer.context_length,
         "pad_token": pad_token,
+        "split_special_tokens": True,
     }
 
 

@@ -101,6 +101,7 @@ def _processor(plain: PlainModel, model: MiniCLIP) -> Any:
         pad_token=model.tokenizer.pad_token,
         model_max_length=model.tokenizer.context_length,
         model_input_names=["input_ids", "attention_mask"],
+        split_special_tokens=True,
     )
 
     side = model.preprocess.image_size

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from miniclip.errors import SettingError
 from miniclip.files import replacing
-from miniclip.tokenizer_file import encoded, tokenizer_of
+from miniclip.tokenizer_file import encoded, set_up, tokenizer_of
 
 PAD, START, END, UNKNOWN = "<pad>", "<start>", "<end>", "<unknown>"
 
@@ -26,7 +26,8 @@ class Tokenizer:
     """`encode(list of B strings) -> token_ids (B, L) int64, attention_mask (B, L) bool`.
 
     L is the longest caption of the batch, rounded up, at most `context_length`; a longer caption loses its
-    tail but keeps its end token. Several threads may encode at the same time.
+    tail but keeps its end token. A caption is text: the name of a special token in it, such as <pad>, is no
+    special token. Several threads may encode at the same time.
 
     Args:
         backend: a trained tokenizer of the package tokenizers, or None before `fit`.
@@ -58,6 +59,11 @@ class Tokenizer:
         if backend is not None:
             self._adopt(backend)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        if self._backend is not None:
+            self._adopt(self._backend)
+
     @property
     def backend(self) -> tokenizers.Tokenizer:
         """The trained tokenizer of the package tokenizers."""
@@ -68,7 +74,7 @@ class Tokenizer:
     def _untruncated(self) -> tokenizers.Tokenizer:
         """A copy that cuts nothing off, since truncation is a state of the tokenizer."""
         backend = tokenizers.Tokenizer.from_str(self.backend.to_str())
-        backend.no_truncation()
+        set_up(backend, context_length=None)
         return backend
 
     @property
@@ -195,8 +201,7 @@ class Tokenizer:
     def _adopt(self, backend: tokenizers.Tokenizer) -> None:
         if backend.token_to_id(self.pad_token) is None:
             raise SettingError("pad_token", self.pad_token, "is not in the vocabulary")
-        backend.enable_truncation(self.context_length)
-        backend.no_padding()
+        set_up(backend, context_length=self.context_length)
         self._backend = backend
         self.__dict__.pop("_untruncated", None)
         self._ids_of = {}  # a new one, since another thread may be reading the old one

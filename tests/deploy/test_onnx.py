@@ -40,7 +40,7 @@ KINDS = (
     ["encoder/text/attention=bigbird", "encoder.text.pooling=cls", "loss=siglip"],
 )
 
-TEXTS = [*CAPTIONS, "", "a dog " * 60]
+TEXTS = [*CAPTIONS, "", "a <pad> dog<end> [SEP] </s> <|endoftext|> runs", "a dog " * 60]
 
 
 def drawings() -> list[Image.Image]:

@@ -18,7 +18,7 @@ from tests.in_process import Answer
 
 TRANSFORMER = ("encoder/text/attention=full", "encoder.text.pooling=cls")
 
-TEXTS = [*CAPTIONS, "", "a dog " * 60]
+TEXTS = [*CAPTIONS, "", "a <pad> dog<end> [SEP] </s> <|endoftext|> runs", "a dog " * 60]
 
 KINDS = (
     [*TRANSFORMER, "projection=linear", "temperature=learned", "loss=siglip"],

@@ -1,12 +1,14 @@
 """Tokenizers: truncation, padding, storage, and many threads at once."""
 
+import copy
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 
-from miniclip.tokenizers import Tokenizer
+from miniclip.tokenizers import Tokenizer, WordPieceTokenizer
 from tests.tokenizers.conftest import CAPTIONS, TRAINED, trained
 
 
@@ -69,6 +71,24 @@ def test_stored_and_loaded_it_encodes_the_same(tmp_path: Path) -> None:
         assert restored.vocab_size == tokenizer.vocab_size
         for ours, theirs in zip(restored.encode(CAPTIONS), tokenizer.encode(CAPTIONS), strict=True):
             assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("kind", TRAINED)
+def test_a_special_tokens_name_in_a_caption_is_text(kind: type, tmp_path: Path) -> None:
+    tokenizer = trained(80, kind)
+    tokenizer.save(tmp_path)
+    tokenizer.encode(CAPTIONS)
+
+    text = "a <pad> dog<end> runs <start> <unknown>"
+    again = (Tokenizer.load(tmp_path), copy.deepcopy(tokenizer), pickle.loads(pickle.dumps(tokenizer)))
+    for same in (tokenizer, *again):
+        (ids,), (mask,) = same.encode([text])
+        assert mask.all() and same.lengths([text]) == [len(ids)]
+        start, *inside, end = ids.tolist()
+        assert (start, end) == tuple(map(same.backend.token_to_id, ("<start>", "<end>")))
+        assert not {same.backend.token_to_id(name) for name in ("<pad>", "<start>", "<end>")} & {*inside}
+        if kind is not WordPieceTokenizer:  # which has never seen brackets
+            assert same.decode(ids.tolist()).strip() == text
 
 
 def test_threads_encode_while_captions_are_precomputed() -> None:

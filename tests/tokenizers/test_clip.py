@@ -15,6 +15,8 @@ def test_clips_vocabulary_gives_open_clips_ids() -> None:
     for text in texts:
         (ids,), (mask,) = tokenizer.encode([text])
         assert ids[mask].tolist() == theirs([text])[0][: int(mask.sum())].tolist()
+    (ids,), _ = tokenizer.encode(["a <|endoftext|> dog"])
+    assert tokenizer.decode(ids.tolist()) == "a <| endoftext |> dog"
     (ids,), (mask,) = tokenizer.encode(["a dog runs , fast"])
     assert tokenizer.decode(ids[mask].tolist()) == "a dog runs , fast"
     assert tokenizer.decode(tokenizer.encode([" "])[0][0].tolist()) == ""

@@ -23,6 +23,17 @@ def test_a_local_hugging_face_folder_without_pad_token(tmp_path: Path) -> None:
     assert Tokenizer.from_state(tokenizer.state()).vocab_size == tokenizer.vocab_size
 
 
+def test_a_special_tokens_name_in_a_caption_is_text(tmp_path: Path) -> None:
+    backend = trained().backend
+    special = {"eos_token": "<end>", "pad_token": "<pad>", "additional_special_tokens": ["<|more|>"]}
+    PreTrainedTokenizerFast(tokenizer_object=backend, **special).save_pretrained(tmp_path)
+    tokenizer = HFTokenizer(name=str(tmp_path), context_length=60)
+    text = "a <pad> dog<end> runs <|more|>"
+    for same in (tokenizer, Tokenizer.from_state(tokenizer.state())):
+        (ids,), _ = same.encode([text])
+        assert same.decode(ids.tolist()).strip() == text
+
+
 def test_a_hub_name_without_network_says_where_a_folder_goes() -> None:
     with pytest.raises(UserError, match=r"tokenizer=hf tokenizer\.name=FOLDER"):
         HFTokenizer(name="gpt2", context_length=8)
