@@ -178,7 +178,7 @@ def _images_of(folder: Path, image_size: int) -> "list[Image.Image]":
     Raises:
         UserError: when there are not two.
     """
-    from miniclip.data.image_content import decode_without_torch, read_content
+    from miniclip.data.image_content import decode_without_torch, evaluated_size, read_content
     from miniclip.data.sources.walk import find_images
 
     names = find_images(folder) if folder.is_dir() else []
@@ -186,4 +186,5 @@ def _images_of(folder: Path, image_size: int) -> "list[Image.Image]":
         raise UserError(f"--images {folder} is no folder with two images or more.")
     count = min(NUM_SAMPLES, len(names))
     paths = [folder / names[number * len(names) // count] for number in range(count)]
-    return [decode_without_torch(read_content(path), str(path), decode_size=image_size) for path in paths]
+    size = evaluated_size(image_size)
+    return [decode_without_torch(read_content(path), str(path), decode_size=size) for path in paths]

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import math
 import operator
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from miniclip.data.image_content import evaluated_size
 from miniclip.data.images import Images, ImageSubset, Windows
 from miniclip.data.sampler import EpochBatches
 from miniclip.data.split import Split
@@ -27,15 +27,6 @@ CaptionChoice = Literal["first", "random", "all"]
 
 Key = SupportsIndex
 """A place in a data set: int, a whole number of NumPy, or a tensor of one."""
-
-EVALUATED_SCALE = 0.5
-"""Images that evaluation sees are decoded for crops of at least this fraction of their area. It is a
-constant, so that no setting of training, nor a cache, changes what is measured."""
-
-
-def evaluated_size(image_size: int) -> int:
-    """Shortest side at which evaluation decodes images of which the model sees `image_size` pixels."""
-    return math.ceil(image_size / math.sqrt(EVALUATED_SCALE))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from miniclip.data.image_content import decode, drafted, pixels_of, read_content
+from miniclip.data.image_content import decode, drafted, evaluated_size, pixels_of, read_content
 from miniclip.data.transforms import CenterCrop, Crop, SquashResize, crop_and_resize, normalize
 from miniclip.errors import SettingError, UserError
 from miniclip.preprocessing import Preprocessing
@@ -45,7 +45,7 @@ class EvalPreprocessing:
 
     def __call__(self, image: Image.Image | Tensor) -> Tensor:
         if isinstance(image, Image.Image):
-            image = pixels_of(drafted(image, decode_size=self.image_size))  # (3, H, W)
+            image = pixels_of(drafted(image, decode_size=evaluated_size(self.image_size)))  # (3, H, W)
         height, width = image.shape[1:]
         # these crops draw nothing
         box = self.crop.box(height, width, torch.Generator())
@@ -58,7 +58,8 @@ class EvalPreprocessing:
         Raises:
             BrokenImage: when it cannot be read.
         """
-        return self(decode(read_content(path), str(path), decode_size=self.image_size))
+        decode_size = evaluated_size(self.image_size)
+        return self(decode(read_content(path), str(path), decode_size=decode_size))
 
     def state(self) -> dict[str, Any]:
         """Plain data for a checkpoint."""

@@ -1,6 +1,7 @@
 """The content of image files: read, and decoded to pixels."""
 
 import io
+import math
 import re
 import stat
 from collections.abc import Iterator
@@ -37,10 +38,22 @@ MAX_PIXELS = 100_000_000
 MAX_SCANS = 100
 """So are more scans than this in one JPEG: a progressive one has ten, and each goes over all pixels."""
 
+EVALUATED_SCALE = 0.5
+"""Images that evaluation sees are decoded for crops of at least this fraction of their area. It is a
+constant, so that no setting of training, nor a cache, changes what is measured."""
+
 MARKER = re.compile(rb"\xff([\x02-\xcf\xd8-\xfe])")
 """A marker in a JPEG's data, none of those that stand between its pixels."""
 
 START_OF_SCAN, END_OF_IMAGE = b"\xda", b"\xd9"
+
+
+def evaluated_size(image_size: int) -> int:
+    """Shortest side at which evaluation decodes images of which the model sees `image_size` pixels.
+
+    A model that is used decodes there too: otherwise it would see another image than was measured.
+    """
+    return math.ceil(image_size / math.sqrt(EVALUATED_SCALE))
 
 
 def read_content(path: Path) -> bytes:

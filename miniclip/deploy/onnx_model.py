@@ -12,7 +12,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from miniclip.data.image_content import decode_without_torch, drafted, read_content, upright_rgb
+from miniclip.data.image_content import (
+    decode_without_torch,
+    drafted,
+    evaluated_size,
+    read_content,
+    upright_rgb,
+)
 from miniclip.deploy import onnx_files as files
 from miniclip.errors import UserError
 from miniclip.files import within
@@ -104,7 +110,7 @@ class OnnxModel:
 
         A JPEG that Pillow has opened and not loaded is decoded as its file is; see `drafted`.
         """
-        image = upright_rgb(drafted(image, decode_size=self.image_size))
+        image = upright_rgb(drafted(image, decode_size=evaluated_size(self.image_size)))
         if self.eval_crop == "center":
             side = min(image.size)
             left, top = (image.width - side) // 2, (image.height - side) // 2
@@ -181,9 +187,8 @@ class OnnxModel:
         if isinstance(image, Image.Image):
             return self.preprocess(image)
         path = Path(image).expanduser()
-        return self.preprocess(
-            decode_without_torch(read_content(path), str(path), decode_size=self.image_size)
-        )
+        decode_size = evaluated_size(self.image_size)
+        return self.preprocess(decode_without_torch(read_content(path), str(path), decode_size=decode_size))
 
     def _tokens(self, encodings: Sequence[Any]) -> dict[str, np.ndarray]:
         """Token ids (B, L) int64 and attention mask (B, L) bool, L the longest of the batch."""

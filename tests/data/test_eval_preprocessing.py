@@ -11,7 +11,10 @@ import torch
 from PIL import ExifTags, Image
 
 from miniclip.config.restore import restore
+from miniclip.data.dataset import ImageTextDataset
 from miniclip.data.eval_preprocessing import EvalPreprocessing
+from miniclip.data.images import ImageFiles
+from miniclip.data.split import Split
 from miniclip.errors import SettingError, UserError
 from miniclip.integrations.clip_benchmark import load
 from miniclip.preprocessing import MEAN, STD, Preprocessing
@@ -82,6 +85,17 @@ def test_a_jpeg_that_is_opened_is_seen_as_its_file(name: str, crop: str, tmp_pat
         assert torch.equal(preprocess(in_memory), expected)
         assert image.size == size
         assert np.array_equal(image, Image.open(path))
+
+
+@pytest.mark.parametrize("crop", ["squash", "center"])
+@pytest.mark.parametrize("name", PHOTOS)
+def test_a_file_is_seen_as_evaluation_sees_it(name: str, crop: str, tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").write_bytes(PHOTOS[name])
+    preprocess = EvalPreprocessing(64, crop=crop)
+    images = ImageFiles(tmp_path, ["photo.jpg"], decode_size=8)
+    split = Split("val", ["photo.jpg"], images, [["a photo"]])
+    ((evaluated, _),) = ImageTextDataset.for_evaluation(split, preprocess.crop)
+    assert torch.equal(preprocess.read(tmp_path / "photo.jpg"), evaluated)
 
 
 def test_a_jpeg_that_is_loaded_keeps_its_pixels(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from PIL import Image
 
 from miniclip import MiniCLIP
 from miniclip.data.eval_preprocessing import EvalPreprocessing
+from miniclip.data.image_content import decode_without_torch, evaluated_size
 from miniclip.deploy import OnnxModel
 from miniclip.deploy.onnx_export import _check_difference, _write_graph, export_onnx
 from miniclip.deploy.onnx_files import Precision
@@ -164,6 +165,9 @@ def test_a_jpeg_that_is_opened_is_seen_as_its_file(exported: Path, tmp_path: Pat
     with Image.open(photo) as image:
         np.testing.assert_array_equal(onnx.encode_image(image), onnx.encode_image(photo))
         assert image.size == (400, 300)
+
+    as_evaluated = decode_without_torch(photo.read_bytes(), "photo", decode_size=evaluated_size(32))
+    np.testing.assert_array_equal(onnx.encode_image(as_evaluated), onnx.encode_image(photo))
 
 
 def test_one_preprocessed_image_of_any_floats_is_a_batch(exported: Path) -> None:

@@ -10,14 +10,9 @@ import platformdirs
 
 from miniclip.data.cache import PixelCache
 from miniclip.data.caption_noise import exchanged_captions
-from miniclip.data.dataset import (
-    CaptionChoice,
-    ImageTextDataset,
-    TrainingSets,
-    evaluated_size,
-    without_broken,
-)
+from miniclip.data.dataset import CaptionChoice, ImageTextDataset, TrainingSets, without_broken
 from miniclip.data.eval_preprocessing import CROPS
+from miniclip.data.image_content import evaluated_size
 from miniclip.data.leaks import check_leaks
 from miniclip.data.sources.checks import (
     check_fractions,

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from miniclip.data.image_content import decode_without_torch
+from miniclip.data.image_content import decode_without_torch, evaluated_size
 from miniclip.deploy.index.entries import NEVER, Encoded
 from miniclip.deploy.index.source import ImageSource, SourceImage
 from miniclip.deploy.index.sources import FolderSource, is_below
@@ -233,8 +233,8 @@ class _SourceUpdate:
 
 
 def decode_size_of(model: EmbeddingModel) -> int:
-    """Shortest side that a JPEG is decoded at: what the model sees, as in evaluation."""
-    return model.preprocess(Image.new("RGB", (8, 8))).shape[-1]
+    """Shortest side that a JPEG is decoded at, as in evaluation."""
+    return evaluated_size(model.preprocess(Image.new("RGB", (8, 8))).shape[-1])
 
 
 def stacked(arrays: Sequence[Any]) -> Any:

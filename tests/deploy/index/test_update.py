@@ -9,16 +9,28 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from miniclip.data.image_content import decode_without_torch, evaluated_size
 from miniclip.errors import UserError
-from tests.data.conftest import lying
+from tests.data.conftest import encoded, lying
 from tests.deploy.index.conftest import assert_holds, expected_vectors, save_photo, vectors_by_name
-from tests.deploy.index.projection import embed
+from tests.deploy.index.projection import SIDE, ProjectionModel, embed
 
 
 def test_it_holds_every_image(photos: Path, tmp_path: Path) -> None:
     changes = embed(tmp_path / "index", photos)
     assert (changes.new, changes.embedded, changes.removed) == (10, 10, 0)
     assert_holds(tmp_path / "index", expected_vectors(photos))
+
+
+def test_a_jpeg_is_decoded_as_evaluation_does_it(tmp_path: Path) -> None:
+    path = save_photo(tmp_path / "photos" / "a.png", 1)
+    content = encoded(Image.open(path).resize((60, 40)))
+    path.write_bytes(content)
+    embed(tmp_path / "index", path.parent)
+
+    decoded = decode_without_torch(content, "a photo", decode_size=evaluated_size(SIDE))
+    model = ProjectionModel()
+    assert_holds(tmp_path / "index", {str(path): model.encode_image(model.preprocess(decoded)[None])[0]})
 
 
 def test_nothing_is_embedded_twice(photos: Path, tmp_path: Path) -> None:
