@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from miniclip.data.dataset import ImageTextDataset
+from miniclip.data.image_content import upright_rgb
 from miniclip.data.sampler import sequential_batches
 from miniclip.embedding_model import EmbeddingModel
 from miniclip.errors import UserError
@@ -94,7 +95,7 @@ class OpenClipModel:
         # their transforms take images of Pillow, whose arrays are (H, W, 3)
         if isinstance(image, Tensor):
             image = Image.fromarray(image.permute(1, 2, 0).numpy())
-        transformed: Tensor = self._transform(image)
+        transformed: Tensor = self._transform(upright_rgb(image))
         return transformed
 
     @torch.inference_mode()

@@ -1,16 +1,21 @@
 """Models under test: raw strings and images in, features out."""
 
+import io
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from miniclip.config.restore import restore
+from miniclip.evaluation import OpenClipModel
 from miniclip.runs import RunDirectory
 from tests.conftest import Answer, parts_of
+from tests.data.conftest import lying
 from tests.evaluation.conftest import Measured
 
 
@@ -30,6 +35,17 @@ def test_open_clip_is_measured_by_the_same_protocol(
     ours = json.loads((run / "evaluation" / "retrieval.json").read_text())
     measured = json.loads((folder / ours["data_fingerprint"] / "retrieval.json").read_text())
     assert measured["protocol"] == ours["protocol"]
+
+
+def test_an_image_of_pillow_is_upright_for_open_clip_too(tmp_path: Path) -> None:
+    open_clip = pytest.importorskip("open_clip", reason="needs the extra open_clip")
+    torch.save(open_clip.create_model("ViT-S-32-alt").state_dict(), tmp_path / "weights.pt")
+    model = OpenClipModel(f"ViT-S-32-alt:{tmp_path / 'weights.pt'}", torch.device("cpu"))
+
+    photo = Image.radial_gradient("L").crop((0, 0, 200, 100)).convert("RGB")
+    expected = model.preprocess(torch.from_numpy(np.array(photo)).permute(2, 0, 1))
+    for image in (photo, Image.open(io.BytesIO(lying(photo)))):
+        assert torch.equal(model.preprocess(image), expected)
 
 
 def test_another_data_set_is_seen_as_the_run_saw_its_own(class_run: RunDirectory, tmp_path: Path) -> None:
