@@ -17,6 +17,10 @@ COLLAPSED_RANK = 1.5
 COLLAPSED_UNIFORMITY = -0.1
 """Features closer to 0 than this lie at one place, however round their cloud is; trained ones have -2."""
 
+FEWEST_IMAGES = 8
+"""Of fewer, all may well be of one class, at one place: half of the sets of two images of two classes are,
+and 1 in 128 of eight."""
+
 
 class Health(NamedTuple):
     """Measures of image and caption features, all on the unit sphere.
@@ -25,7 +29,7 @@ class Health(NamedTuple):
         alignment: mean squared distance of an image and its caption (Wang and Isola 2020, arXiv
             2005.10242); 0 is best.
         image_uniformity, text_uniformity: log of the mean of exp(-2 d^2) over pairs of one tower (ibid.);
-            0 is collapse, about -4 an even spread.
+            0 is collapse, about -4 an even spread. NaN of fewer than `FEWEST_IMAGES`.
         modality_gap: distance between the towers' means (Liang et al. 2022, arXiv 2203.02053).
         image_rank, text_rank: effective rank, exp of the entropy of the normalized singular values (Roy and
             Vetterli 2007); at most embed_dim.
@@ -43,11 +47,11 @@ class Health(NamedTuple):
 
     @property
     def has_collapsed(self) -> bool:
-        """Whether a tower answers nearly the same to everything, or no numbers; one pair cannot tell."""
+        """Whether a tower answers nearly the same to everything, or no numbers; few images cannot tell."""
         ranks = (self.image_rank, self.text_rank)
-        if math.isnan(self.negative_cosine) and not any(map(math.isnan, ranks)):
-            return False
         uniformity = max(self.image_uniformity, self.text_uniformity)
+        if math.isnan(uniformity) and not any(map(math.isnan, ranks)):
+            return False
         return not all(rank >= COLLAPSED_RANK for rank in ranks) or uniformity > COLLAPSED_UNIFORMITY
 
 
@@ -98,8 +102,9 @@ def some_pairs(features: Features, most: int = MOST_PAIRS) -> tuple[Tensor, Tens
 
 
 def _uniformity(features: Tensor) -> float:
+    if len(features) < FEWEST_IMAGES:
+        return math.nan
+
     cosines = features @ features.T  # (P, P)
     others = ~torch.eye(len(cosines), dtype=torch.bool, device=cosines.device)
-    if not others.any():
-        return math.nan
     return torch.exp(-2 * (2 - 2 * cosines[others])).mean().log().item()

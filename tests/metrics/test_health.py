@@ -50,10 +50,19 @@ def test_features_that_are_not_finite_have_collapsed() -> None:
         assert health(pair).has_collapsed
 
 
-def test_one_pair_cannot_tell_of_a_collapse() -> None:
-    one = torch.eye(8)[:1]
-    assert not health(paired(one, one)).has_collapsed
-    assert health(paired(one * torch.nan, one)).has_collapsed
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_few_pairs_cannot_tell_of_a_collapse(count: int) -> None:
+    same = torch.eye(8)[:1].expand(count, -1)
+    assert not health(paired(same, same)).has_collapsed
+    assert not health(paired(torch.eye(8)[:count], same)).has_collapsed
+    assert health(paired(same * torch.nan, same)).has_collapsed
+
+
+def test_eight_pairs_can_tell_of_a_collapse() -> None:
+    same = torch.eye(8)[:1].expand(8, -1)
+    assert health(paired(torch.eye(8), same)).has_collapsed
+    of_two_classes = torch.eye(8)[[0] * 7 + [1]]
+    assert not health(paired(torch.eye(8), of_two_classes)).has_collapsed
 
 
 def test_the_gap_between_two_cones_is_the_distance_of_their_means() -> None:

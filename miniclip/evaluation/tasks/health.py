@@ -3,6 +3,7 @@
 from miniclip.evaluation.task import Result, Task, TaskContext
 from miniclip.figures import draw_cosines
 from miniclip.metrics import cosine_counts, health
+from miniclip.metrics.health import FEWEST_IMAGES
 
 
 class EmbeddingHealth(Task):
@@ -19,6 +20,8 @@ class EmbeddingHealth(Task):
         measures = found._asdict()
         lines = [f"{name.replace('_', ' '):20} {value:10.3f}" for name, value in measures.items()]
 
+        if len(context.features.images) < FEWEST_IMAGES:
+            lines.append(f"Fewer than {FEWEST_IMAGES} images cannot tell of uniformity and of a collapse.")
         if found.has_collapsed:
             lines.append("COLLAPSED: a tower gives nearly the same features to everything.")
         return Result({**measures, "collapsed": found.has_collapsed, "cosines": counts}, lines)

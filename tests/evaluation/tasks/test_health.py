@@ -1,6 +1,7 @@
 """The health task."""
 
 import pytest
+import torch
 
 from miniclip.evaluation import TaskContext
 from miniclip.evaluation.tasks import EmbeddingHealth
@@ -20,4 +21,13 @@ def test_a_collapse_is_told(context: TaskContext, monkeypatch: pytest.MonkeyPatc
     images = context.image_features[:1].expand(30, -1)
     monkeypatch.setitem(context.__dict__, "features", Features(images, images, context.features[2]))
     numbers, lines = EmbeddingHealth().run(context)
-    assert numbers["collapsed"] and "COLLAPSED" in lines[-1]
+    assert len(lines) == 9 and numbers["collapsed"] and "COLLAPSED" in lines[-1]
+
+
+def test_two_images_cannot_tell_of_a_collapse(
+    context: TaskContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = context.image_features[:1].expand(2, -1)
+    monkeypatch.setitem(context.__dict__, "features", Features(images, images, torch.arange(2)))
+    numbers, lines = EmbeddingHealth().run(context)
+    assert not numbers["collapsed"] and lines[-1].startswith("Fewer than 8 images cannot tell")
