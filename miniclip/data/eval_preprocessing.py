@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from miniclip.data.image_content import decode, drafted, evaluated_size, pixels_of, read_content
+from miniclip.data.image_content import as_its_file, decode, evaluated_size, pixels_of, read_content
 from miniclip.data.transforms import CenterCrop, Crop, SquashResize, crop_and_resize, normalize
 from miniclip.errors import SettingError, UserError
 from miniclip.preprocessing import Preprocessing
@@ -24,7 +24,7 @@ class EvalPreprocessing:
 
     `image (PIL, or (3, H, W) uint8) -> (3, image_size, image_size)` float32, on the CPU. All images are
     normalized by `MEAN` and `STD`; an image tower whose weights saw others goes on from there to its own.
-    A JPEG that Pillow has opened and not loaded is decoded as its file is; see `drafted`.
+    A JPEG that Pillow has opened and not loaded is decoded as its file is; see `as_its_file`.
 
     Args:
         image_size: side of the result, pixels.
@@ -45,7 +45,8 @@ class EvalPreprocessing:
 
     def __call__(self, image: Image.Image | Tensor) -> Tensor:
         if isinstance(image, Image.Image):
-            image = pixels_of(drafted(image, decode_size=evaluated_size(self.image_size)))  # (3, H, W)
+            decode_size = evaluated_size(self.image_size)
+            image = pixels_of(as_its_file(image, decode_size=decode_size))  # (3, H, W)
         height, width = image.shape[1:]
         # these crops draw nothing
         box = self.crop.box(height, width, torch.Generator())

@@ -4,6 +4,7 @@ import io
 import math
 import re
 import stat
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -44,6 +45,10 @@ constant, so that no setting of training, nor a cache, changes what is measured.
 
 MARKER = re.compile(rb"\xff([\x02-\xcf\xd8-\xfe])")
 """A marker in a JPEG's data, none of those that stand between its pixels."""
+
+LOADING = tuple(threading.Lock() for _ in range(61))
+"""Pillow loads an image's pixels when they are first needed, which one thread may do at a time: all that
+use an image take the same of these, and most others another."""
 
 START_OF_SCAN, END_OF_IMAGE = b"\xda", b"\xd9"
 
@@ -110,7 +115,7 @@ def decode(content: bytes, name: str, *, decode_size: int) -> "Tensor":
             with suppress(RuntimeError):  # Pillow decides what is broken, and says it better
                 return decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8))
 
-        return pixels_of(image)
+        return pixels_of(upright_rgb(image))
 
 
 def decode_without_torch(content: bytes, name: str, *, decode_size: int) -> Image.Image:
@@ -151,8 +156,18 @@ def _opened(content: bytes, name: str) -> Iterator[Image.Image]:
         raise BrokenImage(f"The image {name} cannot be read ({error}). Replace it or remove it.") from None
 
 
-def drafted(image: Image.Image, *, decode_size: int) -> Image.Image:
-    """An image that a user opened, to be decoded at the scale that `decode` takes for its file.
+def as_its_file(image: Image.Image, *, decode_size: int) -> Image.Image:
+    """An image that a user opened, as `decode_without_torch` gives its file; see `upright_rgb`.
+
+    A JPEG of which something is loaded or chosen already is taken as it is. Several threads may ask for
+    the same image.
+    """
+    with LOADING[id(image) % len(LOADING)]:
+        return upright_rgb(_drafted(image, decode_size=decode_size))
+
+
+def _drafted(image: Image.Image, *, decode_size: int) -> Image.Image:
+    """An image to be decoded at the scale that `decode` takes for its file.
 
     That is a JPEG of which nothing is loaded or chosen yet, opened once more: a draft changes the size of
     what it is made of, and the user's image keeps its own. Any other image is given back.
@@ -171,10 +186,10 @@ def drafted(image: Image.Image, *, decode_size: int) -> Image.Image:
 
 
 def pixels_of(image: Image.Image) -> "Tensor":
-    """The pixels of an open image, (3, H, W) uint8; see `upright_rgb`."""
+    """The pixels of an image in RGB, (3, H, W) uint8."""
     import torch
 
-    return torch.from_numpy(np.array(upright_rgb(image))).permute(2, 0, 1)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:

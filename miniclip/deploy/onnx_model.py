@@ -13,11 +13,10 @@ import numpy as np
 from PIL import Image
 
 from miniclip.data.image_content import (
+    as_its_file,
     decode_without_torch,
-    drafted,
     evaluated_size,
     read_content,
-    upright_rgb,
 )
 from miniclip.deploy import onnx_files as files
 from miniclip.errors import UserError
@@ -108,9 +107,9 @@ class OnnxModel:
     def preprocess(self, image: Image.Image) -> np.ndarray:
         """What the model sees of an image, (3, S, S) float32.
 
-        A JPEG that Pillow has opened and not loaded is decoded as its file is; see `drafted`.
+        A JPEG that Pillow has opened and not loaded is decoded as its file is; see `as_its_file`.
         """
-        image = upright_rgb(drafted(image, decode_size=evaluated_size(self.image_size)))
+        image = as_its_file(image, decode_size=evaluated_size(self.image_size))
         if self.eval_crop == "center":
             side = min(image.size)
             left, top = (image.width - side) // 2, (image.height - side) // 2

@@ -2,6 +2,7 @@
 
 import io
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,17 @@ def test_a_file_is_seen_as_evaluation_sees_it(name: str, crop: str, tmp_path: Pa
     split = Split("val", ["photo.jpg"], images, [["a photo"]])
     ((evaluated, _),) = ImageTextDataset.for_evaluation(split, preprocess.crop)
     assert torch.equal(preprocess.read(tmp_path / "photo.jpg"), evaluated)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP"])
+def test_several_threads_may_see_one_image_that_is_not_loaded(kind: str) -> None:
+    preprocess = EvalPreprocessing(32, crop="squash")
+    content = encoded(PHOTO.resize((1200, 900)), kind)
+    expected = preprocess(Image.open(io.BytesIO(content)))
+    with ThreadPoolExecutor(8) as threads:
+        for _ in range(3):
+            seen = threads.map(preprocess, [Image.open(io.BytesIO(content))] * 16)
+            assert all(torch.equal(one, expected) for one in seen)
 
 
 def test_a_jpeg_that_is_loaded_keeps_its_pixels(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Models in ONNX: every kind of part gives torch's features, in batches and lengths of any size."""
 
+import io
 import json
 import math
 import re
@@ -168,6 +169,13 @@ def test_a_jpeg_that_is_opened_is_seen_as_its_file(exported: Path, tmp_path: Pat
 
     as_evaluated = decode_without_torch(photo.read_bytes(), "photo", decode_size=evaluated_size(32))
     np.testing.assert_array_equal(onnx.encode_image(as_evaluated), onnx.encode_image(photo))
+
+
+def test_one_image_that_is_not_loaded_may_stand_in_many_places(model: MiniCLIP, exported: Path) -> None:
+    content = encoded(drawings()[0].resize((1200, 900)), "PNG")
+    for encode in (OnnxModel(exported, num_threads=4).encode_image, model.encode_image):
+        features = np.asarray(encode([Image.open(io.BytesIO(content))] * 40))
+        np.testing.assert_allclose(features, features[:1].repeat(40, axis=0), atol=1e-6)
 
 
 def test_one_preprocessed_image_of_any_floats_is_a_batch(exported: Path) -> None:
