@@ -108,7 +108,7 @@ class ReusedAscent(Descent):
 
         # what is frozen since has no part in the length of what is kept
         params = _with_both(first)
-        self._kept = {p: self._kept[p] if p in self._kept else torch.zeros_like(p) for p in params}
+        self._kept = {p: self._kept[p].to(p) if p in self._kept else torch.zeros_like(p) for p in params}
         for (g, g_s), p in zip(pairs, params, strict=True):
             minus_component = -component.to(g.dtype)
             if asked:
@@ -121,7 +121,7 @@ class ReusedAscent(Descent):
 
     @torch.no_grad()
     def between(self, params: Sequence[Tensor]) -> None:
-        pairs = [(p.grad, kept) for p, kept in self._kept.items() if p.grad is not None]
+        pairs = [(p.grad, kept.to(p)) for p, kept in self._kept.items() if p.grad is not None]
         if not pairs:
             return
 

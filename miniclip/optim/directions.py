@@ -156,8 +156,8 @@ class Averaged(Direction):
             if p.grad is None:
                 continue
             gradient = p.grad if is_plain else p.grad / loss_scale
-            of_type = weight.to(p.dtype) if isinstance(weight, Tensor) else weight
-            mean = torch.lerp(self._means.get(p, gradient), gradient, of_type)
+            of_type = weight.to(p) if isinstance(weight, Tensor) else weight
+            mean = torch.lerp(self._means.get(p, gradient).to(p), gradient, of_type)
             self._next[p] = mean
             vectors[p] = self._combined(gradient, mean)
         return vectors
@@ -205,7 +205,7 @@ class LastGradient(Direction):
     def vectors(
         self, params: Sequence[Tensor], *, base: Optimizer, step: int, loss_scale: Scale
     ) -> dict[Tensor, Tensor]:
-        return {p: self._last[p] for p in params if p in self._last}
+        return {p: self._last[p].to(p) for p in params if p in self._last}
 
     @torch.no_grad()
     def end_step(self, params: Sequence[Tensor]) -> None:
@@ -280,7 +280,8 @@ def _keep(new: dict[Tensor, Tensor], kept: dict[Tensor, Tensor], params: Sequenc
         return
 
     for p, value in new.items():  # the same choice without asking the device
-        kept[p] = torch.where(is_finite, value, kept.get(p, 0))
+        before = kept[p].to(p) if p in kept else 0
+        kept[p] = torch.where(is_finite, value, before)
 
 
 def in_order(kept: dict[Tensor, Tensor], params: Sequence[Tensor]) -> list[Tensor | None]:

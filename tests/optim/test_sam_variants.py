@@ -68,6 +68,14 @@ def vector(model: nn.Module) -> Tensor:
     return nn.utils.parameters_to_vector(model.parameters()).detach().clone()
 
 
+def tensors_of(state: Any) -> list[Tensor]:
+    """All tensors in a part of a state."""
+    if isinstance(state, dict | list):
+        values = state.values() if isinstance(state, dict) else state
+        return [tensor for value in values for tensor in tensors_of(value)]
+    return [state] if isinstance(state, Tensor) else []
+
+
 def passes_of_next_step(optimizer: SAM, model: nn.Module, inputs: Tensor) -> int:
     """How many passes a copy takes."""
     copied, copied_model = copy.deepcopy((optimizer, model))
@@ -91,6 +99,28 @@ def start() -> nn.Parameter:
 
 
 # the formulas, on L(w) = w'Aw / 2
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_model_of_another_type_goes_on_as_one_that_loads_the_state(name: str) -> None:
+    model = small_net()
+    optimizer = make(name, model)
+    first, second, *others = batches()
+    for inputs in (first, second):
+        optimizer.step(regression(model, inputs))
+
+    state = copy.deepcopy(optimizer.state_dict())
+    model.double()
+    twin = copy.deepcopy(model)
+    loaded = make(name, twin)
+    loaded.load_state_dict(state)
+    for inputs in others:
+        optimizer.step(regression(model, inputs.double()))
+        loaded.step(regression(twin, inputs.double()))
+
+    torch.testing.assert_close(vector(model), vector(twin), rtol=1e-5, atol=1e-6)
+    kept = [value for part in optimizer.state_dict()["sam"].values() for value in tensors_of(part)]
+    assert all(value.dtype == torch.float64 for value in kept)
 
 
 def test_gsam_by_the_formula() -> None:
