@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from miniclip.errors import UserError
+from miniclip.errors import UserError, first_line
 
 Row = TypeVar("Row")
 Value = TypeVar("Value")
@@ -212,5 +212,5 @@ def _others_may_be_lost() -> Iterator[None]:
     except RuntimeError as error:  # gloo has no class of its own
         raise LostProcess(
             "Another of the processes that train together has ended, or cannot be reached; its own output "
-            f"tells why. ({str(error).splitlines()[0]})"
+            f"tells why. ({first_line(error)})"
         ) from error

@@ -137,6 +137,11 @@ def one_of(setting: str, value: object, choices: Sequence[str]) -> None:
         raise SettingError(setting, value, f"must be {allowed}")
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, without the lines below the first; the name of its class if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def without_secrets(text: str) -> str:
     """The text with *** for passwords, tokens, and the environment's keys."""
     for secret in _secrets_of_environment():

@@ -7,7 +7,7 @@ from typing import Any
 
 import tokenizers
 
-from miniclip.errors import UserError
+from miniclip.errors import UserError, first_line
 
 MOST_GROWTH = 1_000
 """Letters that a letter of a caption may become by replacements; those of known tokenizers make ten."""
@@ -29,7 +29,7 @@ def tokenizer_of(text: str) -> tokenizers.Tokenizer:
         raise
     except BaseException as error:
         if isinstance(error, Exception) or is_panic(error):
-            reason = str(error).partition("\n")[0] or type(error).__name__
+            reason = first_line(error)
             raise UserError(f"tokenizer.json is damaged ({reason[:200]})") from None
         raise
 

@@ -1,4 +1,4 @@
-"""Checks of settings: what passes, and what the error says of what does not."""
+"""Checks of settings: what passes, and what the error says of what does not; the first line of errors."""
 
 import math
 from collections.abc import Callable
@@ -6,7 +6,8 @@ from functools import partial
 
 import pytest
 
-from miniclip.errors import SettingError, above_zero, at_least, in_range, one_of
+from miniclip.distributed import LostProcess, _others_may_be_lost
+from miniclip.errors import SettingError, above_zero, at_least, first_line, in_range, one_of
 
 FRACTION = partial(in_range, "dropout", low=0, high=1, includes_high=False)
 MOMENTUM = partial(in_range, "momentum", low=0, high=1, includes_low=False)
@@ -58,3 +59,11 @@ def test_the_error_says_what_is_allowed(check: Callable[..., None], value: objec
 @pytest.mark.parametrize(("value", "typed"), [(None, "null"), (True, "true"), (0.5, "0.5"), ("a b", "a b")])
 def test_the_value_is_told_as_it_is_typed(value: object, typed: str) -> None:
     assert str(SettingError("k", value, "must be more")) == f"k={typed}: must be more. Change it with k=..."
+
+
+@pytest.mark.parametrize("empty", ["", " ", "\n"])
+def test_an_error_without_a_message_is_told_by_its_class(empty: str) -> None:
+    assert first_line(RuntimeError(empty)) == "RuntimeError"
+    assert first_line(ValueError("\n first\nsecond\n")) == "first"
+    with pytest.raises(LostProcess, match=r"tells why\. \(RuntimeError\)"), _others_may_be_lost():
+        raise RuntimeError(empty)

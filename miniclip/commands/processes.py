@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from miniclip.commands.slurm import tell_of_separate_tasks
-from miniclip.errors import UserError
+from miniclip.errors import UserError, first_line
 from miniclip.stop_signals import stop_signals
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ def _meet(own: Place, backend: str) -> None:
         address = f"{os.environ.get('MASTER_ADDR', '')}:{os.environ.get('MASTER_PORT', '')}"
         raise UserError(
             f"The {own.size} processes that are to train together have not met at {address} "
-            f"(MASTER_ADDR:MASTER_PORT): {str(error).splitlines()[0]}"
+            f"(MASTER_ADDR:MASTER_PORT): {first_line(error)}"
         ) from error
 
 

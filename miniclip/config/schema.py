@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from miniclip.config.hints import SEVERAL, groups, is_named, not_chosen
-from miniclip.errors import SettingError, UserError
+from miniclip.errors import SettingError, UserError, first_line
 from miniclip.files import flatten
 from miniclip.pretrained.parts import ROOT_TYPES
 from miniclip.signature import described, fits, named_freely, of_config, signature_of
@@ -182,7 +182,7 @@ def select(cfg: DictConfig, path: str) -> Any:
             raise UserError(
                 f"{path} comes from {lacking[1]}, which this config lacks; give {path}=..."
             ) from None
-        raise UserError(f"{path}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{path}: {first_line(error)}") from None
 
 
 def full_name(cfg: DictConfig, part: str, setting: str) -> str:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from miniclip.errors import UserError
+from miniclip.errors import UserError, first_line
 from miniclip.files import replace
 from miniclip.pretrained.target import check_target
 
@@ -91,7 +91,7 @@ def refused_by(library: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # whatever its code raises, the model does not suit it
-        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        reason = first_line(error)
         raise UserError(
             f"{library} fails on this model ({reason[:200]}). The export was not kept; --format "
             "safetensors works for every model."

@@ -21,7 +21,7 @@ from miniclip.deploy.onnx_files import Precision
 from miniclip.deploy.onnx_model import GraphError, OnnxModel
 from miniclip.deploy.onnx_precision import convert
 from miniclip.disk_errors import naming
-from miniclip.errors import UserError
+from miniclip.errors import UserError, first_line
 from miniclip.files import replace, write_json, write_text
 from miniclip.models import CLIP
 from miniclip.pretrained import MiniCLIP
@@ -81,7 +81,7 @@ def export_onnx(
         except Exception as error:  # onnxruntime has classes for each of its own
             if isinstance(error, UserError) and not isinstance(error, GraphError):
                 raise
-            reason = (str(error).strip() or repr(error)).splitlines()[0]
+            reason = first_line(error)
             raise UserError(
                 f"The graphs in ONNX do not run ({reason[:200]}). They were not kept; --format safetensors "
                 "works for every model."
@@ -149,9 +149,9 @@ def _write_graph(
                 verbose=False,
             )
     except Exception as error:  # whatever the exporter raises, the tower does not suit it
-        reason = next((line for line in str(error).splitlines() if line.strip()), repr(error))
+        reason = first_line(error)
         raise UserError(
-            f"The {path.stem} tower cannot be exported to ONNX ({reason.strip()[:200]}). "
+            f"The {path.stem} tower cannot be exported to ONNX ({reason[:200]}). "
             "--format safetensors works for every model."
         ) from None
 

@@ -19,7 +19,7 @@ from miniclip.data.image_content import (
     read_content,
 )
 from miniclip.deploy import onnx_files as files
-from miniclip.errors import UserError
+from miniclip.errors import UserError, first_line
 from miniclip.files import within
 from miniclip.preprocessing import MEAN, STD
 from miniclip.tokenizer_file import encoded, set_up, tokenizer_of
@@ -221,7 +221,7 @@ class OnnxModel:
         try:
             features: np.ndarray = session.run([files.FEATURES], inputs)[0]
         except Exception as error:  # onnxruntime has many kinds, and a graph may do anything
-            raise GraphError(f"The model {self.name} cannot be run ({_first_line(error)}).") from None
+            raise GraphError(f"The model {self.name} cannot be run ({first_line(error)[:300]}).") from None
 
         (some_input, *_) = inputs.values()
         if features.shape != (len(some_input), self.embed_dim):
@@ -303,17 +303,17 @@ def _session(path: Path) -> Any:
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has many kinds
-        raise UserError(f"{path} cannot be used ({_first_line(error)}). Export the model again.") from None
+        raise UserError(
+            f"{path} cannot be used ({first_line(error)[:300]}). Export the model again."
+        ) from None
 
 
 def _tokenizer(path: Path, context_length: int) -> Any:
     try:
         tokenizer = tokenizer_of(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be used ({_first_line(error)}). Export the model again.") from None
+        raise UserError(
+            f"{path} cannot be used ({first_line(error)[:300]}). Export the model again."
+        ) from None
     set_up(tokenizer, context_length=context_length)
     return tokenizer
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).partition("\n")[0][:300]

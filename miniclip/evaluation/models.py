@@ -13,7 +13,7 @@ from miniclip.data.dataset import ImageTextDataset
 from miniclip.data.image_content import upright_rgb
 from miniclip.data.sampler import sequential_batches
 from miniclip.embedding_model import EmbeddingModel
-from miniclip.errors import UserError
+from miniclip.errors import UserError, first_line
 
 BATCH_SIZE = 256
 
@@ -73,7 +73,7 @@ class OpenClipModel:
             )
             self._tokenizer = open_clip.get_tokenizer(name)
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            reason = (str(error).strip() or repr(error)).splitlines()[0]
+            reason = first_line(error)
             raise UserError(
                 f"The weights {weights} of open_clip:{name} cannot be had ({reason}). Without network, "
                 f"download them elsewhere and give the file: open_clip:{name}:FILE"

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from miniclip.errors import SettingError, UserError
+from miniclip.errors import SettingError, UserError, first_line
 from miniclip.files import located
 from miniclip.models.text_encoder import Pooling, pool
 
@@ -122,7 +122,7 @@ def _token_width(model: Any, name: str) -> int:
             outputs = model.eval()(input_ids=token_ids, attention_mask=torch.ones_like(token_ids))
         width: int = outputs.last_hidden_state.shape[2]
     except Exception as error:  # whatever its code raises, it does not suit
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        reason = first_line(error)
         raise SettingError(
             "name", name, f"cannot encode a caption: {type(model).__name__}, {reason}"
         ) from None
@@ -147,7 +147,7 @@ def _hugging_face_model(name: str, config: dict[str, Any] | None) -> Any:
         with _without_bar(place):
             return AutoModel.from_pretrained(place, dtype=torch.float32, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise UserError(
             f"encoder.text.name={name} cannot be loaded ({reason}). Without network, save the model's "
             "files (config.json, model.safetensors, tokenizer.json, tokenizer_config.json) into a folder "

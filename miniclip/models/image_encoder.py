@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from miniclip.errors import SettingError, above_zero, at_least, one_of
+from miniclip.errors import SettingError, above_zero, at_least, first_line, one_of
 from miniclip.models.activation_checkpoints import checkpoint_blocks
 from miniclip.models.last_stage import last_stage
 from miniclip.optim.norm_layers import BATCH_NORM
@@ -147,7 +147,7 @@ def width_of(backbone: nn.Module, architecture: str, image_size: int) -> int:
         with torch.no_grad(), device:
             vectors = backbone.eval()(torch.zeros(1, 3, image_size, image_size))
     except (AssertionError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        reason = first_line(error)
         raise SettingError("image_size", image_size, f"does not suit {architecture} ({reason})") from None
 
     backbone.train(training)

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from miniclip.errors import SettingError, UserError
+from miniclip.errors import SettingError, UserError, first_line
 from miniclip.models.image_encoder import IMAGENET, ImageEncoder, Preprocessing, width_of
 from miniclip.models.small_map_conv import SmallMapConv2d
 from miniclip.models.weights import existing_file, fitting_state, read_state, with_names_of_timm
@@ -65,7 +65,7 @@ def _timm_model(architecture: str, image_size: int, *, pretrained: bool) -> Any:
             raise
         raise UserError(
             f"encoder.image.weights=pretrained: those of {architecture} cannot be fetched "
-            f"({str(error).splitlines()[0]}). Download them elsewhere: encoder.image.weights=PATH"
+            f"({first_line(error)}). Download them elsewhere: encoder.image.weights=PATH"
         ) from None
 
 

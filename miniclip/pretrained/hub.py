@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from miniclip.errors import UserError
+from miniclip.errors import UserError, first_line
 
 REPO_NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
@@ -59,5 +59,5 @@ def _told(problem: str, *, hint: str = "") -> Iterator[None]:
     try:
         yield
     except Exception as error:  # of the hub, of its client, or of the network
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"{problem} ({reason}).{hint}") from None

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from miniclip.data.eval_preprocessing import EvalPreprocessing
-from miniclip.errors import SettingError, UserError, counted
+from miniclip.errors import SettingError, UserError, counted, first_line
 from miniclip.models import CLIP
 from miniclip.models.image_encoder import adopt_preprocessing
 from miniclip.pretrained.bundle import LateTower, ModelBundle
@@ -177,7 +177,7 @@ def named_by(place: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"{place}: {reason}") from error
 
 

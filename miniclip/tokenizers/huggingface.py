@@ -6,7 +6,7 @@ from typing import Any
 import tokenizers
 from tokenizers import processors
 
-from miniclip.errors import SettingError, UserError
+from miniclip.errors import SettingError, UserError, first_line
 from miniclip.files import located
 from miniclip.tokenizers.base import END, PAD, Tokenizer
 
@@ -64,7 +64,7 @@ def _loaded(name: str) -> Any:
     try:
         loaded = AutoTokenizer.from_pretrained(place, use_fast=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise UserError(
             f"tokenizer.name={name} cannot be loaded ({reason}). Without network, save the "
             "tokenizer's files (tokenizer.json, tokenizer_config.json) into a folder and give "

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from miniclip.disk_errors import naming
-from miniclip.errors import UserError, counted
+from miniclip.errors import UserError, counted, first_line
 from miniclip.files import flatten, partial_path, replace, replacing
 from miniclip.renamed import renamed_config
 from miniclip.training.contents import check_contents, check_progress
@@ -196,7 +196,7 @@ def fitting(path: Path) -> Iterator[None]:
     except UserError:
         raise
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"The checkpoint {path} does not fit this run ({reason}).") from error
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from miniclip.data.batch import Batch
 from miniclip.distributed import World
-from miniclip.errors import SettingError
+from miniclip.errors import SettingError, first_line
 from miniclip.models import CLIP
 from miniclip.optim import foreach
 from miniclip.optim.statistics import BufferCopies
@@ -148,7 +148,7 @@ class _Graph(Generic[Result]):
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
             allowed = f"this step cannot be recorded as a CUDA graph ({reason}); take false"
             raise SettingError("trainer.cuda_graphs", True, allowed) from error
 

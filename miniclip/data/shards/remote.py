@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from miniclip.data.shards.index import Stamp
-from miniclip.errors import UserError, without_secrets
+from miniclip.errors import UserError, first_line, without_secrets
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ def give_up_or_wait(url: str, error: Exception, failures: int) -> None:
     Raises:
         OutOfReach: when there is none: the file is missing, or this was the last one.
     """
-    reason = without_secrets((str(error).strip() or type(error).__name__).splitlines()[0])
+    reason = without_secrets(first_line(error))
     if _is_refusal(error):
         text = f"The shard {url} is not there, or not for you ({reason})."
         raise OutOfReach(f"{text} Check data.urls, and how you sign in.", is_missing=True) from None

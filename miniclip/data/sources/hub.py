@@ -21,7 +21,7 @@ from miniclip.data.sources.rows import (
 )
 from miniclip.data.split import Split
 from miniclip.data.streamed import StreamedDataset
-from miniclip.errors import HOW_TO_LOG_IN, SettingError, UserError, without_secrets
+from miniclip.errors import HOW_TO_LOG_IN, SettingError, UserError, first_line, without_secrets
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -205,8 +205,7 @@ class Hub(DataSource):
             raise UserError(self._why_not_loaded(error)) from None
 
     def _why_not_loaded(self, error: Exception) -> str:
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        reason = without_secrets(first_line).rstrip(".")
+        reason = without_secrets(first_line(error)).rstrip(".")
         copy = "give a folder with a copy of it: data.hub=FOLDER, or data=parquet data.root=FOLDER."
         if "script" in reason:
             return (

@@ -15,7 +15,15 @@ from miniclip.data.sources.walk import lies_within
 from miniclip.data.split import Split
 from miniclip.data.streamed import PassingImages, Position, StreamedRow
 from miniclip.distributed import World
-from miniclip.errors import SettingError, UserError, above_zero, at_least, counted, without_secrets
+from miniclip.errors import (
+    SettingError,
+    UserError,
+    above_zero,
+    at_least,
+    counted,
+    first_line,
+    without_secrets,
+)
 
 if TYPE_CHECKING:
     import datasets
@@ -108,7 +116,7 @@ class StreamedPart:
         try:
             yield from rows
         except Exception as error:  # what the packages below raise has no common type
-            reason = without_secrets((str(error).strip() or type(error).__name__).splitlines()[0])
+            reason = without_secrets(first_line(error))
             raise UserError(
                 f"data.hub={self.hub} cannot be streamed on: {reason.rstrip('.')}. Check the connection, "
                 "and go on with trainer.resume=auto."

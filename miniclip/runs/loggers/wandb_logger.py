@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from miniclip.errors import first_line
 from miniclip.files import write_text
 from miniclip.metrics import DIRECTIONS, RECALL_AT, recall_keys
 from miniclip.runs.loggers.background import Background
@@ -242,7 +243,7 @@ class WandbLogger(View):
 
     def _go_on_offline(self, error: Exception) -> None:
         """Write new files, of the whole run, with a new process of W&B's; the former one is lost."""
-        text = "no answer in time" if self._is_cut_off else str(error).partition("\n")[0]
+        text = "no answer in time" if self._is_cut_off else first_line(error)
         log.warning(
             "Weights & Biases fails (%s): kept offline from here. %s", text, _how_to_sync(self.folder)
         )
