@@ -303,17 +303,15 @@ def _session(path: Path) -> Any:
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has many kinds
-        raise UserError(
-            f"{path} cannot be used ({first_line(error)[:300]}). Export the model again."
-        ) from None
+        reason = first_line(error)[:300]
+        raise UserError(f"{path} cannot be used ({reason}). Export the model again.") from None
 
 
 def _tokenizer(path: Path, context_length: int) -> Any:
     try:
         tokenizer = tokenizer_of(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path} cannot be used ({first_line(error)[:300]}). Export the model again."
-        ) from None
+        reason = first_line(error)[:300]
+        raise UserError(f"{path} cannot be used ({reason}). Export the model again.") from None
     set_up(tokenizer, context_length=context_length)
     return tokenizer

@@ -2,9 +2,9 @@
 
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from miniclip.deploy.index.places import Places
 from miniclip.deploy.index.row_table import read_row
 from miniclip.deploy.index.vectors import VectorFile
 from miniclip.errors import BrokenImage, UserError
+
+Read = TypeVar("Read")
 
 EXACT_LIMIT = 200_000
 """Up to so many vectors every one is compared with the query; above, a graph is asked for neighbors."""
@@ -171,20 +173,15 @@ class Index:
             threshold: the lowest score of an image; None for any.
         """
         queries = np.asarray(queries, np.float32)
-        for _ in range(MAX_TRIES):
-            try:
-                with reading(self.folder) as connection:
-                    snapshot = self._snapshot(connection)
-                    scores, slots = self._nearest(snapshot, queries, k)
-                    by_slot = _entries_at(connection, np.unique(slots))
-            except FileNotFoundError:  # the file of vectors has been packed since the facts were read
-                continue
 
-            # a slot that was freed since may have been written again, but by a later writer only
-            if self.facts.writer == snapshot.facts.writer:
-                by_slot = {slot: self._with_right(entry) for slot, entry in by_slot.items()}
-                return _above(threshold, scores, slots, by_slot)
-        raise UserError(f"The index {self.folder} changes too fast to be searched. Try again in a moment.")
+        def nearest(connection: sqlite3.Connection) -> tuple[Facts, tuple[Any, Any, dict[int, Entry]]]:
+            snapshot = self._snapshot(connection)
+            scores, slots = self._nearest(snapshot, queries, k)  # each (Q, k)
+            return snapshot.facts, (scores, slots, _entries_at(connection, np.unique(slots)))
+
+        scores, slots, by_slot = self._undisturbed(nearest)
+        by_slot = {slot: self._with_right(entry) for slot, entry in by_slot.items()}
+        return _above(threshold, scores, slots, by_slot)
 
     def entry(self, number: int) -> Entry | None:
         """The entry of an `id`, if there is one."""
@@ -201,15 +198,33 @@ class Index:
 
     def vector(self, number: int) -> np.ndarray | None:
         """The vector (D,) float32 of the entry of an `id`, if there is one."""
+
+        def vector_of(connection: sqlite3.Connection) -> tuple[Facts, np.ndarray | None]:
+            facts = self._facts(connection)
+            row = connection.execute("SELECT slot FROM entries WHERE id = ?", [number]).fetchone()
+            return facts, None if row is None else _mapped(self.folder, facts)[row[0]].astype(np.float32)
+
+        return self._undisturbed(vector_of)
+
+    def _undisturbed(self, read: Callable[[sqlite3.Connection], tuple[Facts, Read]]) -> Read:
+        """What is read of vectors and of entries at one commit, again while a writer disturbs it.
+
+        Args:
+            read: gives what it found, and the facts that it saw.
+
+        Raises:
+            UserError: when a writer always does.
+        """
         for _ in range(MAX_TRIES):
-            with reading(self.folder) as connection:
-                facts = self._facts(connection)
-                row = connection.execute("SELECT slot FROM entries WHERE id = ?", [number]).fetchone()
-                if row is None:
-                    return None
-                vector = _mapped(self.folder, facts)[row[0]].astype(np.float32)
+            try:
+                with reading(self.folder) as connection:
+                    facts, found = read(connection)
+            except FileNotFoundError:  # the file of vectors has been packed since the facts were read
+                continue
+
+            # a slot that was freed since may have been written again, but by a later writer only
             if self.facts.writer == facts.writer:
-                return vector
+                return found
         raise UserError(f"The index {self.folder} changes too fast to be read. Try again in a moment.")
 
     def _with_right(self, entry: Entry) -> Entry:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from miniclip.deploy.index import Index, exact, open_source, open_writer, update
+from miniclip.deploy.index import Index, exact, open_source, open_writer, reader, update
 from miniclip.deploy.index.entries import Encoded
 from miniclip.deploy.index.source import SourceImage
 from miniclip.deploy.index.writer import IndexWriter
@@ -222,6 +222,31 @@ def test_a_search_that_a_writer_overtakes_is_repeated(
     assert {str(entry) for entry in found.entries[0]} == expected.keys()
     scores = [float(expected[str(entry)] @ query[0]) for entry in found.entries[0]]
     np.testing.assert_allclose(found.scores[0], scores, atol=2e-3)
+
+
+def test_vectors_that_a_writer_has_packed_meanwhile_are_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file of vectors is gone when it is opened by the facts that were read before."""
+    monkeypatch.setattr("miniclip.deploy.index.slots.MIN_FREE", 3)
+    vectors = unit_vectors(20)
+    folder = index_of(tmp_path / "index", vectors)
+    index = Index(folder)
+    (entry,) = index.search(vectors[-1:], k=1).entries[0]
+    mapped = reader._mapped
+    packed = []
+
+    def packed_before(*arguments: Any) -> np.ndarray:
+        if not packed:
+            with open_writer(folder, ProjectionModel(), model_path=Path("projection")) as writer:
+                writer.drop(1, [f"n{number}" for number in range(10)])
+                packed.append(writer.pack())
+        return mapped(*arguments)
+
+    monkeypatch.setattr(reader, "_mapped", packed_before)
+    vector = index.vector(entry.id)
+    assert packed == [True] and vector is not None
+    np.testing.assert_allclose(vector, vectors[-1], atol=1e-3)
 
 
 def test_an_image_that_became_a_link_to_another_place_is_not_read(photos: Path, tmp_path: Path) -> None:
