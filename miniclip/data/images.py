@@ -1,9 +1,11 @@
 """Sequences of images: in files, in memory, in bytes, and some or several of these."""
 
 import copy
+import hashlib
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -252,6 +254,13 @@ class ImageArray(Images):
 
     def __getitem__(self, index: int) -> Tensor:
         return torch.from_numpy(self.pixels[index]).permute(2, 0, 1)  # (3, H, W)
+
+    @cached_property
+    def identity(self) -> str:
+        """A digest of all pixels, for drawings of the same names may be others."""
+        digest = hashlib.blake2b(repr(self.pixels.shape).encode(), digest_size=16)
+        digest.update(np.ascontiguousarray(self.pixels).data)
+        return digest.hexdigest()
 
 
 def _size_and_time(path: Path) -> tuple[int, int]:

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 
-from miniclip.data.images import ImageFiles
+from miniclip.data.images import ImageArray, ImageFiles
 from miniclip.data.transforms import Box, crop_and_resize
 
 
@@ -18,3 +19,13 @@ def test_a_jpeg_decoded_small_looks_like_the_whole_one(tmp_path: Path) -> None:
         crop_and_resize(picture, Box(0, 0, *picture.shape[1:]), 32).float() for picture in (small, whole)
     ]
     torch.testing.assert_close(*seen, atol=3, rtol=0)
+
+
+def test_drawings_are_identified_by_their_pixels() -> None:
+    pixels = np.zeros((2, 4, 6, 3), dtype=np.uint8)
+    identity = ImageArray(pixels).identity
+    assert ImageArray(pixels.copy()).identity == identity
+    assert ImageArray(pixels[:, :, ::-1]).identity == identity
+    assert ImageArray(pixels.reshape(2, 6, 4, 3)).identity != identity
+    pixels[1, 2, 3] = 1
+    assert ImageArray(pixels).identity != identity
