@@ -26,6 +26,9 @@ from miniclip.errors import BrokenImage, UserError
 
 log = logging.getLogger(__name__)
 
+FORMAT = 5
+"""Part of the name of every cache on disk: another one makes all of them anew."""
+
 SHARED_MEMORY = Path("/dev/shm")
 
 ASPECT = 1.5
@@ -68,13 +71,17 @@ class PixelCache:
         if self.kind == "memory":
             return cache_in_memory(split.images, size=size, skips_broken=self.skips_broken, crop=crop)
 
-        digest = hashlib.sha256(f"4 {size} {type(crop).__name__} {split.fingerprint()} ".encode())
-        digest.update(repr(split.images.identity).encode())
-        folder = self.folder / f"pixels-{digest.hexdigest()[:24]}"
+        folder = self._folder_of(split, size=size, crop=crop)
         try:
             return cache_on_disk(split.images, folder, size=size, skips_broken=self.skips_broken, crop=crop)
         except Unwritable as error:
             return self._keep_elsewhere(split, error, size=size, crop=crop)
+
+    def _folder_of(self, split: Split, *, size: int, crop: Crop | None) -> Path:
+        """Where the split's images are kept; other images of the same names have another place."""
+        digest = hashlib.sha256(f"{FORMAT} {size} {type(crop).__name__} {split.fingerprint()} ".encode())
+        digest.update(repr(split.images.identity).encode())
+        return self.folder / f"pixels-{digest.hexdigest()[:24]}"
 
     def _keep_elsewhere(self, split: Split, error: "Unwritable", *, size: int, crop: Crop | None) -> Images:
         """The images in memory, if they fit, where the disk does not take them; else as they are."""
@@ -98,13 +105,13 @@ class _Index(NamedTuple):
     Attributes:
         shapes: height and width of each image; zeros for one that could not be read.
         problems: why it could not, by its place: text and reason of a `BrokenImage`.
-        digests: see `DecodedImage`; 0 for an image that could not be read.
+        digests: see `DecodedImage`; "" for an image that could not be read.
         checksum: crc32 of all pixels, and of what stands above.
     """
 
     shapes: list[tuple[int, int]]
     problems: dict[int, tuple[str, str]]
-    digests: list[int]
+    digests: list[str]
     checksum: int = 0
 
     def sealed(self, checksum_of_pixels: int) -> "_Index":
@@ -117,7 +124,7 @@ class _Index(NamedTuple):
         if isinstance(result, BrokenImage):
             self.problems[len(self.shapes)] = str(result), result.reason
             self.shapes.append((0, 0))
-            self.digests.append(0)
+            self.digests.append("")
             return []
 
         height, width = result.pixels.shape[:2]

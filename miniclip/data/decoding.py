@@ -1,7 +1,7 @@
 """All images of a sequence decoded once, by several threads, as they are kept."""
 
+import hashlib
 import os
-import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -24,11 +24,12 @@ class DecodedImage(NamedTuple):
 
     Attributes:
         pixels: (H, W, 3) uint8.
-        digest: crc32 of the image as it was decoded, before it was shrunk or cropped.
+        digest: blake2b of the image as it was decoded, before it was shrunk or cropped, 32 hexadecimal
+            digits.
     """
 
     pixels: np.ndarray
-    digest: int
+    digest: str
 
 
 def decode_all(
@@ -75,9 +76,11 @@ def _shrunk(image: Tensor, size: int, crop: Crop | None) -> Tensor:
     return image
 
 
-def _digest(image: Tensor) -> int:
-    """A crc32 of the pixels of an image (3, H, W), and of its width."""
-    return zlib.crc32(_by_pixel(image).data, zlib.crc32(b"%d" % image.shape[2]))
+def _digest(image: Tensor) -> str:
+    """A hash of the shape and the pixels of an image (3, H, W); of 128 bits, so that no two share one."""
+    digest = hashlib.blake2b(repr(tuple(image.shape)).encode(), digest_size=16)
+    digest.update(_by_pixel(image).data)
+    return digest.hexdigest()
 
 
 def _by_pixel(image: Tensor) -> np.ndarray:

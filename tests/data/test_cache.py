@@ -15,9 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
-from miniclip.data import CSVTable, cache
-from miniclip.data.cache import CachedImages, cache_in_memory, cache_on_disk
-from miniclip.data.images import ImageFiles
+from miniclip.data import CSVTable, Split, cache
+from miniclip.data.cache import CachedImages, PixelCache, cache_in_memory, cache_on_disk
+from miniclip.data.images import ImageArray, ImageFiles
 from miniclip.data.transforms import crop_and_resize
 from miniclip.disk_errors import DiskError, disk_errors_told
 from miniclip.errors import UserError
@@ -120,6 +120,38 @@ def test_another_picture_or_size_is_another_cache(photographs: ImageFiles, tmp_p
     Image.new("RGB", (70, 70), (1, 2, 3)).save(photographs.root / "2.jpg")
     train, _ = source(photographs.root, folder, cache="disk").datasets()
     assert train.images[2][:, 30, 30].tolist() == pytest.approx([1, 2, 3], abs=3)
+
+
+def test_other_drawings_of_the_same_names_are_another_cache(tmp_path: Path) -> None:
+    keeper = PixelCache("disk", tmp_path, skips_broken=False)
+    pixels = np.full((2, 8, 8, 3), 50, dtype=np.uint8)
+    for level in (50, 90):
+        pixels[1] = level
+        split = Split("train", ["a", "b"], ImageArray(pixels.copy()), [["a"], ["b"]])
+        kept = keeper.keep(split.select("train", [0, 1]), size=8)
+        assert int(kept[1].max()) == level
+    assert len(list(tmp_path.glob("pixels-*"))) == 2
+
+
+def test_a_cache_of_a_former_format_is_made_anew(
+    photographs: ImageFiles,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    keeper = PixelCache("disk", tmp_path / "cache", skips_broken=False)
+    split = Split("train", photographs.names, photographs, [["a"]] * len(photographs))
+    with monkeypatch.context() as former:
+        former.setattr(cache, "FORMAT", cache.FORMAT - 1)
+        keeper.keep(split, size=64)
+    (folder,) = (tmp_path / "cache").glob("pixels-*")
+    index = json.loads((folder / "index.json").read_text())
+    (folder / "index.json").write_text(json.dumps({**index, "digests": [7] * len(photographs)}))
+
+    images = keeper.keep(split, size=64)
+    assert isinstance(images, CachedImages) and len(images) == 5
+    assert [len(digest) for digest in images.digests] == [32] * 5
+    assert len(list((tmp_path / "cache").glob("pixels-*"))) == 2 and not caplog.records
 
 
 @pytest.mark.parametrize("damage", ["a flipped bit", "cut off", "no index", "half an index", "others"])
@@ -228,7 +260,7 @@ def test_shapes_are_under_the_checksum_too(
     elif change == "negative":
         shapes[2] = [-shapes[2][0], -shapes[2][1]]
     else:
-        index["digests"][0] += 1
+        index["digests"][0] = "0" * 32
     path.write_text(json.dumps(index))
     again = cached(photographs, tmp_path, "disk")
     assert "is damaged and is made anew" in caplog.text

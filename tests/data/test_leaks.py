@@ -1,6 +1,7 @@
 """Images on two sides of a split are found before training, at little cost."""
 
 import logging
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from miniclip.data import Folder, Split, leaks
+from miniclip.data.cache import cache_in_memory
 from miniclip.data.images import ImageArray, ImageBytes, ImageFiles
 from miniclip.data.leaks import check_leaks
 from miniclip.errors import UserError
@@ -102,3 +104,32 @@ def test_training_is_warned_and_a_cache_finds_equal_pixels(
         assert (len(train), len(val), len(test)) == (6, 4, 3)
         Folder(root=str(tmp_path), **SETTINGS, cache="memory").training_sets()
     assert "The train part holds 1 of 4 images of the val part as well (0.jpg = again.png)" in caplog.text
+
+
+def test_cached_images_of_an_equal_crc_are_not_equal(caplog: pytest.LogCaptureFixture) -> None:
+    pixels = np.zeros((2, 8, 8, 3), dtype=np.uint8)
+    pixels[1] = of_equal_crc(pixels[0])
+    assert zlib.crc32(pixels[0]) == zlib.crc32(pixels[1]) and not np.array_equal(*pixels)
+
+    images = cache_in_memory(ImageArray(pixels), size=8, skips_broken=False)
+    whole = Split("train", ["a", "b"], images, [["a"], ["b"]])
+    parts = [whole.select("train", [0]), whole.select("val", [1])]
+    assert leaks.find_leaks(parts) == []
+    assert len(leaks.find_leaks([parts[0], whole.select("val", [0])])) == 1
+
+
+def of_equal_crc(pixels: np.ndarray) -> np.ndarray:
+    """Other pixels (H, W, 3) of the same crc32, which is linear in the bits of what it is made of."""
+    rest = {}  # a crc32 by the bits that it comes of, each crc with another leading bit
+    nothing = zlib.crc32(bytes(pixels.nbytes))
+    for bit in range(33):
+        chosen = 1 << bit
+        change = zlib.crc32(chosen.to_bytes(pixels.nbytes, "little")) ^ nothing
+        while change and change.bit_length() in rest:
+            own_change, own_chosen = rest[change.bit_length()]
+            change, chosen = change ^ own_change, chosen ^ own_chosen
+        if change == 0:
+            changed = np.frombuffer(chosen.to_bytes(pixels.nbytes, "little"), np.uint8)
+            return pixels ^ changed.reshape(pixels.shape)
+        rest[change.bit_length()] = change, chosen
+    raise AssertionError("33 bits change 32 in two ways at least")
