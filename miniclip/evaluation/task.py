@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from miniclip.data import ImageTextDataset
+from miniclip.data.dataset import without_broken
 from miniclip.errors import UserError
 from miniclip.evaluation.models import DatasetEncoder
 from miniclip.metrics import Features, LabeledFeatures, protocol_name
@@ -106,14 +107,23 @@ class TaskContext:
 
     @cached_property
     def labeled(self) -> tuple[LabeledFeatures, LabeledFeatures]:
-        """Training and validation images with their classes, both as evaluation sees them."""
+        """Training and validation images with their classes, both as evaluation sees them.
+
+        Training images that cannot be read are left out, where training let others stand in for them.
+
+        Raises:
+            UserError: when more than `data.max_broken_fraction` of them cannot be read.
+        """
         # without the random crops of training
         as_evaluated = ImageTextDataset.for_evaluation(self.train.split, self.val.crop)
+        if self.train.max_broken_fraction is not None:
+            most = self.train.max_broken_fraction
+            as_evaluated = without_broken(as_evaluated, max_broken_fraction=most)
         train_features = _finite(self.model.encode_dataset(as_evaluated), self.model)  # (N, D)
 
         # scikit-learn computes on the host
         return (
-            LabeledFeatures(train_features.cpu().numpy(), self.labels(self.train)),
+            LabeledFeatures(train_features.cpu().numpy(), self.labels(as_evaluated)),
             LabeledFeatures(self.image_features.cpu().numpy(), self.labels(self.val)),
         )
 

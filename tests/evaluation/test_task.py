@@ -48,6 +48,28 @@ def test_training_images_are_seen_without_random_crops(context: TaskContext, mea
     assert np.array_equal(first.features, again.features)
 
 
+def test_training_images_that_cannot_be_read_are_left_out_where_training_goes_on_without_them(
+    context_of: Callable[..., TaskContext], class_folder: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(class_folder, tmp_path / "classes")
+    settings = ["data=imagefolder", f"data.root={folder}", "data.val_fraction=0.5", "data.flip=false"]
+    whole = context_of(*settings)
+    broken = whole.train.split.ids[12]
+    next(path for path in folder.rglob("*.png") if broken in str(path)).write_bytes(b"<html>")
+
+    (train, val), (whole_train, whole_val) = (
+        context_of(*settings, "data.on_broken_image=skip", "data.max_broken_fraction=0.1").labeled,
+        context_of("data=imagefolder", f"data.root={class_folder}", *settings[2:]).labeled,
+    )
+    assert np.array_equal(train.labels, np.delete(whole_train.labels, 12))
+    np.testing.assert_allclose(train.features, np.delete(whole_train.features, 12, axis=0), atol=1e-6)
+    assert np.array_equal(val.features, whole_val.features)
+    with pytest.raises(UserError, match=r"of 30 images of the train split cannot be read.*=0\.01"):
+        _ = context_of(*settings, "data.on_broken_image=skip", "data.max_broken_fraction=0.01").labeled
+    with pytest.raises(UserError, match="is no image"):
+        _ = context_of(*settings).labeled
+
+
 def test_what_the_data_lack_is_unsuited(context_of: Callable[..., TaskContext], class_folder: Path) -> None:
     with pytest.raises(Unsuited, match="few_shot needs classes"):
         need_classes("few_shot", context_of("data.limit=20"))
