@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from PIL import Image
@@ -45,6 +45,9 @@ KINDS: dict[str, type] = {
     "sha256": dict,
 }
 """What `onnx.json` says of a model."""
+
+CHOICES = {"eval_crop": ("squash", "center"), "precision": get_args(files.Precision)}
+"""What some of these may be."""
 
 LARGEST = 2**31
 """Above any of its numbers."""
@@ -275,7 +278,8 @@ def _check_config(config: files.Config, path: Path) -> None:
         value: Any = config.get(name)
         is_number = kind in (int, float)
         fits = isinstance(value, int | float) if kind is float else type(value) is kind
-        if not fits or (is_number and not 0 <= value < LARGEST):
+        is_allowed = value in CHOICES.get(name, (value,))
+        if not fits or not is_allowed or (is_number and not 0 <= value < LARGEST):
             raise UserError(f"{path} has {name}={ascii(value)[:60]}. Export the model again.")
     if config["image_size"] > LARGEST_SIDE:
         raise UserError(f"{path} has image_size={config['image_size']}. Export the model again.")

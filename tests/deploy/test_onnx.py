@@ -127,6 +127,17 @@ def test_a_smaller_model_is_another_for_an_index(exported: Path, tmp_path: Path)
     assert OnnxModel(folder).fingerprint == f"{config['fingerprint']}-int8"
 
 
+@pytest.mark.parametrize(("key", "value"), [("eval_crop", "centre"), ("precision", "int4")])
+def test_a_config_of_what_there_is_not_is_told(
+    key: str, value: str, exported: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(exported, tmp_path / "copy")
+    config = json.loads((folder / "onnx.json").read_text())
+    (folder / "onnx.json").write_text(json.dumps({**config, key: value}))
+    with pytest.raises(UserError, match=f"has {key}='{value}'. Export the model again"):
+        OnnxModel(folder)
+
+
 @pytest.mark.parametrize(
     ("images", "told"),
     [
