@@ -44,7 +44,15 @@ def test_a_task_is_left_out_or_chosen_by_its_name() -> None:
         ("eval.class_names=names.txt", "eval.tasks.zero_shot.class_names=names.txt"),
     ],
 )
-def test_former_settings_name_the_new_ones(former: str, now: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_former_settings_name_the_new_ones(
+    former: str,
+    now: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "names.txt").write_text("square\n")
     base = [] if "tasks" in former else ["eval=all"]
     old = evaluation_of(*base, former)
     assert f"{former} is {now} now; the old name goes with the next version." in caplog.text

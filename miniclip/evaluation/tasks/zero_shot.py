@@ -34,14 +34,17 @@ class ZeroShot(Task):
         class_names: a text file with a name for each class, in the order of the sorted labels, numbers by
             their size; null takes the data set's own.
 
+    Files are read once, so that a change of one during a training run changes no measure of it.
+
     Raises:
-        SettingError: when there are no such templates.
+        SettingError: when there are no such templates, or no such file.
     """
 
     def __init__(self, *, templates: str, class_names: str | None):
         self.templates = templates
         self.sentences = read_templates(templates)
         self.class_names = class_names
+        self.names = None if class_names is None else read_class_names(class_names)
 
     def check(self, context: TaskContext) -> None:
         need_classes("zero_shot", context)
@@ -80,11 +83,18 @@ class ZeroShot(Task):
         return {f"val/zero_shot_{key}": getattr(found, key) for key in MEASURES}
 
     def _names(self, classes: Sequence[str]) -> Sequence[str]:
-        """What templates call the classes, given sorted: the file's names, or the data set's."""
-        if self.class_names is not None:
-            return read_class_names(self.class_names, classes)
-        # folders and tables write names of several words with underscores
-        return [name.replace("_", " ") for name in classes]
+        """What templates call the classes, given sorted: the file's names, or the data set's.
+
+        Raises:
+            SettingError: when the file has another number of names.
+        """
+        if self.names is None:
+            # folders and tables write names of several words with underscores
+            return [name.replace("_", " ") for name in classes]
+        if len(self.names) != len(classes):
+            found = f"has {counted(len(self.names), 'line')} for {len(classes)} classes"
+            raise SettingError("class_names", self.class_names, found)
+        return self.names
 
     def _classify(self, context: TaskContext, image_features: Tensor) -> Classification:
         """The class of each validation image by its features (N, D)."""
@@ -114,19 +124,13 @@ def read_templates(source: str) -> tuple[str, ...]:
     return templates
 
 
-def read_class_names(path: str, labels: Sequence[str]) -> tuple[str, ...]:
+def read_class_names(path: str) -> tuple[str, ...]:
     """Names for the classes from a file, a line each, in the sorted order of the data set's labels.
 
     Raises:
-        SettingError: when the file is not there, or their number differs.
+        SettingError: when the file is not there, or empty.
     """
-    names = _read_lines("class_names", path, "the path of a text file")
-    if len(names) != len(labels):
-        raise SettingError(
-            "class_names", path, f"has {counted(len(names), 'line')} for {len(labels)} classes"
-        )
-
-    return names
+    return _read_lines("class_names", path, "the path of a text file")
 
 
 def _read_lines(setting: str, path: str, known: str) -> tuple[str, ...]:

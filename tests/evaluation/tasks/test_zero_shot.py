@@ -60,7 +60,7 @@ def test_templates_come_from_a_file_or_by_their_name(tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text("one {}\n\ntwo {}s\n")
     assert read_templates(str(tmp_path / "t.txt")) == ("one {}", "two {}s")
     (tmp_path / "n.txt").write_text("hound\nkitten\n")
-    assert read_class_names(str(tmp_path / "n.txt"), ["dog", "cat"]) == ("hound", "kitten")
+    assert read_class_names(str(tmp_path / "n.txt")) == ("hound", "kitten")
 
 
 def test_what_is_wrong_in_a_file_is_said(tmp_path: Path) -> None:
@@ -69,6 +69,22 @@ def test_what_is_wrong_in_a_file_is_said(tmp_path: Path) -> None:
         read_templates(str(tmp_path / "t.txt"))
     with pytest.raises(SettingError, match="templates=nowhere: must be one of none, simple, clip"):
         read_templates("nowhere")
-    (tmp_path / "n.txt").write_text("hound\n")
-    with pytest.raises(SettingError, match="has 1 line for 2 classes"):
-        read_class_names(str(tmp_path / "n.txt"), ["dog", "cat"])
+    (tmp_path / "n.txt").write_text("\n")
+    with pytest.raises(SettingError, match="is an empty file"):
+        read_class_names(str(tmp_path / "n.txt"))
+    nowhere = "eval.tasks.zero_shot.class_names=nowhere"
+    with pytest.raises(UserError, match=f"{nowhere}: must be the path of a text file"):
+        evaluation_of("eval=zero_shot", nowhere)
+
+
+def test_a_file_of_names_that_changes_during_training_changes_no_measure(
+    context: TaskContext, tmp_path: Path
+) -> None:
+    file = tmp_path / "names.txt"
+    file.write_text("blue square\ngreen square\nred square\n")
+    task = ZeroShot(templates="simple", class_names=str(file))
+    task.check(context)
+    before = task.at_each_validation(context, context.features)
+    file.write_text("red square\nblue square\n")
+    assert task.at_each_validation(context, context.features) == before
+    assert task.run(context).numbers["top1"] == before["val/zero_shot_top1"]
