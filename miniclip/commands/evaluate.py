@@ -35,6 +35,9 @@ EXAMPLES = """\
   miniclip evaluate RUN exported retrieval
 """
 
+PREPROCESSING = ("data.image_size", "data.eval_crop")
+"""Settings of the data that say what a run's model sees of an image; any other model knows it itself."""
+
 log = logging.getLogger(__name__)
 
 
@@ -130,13 +133,18 @@ def _sorted_by_kind(words: Sequence[str]) -> _Words:
 
 def _check_has_effect(setting: str) -> None:
     """Stop at a setting of training, which a trained model does not read any more."""
-    key = setting.lstrip("~+").partition("=")[0]
+    key = _key(setting)
     if key not in ("data", "seed") and not key.startswith("data."):
         raise UserError(
             f"{setting}: evaluate takes settings of the data (data.root=...), of the tasks "
             "(eval.tasks.zero_shot.templates=...) and seed. All others are of training; a run's model is "
             "measured in float32."
         )
+
+
+def _key(setting: str) -> str:
+    """The name of a setting, as in "+data.root=..."."""
+    return setting.lstrip("~+").partition("=")[0]
 
 
 def _is_model(path: Path) -> bool:
@@ -166,6 +174,7 @@ def _context_of_model(
     from miniclip.evaluation import TaskContext
     from miniclip.evaluation.folders import folder_beside
 
+    _check_preprocessing(name, restored, of_data)
     model, decoding = _model_without_data(name, device)
     if restored is None:
         if not any(word.startswith("data=") for word in of_data):
@@ -183,9 +192,30 @@ def _context_of_model(
     if _is_of_open_clip(name):
         folder = Path("outputs") / model.name.replace(" ", "/") / "evaluation" / fingerprint
     else:
-        altered = () if restored is None else restored.altered
+        altered = [] if restored is None else _that_are_read(restored.altered)
         folder = folder_beside(Path(name), fingerprint, altered=altered)
     return TaskContext(model, train, measured, folder=folder, loss=None, seed=0)
+
+
+def _check_preprocessing(name: str, restored: "Restored | None", of_data: Sequence[str]) -> None:
+    """Tell of settings that are for the run alone, beside a model with a preprocessing of its own.
+
+    Raises:
+        UserError: when there is no run.
+    """
+    read = _that_are_read(of_data)
+    unread = " ".join(word for word in of_data if word not in read)
+    if unread and restored is None:
+        raise UserError(
+            f"{unread}: {name} brings its own preprocessing, and is measured with that. Leave it out."
+        )
+    if unread:
+        log.warning("%s is for the run alone: %s is measured with its own preprocessing.", unread, name)
+
+
+def _that_are_read(settings: Sequence[str]) -> list[str]:
+    """The settings of the data that have an effect on a model with a preprocessing of its own."""
+    return [setting for setting in settings if _key(setting) not in PREPROCESSING]
 
 
 def _model_without_data(name: str, device: "torch.device") -> "tuple[DatasetEncoder, dict[str, Any]]":

@@ -222,6 +222,32 @@ def test_a_model_without_data_says_on_what_it_is_measured(
     assert "measured on the drawings" not in caplog.text
 
 
+def test_a_preprocessing_that_a_model_does_not_take_is_refused_or_told(
+    class_run: RunDirectory,
+    tmp_path: Path,
+    miniclip: Callable[..., Answer],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    run = shutil.copytree(class_run.path, tmp_path / "run")
+    saved = MiniCLIP.from_pretrained(run).save_pretrained(tmp_path / "saved")
+    for setting in ("data.eval_crop=center", "data.image_size=48"):
+        done = miniclip("evaluate", saved, "retrieval", "data=openmoji", "data.limit=40", setting)
+        assert done.returncode == 1 and len(done.stderr.strip().splitlines()) == 1
+        assert f"{setting}: {saved} brings its own preprocessing" in done.stderr
+    assert not list(tmp_path.glob("saved_evaluation"))
+
+    # beside a run it is for that, and the other's results are those without it
+    done = miniclip("evaluate", run, saved, "retrieval", "data.eval_crop=center")
+    assert done.returncode == 0, done.stderr
+    assert f"data.eval_crop=center is for the run alone: {saved} is measured with its own" in caplog.text
+    assert (run / "evaluation" / "data.eval_crop=center" / "retrieval.json").is_file()
+    (with_setting,) = (tmp_path / "saved_evaluation").rglob("retrieval.json")
+    assert len(with_setting.relative_to(tmp_path).parts) == 3
+    before = with_setting.read_text()
+    assert miniclip("evaluate", run, saved, "retrieval").returncode == 0
+    assert with_setting.read_text() == before
+
+
 def test_a_model_without_data_takes_those_of_the_run_before_it(tmp_path: Path) -> None:
     runs = [str(tmp_path / "a"), str(tmp_path / "b")]
     onnx = tmp_path / "exported"
