@@ -47,6 +47,10 @@ class PassOptimizer(Protocol):
         """Whether passes after the first carry that one's gradient at the features back."""
 
     @property
+    def perturbs_alone(self) -> bool:
+        """Whether each of several processes perturbs its own weights along its own gradient."""
+
+    @property
     def ascends_alone(self) -> bool:
         """Whether the pass that runs leads to a perturbation of this process alone, of several."""
 
@@ -86,6 +90,7 @@ class SinglePass:
 
     knows_its_passes = True
     reuses_feature_gradient = False
+    perturbs_alone = False
     ascends_alone = False
 
     def __init__(self, base_optimizer: Optimizer):

@@ -291,6 +291,11 @@ class SAM(Optimizer):
         return self.descent.reuses_feature_gradient
 
     @property
+    def perturbs_alone(self) -> bool:
+        """Whether each of several processes perturbs its own weights along its own gradient."""
+        return not self.sync_perturbation
+
+    @property
     def host_metrics(self) -> dict[str, float]:
         """The length of the last step's perturbation; see `PassOptimizer`."""
         return {"rho": self.last_rho}
@@ -532,7 +537,7 @@ class SAM(Optimizer):
     @contextmanager
     def _alone_if_wanted(self) -> Iterator[None]:
         """Tell who runs the first pass whether its gradient is this process's own."""
-        self.ascends_alone = not self.sync_perturbation
+        self.ascends_alone = self.perturbs_alone
         try:
             yield
         finally:

@@ -22,6 +22,7 @@ from torch import Tensor
 from miniclip.data.batch import Batch
 from miniclip.distributed import World
 from miniclip.errors import SettingError, first_line
+from miniclip.losses import Loss
 from miniclip.models import CLIP
 from miniclip.optim import foreach
 from miniclip.optim.statistics import BufferCopies
@@ -60,7 +61,7 @@ class GraphedAccumulation(Accumulation):
     def __init__(
         self,
         model: CLIP,
-        loss: Callable[..., Tensor],
+        loss: Loss,
         precision: Precision,
         *,
         reuses_feature_gradient: bool = False,

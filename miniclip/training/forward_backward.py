@@ -9,6 +9,7 @@ from torch import Tensor
 from miniclip.data.batch import Batch
 from miniclip.data.transforms import as_seen
 from miniclip.distributed import World
+from miniclip.losses import Loss
 from miniclip.models import CLIP, CLIPOutput
 from miniclip.models.clip import similarity_variance
 from miniclip.training.phases import phase
@@ -100,7 +101,7 @@ class Accumulation:
 
     Args:
         model: a `CLIP`.
-        loss: called by name with `CLIPOutput.loss_inputs` and `positives` -> ().
+        loss: see `Loss`, which says how it is called, and against the rows of which processes.
         precision: owner of autocast and scaler.
         world: gathers the features that the loss compares.
         reuses_feature_gradient: passes after the first carry that one's gradient at the features back, and
@@ -111,7 +112,7 @@ class Accumulation:
     def __init__(
         self,
         model: CLIP,
-        loss: Callable[..., Tensor],
+        loss: Loss,
         precision: Precision,
         *,
         world: World | None = None,
@@ -124,7 +125,7 @@ class Accumulation:
         self.loss = loss
         self.precision = precision
         self.world = world or World()
-        self.gathers = getattr(loss, "gather", "global") == "global"
+        self.gathers = loss.gather == "global"
         self.reuses_feature_gradient = reuses_feature_gradient
 
     def __call__(
@@ -245,7 +246,7 @@ class Accumulation:
             output = self.model.from_features(images, texts, variance)
 
         inputs: dict[str, Any] = {**output.loss_inputs(), "positives": positives}
-        if getattr(self.loss, "takes_rows", False):
+        if self.loss.takes_rows:
             inputs["rows"] = world.rows(len(images))
         return output, self.loss(**inputs)
 

@@ -24,6 +24,7 @@ from miniclip.data.batch import Batch
 from miniclip.data.transforms import as_seen
 from miniclip.distributed import World
 from miniclip.errors import SettingError
+from miniclip.losses import Loss
 from miniclip.models import CLIP
 from miniclip.optim.randomness import Randomness
 from miniclip.optim.statistics import BufferCopies
@@ -46,7 +47,7 @@ class GradientCache(Accumulation):
     def __init__(
         self,
         model: CLIP,
-        loss: Callable[..., Tensor],
+        loss: Loss,
         precision: Precision,
         *,
         micro_batch_size: int | None,

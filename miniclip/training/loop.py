@@ -256,7 +256,7 @@ class Loop:
         progress.images += self.batches.images_per_step
         progress.seconds = self._agreed_seconds(clock)
         self.batches.trained_on(len(batches))
-        compares_all = getattr(setup.loss, "gather", "global") == "global"
+        compares_all = setup.loss.gather == "global"
         rows = rows_of_all(batches, self.world, compares_all=compares_all)
         self.recorder.add(
             result,

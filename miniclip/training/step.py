@@ -1,6 +1,6 @@
 """One optimizer step from the batches that belong to it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -8,6 +8,7 @@ from torch import Tensor
 from miniclip.data.batch import Batch
 from miniclip.distributed import World
 from miniclip.errors import SettingError
+from miniclip.losses import Loss
 from miniclip.models import CLIP
 from miniclip.optim import MuonAdamW, PassOptimizer
 from miniclip.training.cuda_graphs import GraphedAccumulation
@@ -50,7 +51,7 @@ class TrainingStep:
 
     Args:
         model: a `CLIP`.
-        loss: called by name with `CLIPOutput.loss_inputs` and `positives` -> ().
+        loss: see `Loss`, which says how it is called, and against the rows of which processes.
         optimizer: runs the passes.
         precision: owner of autocast and scaler.
         grad_clip_norm: see `Precision.step`.
@@ -63,7 +64,7 @@ class TrainingStep:
     def __init__(
         self,
         model: CLIP,
-        loss: Callable[..., Tensor],
+        loss: Loss,
         optimizer: PassOptimizer,
         precision: Precision,
         *,
@@ -133,15 +134,14 @@ class TrainingStep:
 
     def _comparable_metrics(self) -> Mapping[str, Tensor]:
         """The optimizer's metrics, without those between a process's own rows and the rows of all."""
-        perturbs_alone = not getattr(self.optimizer, "sync_perturbation", True)
-        if self.world.is_alone or not perturbs_alone:
+        if self.world.is_alone or not self.optimizer.perturbs_alone:
             return self.optimizer.metrics
         return {name: value for name, value in self.optimizer.metrics.items() if name not in BETWEEN_PASSES}
 
     def _check_reuse(self) -> None:
         """Refuse a second pass of all processes whose temperature is that of each one's first."""
-        perturbs_alone = not getattr(self.optimizer, "sync_perturbation", True)
-        if perturbs_alone and self.model.temperature.reuses_variance and not self.world.is_alone:
+        reuses_variance = self.model.temperature.reuses_variance
+        if self.optimizer.perturbs_alone and reuses_variance and not self.world.is_alone:
             allowed = "does not go with optimizer.sync_perturbation=false: take recompute"
             raise SettingError("temperature.sam", "reuse", allowed)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from miniclip.config import instantiate
 from miniclip.config.compose import compose
 from miniclip.distributed import World
-from miniclip.losses import ClipLoss
+from miniclip.losses import ClipLoss, Loss
 from miniclip.training import Precision
 from miniclip.training.forward_backward import Accumulation
 from tests.bundles import fill_zeros
@@ -72,11 +72,12 @@ def test_the_loss_is_called_by_name_with_the_rows_of_all_processes() -> None:
 
     seen: dict[str, Any] = {}
 
-    def loss(**inputs: Any) -> Tensor:
-        seen.update(inputs)
-        return inputs["image_features"].sum()
+    class Watched(Loss):
+        def forward(self, **inputs: Any) -> Tensor:
+            seen.update(inputs)
+            return inputs["image_features"].sum()
 
-    accumulation(loss=loss, world=Twice())([batch()], first_pass=None)
+    accumulation(loss=Watched(), world=Twice())([batch()], first_pass=None)
     assert seen.keys() >= {"image_features", "text_features", "logit_scale", "positives"}
     assert seen["image_features"].shape[0] == seen["text_features"].shape[0] == 16
 

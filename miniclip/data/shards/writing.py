@@ -239,8 +239,7 @@ def _rows(split: Split) -> tuple[Iterable[Images], Iterable[int]]:
 def _put_back(train: Split, val: Split, source: DataSource) -> Split:
     """The images of both, in the order that they had before some were drawn."""
     whole = concatenated("train", [train, val])
-    fraction = getattr(source, "val_fraction", 0.0)
-    rows, drawn = seeded_rows(len(whole), fraction=fraction, seed=source.split_seed)
+    rows, drawn = seeded_rows(len(whole), fraction=source.val_fraction, seed=source.split_seed)
     if len(drawn) != len(val):
         return whole
     return whole.select("train", np.argsort([*rows, *drawn]).tolist())

@@ -73,6 +73,9 @@ class DataSource(ABC):
     split_seed: int = 0
     """Seed of parts that nobody published; most sources have a setting of this name."""
 
+    val_fraction: float = 0.0
+    """Fraction of the images that validate where nobody published a split; likewise."""
+
     def __init__(
         self,
         *,
