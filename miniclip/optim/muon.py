@@ -12,11 +12,11 @@ from torch.optim import Optimizer
 from miniclip.distributed import World
 from miniclip.errors import SettingError, above_zero, at_least, counted, in_range, one_of
 from miniclip.optim.checks import check_group
+from miniclip.optim.copied_state import copied_state
 from miniclip.optim.matrix import Matrix
 from miniclip.optim.norms import is_on_host
 from miniclip.optim.orthogonal_step import NewtonSchulzPrecision, move_all
 from miniclip.optim.passes import Closure, run_pass
-from miniclip.optim.sam import copied_state
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,7 @@
-"""Lengths and products of many tensors at once, which do not overflow in low precision."""
+"""Lengths and products of many tensors at once, which do not overflow in low precision; and whether all are
+finite."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -29,6 +30,18 @@ def length_of(parts: Sequence[Tensor]) -> Tensor:
 def are_finite(tensors: Sequence[Tensor]) -> Tensor:
     """Whether all elements of all tensors are finite, () bool, without asking the device."""
     return length_of(norms_of(tensors)).isfinite()
+
+
+@torch.no_grad()
+def spoil_unless(finite: Tensor, gradients: Iterable[Tensor | None]) -> None:
+    """Add NaN to one gradient where `finite`, () bool, is false: every precision skips such a step.
+
+    The device is not waited for.
+    """
+    for gradient in gradients:
+        if gradient is not None and gradient.numel():
+            gradient.add_(torch.where(finite, 0.0, torch.nan).to(gradient.dtype))
+            return
 
 
 def inner_product(a: Tensor, b: Tensor) -> Tensor:

@@ -28,10 +28,11 @@ from torch.optim import Optimizer
 from miniclip.errors import SettingError, UserError, at_least
 from miniclip.optim.ascents import Ascents
 from miniclip.optim.checks import check_group, require_plain_step
+from miniclip.optim.copied_state import copied_state
 from miniclip.optim.descents import Descent
 from miniclip.optim.directions import Direction, Gradient, Scale
 from miniclip.optim.lengths import Lengths, RhoSchedule
-from miniclip.optim.norms import length_of, norms_of
+from miniclip.optim.norms import length_of, norms_of, spoil_unless
 from miniclip.optim.passes import Closure, run_pass
 from miniclip.optim.perturbation import Perturbation
 from miniclip.optim.randomness import Randomness
@@ -444,7 +445,9 @@ class SAM(Optimizer):
             self.descend()
 
         self.descent.combine(first)
-        self._mark_overflow(norm if overflow is None else overflow)
+        # a first pass that was not finite makes the second's gradient not finite, too
+        first_norm = norm if overflow is None else overflow
+        spoil_unless(first_norm.isfinite(), (p.grad for p in self._all_params()))
         return loss
 
     def _steps_since_begun(self) -> int:
@@ -553,23 +556,6 @@ class SAM(Optimizer):
     def _all_params(self) -> list[Tensor]:
         return [p for group in self.param_groups for p in group["params"]]
 
-    @torch.no_grad()
-    def _mark_overflow(self, norm: Tensor) -> None:
-        """Carry a first pass that was not finite into the second's gradient, without a host sync."""
-        for p in self._all_params():
-            if p.grad is not None and p.grad.numel():
-                p.grad.add_(torch.where(norm.isfinite(), 0.0, torch.nan).to(p.grad.dtype))
-                return
-
 
 def _sizes(groups: Iterable[dict[str, Any]]) -> list[int]:
     return [len(group["params"]) for group in groups]
-
-
-def copied_state(optimizer: Optimizer, *, without: Sequence[str] = ()) -> dict[str, Any]:
-    """The attributes that copies and pickles keep: not the hooks, nor what a scheduler puts over `step`."""
-    return {
-        name: value
-        for name, value in vars(optimizer).items()
-        if name not in ("step", "_forgets_skipped_state", *without) and not name.startswith("_optimizer_")
-    }

@@ -134,15 +134,6 @@ class BufferGuard:
 
 
 @torch.no_grad()
-def spoil_unless(finite: Tensor, gradients: Iterable[Tensor | None]) -> None:
-    """Add NaN to one gradient where `finite`, () bool, is false: every precision skips such a step."""
-    for gradient in gradients:
-        if gradient is not None and gradient.numel():
-            gradient.add_(torch.where(finite, 0.0, torch.nan).to(gradient.dtype))
-            return
-
-
-@torch.no_grad()
 def all_finite(tensors: Iterable[Tensor]) -> Tensor:
     """Whether all elements of all floating-point tensors are finite, () bool on their device."""
     floating = [tensor for tensor in tensors if tensor.is_floating_point() and tensor.numel()]

@@ -11,10 +11,11 @@ from miniclip.errors import SettingError
 from miniclip.losses import Loss
 from miniclip.models import CLIP
 from miniclip.optim import MuonAdamW, PassOptimizer
+from miniclip.optim.norms import spoil_unless
 from miniclip.training.cuda_graphs import GraphedAccumulation
 from miniclip.training.forward_backward import ForwardBackward, PassResult
 from miniclip.training.gradient_cache import GradientCache
-from miniclip.training.guards import BufferGuard, all_finite, spoil_unless
+from miniclip.training.guards import BufferGuard, all_finite
 from miniclip.training.phases import phase
 from miniclip.training.precision import Precision
 

@@ -2,7 +2,15 @@
 
 import torch
 
-from miniclip.optim.norms import inner_product, length_of, norms_of, precise, quotients
+from miniclip.optim.norms import (
+    are_finite,
+    inner_product,
+    length_of,
+    norms_of,
+    precise,
+    quotients,
+    spoil_unless,
+)
 
 
 def test_norms_of_tensors_and_the_length_of_all() -> None:
@@ -31,3 +39,12 @@ def test_quotients_of_one_numerator_and_of_several() -> None:
     lengths = torch.tensor([2.0, 4.0])
     assert quotients([1.0, 1.0], lengths).tolist() == [0.5, 0.25]
     assert quotients([1.0, 3.0], lengths).tolist() == [0.5, 0.75]
+
+
+def test_one_gradient_is_spoiled_where_asked() -> None:
+    second, third = torch.ones(2), torch.ones(2)
+    gradients = [None, second, third]
+    spoil_unless(torch.tensor(True), gradients)
+    assert are_finite([second, third])
+    spoil_unless(torch.tensor(False), gradients)
+    assert not are_finite([second]) and are_finite([third])

@@ -14,7 +14,7 @@ from miniclip.data.loader import Loader
 from miniclip.runs import RunDirectory
 from miniclip.training import TrainingStep
 from miniclip.training.checkpoint import load_checkpoint
-from miniclip.training.guards import BufferGuard, Diverged, all_finite, spoil_unless
+from miniclip.training.guards import BufferGuard, Diverged, all_finite
 from tests.conftest import fit_config
 from tests.training.test_resuming import changed, records_of, small  # noqa: F401
 
@@ -135,14 +135,6 @@ def test_buffers_come_back_exactly(is_on_host: bool, monkeypatch: pytest.MonkeyP
     model(torch.randn(4, 3))
     guard.restore_unless(torch.tensor(True))
     assert model[0].num_batches_tracked == 1 and guard.are_finite()
-
-
-def test_one_gradient_is_spoiled_where_asked() -> None:
-    gradients = [None, torch.ones(2), torch.ones(2)]
-    spoil_unless(torch.tensor(True), gradients)
-    assert all_finite(g for g in gradients if g is not None)
-    spoil_unless(torch.tensor(False), gradients)
-    assert not all_finite([gradients[1]]) and all_finite([gradients[2]])  # type: ignore[list-item]
 
 
 def test_finite_is_every_element_of_every_floating_tensor() -> None:

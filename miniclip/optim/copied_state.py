@@ -1,0 +1,14 @@
+"""What a copy or a pickle of an optimizer keeps of it."""
+
+from typing import Any
+
+from torch.optim import Optimizer
+
+
+def copied_state(optimizer: Optimizer) -> dict[str, Any]:
+    """The attributes that copies and pickles keep: not the hooks, nor what a scheduler puts over `step`."""
+    return {
+        name: value
+        for name, value in vars(optimizer).items()
+        if name not in ("step", "_forgets_skipped_state") and not name.startswith("_optimizer_")
+    }
