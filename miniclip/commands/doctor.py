@@ -32,7 +32,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Examine, print, and write what was found."""
     from miniclip.figures import draw_examination
 
-    cfg = compose(*arguments.settings)
+    # to find all images that cannot be read, not the first
+    cfg = compose(*arguments.settings, "data.on_broken_image=skip")
     found = _examine(cfg)
 
     folder = Path("outputs") / folder_name(cfg.name) / "doctor"
@@ -56,7 +57,6 @@ def _examine(cfg: DictConfig) -> "Examination":
     from miniclip.data.doctor import Remarks, examine
 
     check(cfg)
-    cfg.data.on_broken_image = "skip"  # to find all that are missing, not the first
 
     with Remarks() as remarks:
         source = make(cfg, "data")

@@ -1,8 +1,8 @@
 """From a checkpoint back to objects: a config out of a file is data from a stranger, and calls nothing.
 
-`load_checkpoint` refuses all that is not plain, resolved data. Here each part is looked up in an exact
-table of places and names, its settings are held against the signature, and the class is called with them.
-Hydra, which would instantiate and resolve whatever it meets on the way, never sees them.
+`miniclip.pretrained` reads the checkpoint and makes its parts: each is looked up in an exact table of
+places and names (pretrained/parts.py), and its settings are held against the signature of its class. Hydra,
+which would instantiate and resolve whatever it meets on the way, never sees them.
 
 What a config names is opened as data at most, and that only where this user's signature says that they
 wrote it, or where they name it again. Weights come from the checkpoint, and so does the configuration of a

@@ -1,4 +1,4 @@
-"""Data sources: each delivers a training and a validation split of captioned images.
+"""Data sources: each delivers captioned images in a training and a validation split, some in a test split.
 
 The classes are imported when they are first asked for, so that a folder is walked without torch.
 """

@@ -32,7 +32,7 @@ SOURCES = logging.getLogger("miniclip.data")
 
 @dataclass
 class Examination:
-    """What was found in two splits.
+    """What was found in the splits of a data set, two or three.
 
     Attributes:
         splits: for each split counts of images, captions, captions per image and images per class (None
@@ -41,8 +41,8 @@ class Examination:
         exact_duplicates: groups of images with the same pixels, each named "split: id"; and of files that
             cannot be decoded those that lie in several splits.
         near_duplicates: pairs of images that look the same but are not.
-        leaks: those of both that lie on two sides; they falsify a result.
-        token_lengths: number of captions by number of tokens, of both splits.
+        leaks: groups and pairs of both kinds that lie in several splits; they falsify a result.
+        token_lengths: number of captions by number of tokens, of all splits.
         num_truncated: captions longer than `context_length`.
         remarks: what the source warned of as it read its tables: empty captions, rows it completed.
     """
@@ -75,7 +75,7 @@ def examine(
     """Decode every image at the size it trains at, compare all of them, and measure every caption.
 
     Args:
-        splits: whole, as `DataSource.splits` gives them.
+        splits: whole, as `DataSource.read_parts` gives them.
         token_lengths: captions to their numbers of tokens, nothing cut off.
         context_length: tokens that the model will see.
 

@@ -81,7 +81,7 @@ class Places:
         return any(is_ours(data, signature) for signature in self._signatures())
 
     def _signatures(self) -> list[str]:
-        """None where the file is missing or damaged; it is written anew then."""
+        """Those in the file; none where it is missing or damaged, and it is written anew then."""
         try:
             content = json.loads(self.path.read_bytes()[:MOST_BYTES]) if self.path.is_file() else []
         except (OSError, ValueError, RecursionError):
