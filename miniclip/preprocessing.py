@@ -22,3 +22,7 @@ class Preprocessing(NamedTuple):
     std: tuple[float, ...] = STD
     interpolation: str | None = None
     crop_fraction: float | None = None
+
+
+IMAGENET = Preprocessing()
+"""What images look like that no weights ask to be otherwise."""

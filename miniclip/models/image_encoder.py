@@ -10,15 +10,11 @@ from miniclip.errors import SettingError, above_zero, at_least, first_line, one_
 from miniclip.models.activation_checkpoints import checkpoint_blocks
 from miniclip.models.last_stage import last_stage
 from miniclip.optim.norm_layers import BATCH_NORM
-from miniclip.preprocessing import MEAN, STD, Preprocessing
+from miniclip.preprocessing import IMAGENET, MEAN, STD, Preprocessing
 
 Trainable = Literal["all", "last_stage", "none"]
 
 HALF = (0.5, 0.5, 0.5)
-
-
-IMAGENET = Preprocessing()
-"""What images look like that no weights ask to be otherwise."""
 
 
 class ImageEncoder(nn.Module):

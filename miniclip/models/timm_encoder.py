@@ -5,9 +5,10 @@ from typing import Any
 from torch import nn
 
 from miniclip.errors import SettingError, UserError, first_line
-from miniclip.models.image_encoder import IMAGENET, ImageEncoder, Preprocessing, width_of
+from miniclip.models.image_encoder import ImageEncoder, width_of
 from miniclip.models.small_map_conv import SmallMapConv2d
 from miniclip.models.weights import existing_file, fitting_state, read_state, with_names_of_timm
+from miniclip.preprocessing import IMAGENET, Preprocessing
 
 
 class TimmEncoder(ImageEncoder):

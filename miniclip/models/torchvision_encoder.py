@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from miniclip.errors import SettingError, UserError
-from miniclip.models.image_encoder import HALF, IMAGENET, ImageEncoder, Preprocessing, width_of
+from miniclip.models.image_encoder import HALF, ImageEncoder, width_of
 from miniclip.models.small_map_conv import SmallMapConv2d
 from miniclip.models.weights import existing_file, fitting_state, read_state
+from miniclip.preprocessing import IMAGENET, Preprocessing
 
 if TYPE_CHECKING:
     from torchvision.models import WeightsEnum

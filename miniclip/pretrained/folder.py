@@ -36,6 +36,7 @@ CONFIG, WEIGHTS, TOKENIZER, TOKENIZER_CONFIG = (
 )
 
 FILES = (CONFIG, WEIGHTS, TOKENIZER, TOKENIZER_CONFIG)
+"""What a saved model consists of; of a repository of the hub nothing else is downloaded."""
 
 NAMES = {
     "encoder.image": "image_encoder",

@@ -7,13 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from miniclip.errors import UserError, first_line
+from miniclip.pretrained.folder import FILES
 
 REPO_NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 HOW_TO_LOG_IN = " Log in by the environment's HF_TOKEN, or: hf auth login"
-
-FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
-"""What a saved model consists of; nothing else is downloaded."""
 
 
 def is_repo_name(text: str) -> bool:

@@ -20,6 +20,7 @@ from miniclip.pretrained.folder import is_model_folder, load_folder, save_folder
 from miniclip.pretrained.hub import download, is_repo_name, upload
 from miniclip.pretrained.image_input import ImageInput, batches_of
 from miniclip.pretrained.loading import load_run
+from miniclip.pretrained.target import ONNX_CONFIG
 from miniclip.tokenizers import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ class MiniCLIP:
         path = Path(source).expanduser()
         if not path.exists() and is_repo_name(str(source)):
             path = download(str(source), token=token)
-        if (path / "onnx.json").is_file():
+        if (path / ONNX_CONFIG).is_file():
             raise UserError(f"{path} holds a model in ONNX, which miniclip.deploy.OnnxModel loads.")
         bundle = load_folder(path) if is_model_folder(path) else load_run(path)
         return cls(bundle, device=device)

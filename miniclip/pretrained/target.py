@@ -8,6 +8,9 @@ from miniclip.errors import UserError
 from miniclip.files import read_json
 from miniclip.runs import RunFiles
 
+ONNX_CONFIG = "onnx.json"
+"""A folder with this file holds a model in ONNX; `miniclip.deploy.onnx_files` says what is in it."""
+
 DUAL_ENCODER = "vision-text-dual-encoder"
 """What transformers calls the models that an export writes."""
 
@@ -39,7 +42,7 @@ def check_target(folder: Path, library: str, paths: Iterable[Path]) -> None:
 
 def _format_of(folder: Path) -> str | None:
     """The format of the model that a folder holds, or None."""
-    if (folder / "onnx.json").exists():
+    if (folder / ONNX_CONFIG).exists():
         return "onnx"
     if (folder / "open_clip_config.json").exists():
         return "open_clip"

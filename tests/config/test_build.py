@@ -18,7 +18,7 @@ from miniclip.config.instantiate import read_data
 from miniclip.config.optuna_sweeper import settings_to_check
 from miniclip.data import DataSource
 from miniclip.errors import UserError
-from miniclip.models.image_encoder import IMAGENET, Preprocessing
+from miniclip.preprocessing import IMAGENET, Preprocessing
 from miniclip.runs import RunDirectory, RunFacts
 from tests.bundles import hugging_face_folder
 from tests.conftest import ROOT, TINY

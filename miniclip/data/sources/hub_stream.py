@@ -250,9 +250,7 @@ def streamed_splits(
         allowed = "leaves no row of the training part to train on"
         raise SettingError("val_images", settings.val_images, allowed)
     return StreamedSplits(
-        Split(
-            "train", [row.name for row in train], PassingImages(len(train)), [row.captions for row in train]
-        ),
+        _training_split(train),
         HubStream(
             parts["train"],
             measured=[digest(row.content) for rows in measured.values() for row in rows],

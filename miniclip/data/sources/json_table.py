@@ -10,6 +10,9 @@ from miniclip.data.sources.columns import ColumnNames, Columns, TableRow, find_c
 from miniclip.data.sources.text_files import open_text, read_text
 from miniclip.errors import UserError
 
+JSON_ENDINGS = (".json", ".jsonl", ".ndjson")
+"""Of the names of files that are read as JSON."""
+
 JSON_FORMATS = "A list of objects is needed, or one object per line, each with an image and a caption."
 
 

@@ -16,12 +16,10 @@ from miniclip.data.sources.captions import (
 from miniclip.data.sources.checks import check_val_fraction, existing_path
 from miniclip.data.sources.columns import CaptionColumn, ColumnNames, TableRow
 from miniclip.data.sources.delimited import read_rows
-from miniclip.data.sources.json_table import read_json_rows
+from miniclip.data.sources.json_table import JSON_ENDINGS, read_json_rows
 from miniclip.data.sources.rows import rows_by_part
 from miniclip.data.split import SEEDED_VAL, Split
 from miniclip.errors import SettingError
-
-JSON_ENDINGS = (".json", ".jsonl", ".ndjson")
 
 
 class CSVTable(DataSource):

@@ -11,14 +11,13 @@ from miniclip.data.sources.columns import (
     find_column,
 )
 from miniclip.data.sources.delimited import read_header, read_table
-from miniclip.data.sources.json_table import read_json_table, read_keys
+from miniclip.data.sources.json_table import JSON_ENDINGS, read_json_table, read_keys
 from miniclip.deploy.index.file_table import FileTable
 from miniclip.deploy.index.row_table import RowTable, parquet_file, title_of_cell
 from miniclip.deploy.index.source import ImageSource
 from miniclip.errors import UserError
 
 TEXT_ENDINGS = (".csv", ".tsv", ".txt")
-JSON_ENDINGS = (".json", ".jsonl", ".ndjson")
 PARQUET_ENDINGS = (".parquet",)
 
 
