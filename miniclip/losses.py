@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from miniclip.errors import SettingError, at_least, one_of
+from miniclip.errors import at_least, in_range, one_of
 from miniclip.fused_tiles import FusedCrossEntropy
 from miniclip.positives import ALL, PositivePairs
 from miniclip.tiled_losses import Inputs, TiledCrossEntropy, TiledSigmoid
@@ -72,8 +72,7 @@ class ClipLoss(Loss):
         super().__init__()
         one_of("gather", gather, typing.get_args(Gather))
         self.gather = gather
-        if not 0 <= label_smoothing < 1:
-            raise SettingError("label_smoothing", label_smoothing, "must lie in 0 <= fraction < 1")
+        in_range("label_smoothing", label_smoothing, 0, 1, includes_high=False)
         _check_chunk_size(chunk_size)
         self.multi_positive = multi_positive
         self.label_smoothing = label_smoothing

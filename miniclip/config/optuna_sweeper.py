@@ -19,7 +19,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from miniclip.config.hydra_internals import parse_overrides, register_plugin
-from miniclip.errors import SettingError, counted
+from miniclip.errors import at_least, counted
 
 if TYPE_CHECKING:
     import optuna
@@ -63,8 +63,7 @@ class OptunaSweeper(Sweeper):
         params: Mapping[str, Any] | None,
     ):
         for name, value in (("n_trials", n_trials), ("n_jobs", n_jobs)):
-            if value < 1:
-                raise SettingError(name, value, "must be at least 1")
+            at_least(name, value, 1)
 
         self.n_trials = n_trials
         self.n_jobs = n_jobs

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from miniclip.errors import SettingError
+from miniclip.errors import SettingError, at_least
 
 
 class Projection(nn.Module):
@@ -28,9 +28,12 @@ class ProjectionMLP(Projection):
 
     def __init__(self, *, embed_dim: int, expansion: float):
         super().__init__()
+        at_least("expansion", expansion, 0, hint="; 0 is no MLP")
         hidden = round(expansion * embed_dim)
-        if expansion < 0 or (expansion > 0 and hidden < 1):
-            raise SettingError("expansion", expansion, "must be above 0, or 0 for no MLP")
+        if expansion > 0 and hidden == 0:
+            allowed = f"leaves the MLP no hidden unit at embed_dim={embed_dim}; 0 is no MLP"
+            raise SettingError("expansion", expansion, allowed)
+
         self.mlp: nn.Sequential | None = None
         if hidden:
             self.mlp = nn.Sequential(nn.Linear(embed_dim, hidden), nn.GELU(), nn.Linear(hidden, embed_dim))

@@ -4,7 +4,7 @@ from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
-from miniclip.errors import SettingError, UserError
+from miniclip.errors import UserError, above_zero
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,7 @@ class Budget:
         given = {field.name: getattr(self, field.name) for field in fields(self)}
         given = {name: value for name, value in given.items() if value is not None}
         for name, value in given.items():
-            if not value > 0:
-                raise SettingError(f"budget.{name}", value, "must be above 0")
+            above_zero(f"budget.{name}", value)
 
         # epochs count only where nothing else is given, so they contradict nothing
         others = [f"trainer.budget.{name}={value}" for name, value in given.items() if name != "epochs"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from miniclip.distributed import World
-from miniclip.errors import SettingError, one_of
+from miniclip.errors import SettingError, above_zero, at_least, one_of
 from miniclip.runs import JsonlLogger, RunDirectory
 from miniclip.training.budget import Budget
 from miniclip.training.checkpointer import Checkpointer, SaveSettings
@@ -119,14 +119,13 @@ class Trainer:
             ("keep_best", keep_best, 1),
             ("num_workers", num_workers, 0),
         ):
-            if value is not None and value < least:
-                raise SettingError(setting, value, f"must be at least {least}")
+            if value is not None:
+                at_least(setting, value, least)
         _check_workers(num_workers)
-        if grad_clip_norm is not None and not grad_clip_norm > 0:
-            raise SettingError("grad_clip_norm", grad_clip_norm, "must be above 0, or null")
-        if checkpoint_every_minutes is not None and not checkpoint_every_minutes > 0:
-            minutes = checkpoint_every_minutes
-            raise SettingError("checkpoint_every_minutes", minutes, "must be above 0, or null")
+        if grad_clip_norm is not None:
+            above_zero("grad_clip_norm", grad_clip_norm, hint=", or null")
+        if checkpoint_every_minutes is not None:
+            above_zero("checkpoint_every_minutes", checkpoint_every_minutes, hint=", or null")
         one_of("on_save_error", on_save_error, ("raise", "warn"))
 
         self.budget = budget

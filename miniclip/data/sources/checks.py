@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from miniclip.errors import SettingError
+from miniclip.errors import SettingError, at_least, in_range
 
 MIN_IMAGE_SIZE = 16
 
@@ -15,8 +15,7 @@ def check_val_fraction(value: float) -> None:
     Raises:
         SettingError: when it is no fraction.
     """
-    if not 0 < value < 1:
-        raise SettingError("val_fraction", value, "must lie between 0 and 1")
+    in_range("val_fraction", value, 0, 1, includes_low=False, includes_high=False)
 
 
 def existing_path(setting: str, value: str, *, kind: Literal["file", "folder"] = "file") -> Path:
@@ -38,13 +37,12 @@ def check_sizes(image_size: int, crop_scale: Sequence[float], limit: int | None)
     Raises:
         SettingError: names the first that is out of range.
     """
-    if image_size < MIN_IMAGE_SIZE:
-        raise SettingError("image_size", image_size, f"must be at least {MIN_IMAGE_SIZE} pixels")
+    at_least("image_size", image_size, MIN_IMAGE_SIZE, hint=" pixels")
     if len(crop_scale) != 2 or not 0 < crop_scale[0] <= crop_scale[1] <= 1:
         allowed = "must be two fractions with 0 < least <= most <= 1"
         raise SettingError("crop_scale", list(crop_scale), allowed)
-    if limit is not None and limit < 1:
-        raise SettingError("limit", limit, "must be at least 1, or null for all images")
+    if limit is not None:
+        at_least("limit", limit, 1, hint=", or null for all images")
 
 
 def check_fractions(max_broken_fraction: float, seeded_test_fraction: float) -> None:
@@ -53,11 +51,8 @@ def check_fractions(max_broken_fraction: float, seeded_test_fraction: float) -> 
     Raises:
         SettingError: names the first that is out of range.
     """
-    if not 0 <= max_broken_fraction <= 1:
-        raise SettingError("max_broken_fraction", max_broken_fraction, "must lie between 0 and 1")
-    if not 0 <= seeded_test_fraction < 1:
-        allowed = "must be at least 0 and below 1"
-        raise SettingError("seeded_test_fraction", seeded_test_fraction, allowed)
+    in_range("max_broken_fraction", max_broken_fraction, 0, 1)
+    in_range("seeded_test_fraction", seeded_test_fraction, 0, 1, includes_high=False)
 
 
 def check_view(crop: str, *, flip: bool, cache: str) -> None:

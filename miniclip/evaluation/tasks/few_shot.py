@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from miniclip.errors import SettingError, counted
+from miniclip.errors import SettingError, at_least, counted
 from miniclip.evaluation.task import Result, Task, TaskContext, need_classes_in_training, need_probe
 from miniclip.metrics import FewShot, few_shot
 
@@ -22,8 +22,7 @@ class FewShotProbe(Task):
     def __init__(self, *, shots: Sequence[int], num_seeds: int):
         if min(shots, default=0) < 1:
             raise SettingError("shots", list(shots), "needs numbers of at least 1")
-        if num_seeds < 1:
-            raise SettingError("num_seeds", num_seeds, "must be at least 1")
+        at_least("num_seeds", num_seeds, 1)
 
         self.shots = list(dict.fromkeys(shots))
         self.num_seeds = num_seeds

@@ -6,7 +6,7 @@ from typing import Any
 
 from miniclip.data.loader import Loader
 from miniclip.data.sampler import EpochBatches
-from miniclip.errors import SettingError, UserError, above_zero, counted
+from miniclip.errors import SettingError, UserError, above_zero, at_least, counted
 from miniclip.evaluation.task import Result, Task, TaskContext, need_training_images
 from miniclip.figures import draw_landscape
 from miniclip.metrics import (
@@ -52,10 +52,8 @@ class Sharpness(Task):
     ):
         if not min(radii, default=0) > 0:
             raise SettingError("radii", list(radii), "must be above 0")
-        if num_batches < 1:
-            raise SettingError("num_batches", num_batches, "must be at least 1")
-        if batch_size < 2:
-            raise SettingError("batch_size", batch_size, "must be at least 2")
+        at_least("num_batches", num_batches, 1)
+        at_least("batch_size", batch_size, 2)
         if block_radius is not None:
             above_zero("block_radius", block_radius, hint=", or null for no blocks")
 

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from miniclip.errors import SettingError
+from miniclip.errors import at_least
 from miniclip.files import append
 from miniclip.runs.loggers.view import RunFacts, View
 
@@ -19,8 +19,8 @@ class JsonlLogger:
     """
 
     def __init__(self, *, every_steps: int | None, **views: View):
-        if every_steps is not None and every_steps < 1:
-            raise SettingError("every_steps", every_steps, "must be at least 1, or null for none")
+        if every_steps is not None:
+            at_least("every_steps", every_steps, 1, hint=", or null for none")
         self.every_steps = every_steps
         self.views = views
 
