@@ -9,6 +9,7 @@ from miniclip.metrics.block_sharpness import (
 )
 from miniclip.metrics.features import Features, encode, encode_images, encode_texts
 from miniclip.metrics.health import Health, cosine_counts, health, some_pairs
+from miniclip.metrics.image_draws import Interval, bootstrap
 from miniclip.metrics.linear_probe import FewShot, LabeledFeatures, Probe, few_shot, linear_probe
 from miniclip.metrics.recall_table import (
     DIRECTIONS,
@@ -20,9 +21,7 @@ from miniclip.metrics.recall_table import (
     recall_titles,
 )
 from miniclip.metrics.retrieval import (
-    Interval,
     Ranks,
-    bootstrap,
     chance_metrics,
     fold_metrics,
     metrics_of_ranks,

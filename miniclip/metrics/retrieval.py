@@ -34,13 +34,6 @@ class Ranks(NamedTuple):
     text_to_image: Tensor
 
 
-class Interval(NamedTuple):
-    """A 95 % interval."""
-
-    low: float
-    high: float
-
-
 def retrieval_metrics(
     image_features: Tensor, text_features: Tensor, image_of_caption: Tensor
 ) -> dict[str, float]:
@@ -108,39 +101,6 @@ def retrieval_ranks(
             image_to_text[rows] += (~(scores < best_own[rows, None] - TIE) & others).sum(dim=1)
             text_to_image[columns] += (~(scores < own_score[columns] - TIE) & others).sum(dim=0)
     return Ranks(image_to_text, text_to_image)
-
-
-def bootstrap(
-    ranks: Ranks, image_of_caption: Tensor, *, draws: int = 1000, seed: int = 0
-) -> dict[str, Interval]:
-    """95 % intervals of recalls and rsum over which images, with their captions, were measured.
-
-    Images are drawn with replacement (Efron 1979); what they were ranked among stays the same.
-
-    Args:
-        draws: number of samples.
-        seed: of the samples.
-    """
-    owners = image_of_caption.cpu().numpy()
-    num_images = len(ranks.image_to_text)
-    captions = np.bincount(owners, minlength=num_images)
-
-    # for each image its hits, and of how many: itself, or its captions
-    hits = [(ranks.image_to_text < k).cpu().numpy().astype(float) for k in RECALL_AT]
-    hits += [np.bincount(owners, (ranks.text_to_image < k).cpu().numpy(), num_images) for k in RECALL_AT]
-    sizes = [np.ones(num_images)] * len(RECALL_AT) + [captions] * len(RECALL_AT)
-    hit_table, size_table = np.stack(hits, axis=1), np.stack(sizes, axis=1)  # (N, 6) each
-
-    generator = np.random.default_rng(seed)
-    samples = np.empty((draws, len(hits) + 1))
-    for draw in range(draws):
-        counts = np.bincount(generator.integers(num_images, size=num_images), minlength=num_images)
-        samples[draw, :-1] = 100 * (counts @ hit_table) / (counts @ size_table)
-    samples[:, -1] = samples[:, :-1].sum(axis=1)
-
-    names = [*recall_keys(), "rsum"]
-    low, high = np.quantile(samples, (0.025, 0.975), axis=0)
-    return {name: Interval(float(a), float(b)) for name, a, b in zip(names, low, high, strict=True)}
 
 
 def fold_metrics(

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from miniclip.metrics import RECALL_AT
+from miniclip.metrics.image_draws import ImageHits, hits_of_images, recalls_of_draws
 from miniclip.report.groups import Group
 
 DRAWS = 2000
@@ -111,51 +111,20 @@ def paired_interval(group: Group, control: Group, *, seed: int = 0) -> tuple[flo
     if of_group is None or of_control is None or len(fingerprints) > 1:
         return math.nan, math.nan
 
-    difference = of_group.hits - of_control.hits  # (N, 6)
-    trials = of_group.trials  # (N, 6), of the same images in both
-    count = len(difference)
-    generator = np.random.default_rng(seed)
-
-    differences_of_rsum = np.empty(DRAWS)
-    for draw in range(DRAWS):
-        # (N,), how often each image was drawn
-        weights = np.bincount(generator.integers(count, size=count), minlength=count)
-        recalls = 100 * (weights @ difference) / (weights @ trials)  # (6,), their differences in percent
-        differences_of_rsum[draw] = recalls.sum()
-
-    low, high = np.quantile(differences_of_rsum, (0.025, 0.975))
+    # (N, 6) differences of hits, out of the trials of the same images
+    differences = of_group.hits - of_control.hits
+    recalls = recalls_of_draws(differences, of_group.trials, draws=DRAWS, seed=seed)  # (DRAWS, 6)
+    low, high = np.quantile(recalls.sum(axis=1), (0.025, 0.975))
     return float(low), float(high)
 
 
-class _Hits(NamedTuple):
-    """What each of N images contributes to the six recalls, those of images to texts first.
-
-    Attributes:
-        hits: (N, 6), the mean over seeds.
-        trials: (N, 6), what they are out of: one image, or its captions.
-    """
-
-    hits: np.ndarray
-    trials: np.ndarray
-
-
-def _hits(group: Group) -> _Hits | None:
-    """Hits of a group; None where a run kept no ranks."""
-    hits_by_seed = []
-    trials = np.empty(0)
+def _hits(group: Group) -> ImageHits | None:
+    """Hits of a group, the mean over its seeds; None where a run kept no ranks."""
+    of_runs = []
     for run in group.runs:
         if run.ranks is None:
             return None
-        ranks, image_of_caption = run.ranks
-        count = len(ranks.image_to_text)
+        of_runs.append(hits_of_images(*run.ranks))
 
-        columns = [(ranks.image_to_text < k).numpy().astype(float) for k in RECALL_AT]
-        # captions are counted for the image that they belong to
-        columns += [
-            np.bincount(image_of_caption, (ranks.text_to_image < k).numpy(), count) for k in RECALL_AT
-        ]
-        hits_by_seed.append(np.stack(columns, axis=1))  # (N, 6)
-
-        num_captions = np.bincount(image_of_caption, minlength=count)
-        trials = np.stack([np.ones(count)] * len(RECALL_AT) + [num_captions] * len(RECALL_AT), axis=1)
-    return _Hits(np.mean(hits_by_seed, axis=0), trials)
+    mean = np.mean([of_run.hits for of_run in of_runs], axis=0)  # (N, 6)
+    return ImageHits(mean, of_runs[-1].trials)
