@@ -39,7 +39,7 @@ def blocks_of(model: CLIP) -> dict[str, list[nn.Parameter]]:
 
 def modules_of_blocks(encoder: nn.Module) -> list[nn.Module]:
     """The blocks of a network, in order; empty where it is layers in a row."""
-    paths = (_block_place(encoder, name, of_layers=False) for name, _ in encoder.named_parameters())
+    paths = (_block_path(encoder, name, of_layers=False) for name, _ in encoder.named_parameters())
     return [encoder.get_submodule(path) for path in dict.fromkeys(filter(None, paths))]
 
 
@@ -50,28 +50,28 @@ def _of_tower(encoder: nn.Module, first: str) -> Iterator[tuple[str, nn.Paramete
         first: what stands before the first block.
     """
     named = dict(encoder.named_parameters())
-    paths = [_block_path(encoder, name, of_layers=False) for name in named]
-    if not any(paths):
-        paths = [_block_path(encoder, name, of_layers=True) for name in named]
-    last = max((place for place, path in enumerate(paths) if path), default=-1)
+    blocks = [_block_name(encoder, name, of_layers=False) for name in named]
+    if not any(blocks):
+        blocks = [_block_name(encoder, name, of_layers=True) for name in named]
+    last = max((place for place, block in enumerate(blocks) if block), default=-1)
 
-    block = first
+    current = first
     for place, (name, parameter) in enumerate(named.items()):
-        block = paths[place] or ("head" if place > last >= 0 else block)
-        yield ("projection" if name.startswith("proj.") else block), parameter
+        current = blocks[place] or ("head" if place > last >= 0 else current)
+        yield ("projection" if name.startswith("proj.") else current), parameter
+
+
+def _block_name(encoder: nn.Module, name: str, *, of_layers: bool) -> str | None:
+    """The path of a block without the attribute that holds the whole network; see `_block_path`."""
+    path = _block_path(encoder, name, of_layers=of_layers)
+    if path is None:
+        return None
+    first, _, rest = path.partition(".")
+    return rest if first in ("backbone", "model") and rest else path
 
 
 def _block_path(encoder: nn.Module, name: str, *, of_layers: bool) -> str | None:
-    """The place of a block without the attribute that holds the whole network; see `_block_place`."""
-    place = _block_place(encoder, name, of_layers=of_layers)
-    if place is None:
-        return None
-    first, _, rest = place.partition(".")
-    return rest if first in ("backbone", "model") and rest else place
-
-
-def _block_place(encoder: nn.Module, name: str, *, of_layers: bool) -> str | None:
-    """The place of the numbered module that a parameter of this name lies in, or None.
+    """The path of the numbered module that a parameter of this name lies in, or None.
 
     Args:
         of_layers: also a single layer that a container numbers.
