@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from miniclip.config.compose import compose
-from miniclip.config.hints import groups
+from miniclip.config.groups import groups
 from miniclip.errors import UserError
 from miniclip.files import write_text
 

@@ -12,7 +12,8 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from miniclip.config.hints import HOME, explained, groups, is_named
+from miniclip.config.groups import HOME, groups
+from miniclip.config.hints import explained, is_named
 from miniclip.config.hydra_internals import config_of_run, forget_option
 from miniclip.config.launchers import register_launchers
 from miniclip.config.optuna_sweeper import register_optuna

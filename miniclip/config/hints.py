@@ -9,46 +9,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.conf import HydraConf
 
+from miniclip.config.groups import CONF, HOME, SEVERAL, content_of, groups
 from miniclip.config.names import COMMON_NAMES
-
-PACKAGE = Path(__file__).resolve().parent.parent
-# a checkout has conf/ and experiments/ beside the package, an installed wheel inside it
-HOME = PACKAGE if (PACKAGE / "conf").is_dir() else PACKAGE.parent
-CONF = HOME / "conf"
-
-SEVERAL = {"eval/tasks": "task", "logger": "logger"}
-"""Groups of which several options can be chosen, 'logger=[jsonl,wandb]' say, and what each of them is."""
 
 MOST_NAMED = 3
 """Options that a message names of those that have a setting."""
-
-
-@cache
-def groups() -> dict[str, list[str]]:
-    """Every group of the config, `encoder/image` say, and its options."""
-    found = {
-        folder.relative_to(CONF).as_posix(): sorted(path.stem for path in folder.glob("*.yaml"))
-        for folder in CONF.rglob("*")
-        if folder.is_dir()
-    }
-    found["experiments"] = sorted(path.stem for path in (HOME / "experiments").glob("*.yaml"))
-    return {group: options for group, options in found.items() if options and group != "data/base"}
-
-
-@cache
-def optional_groups() -> set[str]:
-    """Groups of which no option need be chosen: they stand as `trigger: null` in a list of defaults."""
-    found = set()
-    for path in CONF.rglob("*.yaml"):
-        place = path.relative_to(CONF).parent
-        entries = [entry for entry in _content(path).get("defaults", []) if isinstance(entry, dict)]
-        found |= {
-            (place / group).as_posix() for entry in entries for group in entry if entry[group] is None
-        }
-    return found
 
 
 def is_named(wrong: str, words: Sequence[str] = ()) -> str:
@@ -184,7 +151,7 @@ def _holders(group: str, key: str) -> str:
 
 def _keys(path: Path, group: str) -> set[str]:
     """Settings of an option and of the files it inherits from, and by slashes the groups below it."""
-    content = _content(path)
+    content = content_of(path)
     found = set(_paths(content, group.replace("/", ".") + "."))
     for entry in content.get("defaults", []):
         if isinstance(entry, dict):
@@ -279,7 +246,7 @@ def _chosen(group: str, words: Sequence[str]) -> str:
     study = HOME / "experiments" / f"{_value('experiments', words)}.yaml"
     found = [_value(group, words)]
     for path in (study, CONF / "config.yaml"):
-        entries = _content(path).get("defaults", []) if path.is_file() else []
+        entries = content_of(path).get("defaults", []) if path.is_file() else []
         for entry in entries:
             if isinstance(entry, dict):
                 found += [entry.get(group, ""), entry.get(f"override /{group}", "")]
@@ -325,16 +292,11 @@ def _known_keys() -> list[str]:
             group = "data"
 
         prefix = "" if group == "." else group.replace("/", ".") + "."
-        keys |= set(_paths(_content(path), prefix))
+        keys |= set(_paths(content_of(path), prefix))
 
     # groups, as dotted places, too
     keys |= {group.replace("/", ".") for group in groups()}
     return sorted(keys)
-
-
-@cache
-def _content(path: Path) -> dict[str, Any]:
-    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
 
 
 def _paths(content: dict[str, Any], prefix: str) -> Iterable[str]:

@@ -11,7 +11,7 @@ import torch
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
-from miniclip.config.hints import groups
+from miniclip.config.groups import groups
 from miniclip.config.schema import check_is_part, full_name, select
 from miniclip.data import DataSource, ImageTextDataset
 from miniclip.errors import SettingError, UserError

@@ -5,15 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from miniclip.config.hints import (
-    HOME,
-    SEVERAL,
-    groups,
-    is_named,
-    listed,
-    optional_groups,
-    settings_of_hydra,
-)
+from miniclip.config.groups import HOME, SEVERAL, groups, optional_groups
+from miniclip.config.hints import is_named, listed, settings_of_hydra
 from miniclip.errors import (
     HOW_TO_LOG_IN,
     SettingError,

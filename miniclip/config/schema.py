@@ -11,7 +11,8 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from miniclip.config.hints import SEVERAL, groups, is_named, not_chosen
+from miniclip.config.groups import SEVERAL, groups
+from miniclip.config.hints import is_named, not_chosen
 from miniclip.errors import SettingError, UserError, first_line
 from miniclip.files import flatten
 from miniclip.pretrained.parts import ROOT_TYPES

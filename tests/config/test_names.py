@@ -1,6 +1,7 @@
 """The names of other tools lead to settings that exist here."""
 
-from miniclip.config.hints import _known_keys, groups
+from miniclip.config.groups import groups
+from miniclip.config.hints import _known_keys
 from miniclip.config.names import COMMON_NAMES
 
 

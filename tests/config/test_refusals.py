@@ -3,7 +3,7 @@
 import pytest
 
 from miniclip.config.compose import compose
-from miniclip.config.hints import HOME
+from miniclip.config.groups import HOME
 from miniclip.config.refusals import refuse_misspelled
 from miniclip.errors import SettingError, UserError
 
