@@ -13,6 +13,7 @@ from miniclip.config.instantiate import make, make_model, make_optimizer, make_p
 from miniclip.config.schema import check_signatures, check_values
 from miniclip.data import DataSource, Split
 from miniclip.data.caption_noise import num_exchanged
+from miniclip.data.dataset import TrainingSets
 from miniclip.data.eval_preprocessing import EvalPreprocessing
 from miniclip.errors import counted
 from miniclip.losses import Loss
@@ -42,34 +43,32 @@ def build(cfg: DictConfig, run: RunDirectory) -> tuple[Trainer, TrainingSetup, J
     check(cfg)
     config = typing.cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     run.write_config(OmegaConf.to_yaml(cfg, resolve=True))
+
     trainer: Trainer = make(cfg, "trainer")
     take_gpu(trainer.device)
+
     source: DataSource = make(cfg, "data")
     with names_of(cfg, "data"):
-        train_set, val_set, test_set = source.training_sets()
-    tokenizer: Tokenizer = make(cfg, "tokenizer")
-    tokenizer.fit(caption for own in train_set.split.captions for caption in own)
+        sets = source.training_sets()
+    tokenizer = _fitted_tokenizer(cfg, sets.train.split)
     tokenizer.save(run.tokenizer)
-    sides = [side for side in (train_set, val_set, test_set) if side is not None]
-    facts = {side.split.name: _facts(side.split, tokenizer) for side in sides}
-    if train_set.is_streamed:  # these are the first rows alone
-        facts[train_set.split.name]["streamed"] = True
-    if source.caption_noise:
-        exchanged = num_exchanged(len(train_set.split), source.caption_noise)
-        facts[train_set.split.name]["images_with_exchanged_captions"] = exchanged
+    facts = _facts_of_sets(sets, tokenizer, caption_noise=source.caption_noise)
+
+    # the model's first weights depend on nothing that was drawn before
     seed_everything(cfg.seed)
     model = make_model(cfg, vocab_size=tokenizer.vocab_size)
     model.to(trainer.device).to(memory_format=torch.channels_last)
     if isinstance(model.text_encoder, HFTextModel):  # so that a checkpoint needs no file beside it
         config["encoder"]["text"]["config"] = model.text_encoder.config
         _tell_other_vocabulary(cfg)
-    experiment = TrainingSetup(
+
+    setup = TrainingSetup(
         config=config,
         model=model,
         tokenizer=tokenizer,
-        train_set=train_set,
-        val_set=val_set,
-        test_set=test_set,
+        train_set=sets.train,
+        val_set=sets.val,
+        test_set=sets.test,
         loss=typing.cast(Loss, model.loss),
         optimizer=make_optimizer(cfg, model),
         schedule=make(cfg, "schedule"),
@@ -82,9 +81,30 @@ def build(cfg: DictConfig, run: RunDirectory) -> tuple[Trainer, TrainingSetup, J
         trainer.device,
         facts,
         weights=digests_of_weights(config),
-        optimizer=_shares(experiment.optimizer.base_optimizer),
+        optimizer=_shares(setup.optimizer.base_optimizer),
     )
-    return trainer, experiment, make(cfg, "logger")
+    return trainer, setup, make(cfg, "logger")
+
+
+def _fitted_tokenizer(cfg: DictConfig, train_split: Split) -> Tokenizer:
+    """The tokenizer, which has read the captions that train."""
+    tokenizer: Tokenizer = make(cfg, "tokenizer")
+    tokenizer.fit(caption for captions in train_split.captions for caption in captions)
+    return tokenizer
+
+
+def _facts_of_sets(sets: TrainingSets, tokenizer: Tokenizer, *, caption_noise: float) -> dict[str, Any]:
+    """What a run's environment.json says of each split, by its name; see `_facts`."""
+    present = [dataset for dataset in sets if dataset is not None]
+    facts = {dataset.split.name: _facts(dataset.split, tokenizer) for dataset in present}
+
+    of_train = facts[sets.train.split.name]
+    if sets.train.is_streamed:  # these are the first rows alone
+        of_train["streamed"] = True
+    if caption_noise:
+        exchanged = num_exchanged(len(sets.train.split), caption_noise)
+        of_train["images_with_exchanged_captions"] = exchanged
+    return facts
 
 
 def _preprocessing(cfg: DictConfig, model: CLIP) -> dict[str, Any]:
@@ -125,7 +145,7 @@ def unlike_the_run(wanted: Preprocessing, *, eval_crop: str) -> list[str]:
 
 def _facts(split: Split, tokenizer: Tokenizer) -> dict[str, Any]:
     """What a run's environment.json says of a split; its captions are encoded on the way."""
-    num_truncated = tokenizer.precompute(caption for own in split.captions for caption in own)
+    num_truncated = tokenizer.precompute(caption for captions in split.captions for caption in captions)
     num_captions = int(split.captions.counts.sum())
     if num_truncated:
         log.warning(
@@ -147,6 +167,7 @@ def _shares(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Which parameters Muon trains and which AdamW, told and for environment.json; nothing of others."""
     if not isinstance(optimizer, MuonAdamW):
         return {}
+
     shares = optimizer.shares()
     muon, adamw = shares["muon"], shares["adamw"]
     log.info(

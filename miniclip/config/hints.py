@@ -14,6 +14,21 @@ from hydra.conf import HydraConf
 from miniclip.config.groups import CONF, HOME, SEVERAL, content_of, groups
 from miniclip.config.names import COMMON_NAMES
 
+NO_SETTING = re.compile(r"Could not (?:override|delete) (?:from config\. )?'([^'=]+)(?:=[^']*)?'")
+"""What Hydra says of a setting or group that the config lacks: lr=0.1."""
+
+NO_OPTION = re.compile(r"Could not (?:find|load) '([^']+)/([^'/]+)'")
+"""Of an option that its group lacks: encoder/text=nosuch."""
+
+CHOSEN_TWICE = re.compile(r"Multiple values for ([\w/]+)\. To override .*: ([^']+)'")
+"""Of an option that is added where one is chosen by default: +data=csv."""
+
+ADDED_TWICE = re.compile(r"An item is already at '([^']+)'")
+"""Of a setting that is added and that the config holds: +seed=1."""
+
+SEVERAL_VALUES = re.compile(r"Ambiguous value for argument '(.*)'")
+"""Of several values without -m: optimizer.rho=0,0.05."""
+
 MOST_NAMED = 3
 """Options that a message names of those that have a setting."""
 
@@ -82,54 +97,64 @@ def explained(message: str, words: Sequence[str] = (), *, sweeps: bool = False) 
     Args:
         sweeps: whether several values can be a sweep where the words were typed.
     """
-    key = re.search(r"Could not (?:override|delete) (?:from config\. )?'([^'=]+)(?:=[^']*)?'", message)
+    key = NO_SETTING.search(message)
     if key:
-        typed = _typed(key[1], words)
-        if key[1] in _known_keys() and not _by_wrapping(key[1], words):
-            reason = not_chosen(key[1])
-            # a part that this option leaves out
-            if not reason and "/" not in key[1] and _by_slash(key[1]):
-                reason = f"an option is chosen with {_by_slash(key[1])}={_value(key[1], words)}"
-            if reason:
-                return f"{typed}: {reason}"
-            noun = "group" if "/" in key[1] else "setting"
-            group = key[1].replace("/", ".").rpartition(".")[0].replace(".", "/")
-            others = _holders(group, key[1])
-            return f"{typed}: the option chosen for {group} has no {noun} {key[1]}; {others}."
-        return f"{typed}: there is no setting {key[1]}.{is_named(key[1], words)}"
+        return _of_no_setting(key[1], words)
 
-    # encoder/text=nosuch
-    option = re.search(r"Could not (?:find|load) '([^']+)/([^'/]+)'", message)
+    option = NO_OPTION.search(message)
     if option:
-        group, name = option[1], option[2]
-        near = option_like(group, name)
-        elsewhere = [own for own, options in groups().items() if name in options]
+        return _of_no_option(option[1], option[2])
 
-        hint = f" Did you mean {group}={near}?" if near else ""
-        if not near and elsewhere:
-            hint = f" Did you mean {elsewhere[0]}={name}?"
-        return f"{group}={name}: there is no such option.{hint}{listed(groups().get(group, []))}"
-
-    # +data=csv, which is chosen by default
-    twice = re.search(r"Multiple values for ([\w/]+)\. To override .*: ([^']+)'", message)
+    twice = CHOSEN_TWICE.search(message)
     if twice:
         return f"{twice[1]}={twice[2]} goes without a +, and can be given once."
 
-    # +seed=1, which the config holds
-    there = re.search(r"An item is already at '([^']+)'", message)
+    there = ADDED_TWICE.search(message)
     if there:
         return f"{_typed(there[1], words)}: {there[1]} exists and goes without a +."
 
-    # optimizer.rho=0,0.05 without -m
-    several = re.search(r"Ambiguous value for argument '(.*)'", message)
+    several = SEVERAL_VALUES.search(message)
     if several:
-        word = several[1]
-        name, _, values = word.partition("=")
-        sweep = f"type -m {word} for a sweep, " if sweeps else "type "
-        return f"{word}: holds several values; {sweep}'{name}=[{values}]' for a list"
+        return _of_several_values(several[1], sweeps=sweeps)
 
     # what Hydra says of its grammar ends with its documentation's address
     return message.partition("\nSee https://")[0]
+
+
+def _of_no_setting(key: str, words: Sequence[str]) -> str:
+    """A key that the config lacks: either nothing has it, or nothing that is chosen."""
+    typed = _typed(key, words)
+    if key not in _known_keys() or _by_wrapping(key, words):
+        return f"{typed}: there is no setting {key}.{is_named(key, words)}"
+
+    reason = not_chosen(key)
+    # a part that this option leaves out
+    if not reason and "/" not in key and _by_slash(key):
+        reason = f"an option is chosen with {_by_slash(key)}={_value(key, words)}"
+    if reason:
+        return f"{typed}: {reason}"
+
+    noun = "group" if "/" in key else "setting"
+    group = key.replace("/", ".").rpartition(".")[0].replace(".", "/")
+    return f"{typed}: the option chosen for {group} has no {noun} {key}; {_holders(group, key)}."
+
+
+def _of_no_option(group: str, name: str) -> str:
+    """An option that its group lacks, with the one that was meant, or the other group that has it."""
+    near = option_like(group, name)
+    elsewhere = [other for other, options in groups().items() if name in options]
+
+    hint = f" Did you mean {group}={near}?" if near else ""
+    if not near and elsewhere:
+        hint = f" Did you mean {elsewhere[0]}={name}?"
+    return f"{group}={name}: there is no such option.{hint}{listed(groups().get(group, []))}"
+
+
+def _of_several_values(word: str, *, sweeps: bool) -> str:
+    """A word with commas, where it is no sweep."""
+    name, _, values = word.partition("=")
+    sweep = f"type -m {word} for a sweep, " if sweeps else "type "
+    return f"{word}: holds several values; {sweep}'{name}=[{values}]' for a list"
 
 
 def _holders(group: str, key: str) -> str:
