@@ -67,7 +67,7 @@ def main() -> None:
     with console():
         words = with_new_names(words)
         arguments = _parser().parse_args(words)
-        with one_line_errors(words[1:]):
+        with one_line_errors(words[1:], vars(arguments)):
             COMMANDS[arguments.command].run(arguments)
 
 

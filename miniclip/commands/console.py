@@ -7,7 +7,7 @@ import re
 import sys
 import threading
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, TextIO
@@ -22,12 +22,6 @@ from miniclip.renamed import renamed_words
 
 BROKEN_PIPE = 128 + 13
 """Exit status of a command whose reader has gone: SIGPIPE, which Windows does not name."""
-
-LESS_MEMORY = (
-    "Name another device: --device cpu takes the computer's memory. miniclip embed takes less with a "
-    "smaller --batch-size (64 unless given)."
-)
-"""What helps a command that embeds."""
 
 INTERRUPTED = 128 + 2
 """Exit status after Ctrl-C: SIGINT."""
@@ -64,11 +58,12 @@ def console() -> Iterator[None]:
 
 
 @contextmanager
-def one_line_errors(words: Sequence[str]) -> Iterator[None]:
+def one_line_errors(words: Sequence[str], options: Mapping[str, Any] | None = None) -> Iterator[None]:
     """What a user can fix, and Ctrl-C, end the command with one line.
 
     Args:
         words: all that was typed, by which a wrong one is explained.
+        options: the command's own by their names, of which those that take less memory are told.
     """
     try:
         with disk_errors_told(unnamed="A file, or the standard output"):
@@ -85,7 +80,17 @@ def one_line_errors(words: Sequence[str]) -> Iterator[None]:
 
         if not is_out_of_memory(error):
             raise
-        sys.exit(f"Error: {wanted(error)} {LESS_MEMORY}")
+        sys.exit(" ".join(["Error:", wanted(error), *_less_memory(options or {})]))
+
+
+def _less_memory(options: Mapping[str, Any]) -> list[str]:
+    """Sentences on the options that take less memory; none for a command that has no such option."""
+    advice = []
+    if options.get("batch_size", 1) > 1:
+        advice.append(f"Take a smaller --batch-size ({options['batch_size']} now).")
+    if options.get("device", "cpu") != "cpu":
+        advice.append("Name another device: --device cpu takes the computer's memory.")
+    return advice
 
 
 def with_new_names(words: Sequence[str]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from miniclip.commands.console import one_line_errors
 from miniclip.commands.out_of_memory import out_of_memory_text
 from miniclip.files import read_json
 from miniclip.runs import RunDirectory
@@ -108,7 +109,23 @@ def test_commands_without_memory_are_told_in_one_line(
     fail_at_call(monkeypatch, "miniclip.models.clip.CLIP.encode_image", 1)
     answer = miniclip("embed", class_run.path, class_folder, "-o", "index")
     assert answer.returncode == 1 and len(answer.stderr.splitlines()) == 1
-    assert "Tried to allocate 2.00 GiB" in answer.stderr and "--batch-size (64" in answer.stderr
+    assert "Tried to allocate 2.00 GiB" in answer.stderr
+    assert "Take a smaller --batch-size (64 now). Name another device: --device cpu" in answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "advice"),
+    [
+        ({}, ""),
+        ({"device": "cuda"}, " Name another device: --device cpu takes the computer's memory."),
+        ({"device": "cpu"}, ""),
+        ({"device": "cpu", "batch_size": 8}, " Take a smaller --batch-size (8 now)."),
+    ],
+)
+def test_only_options_that_the_command_has_are_advised(options: dict[str, Any], advice: str) -> None:
+    with pytest.raises(SystemExit) as ended, one_line_errors([], options):
+        raise MemoryError
+    assert ended.value.code == f"Error: Out of memory: none left.{advice}"
 
 
 def fail_at_call(monkeypatch: pytest.MonkeyPatch, target: str, number: int) -> None:
