@@ -30,7 +30,8 @@ from torch.optim import Optimizer
 
 from benchmarks.timing import alternate, conditions
 from miniclip.config import instantiate
-from miniclip.config.compose import HOME, compose
+from miniclip.config.compose import compose
+from miniclip.config.groups import groups
 from miniclip.data.batch import Batch
 from miniclip.losses import ClipLoss
 from miniclip.optim import SAM, MuonAdamW
@@ -183,9 +184,7 @@ def _config_of(preset: str) -> DictConfig:
 
 def presets() -> list[str]:
     """The presets of conf/optimizer that perturb."""
-    folder = HOME / "conf/optimizer"
-    every, alone = ({file.stem for file in each.glob("*.yaml")} for each in (folder, folder / "base"))
-    return sorted(every - alone)
+    return sorted({*groups()["optimizer"]} - {*groups()["optimizer/base"]})
 
 
 def installed() -> list[Rival]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from omegaconf import DictConfig
 
 from miniclip.config.compose import compose
-from miniclip.config.hints import groups
+from miniclip.config.groups import groups
 from miniclip.errors import UserError
 
 if TYPE_CHECKING:

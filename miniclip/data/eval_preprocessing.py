@@ -10,13 +10,10 @@ from torch import Tensor
 from miniclip.data.image_content import as_its_file, decode, evaluated_size, pixels_of, read_content
 from miniclip.data.transforms import CenterCrop, Crop, SquashResize, crop_and_resize, normalize
 from miniclip.errors import SettingError, UserError
-from miniclip.preprocessing import Preprocessing
+from miniclip.preprocessing import IMAGENET, Preprocessing
 from miniclip.renamed import VALUES
 
 CROPS: dict[str, type[CenterCrop | SquashResize]] = {"squash": SquashResize, "center": CenterCrop}
-
-IMAGENET = Preprocessing()
-"""Of towers whose weights ask for nothing else."""
 
 
 class EvalPreprocessing:

@@ -29,12 +29,12 @@ MEASURES = ("top1", "top5", "mean_per_class")
 class ZeroShot(Task):
     """Give each image the class whose name, in sentences, lies nearest.
 
+    Files are read once, so that a change of one during a training run changes no measure of it.
+
     Args:
         templates: sentences for class names: "none", "simple", "clip", or a text file with {} in each line.
         class_names: a text file with a name for each class, in the order of the sorted labels, numbers by
             their size; null takes the data set's own.
-
-    Files are read once, so that a change of one during a training run changes no measure of it.
 
     Raises:
         SettingError: when there are no such templates, or no such file.
