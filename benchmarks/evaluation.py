@@ -31,8 +31,9 @@ RIVAL = "open_clip's evaluate"
 
 def ours(root: Path, folder: Path) -> tuple[Callable[[], object], Split]:
     """A validation of a run that has not been trained, and the split that it is of."""
-    settings = ("encoder/image=resnet34", f"data.root={root}", "data.limit=2000", "precision=bf16")
-    cfg = compose("experiments=time_to_recall", *settings)
+    towers = ("encoder/image=resnet34", "encoder/text=linformer")
+    settings = (f"data.root={root}", "data.limit=2000", "precision=bf16")
+    cfg = compose("experiments=time_to_recall", *towers, *settings)
     trainer, setup, _ = build(cfg, RunDirectory(folder))
     encoder = SplitEncoder(
         setup,

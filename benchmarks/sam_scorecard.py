@@ -169,7 +169,10 @@ def _make_preset(
     cfg = _config_of(preset)
     if preset == "msam" and base is torch.optim.SGD:  # whose momentum it perturbs along
         settings.setdefault("momentum", 0.9)
-    optimizer: SAM = instantiate.make(cfg, "optimizer")(params, base=partial(base, **settings), model=model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a name of which nothing is perturbed, in one of the ways
+        factory = instantiate.make(cfg, "optimizer")
+        optimizer: SAM = factory(params, base=partial(base, **settings), model=model)
     optimizer.fraction_done = 1.0
     return optimizer
 
@@ -177,8 +180,8 @@ def _make_preset(
 @cache
 def _config_of(preset: str) -> DictConfig:
     cfg = compose(f"optimizer={preset}", "optimizer.measure_every=null")
-    if cfg.optimizer.get("perturb"):  # a tower, which the nets here do not have
-        cfg.optimizer.perturb = ["0"]
+    if cfg.optimizer.get("perturb"):  # a tower, in whose place are the first two parts of the nets here
+        cfg.optimizer.perturb = ["0", "1"]
     return cfg
 
 
@@ -356,6 +359,8 @@ def storage_stays(rival: Rival) -> Verdict:
     if not weights_stay:
         return Verdict(False, "weights change their storage")
     copies = {pointers[6:] for pointers in seen if len(pointers) > 6}  # a step may have no perturbation
+    if isinstance(optimizer, SAM) and not copies:
+        return Verdict(False, "no step has a perturbation")
     return Verdict(len(copies) <= 1, "one copy of the weights is allocated each step")
 
 

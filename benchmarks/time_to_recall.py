@@ -4,10 +4,10 @@
                                         [--samples 40072] [--seeds 0]
 
 open_clip trains one epoch. MiniCLIP trains on the same images through `python run.py
-experiments=time_to_recall`: as many samples with AdamW, as many samples with the experiment's own optimizer
-(`--all` only), and as many minutes with it. Both have the experiment's
-image tower, unless `--rival-tower` names another one of timm's for open_clip. Both models are then read
-from their checkpoints and measured by one evaluator on the validation titles. Seconds are those of the
+experiments=time_to_recall`: as many samples with AdamW and a transformer for the captions, as open_clip has
+one; as many samples as the experiment does it (`--all` only); and as many minutes so. All have the
+experiment's image tower, unless `--rival-tower` names another one of timm's for open_clip. Models are then
+read from their checkpoints and measured by one evaluator on the validation titles. Seconds are those of the
 whole command, with all it does: starting, caches, and MiniCLIP's validation and figures.
 """
 
@@ -39,14 +39,18 @@ from miniclip.metrics.retrieval import caption_owners
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
+ADAMW_BATCH_SIZE = 128
+
 ADAMW = (
+    "encoder/text=linformer",
+    f"trainer.batch_size={ADAMW_BATCH_SIZE}",
     "optimizer=adamw",
     "optimizer.lr=1e-3",
     "encoder.text.embedding_lr_factor=10",
     "encoder.text.block_lr_factor=0.1",
     "schedule.warmup_fraction=0.1",
 )
-"""Its own rates, where the experiment has Muon's."""
+"""Its own rates, where the experiment has Muon's, and open_clip's size of a batch."""
 
 MARGIN_SECONDS = 30
 """By which starting may take longer the second time, and what further epochs add in validations."""
@@ -188,15 +192,17 @@ def main() -> None:
 
         for seed in arguments.seeds:
             common = [*data, f"seed={seed}"]
-            steps = f"trainer.budget.steps={len(train) // cfg.trainer.batch_size}"
+            sides: list[tuple[str, tuple[str, ...], int]] = [("AdamW", ADAMW, ADAMW_BATCH_SIZE)]
+            if arguments.all:
+                sides.append(("its own settings", (), cfg.trainer.batch_size))
             results, other_seconds = [], 0.0
-            for name, settings in (("AdamW", ADAMW), ("its own optimizer", ())):
-                if name == "AdamW" or arguments.all:
-                    result, other_seconds = miniclip(
-                        f"same samples, {name}, seed {seed}", folder, *common, steps, *settings
-                    )
-                    results.append(result)
-                    print(result.line(), flush=True)
+            for name, settings, batch_size in sides:
+                steps = f"trainer.budget.steps={len(train) // batch_size}"
+                result, other_seconds = miniclip(
+                    f"same samples, {name}, seed {seed}", folder, *common, steps, *settings
+                )
+                results.append(result)
+                print(result.line(), flush=True)
 
             minutes = (rival.seconds - other_seconds - MARGIN_SECONDS) / 60
             if minutes <= 0:

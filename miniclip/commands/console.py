@@ -80,15 +80,20 @@ def one_line_errors(words: Sequence[str], options: Mapping[str, Any] | None = No
 
         if not is_out_of_memory(error):
             raise
-        sys.exit(" ".join(["Error:", wanted(error), *_less_memory(options or {})]))
+        advice = _less_memory(options or {}, of_gpu=type(error).__name__ == "OutOfMemoryError")
+        sys.exit(" ".join(["Error:", wanted(error), *advice]))
 
 
-def _less_memory(options: Mapping[str, Any]) -> list[str]:
-    """Sentences on the options that take less memory; none for a command that has no such option."""
+def _less_memory(options: Mapping[str, Any], *, of_gpu: bool) -> list[str]:
+    """Sentences on the options that take less memory; none for a command that has no such option.
+
+    Args:
+        of_gpu: whether a GPU's memory has run out, and not the computer's.
+    """
     advice = []
     if options.get("batch_size", 1) > 1:
         advice.append(f"Take a smaller --batch-size ({options['batch_size']} now).")
-    if options.get("device", "cpu") != "cpu":
+    if of_gpu and options.get("device", "cpu") != "cpu":
         advice.append("Name another device: --device cpu takes the computer's memory.")
     return advice
 

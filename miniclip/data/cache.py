@@ -27,7 +27,7 @@ from miniclip.errors import BrokenImage, UserError
 log = logging.getLogger(__name__)
 
 FORMAT = 5
-"""Part of the name of every cache on disk: another one makes all of them anew."""
+"""Part of the name of every cache of pixels on disk: another one makes all of them anew."""
 
 SHARED_MEMORY = Path("/dev/shm")
 

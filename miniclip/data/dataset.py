@@ -201,7 +201,7 @@ def without_broken(dataset: ImageTextDataset, *, max_broken_fraction: float) -> 
     """A data set for evaluation without images that cannot be read: in a ranking none can stand in.
 
     Raises:
-        UserError: when more than this fraction of the images cannot be read.
+        UserError: when more than this fraction of the images cannot be read, or none can.
     """
     split = dataset.split
     readable: list[int] = []
@@ -214,6 +214,11 @@ def without_broken(dataset: ImageTextDataset, *, max_broken_fraction: float) -> 
             log.warning("Left out of the %s split: %s", split.name, error)
             reasons.append(error.reason)
 
+    if reasons and not readable:
+        raise UserError(
+            f"None of the {counted(len(split), 'image')} of the {split.name} split can be read "
+            f"({by_reason(reasons)}). Fix the files above."
+        )
     if len(reasons) > max_broken_fraction * len(split):
         raise UserError(
             f"{len(reasons):,} of {counted(len(split), 'image')} of the {split.name} split cannot be "

@@ -2,6 +2,7 @@
 
 import io
 import math
+import os
 import re
 import stat
 import threading
@@ -46,9 +47,18 @@ constant, so that no setting of training, nor a cache, changes what is measured.
 MARKER = re.compile(rb"\xff([\x02-\xcf\xd8-\xfe])")
 """A marker in a JPEG's data, none of those that stand between its pixels."""
 
-LOADING = tuple(threading.Lock() for _ in range(61))
+LOADING = [threading.Lock() for _ in range(61)]
 """Pillow loads an image's pixels when they are first needed, which one thread may do at a time: all that
 use an image take the same of these, and most others another."""
+
+
+def _release_locks() -> None:
+    """Locks that no thread holds, in a process that was forked while one did."""
+    LOADING[:] = [threading.Lock() for _ in LOADING]
+
+
+if hasattr(os, "register_at_fork"):  # Windows forks nothing
+    os.register_at_fork(after_in_child=_release_locks)
 
 START_OF_SCAN, END_OF_IMAGE = b"\xda", b"\xd9"
 

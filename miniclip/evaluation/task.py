@@ -116,10 +116,15 @@ class TaskContext:
         """
         # without the random crops of training
         as_evaluated = ImageTextDataset.for_evaluation(self.train.split, self.val.crop)
-        if self.train.max_broken_fraction is not None:
+        try:
+            train_features = self.model.encode_dataset(as_evaluated)  # (N, D)
+        except UserError:  # of an image that a worker could not read, say
+            if self.train.max_broken_fraction is None:
+                raise
             most = self.train.max_broken_fraction
             as_evaluated = without_broken(as_evaluated, max_broken_fraction=most)
-        train_features = _finite(self.model.encode_dataset(as_evaluated), self.model)  # (N, D)
+            train_features = self.model.encode_dataset(as_evaluated)
+        train_features = _finite(train_features, self.model)
 
         # scikit-learn computes on the host
         return (

@@ -1,5 +1,6 @@
 """The perturbation that a run's own SAM would make at the weights it ended with."""
 
+import logging
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -12,8 +13,9 @@ from miniclip.metrics.sharpness import LossSurface
 from miniclip.optim import SAM, parameter_groups
 from miniclip.signature import described, fits, signature_of
 
-ALONG_GRADIENT = ("miniclip.optim.SAM", "miniclip.optim.GSAM", "miniclip.optim.LookSAM")
-"""Names of optimizers that perturb along the gradient, unless they have another direction."""
+log = logging.getLogger(__name__)
+
+OURS = "miniclip.optim.SAM"
 
 GRADIENT = {"_target_": "miniclip.optim.Gradient"}
 
@@ -28,27 +30,26 @@ def run_perturbation(
 
     Its length is 1, or with `adaptive` and `per_layer` what these make of a rho of 1. None where the run
     has no SAM, or one whose direction is made of more than this gradient (`vasso`, `fsam`, `msam`,
-    `async_sam`, `random_sam`).
+    `async_sam`, `random_sam`), and where its settings do not suit its model, which is told.
 
     Args:
         optimizer: its settings in the run's config, which may be a stranger's: nothing is called by a name
             in them.
-
-    Raises:
-        SettingError: when one of them is nothing that SAM takes.
     """
     is_along_gradient = optimizer.get("direction", GRADIENT) == GRADIENT
-    if optimizer.get("_target_") not in ALONG_GRADIENT or not is_along_gradient or not optimizer.get("rho"):
+    if optimizer.get("_target_") != OURS or not is_along_gradient or not optimizer.get("rho"):
         return None
 
-    sam = SAM(
-        parameter_groups(surface.model),
-        partial(torch.optim.SGD, lr=0.0),
-        rho=1.0,
-        measure_every=None,
-        model=surface.model,
-        **_shaping(optimizer),
-    )
+    try:
+        sam = _sam_of(surface, optimizer)
+    except SettingError as error:
+        log.warning(
+            "The perturbation of the run's SAM is not measured: its %s=%s %s.",
+            error.setting,
+            error.value,
+            error.allowed,
+        )
+        return None
     weights = [p.detach().clone() for p in surface.params]
     for p, part in zip(surface.params, gradient, strict=True):
         p.grad = part.clone()  # which SAM may overwrite
@@ -60,11 +61,18 @@ def run_perturbation(
         sam.zero_grad()
 
 
-def _shaping(optimizer: dict[str, Any]) -> dict[str, Any]:
-    """The settings that say how a gradient becomes a perturbation, held against SAM's signature."""
+def _sam_of(surface: LossSurface, optimizer: dict[str, Any]) -> SAM:
+    """A SAM that perturbs as the run's, once its settings are held against SAM's signature."""
     _, hints = signature_of(SAM)
     settings = {name: optimizer[name] for name in SHAPING if name in optimizer}
     for name, value in settings.items():
         if not fits(value, hints[name]):
-            raise SettingError(f"optimizer.{name}", value, f"must be {described(hints[name])}")
-    return settings
+            raise SettingError(name, value, f"must be {described(hints[name])}")
+    return SAM(
+        parameter_groups(surface.model),
+        partial(torch.optim.SGD, lr=0.0),
+        rho=1.0,
+        measure_every=None,
+        model=surface.model,
+        **settings,
+    )

@@ -120,9 +120,20 @@ class SinglePass:
 
 
 def as_pass_optimizer(optimizer: Optimizer) -> PassOptimizer:
-    """An optimizer that speaks the protocol as it is; any other as a `SinglePass`."""
+    """An optimizer that speaks the protocol as it is; any other as a `SinglePass`.
+
+    Raises:
+        UserError: when it has passes of its own, but not all of the protocol.
+    """
     if isinstance(optimizer, PassOptimizer):
         return optimizer
+    if hasattr(optimizer, "num_passes"):
+        members = {**PassOptimizer.__annotations__, **vars(PassOptimizer)}
+        lacking = [name for name in members if name[0] != "_" and not hasattr(optimizer, name)]
+        raise UserError(
+            f"{type(optimizer).__name__} has num_passes, but not all of miniclip.optim.PassOptimizer; it "
+            f"lacks {', '.join(lacking)}."
+        )
     return SinglePass(optimizer)
 
 

@@ -27,7 +27,8 @@ class Tokenizer:
 
     L is the longest caption of the batch, rounded up, at most `context_length`; a longer caption loses its
     tail but keeps its end token. A caption is text: the name of a special token in it, such as <pad>, is no
-    special token. Several threads may encode at the same time.
+    special token, unless a vocabulary holds it as an ordinary piece, too, as T5's does </s>. Several
+    threads may encode at the same time.
 
     Args:
         backend: a trained tokenizer of the package tokenizers, or None before `fit`.
@@ -62,7 +63,8 @@ class Tokenizer:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         if self._backend is not None:
-            self._adopt(self._backend)
+            set_up(self._backend, context_length=self.context_length)
+        self.__dict__.pop("_untruncated", None)
 
     @property
     def backend(self) -> tokenizers.Tokenizer:

@@ -23,7 +23,7 @@ from miniclip.training.setup import TrainingSetup
 
 log = logging.getLogger(__name__)
 
-FORMAT = {"image": 2, "text": 1}
+FORMAT = {"image": 2, "text": 2}
 """Part of the name of every file: another one makes all features of its kind anew."""
 
 IMAGES_AT_ONCE = {"cpu": 32, "cuda": 256}

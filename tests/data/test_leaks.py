@@ -106,7 +106,7 @@ def test_training_is_warned_and_a_cache_finds_equal_pixels(
     assert "The train part holds 1 of 4 images of the val part as well (0.jpg = again.png)" in caplog.text
 
 
-def test_cached_images_of_an_equal_crc_are_not_equal(caplog: pytest.LogCaptureFixture) -> None:
+def test_cached_images_of_an_equal_crc_are_not_equal() -> None:
     pixels = np.zeros((2, 8, 8, 3), dtype=np.uint8)
     pixels[1] = of_equal_crc(pixels[0])
     assert zlib.crc32(pixels[0]) == zlib.crc32(pixels[1]) and not np.array_equal(*pixels)

@@ -46,6 +46,8 @@ def test_an_image_of_pillow_is_upright_for_open_clip_too(tmp_path: Path) -> None
     expected = model.preprocess(torch.from_numpy(np.array(photo)).permute(2, 0, 1))
     for image in (photo, Image.open(io.BytesIO(lying(photo)))):
         assert torch.equal(model.preprocess(image), expected)
+    white, clear = Image.new("RGB", (64, 64), "white"), Image.new("RGBA", (64, 64), (0, 0, 0, 0))
+    assert torch.equal(model.preprocess(clear), model.preprocess(white))
 
 
 def test_another_data_set_is_seen_as_the_run_saw_its_own(class_run: RunDirectory, tmp_path: Path) -> None:

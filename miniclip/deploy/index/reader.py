@@ -4,7 +4,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -25,7 +25,7 @@ EXACT_LIMIT = 200_000
 """Up to so many vectors every one is compared with the query; above, a graph is asked for neighbors."""
 
 MAX_TRIES = 20
-"""Searches that a writer may disturb, one after the other."""
+"""Reads that a writer may disturb, one after the other."""
 
 AT_ONCE = 500
 """Slots that SQLite is asked for in one statement."""
@@ -34,6 +34,14 @@ ENTRIES = """
 SELECT entries.id, slot, root, name, title, kind, path, image_column
 FROM entries JOIN sources ON sources.id = entries.source
 """
+
+
+class _Nearest(NamedTuple):
+    """Scores and slots of the images nearest to queries, each (Q, k), and the entries of these slots."""
+
+    scores: np.ndarray
+    slots: np.ndarray
+    by_slot: "dict[int, Entry]"
 
 
 class Entry(NamedTuple):
@@ -174,13 +182,13 @@ class Index:
         """
         queries = np.asarray(queries, np.float32)
 
-        def nearest(connection: sqlite3.Connection) -> tuple[Facts, tuple[Any, Any, dict[int, Entry]]]:
+        def nearest(connection: sqlite3.Connection) -> tuple[Facts, _Nearest]:
             snapshot = self._snapshot(connection)
-            scores, slots = self._nearest(snapshot, queries, k)  # each (Q, k)
-            return snapshot.facts, (scores, slots, _entries_at(connection, np.unique(slots)))
+            scores, slots = self._nearest(snapshot, queries, k)
+            return snapshot.facts, _Nearest(scores, slots, _entries_at(connection, np.unique(slots)))
 
-        scores, slots, by_slot = self._undisturbed(nearest)
-        by_slot = {slot: self._with_right(entry) for slot, entry in by_slot.items()}
+        scores, slots, entries = self._undisturbed(nearest)
+        by_slot = {slot: self._with_right(entry) for slot, entry in entries.items()}
         return _above(threshold, scores, slots, by_slot)
 
     def entry(self, number: int) -> Entry | None:
