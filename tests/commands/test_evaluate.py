@@ -16,6 +16,7 @@ from miniclip.data import ImageTextDataset
 from miniclip.runs import RunDirectory
 from tests.conftest import TINY, Answer, fit, parts_of
 from tests.evaluation.conftest import evaluation_of
+from tests.in_process import train_in_process
 
 
 def numbers_of(folder: Path, task: str) -> dict:
@@ -40,6 +41,25 @@ def test_a_run_is_measured_in_every_way_that_suits_it(
     for name in ("retrieval", "similarity", "space", "zero_shot", "health"):
         with Image.open(run / "evaluation" / f"{name}.png") as figure:
             assert figure.width <= 1300 and figure.height <= 1050
+
+
+def test_sharpness_knows_the_runs_own_sam_in_training_and_after_it(
+    tmp_path: Path, miniclip: Callable[..., Answer]
+) -> None:
+    task = [
+        f"eval.tasks.sharpness.{name}" for name in ("num_batches=1", "batch_size=8", "block_radius=null")
+    ]
+    settings = [*TINY, "trainer.budget.steps=1", "optimizer=asam", "eval=sharpness", *task]
+    trained = train_in_process(*settings, f"hydra.run.dir={tmp_path}")
+    assert trained.returncode == 0, trained.stderr
+    in_training = numbers_of(tmp_path, "sharpness")
+    shutil.rmtree(tmp_path / "evaluation")
+
+    assert miniclip("evaluate", tmp_path, "sharpness", *task).returncode == 0
+    after_it = numbers_of(tmp_path, "sharpness")
+    cosines = ("gradient_eigenvector_cosine", "perturbation_eigenvector_cosine")
+    assert [in_training[name] for name in cosines] == pytest.approx([after_it[name] for name in cosines])
+    assert after_it[cosines[0]] != pytest.approx(after_it[cosines[1]], rel=0.01)
 
 
 def test_tasks_on_the_command_line_are_those_that_are_done(

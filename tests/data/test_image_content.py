@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import ExifTags, Image, ImageOps, PngImagePlugin, TiffImagePlugin, TiffTags
 
-from miniclip.data.image_content import decode, decode_without_torch, upright_rgb
+from miniclip.data.image_content import LOADING, decode, decode_without_torch, upright_rgb
 from miniclip.data.images import ImageFiles
 from miniclip.errors import BrokenImage, UserError
 from tests.data.conftest import LYING, RED, encoded, lying
@@ -285,6 +285,21 @@ def test_a_pipe_named_like_an_image_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     with pytest.raises(BrokenImage, match=r"pipe\.jpg is no regular file"):
         ImageFiles(tmp_path, ["pipe.jpg"], decode_size=16)[0]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_waits_for_no_thread_of_its_parent() -> None:
+    for lock in LOADING:
+        lock.acquire()
+    try:
+        child = os.fork()
+        if child == 0:
+            os._exit(any(lock.locked() for lock in LOADING))
+        _, status = os.waitpid(child, 0)
+    finally:
+        for lock in LOADING:
+            lock.release()
+    assert status == 0
 
 
 def test_the_zoo_is_large_enough() -> None:

@@ -77,6 +77,15 @@ def test_sam_speaks_the_protocol_itself() -> None:
     assert optimizer.host_metrics == {"rho": 0.0}
 
 
+def test_an_optimizer_with_half_the_protocol_is_no_plain_one() -> None:
+    class OfAnotherTime(torch.optim.SGD):
+        def num_passes(self, steps: int, *, total: int | None = None) -> int:
+            return 2 * steps
+
+    with pytest.raises(UserError, match=r"OfAnotherTime has num_passes, but not all of .*perturbs_alone"):
+        as_pass_optimizer(OfAnotherTime([start()], lr=0.1))
+
+
 def test_closures_without_an_argument_and_with_defaults_stay_as_they_are() -> None:
     two = torch.tensor(2.0)
     assert run_pass(lambda: two, 1) == 2

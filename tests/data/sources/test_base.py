@@ -66,6 +66,11 @@ def test_broken_images_are_replaced_in_training_and_left_out_of_validation(
     with pytest.raises(UserError, match=r"max_broken_fraction=0\.1"):
         data.Flickr8k(root=str(root), **settings | {"max_broken_fraction": 0.1}).datasets()
 
+    for image_id in val.split.ids:
+        (root / "Images" / image_id).unlink()
+    with pytest.raises(UserError, match=r"None of the 3 images of the seeded val split can be read \("):
+        data.Flickr8k(root=str(root), **settings | {"max_broken_fraction": 1.0}).datasets()
+
 
 def test_a_seeded_test_part_leaves_the_validation_part_as_it_is(picture_folder: Path) -> None:
     for i in range(12):
