@@ -5,10 +5,10 @@
 
 open_clip trains one epoch. MiniCLIP trains on the same images through `python run.py
 experiments=time_to_recall`: as many samples with AdamW and a transformer for the captions, as open_clip has
-one; as many samples as the experiment does it (`--all` only); and as many minutes so. All have the
-experiment's image tower, unless `--rival-tower` names another one of timm's for open_clip. Models are then
-read from their checkpoints and measured by one evaluator on the validation titles. Seconds are those of the
-whole command, with all it does: starting, caches, and MiniCLIP's validation and figures.
+one; as many samples with the experiment's own settings (`--all` only); and as many minutes with these. All
+have the experiment's image tower, unless `--rival-tower` names another one of timm's for open_clip. Models
+are then read from their checkpoints and measured by one evaluator on the validation titles. Seconds are
+those of the whole command, with all it does: starting, caches, and MiniCLIP's validation and figures.
 """
 
 import argparse

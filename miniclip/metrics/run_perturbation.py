@@ -15,9 +15,11 @@ from miniclip.signature import described, fits, signature_of
 
 log = logging.getLogger(__name__)
 
-OURS = "miniclip.optim.SAM"
+SAM_TARGET = "miniclip.optim.SAM"
+"""What names SAM in the config of a run."""
 
-GRADIENT = {"_target_": "miniclip.optim.Gradient"}
+ALONG_GRADIENT = {"_target_": "miniclip.optim.Gradient"}
+"""Its direction there, unless another one was chosen."""
 
 SHAPING = ("per_layer", "adaptive", "perturb", "norms_only")
 """Settings of SAM that say how a gradient becomes a perturbation, but for its length."""
@@ -36,8 +38,8 @@ def run_perturbation(
         optimizer: its settings in the run's config, which may be a stranger's: nothing is called by a name
             in them.
     """
-    is_along_gradient = optimizer.get("direction", GRADIENT) == GRADIENT
-    if optimizer.get("_target_") != OURS or not is_along_gradient or not optimizer.get("rho"):
+    is_along_gradient = optimizer.get("direction", ALONG_GRADIENT) == ALONG_GRADIENT
+    if optimizer.get("_target_") != SAM_TARGET or not is_along_gradient or not optimizer.get("rho"):
         return None
 
     try:
