@@ -12,8 +12,6 @@ FLOORS = (
     {"disk_errors", "launched_jobs"},
     {"distributed", "files", "provenance", "signature", "renamed", "table_cells", "tokenizer_file"},
     {"embedding_model", "positives", "preprocessing", "tokenizers", "optim"},
-    {"tiled_losses"},
-    {"fused_tiles"},
     {"losses", "data", "models"},
     {"metrics"},
     {"runs"},

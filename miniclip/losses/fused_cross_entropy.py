@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from miniclip.tiled_losses import Inputs, RowSums, Tile, TiledCrossEntropy
+from miniclip.losses.tiled_cross_entropy import RowSums, TiledCrossEntropy
+from miniclip.losses.tiles import Inputs, Tile
 
 SHAPES = 16
 """Kinds of tiles that kernels are made for: of one size or any, on the diagonal or not, of either type."""

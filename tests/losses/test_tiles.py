@@ -10,9 +10,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from miniclip import fused_tiles
 from miniclip.errors import SettingError
-from miniclip.losses import ClipLoss, Loss, SigLipLoss
+from miniclip.losses import ClipLoss, Loss, SigLipLoss, fused_cross_entropy
 from miniclip.positives import PositivePairs
 
 BATCH_SIZE, WIDTH = 12, 8
@@ -57,13 +56,13 @@ class Features:
         return [self.images, self.texts, self.scale, *loss.parameters()]
 
 
-COMPILED = fused_tiles.compiled
+COMPILED = fused_cross_entropy.compiled
 
 
 @pytest.fixture(autouse=True)
 def not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels as they are written: to compile them for each shape here takes minutes."""
-    monkeypatch.setattr(fused_tiles, "compiled", lambda kernel: kernel)
+    monkeypatch.setattr(fused_cross_entropy, "compiled", lambda kernel: kernel)
 
 
 @pytest.fixture
@@ -112,14 +111,14 @@ def test_where_kernels_are_taken(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     made = []
-    monkeypatch.setattr(fused_tiles, "compiled", lambda kernel: made.append(kernel) or kernel)
+    monkeypatch.setattr(fused_cross_entropy, "compiled", lambda kernel: made.append(kernel) or kernel)
     given = Features(batch.images.detach().to(dtype), batch.texts.detach().to(dtype), scale=14.0)
     given.differentiate(ClipLoss(**{"chunk_size": 7, "compile_tiles": True} | settings))
     assert bool(made) == expected
 
 
 def test_compiled_kernels_compute_the_same(batch: Features, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused_tiles, "compiled", COMPILED)
+    monkeypatch.setattr(fused_cross_entropy, "compiled", COMPILED)
     whole = batch.differentiate(ClipLoss())
     assert_near(batch.differentiate(ClipLoss(chunk_size=7, compile_tiles=True)), whole)
 
