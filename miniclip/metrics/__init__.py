@@ -3,7 +3,7 @@
 from miniclip.metrics.attention_cost import Cost, attention_costs
 from miniclip.metrics.block_sharpness import (
     BlockSharpness,
-    block_places,
+    block_indices,
     block_rises,
     block_sharpness,
 )
@@ -67,7 +67,7 @@ __all__ = [
     "Ranks",
     "absolute_cosine",
     "attention_costs",
-    "block_places",
+    "block_indices",
     "block_rises",
     "block_sharpness",
     "bootstrap",

@@ -69,14 +69,14 @@ def attention_costs(
         # captions of full length, side by side as the text tower has them
         count = max(1, TOKENS_AT_ONCE // length)
         tokens = torch.randn(count * length, width, device=device, requires_grad=True)
-        places = TokenPacking(torch.ones(count, length, dtype=torch.bool, device=device))
+        packing = TokenPacking(torch.ones(count, length, dtype=torch.bool, device=device))
 
         # in turn, so that a machine that slows down slows all of them
         seconds: dict[tuple[str, bool], list[float]] = {}
         for number in range(rounds + 1):
             for name, layer in layers.items():
                 for trains in (False, True):
-                    taken = _seconds(layer, tokens, places, trains=trains)
+                    taken = _seconds(layer, tokens, packing, trains=trains)
                     if number > 0:  # the first one warms up
                         seconds.setdefault((name, trains), []).append(taken / count)
 
@@ -86,28 +86,28 @@ def attention_costs(
                     attention=name,
                     length=length,
                     parameters=sum(p.numel() for p in layer.parameters()),
-                    gflops=_flops(layer, tokens, places) / count / 1e9,
+                    gflops=_flops(layer, tokens, packing) / count / 1e9,
                     forward_ms=1000 * statistics.median(seconds[name, False]),
                     training_ms=1000 * statistics.median(seconds[name, True]),
-                    peak_mb=_peak_bytes(layer, tokens, places) / count / 1e6,
+                    peak_mb=_peak_bytes(layer, tokens, packing) / count / 1e6,
                 )
             )
     return costs
 
 
-def _run(layer: nn.Module, tokens: Tensor, places: TokenPacking, *, trains: bool) -> None:
+def _run(layer: nn.Module, tokens: Tensor, packing: TokenPacking, *, trains: bool) -> None:
     with torch.set_grad_enabled(trains):
-        out = layer(tokens, places)
+        out = layer(tokens, packing)
     if trains:
         out.sum().backward()
         layer.zero_grad()
         tokens.grad = None
 
 
-def _seconds(layer: nn.Module, tokens: Tensor, places: TokenPacking, *, trains: bool) -> float:
+def _seconds(layer: nn.Module, tokens: Tensor, packing: TokenPacking, *, trains: bool) -> float:
     _wait(tokens.device)
     started = time.perf_counter()
-    _run(layer, tokens, places, trains=trains)
+    _run(layer, tokens, packing, trains=trains)
     _wait(tokens.device)
     return time.perf_counter() - started
 
@@ -117,12 +117,12 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _flops(layer: nn.Module, tokens: Tensor, places: TokenPacking) -> int:
+def _flops(layer: nn.Module, tokens: Tensor, packing: TokenPacking) -> int:
     # it imports triton, which only this measure needs
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter:
-        _run(layer, tokens.detach(), places, trains=False)
+        _run(layer, tokens.detach(), packing, trains=False)
     return counter.get_total_flops()
 
 
@@ -140,13 +140,13 @@ def _without_stderr() -> Iterator[None]:
         os.close(kept)
 
 
-def _peak_bytes(layer: nn.Module, tokens: Tensor, places: TokenPacking) -> int:
+def _peak_bytes(layer: nn.Module, tokens: Tensor, packing: TokenPacking) -> int:
     """The most that was in use above what there was before."""
     device = tokens.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-        _run(layer, tokens, places, trains=True)
+        _run(layer, tokens, packing, trains=True)
         return torch.cuda.max_memory_allocated(device) - before
 
     # elsewhere the profiler's trace says when memory was taken and given back
@@ -154,7 +154,7 @@ def _peak_bytes(layer: nn.Module, tokens: Tensor, places: TokenPacking) -> int:
         activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
     )
     with _without_stderr(), recording as profile:  # to which it writes that it starts and stops
-        _run(layer, tokens, places, trains=True)
+        _run(layer, tokens, packing, trains=True)
     with tempfile.TemporaryDirectory() as folder:
         trace = Path(folder) / "trace.json"
         profile.export_chrome_trace(str(trace))

@@ -9,8 +9,8 @@ from miniclip.metrics.sharpness import LossSurface
 from miniclip.metrics.vectors import absolute_cosine, dot, scaled
 from miniclip.models.blocks import blocks_of
 
-Places = Mapping[str, Sequence[int]]
-"""Of each block, by its name, the places of its tensors among `LossSurface.params`."""
+Blocks = Mapping[str, Sequence[int]]
+"""Of each block, by its name, the indices of its tensors among `LossSurface.params`."""
 
 
 class BlockSharpness(NamedTuple):
@@ -33,27 +33,27 @@ class BlockSharpness(NamedTuple):
     eigenvector_fraction: float
 
 
-def block_places(surface: LossSurface) -> dict[str, list[int]]:
+def block_indices(surface: LossSurface) -> dict[str, list[int]]:
     """The blocks of the surface's model of which anything is trained."""
-    place_of = {param: place for place, param in enumerate(surface.params)}
-    places = {
-        name: [place_of[param] for param in params if param in place_of]
+    index_of = {param: index for index, param in enumerate(surface.params)}
+    blocks = {
+        name: [index_of[param] for param in params if param in index_of]
         for name, params in blocks_of(surface.model).items()
     }
-    return {name: found for name, found in places.items() if found}
+    return {name: found for name, found in blocks.items() if found}
 
 
-def block_rises(surface: LossSurface, places: Places, rho: float) -> dict[str, float]:
+def block_rises(surface: LossSurface, blocks: Blocks, rho: float) -> dict[str, float]:
     """How much the loss rises when one block alone is perturbed, mean over batches.
 
     For each batch it takes a gradient, and a forward pass for each block and one more.
     """
-    totals = dict.fromkeys(places, 0.0)
+    totals = dict.fromkeys(blocks, 0.0)
     for batch in surface.batches:
         gradient = surface.gradient(batch)
         start = surface.loss_at_rest(batch)
 
-        for name, block in places.items():
+        for name, block in blocks.items():
             step = scaled(_part(gradient, block), rho)
             params = _part(surface.params, block)
             totals[name] += surface.moved_batch_loss(batch, step, params) - start
@@ -63,7 +63,7 @@ def block_rises(surface: LossSurface, places: Places, rho: float) -> dict[str, f
 
 def block_sharpness(
     surface: LossSurface,
-    places: Places,
+    blocks: Blocks,
     *,
     rho: float,
     gradient: Sequence[Tensor],
@@ -72,16 +72,16 @@ def block_sharpness(
     """Sharpness of each block.
 
     Args:
-        places: see `block_places`.
+        blocks: see `block_indices`.
         rho: length of the perturbation of each block.
         gradient: of the mean loss.
         eigenvector: the Hessian's top one, of length 1.
     """
-    rises = block_rises(surface, places, rho)
+    rises = block_rises(surface, blocks, rho)
     total = sum(rises.values())
 
     measured = {}
-    for name, block in places.items():
+    for name, block in blocks.items():
         eigenvector_part = _part(eigenvector, block)
         measured[name] = BlockSharpness(
             num_weights=sum(param.numel() for param in _part(surface.params, block)),
@@ -95,4 +95,4 @@ def block_sharpness(
 
 def _part(vector: Sequence[Tensor], block: Sequence[int]) -> list[Tensor]:
     """A block's part of a vector."""
-    return [vector[place] for place in block]
+    return [vector[index] for index in block]

@@ -78,7 +78,7 @@ def encode_texts(
 ) -> Tensor:
     """Encode captions in evaluation mode: `M texts -> (M, D)`, float32, of length 1."""
     # those of one length together, so that little is padded
-    order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
+    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
     features = []
     with _in_evaluation(model):
         for start in range(0, len(order), batch_size):

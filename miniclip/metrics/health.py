@@ -12,13 +12,13 @@ MOST_PAIRS = 2048
 """Pairs that are looked at, evenly over the split: all of it costs the square of their number."""
 
 COLLAPSED_RANK = 1.5
-"""Features of a smaller effective rank lie on a line; two classes, each at a place of its own, have two."""
+"""Features of a smaller effective rank lie on a line; two classes, each at a point of its own, have two."""
 
 COLLAPSED_UNIFORMITY = -0.1
-"""Features closer to 0 than this lie at one place, however round their cloud is; trained ones have -2."""
+"""Features closer to 0 than this lie at one point, however round their cloud is; trained ones have -2."""
 
 FEWEST_IMAGES = 8
-"""Of fewer, all may well be of one class, at one place: half of the sets of two images of two classes are,
+"""Of fewer, all may well be of one class, at one point: half of the sets of two images of two classes are,
 and 1 in 128 of eight."""
 
 
@@ -96,9 +96,9 @@ def effective_rank(features: Tensor) -> float:
 
 def some_pairs(features: Features, most: int = MOST_PAIRS) -> tuple[Tensor, Tensor]:
     """Images and their first captions, evenly over the split, at most so many."""
-    places = torch.linspace(0, len(features.images) - 1, min(most, len(features.images))).round().long()
-    places = places.to(features.images.device)
-    return features.images[places], features.first_captions[places]
+    indices = torch.linspace(0, len(features.images) - 1, min(most, len(features.images))).round().long()
+    indices = indices.to(features.images.device)
+    return features.images[indices], features.first_captions[indices]
 
 
 def _uniformity(features: Tensor) -> float:

@@ -19,7 +19,7 @@ CAPTIONS_AT_ONCE = 16384
 """Scores of so many pairs are held at a time: 64 MiB, whatever the size of the data set."""
 
 TIE = 1e-6
-"""Scores closer than this are equal: the rounding of one product depends on its place in a matrix."""
+"""Scores closer than this are equal: the rounding of one product depends on its position in a matrix."""
 
 
 class Ranks(NamedTuple):
@@ -93,10 +93,10 @@ def retrieval_ranks(
     text_to_image = torch.zeros(num_captions, dtype=torch.int64, device=device)
     for rows in _parts(num_images, IMAGES_AT_ONCE):
         images = image_features[rows].to(device)  # (I, D)
-        places = torch.arange(rows.start, rows.stop, device=device)[:, None]  # (I, 1)
+        numbers = torch.arange(rows.start, rows.stop, device=device)[:, None]  # (I, 1)
         for columns in _parts(num_captions, CAPTIONS_AT_ONCE):
             scores = images @ text_features[columns].to(device).T  # (I, C)
-            others = owners[columns] != places  # (I, C)
+            others = owners[columns] != numbers  # (I, C)
             # "not below" instead of "at least": a NaN on either side counts against the model
             image_to_text[rows] += (~(scores < best_own[rows, None] - TIE) & others).sum(dim=1)
             text_to_image[columns] += (~(scores < own_score[columns] - TIE) & others).sum(dim=0)
@@ -136,8 +136,8 @@ def chance_metrics(image_of_caption: Tensor) -> dict[str, float]:
     for k in RECALL_AT:
         # chance that none of an image's captions is among the first k, (N,)
         missed = torch.ones_like(counts)
-        for place in range(min(k, num_captions)):  # one more wrong caption drawn without return
-            missed *= (num_captions - counts - place).clamp(min=0) / (num_captions - place)
+        for draw in range(min(k, num_captions)):  # one more wrong caption drawn without return
+            missed *= (num_captions - counts - draw).clamp(min=0) / (num_captions - draw)
         metrics[f"{to_text}_r{k}"] = 100 * (1 - missed).mean().item()
         metrics[f"{to_image}_r{k}"] = 100 * min(1.0, k / num_images)
     return metrics | {"rsum": sum(metrics.values())}

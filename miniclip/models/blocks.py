@@ -53,11 +53,11 @@ def _of_tower(encoder: nn.Module, first: str) -> Iterator[tuple[str, nn.Paramete
     blocks = [_block_name(encoder, name, of_layers=False) for name in named]
     if not any(blocks):
         blocks = [_block_name(encoder, name, of_layers=True) for name in named]
-    last = max((place for place, block in enumerate(blocks) if block), default=-1)
+    last = max((index for index, block in enumerate(blocks) if block), default=-1)
 
     current = first
-    for place, (name, parameter) in enumerate(named.items()):
-        current = blocks[place] or ("head" if place > last >= 0 else current)
+    for index, (name, parameter) in enumerate(named.items()):
+        current = blocks[index] or ("head" if index > last >= 0 else current)
         yield ("projection" if name.startswith("proj.") else current), parameter
 
 
@@ -78,11 +78,11 @@ def _block_path(encoder: nn.Module, name: str, *, of_layers: bool) -> str | None
     """
     module, steps = encoder, name.split(".")[:-1]  # without the parameter's own name
     depth = 0
-    for place, step in enumerate(steps, start=1):
+    for length, step in enumerate(steps, start=1):
         module = module.get_submodule(step)
         if _is_block(module, step, of_layers=of_layers):
-            depth = place
-        if depth and (depth < place or not isinstance(module, CONTAINERS)):
+            depth = length
+        if depth and (depth < length or not isinstance(module, CONTAINERS)):
             break
 
     return ".".join(steps[:depth]) or None

@@ -97,9 +97,9 @@ def _check_sizes(model: Any, name: str, *, vocab_size: int, context_length: int 
     if positions is None or positions < 1 or context_length is None:  # T5 and XLNet have relative ones
         return
 
-    for place, module in model.named_modules():
+    for path, module in model.named_modules():
         # RoBERTa and its kin keep the first rows for padding
-        if place.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+        if path.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
             positions = module.num_embeddings - module.padding_idx - 1
     if context_length > positions:
         raise SettingError(
@@ -139,13 +139,13 @@ def _hugging_face_model(name: str, config: dict[str, Any] | None) -> Any:
         made = AutoConfig.for_model(settings.pop("model_type"), **settings)
         return AutoModel.from_config(made, trust_remote_code=False)
 
-    place = located(name)
+    source = located(name)
     try:
         if torch.get_default_device().type == "meta":  # only whether it fits is asked
-            made = AutoConfig.from_pretrained(place, trust_remote_code=False)
+            made = AutoConfig.from_pretrained(source, trust_remote_code=False)
             return AutoModel.from_config(made, trust_remote_code=False)
-        with _without_bar(place):
-            return AutoModel.from_pretrained(place, dtype=torch.float32, trust_remote_code=False)
+        with _without_bar(source):
+            return AutoModel.from_pretrained(source, dtype=torch.float32, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         reason = first_line(error)
         raise UserError(
@@ -156,11 +156,11 @@ def _hugging_face_model(name: str, config: dict[str, Any] | None) -> Any:
 
 
 @contextmanager
-def _without_bar(place: str) -> Iterator[None]:
+def _without_bar(source: str) -> Iterator[None]:
     """Leave out transformers' bar for a folder, which loads at once; downloads keep theirs."""
     from transformers.utils import logging
 
-    if not Path(place).is_dir() or not logging.is_progress_bar_enabled():
+    if not Path(source).is_dir() or not logging.is_progress_bar_enabled():
         yield
         return
     logging.disable_progress_bar()

@@ -51,12 +51,12 @@ def _ends_of_stages(backbone: nn.Module) -> list[str]:
     return ends if len(ends) == 2 and known.issuperset(ends) else []
 
 
-def _behind(backbone: nn.Module, place: str) -> list[nn.Module]:
+def _behind(backbone: nn.Module, path: str) -> list[nn.Module]:
     """What has weights and stands behind a part, on its own level or further out."""
     found: list[nn.Module] = []
-    while place:
-        place, _, name = place.rpartition(".")
-        siblings = list(backbone.get_submodule(place).named_children())
+    while path:
+        path, _, name = path.rpartition(".")
+        siblings = list(backbone.get_submodule(path).named_children())
         names = [sibling for sibling, _ in siblings]
         behind = [part for _, part in siblings[names.index(name) + 1 :]]
         found += [part for part in behind if _has_weights(part)]
@@ -69,9 +69,9 @@ def _last_stage_by_name(backbone: nn.Module) -> list[nn.Module]:
     Behind the last stage single layers may follow, such as a norm, on the same level or further out.
     """
     parts = [(name, part) for name, part in backbone.named_children() if _has_weights(part)]
-    for place, (name, part) in enumerate(parts):
+    for index, (name, part) in enumerate(parts):
         if name in STAGES:
-            behind = [after for _, after in parts[place + 1 :]]
+            behind = [after for _, after in parts[index + 1 :]]
             return [*_last_stage_by_name(part), *behind]
 
     # without such names: from the last block on, or from the last layer that is no norm

@@ -84,12 +84,12 @@ def with_names_of_timm(state: dict[str, Tensor], backbone: nn.Module) -> dict[st
     if "_conv_stem.weight" not in state:
         return state
 
-    places: list[str] = []
+    paths: list[str] = []
     stages: Any = getattr(backbone, "blocks", nn.Sequential())
     for stage, blocks in enumerate(stages.children()):
-        places += [f"blocks.{stage}.{number}" for number, _ in enumerate(blocks.children())]
+        paths += [f"blocks.{stage}.{number}" for number, _ in enumerate(blocks.children())]
 
-    numbers = {str(number) for number in range(len(places))}
+    numbers = {str(number) for number in range(len(paths))}
     named = {}
     for key, value in state.items():
         first, *rest = key.split(".")
@@ -97,7 +97,7 @@ def with_names_of_timm(state: dict[str, Tensor], backbone: nn.Module) -> dict[st
             number, layer, *rest = rest
             is_expanded = f"_blocks.{number}._expand_conv.weight" in state
             layers = LAYERS_OF_EXPANDED_BLOCK if is_expanded else LAYERS_OF_BLOCK
-            first = f"{places[int(number)]}.{layers.get(layer, layer)}"
+            first = f"{paths[int(number)]}.{layers.get(layer, layer)}"
         named[".".join([LAYERS.get(first, first), *rest])] = value
     return named
 

@@ -225,7 +225,7 @@ class Random(Direction):
     """d drawn from a normal distribution, in one pass: the control that every other direction should beat.
 
     The numbers are drawn once, in a table a little longer than the weights, and each step takes its slice
-    from another place of it (as evolution strategies do, Salimans et al. 2017, arXiv 1703.03864): a CPU
+    from another offset (as evolution strategies do, Salimans et al. 2017, arXiv 1703.03864): a CPU
     draws 26 M numbers in a quarter of a step. d is a function of torch's seed at the time this is made, of
     the step's number and of the order in which the weights lie in memory.
     """

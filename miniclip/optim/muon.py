@@ -273,11 +273,11 @@ class MuonAdamW(Optimizer):
         groups = state_dict["param_groups"]
         if sum(len(group["params"]) for group in groups) != len(in_their_order):
             raise ValueError("loaded state dict has another number of parameters")
-        theirs = {p: state_dict["state"].get(place, {}) for place, p in enumerate(in_their_order)}
+        theirs = {p: state_dict["state"].get(index, {}) for index, p in enumerate(in_their_order)}
 
         own = self.state_dict()
         ours = [(p, group["use_muon"]) for group in self.param_groups for p in group["params"]]
-        moments = {place: _moments(theirs[p], use_muon) for place, (p, use_muon) in enumerate(ours)}
+        moments = {index: _moments(theirs[p], use_muon) for index, (p, use_muon) in enumerate(ours)}
         moved = [p for p, use_muon in ours if use_muon != (p.ndim == 2)]
         if moved:
             log.warning(

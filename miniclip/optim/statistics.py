@@ -35,11 +35,11 @@ class BufferCopies:
 
     def __init__(self, model: nn.Module | None):
         modules = [] if model is None else list(model.modules())
-        places = [(module, name, buffer) for module in modules for name, buffer in _own_buffers(module)]
+        owned = [(module, name, buffer) for module in modules for name, buffer in _own_buffers(module)]
 
         # a buffer that two modules share stays shared
-        copies: dict[Tensor, Tensor] = {buffer: buffer.clone() for _, _, buffer in places}
-        self._copies = [(module, name, copies[buffer]) for module, name, buffer in places]
+        copies: dict[Tensor, Tensor] = {buffer: buffer.clone() for _, _, buffer in owned}
+        self._copies = [(module, name, copies[buffer]) for module, name, buffer in owned]
 
     def fetch(self) -> None:
         """Make them copies of the buffers as these are now."""

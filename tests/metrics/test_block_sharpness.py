@@ -15,7 +15,7 @@ from miniclip.losses import ClipLoss
 from miniclip.metrics import (
     LossSurface,
     absolute_cosine,
-    block_places,
+    block_indices,
     block_rises,
     block_sharpness,
     m_sharpness,
@@ -169,10 +169,10 @@ def test_of_a_model_all_that_sam_perturbs_lies_in_one_block() -> None:
     inputs = Batch(torch.randn(8, 3, 32, 32), token_ids, torch.ones_like(token_ids).bool())
     surface = LossSurface(model, ClipLoss(), [inputs])
 
-    places = block_places(surface)
-    assert sorted(place for block in places.values() for place in block) == list(range(len(surface.params)))
-    assert "image stem" not in places  # frozen
+    blocks = block_indices(surface)
+    assert sorted(index for block in blocks.values() for index in block) == list(range(len(surface.params)))
+    assert "image stem" not in blocks  # frozen
     before = [p.detach().clone() for p in surface.params]
-    rises = block_rises(surface, places, rho=0.02)
+    rises = block_rises(surface, blocks, rho=0.02)
     assert len(set(rises.values())) == len(rises) and all(rise != 0 for rise in rises.values())
     assert all(torch.equal(p, was) for p, was in zip(surface.params, before, strict=True))

@@ -14,7 +14,7 @@ from miniclip.metrics import (
     Landscape,
     LossSurface,
     absolute_cosine,
-    block_places,
+    block_indices,
     block_sharpness,
     landscape,
     m_sharpness,
@@ -111,7 +111,7 @@ class Sharpness(Task):
         if self.block_radius is not None:
             blocks = block_sharpness(
                 surface,
-                block_places(surface),
+                block_indices(surface),
                 rho=self.block_radius,
                 gradient=gradient,
                 eigenvector=top.vector,

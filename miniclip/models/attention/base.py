@@ -11,13 +11,13 @@ FEW_KEYS = 256
 
 
 class TokenPacking:
-    """Places of the real tokens in a padded batch, so that all but the mixing runs on them alone.
+    """Positions of the real tokens in a padded batch, so that all but the mixing runs on them alone.
 
-    Half of a batch of captions is padding. On CUDA the padded places are computed all the same: counting
+    Half of a batch of captions is padding. On CUDA the padded positions are computed all the same: counting
     the real ones would wait for the device, and shapes would change with every batch.
 
-    Shapes: B captions, L places per caption, T real tokens of all captions (on CUDA T is B * L), D numbers
-    per token.
+    Shapes: B captions, L positions per caption, T real tokens of all captions (on CUDA T is B * L), D
+    numbers per token.
 
     Args:
         attention_mask: (B, L) bool, true on real tokens.
@@ -29,7 +29,7 @@ class TokenPacking:
         self._is_full = False
 
         if self.is_packed:
-            real = attention_mask.flatten().nonzero().squeeze(1)  # (T,) places in B * L
+            real = attention_mask.flatten().nonzero().squeeze(1)  # (T,) positions in B * L
             self._is_full = len(real) == attention_mask.numel()
             self._real = None if self._is_full else real
 
@@ -40,7 +40,7 @@ class TokenPacking:
 
     @property
     def length(self) -> int:
-        """L, places per caption."""
+        """L, positions per caption."""
         return self.attention_mask.shape[1]
 
     def unpad(self, padded: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ class TokenPacking:
         return flat if self._real is None else flat.index_select(0, self._real)
 
     def pad(self, packed: Tensor) -> Tensor:
-        """Tokens in their places, `(T, D) -> (B, L, D)`, zero where there is no token."""
+        """Tokens in their positions, `(T, D) -> (B, L, D)`, zero where there is no token."""
         shape = (*self.attention_mask.shape, packed.shape[1])
         if self._is_full:
             return packed.view(shape)

@@ -1,4 +1,4 @@
-"""Linformer: keys and values of a caption projected to fewer places."""
+"""Linformer: keys and values of a caption projected to fewer positions."""
 
 import warnings
 
@@ -13,12 +13,12 @@ from miniclip.models.attention.full import FullAttention
 class LinformerAttention(nn.Module):
     """Linformer self-attention (Wang et al. 2020, arXiv 2006.04768, eq. 7): the package linformer's module.
 
-    Keys and values are projected along the sequence from L to k places. The package knows no mask. Padded
-    tokens are given to it as zeros, which add nothing: neither its key and value layers nor its projection
-    have a bias.
+    Keys and values are projected along the sequence from L to k positions. The package knows no mask.
+    Padded tokens are given to it as zeros, which add nothing: neither its key and value layers nor its
+    projection have a bias.
 
     Args:
-        k: number of places the sequence is projected to.
+        k: number of positions the sequence is projected to.
         share_kv: one projection, of keys that are values as well.
         one_kv_head: one head of keys and values for all heads of queries.
 
@@ -61,7 +61,7 @@ class FusedLinformerAttention(nn.Module):
     """The same in fewer operations; takes the weights of the package's module.
 
     Where k is less than the caption's length the sequence is reduced before the key and value layers, which
-    then see k places instead of L: W (E^T x) = E^T (x W).
+    then see k positions instead of L: W (E^T x) = E^T (x W).
 
     Args:
         k: see `LinformerAttention`; None projects nothing, which is exact attention with the same other
@@ -119,7 +119,7 @@ class FusedLinformerAttention(nn.Module):
     def _reduced(
         self, tokens: Tensor, packing: TokenPacking, layer: nn.Linear, projection: Tensor | None
     ) -> Tensor:
-        """Keys or values at k places, or at all, (B, heads, k or L, width of a head)."""
+        """Keys or values at k positions, or at all, (B, heads, k or L, width of a head)."""
         if projection is None:
             return split_heads(packing.pad(layer(tokens)), self.kv_heads)
 
@@ -127,7 +127,7 @@ class FusedLinformerAttention(nn.Module):
         if projection.ndim == 3:
             return reduction @ split_heads(packing.pad(layer(tokens)), self.kv_heads)
 
-        # the layer runs where there are fewer places; an exported graph is one for all lengths
+        # the layer runs where there are fewer positions; an exported graph is one for all lengths
         if not torch.compiler.is_exporting() and projection.shape[1] < packing.length:
             return split_heads(layer(reduction @ packing.pad(tokens)), self.kv_heads)
         return split_heads(reduction @ packing.pad(layer(tokens)), self.kv_heads)
@@ -165,16 +165,16 @@ def _folding(*shape: int) -> nn.Parameter:
 
 @torch.no_grad()
 def start_as_folding(projection: Tensor) -> None:
-    """Let place i of the sequence enter place i modulo k of a projection (..., L, k).
+    """Let position i of the sequence enter position i modulo k of a projection (..., L, k).
 
     Captions of up to k tokens then start with exact attention, which learns faster than the package's
     random mixtures of all.
     """
     if projection.is_meta:  # it has no values, and torch would import its compiler to know theirs
         return
-    places = torch.arange(projection.shape[-2], device=projection.device)  # (L,)
+    positions = torch.arange(projection.shape[-2], device=projection.device)  # (L,)
     projection.zero_()
-    projection[..., places, places % projection.shape[-1]] = 1
+    projection[..., positions, positions % projection.shape[-1]] = 1
 
 
 def _check_places(k: int, context_length: int) -> None:

@@ -89,8 +89,8 @@ class NystromAttention(nn.Module):
         """Weights (B, 1, m, L) of the tokens in each landmark, and which landmarks there are, (B, m)."""
         length = mask.sum(dim=1, keepdim=True)  # (B, 1)
         count = length.clamp(min=1, max=self.num_landmarks)
-        places = torch.arange(mask.shape[1], device=mask.device)  # (L,)
-        part = places * count // length.clamp(min=1)  # (B, L)
+        positions = torch.arange(mask.shape[1], device=mask.device)  # (L,)
+        part = positions * count // length.clamp(min=1)  # (B, L)
 
         number = torch.arange(self.num_landmarks, device=mask.device)  # (m,)
         belongs = (part[:, None, :] == number[:, None]) & mask[:, None, :]  # (B, m, L)
