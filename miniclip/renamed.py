@@ -22,7 +22,7 @@ KEYS = {
     "forward_passes": "_forward_passes",
     "optimizer.every": "optimizer.interval",
 }
-"""Old and new settings, with their places."""
+"""Old and new settings, with their paths."""
 
 MOVED_KEYS = {
     "eval.batch_size": "eval.tasks.sharpness.batch_size",
@@ -118,10 +118,10 @@ def _with_axes(optimizer: dict[str, Any]) -> dict[str, Any]:
     return new
 
 
-def _renamed(node: dict[str, Any], place: str) -> dict[str, Any]:
+def _renamed(node: dict[str, Any], prefix: str) -> dict[str, Any]:
     new: dict[str, Any] = {}
     for key, value in node.items():
-        path = f"{place}{key}"
+        path = f"{prefix}{key}"
         key = KEYS.get(path, path).rpartition(".")[2]
 
         if isinstance(value, dict):

@@ -99,9 +99,9 @@ def refuse_unknown(cfg: DictConfig, words: Sequence[str], config_name: str = "co
     if len(files) == len(words):
         return  # Hydra itself refuses to override what is not there
     known = config_of_run(config_name, files)
-    for place in _added(_plain(cfg), _plain(known)):
+    for added in _added(_plain(cfg), _plain(known)):
         typed = (word.partition("=")[0].lstrip("+") for word in words)
-        path = next((key for key in typed if key.startswith(f"{place}.")), place)
+        path = next((key for key in typed if key.startswith(f"{added}.")), added)
         raise UserError(f"{path} is no setting, and no part reads it.{is_named(path, words)}")
 
 
@@ -122,10 +122,10 @@ def _plain(cfg: DictConfig) -> dict[str, Any]:
     return plain
 
 
-def _added(node: dict[str, Any], known: dict[str, Any], place: str = "") -> Iterator[str]:
+def _added(node: dict[str, Any], known: dict[str, Any], prefix: str = "") -> Iterator[str]:
     """Paths below a node that are not known, but for the settings of parts."""
     for key, value in node.items():
-        path = f"{place}.{key}" if place else str(key)
+        path = f"{prefix}.{key}" if prefix else str(key)
         if key not in known:
             if "_target_" not in node:
                 yield path

@@ -32,10 +32,10 @@ def optional_groups() -> set[str]:
     """Groups of which no option need be chosen: they stand as `trigger: null` in a list of defaults."""
     found = set()
     for path in CONF.rglob("*.yaml"):
-        place = path.relative_to(CONF).parent
+        folder = path.relative_to(CONF).parent
         entries = [entry for entry in content_of(path).get("defaults", []) if isinstance(entry, dict)]
         found |= {
-            (place / group).as_posix() for entry in entries for group in entry if entry[group] is None
+            (folder / group).as_posix() for entry in entries for group in entry if entry[group] is None
         }
     return found
 

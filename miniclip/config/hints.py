@@ -76,10 +76,10 @@ def option_like(group: str, wrong: str) -> str:
     return near[0] if near else ""
 
 
-def settings_of_hydra(kind: Any = HydraConf, place: str = "hydra") -> Iterator[tuple[str, bool]]:
+def settings_of_hydra(kind: Any = HydraConf, prefix: str = "hydra") -> Iterator[tuple[str, bool]]:
     """Hydra's own settings and parts, and whether any key may stand below them."""
     for name, hint in typing.get_type_hints(kind).items():
-        path = f"{place}.{name}"
+        path = f"{prefix}.{name}"
         yield path, hint is Any or typing.get_origin(hint) is dict
         if dataclasses.is_dataclass(hint):
             yield from settings_of_hydra(hint, path)
@@ -193,9 +193,9 @@ def not_chosen(key: str) -> str:
         key: one that the config lacks: "eval.tasks.few_shot.shots" or "logger.wandb.mode".
     """
     for group, noun in SEVERAL.items():
-        place = group.replace("/", ".")
-        name = key.removeprefix(f"{place}.").partition(".")[0]
-        if key.startswith(f"{place}.") and name in groups()[group]:
+        prefix = group.replace("/", ".") + "."
+        name = key.removeprefix(prefix).partition(".")[0]
+        if key.startswith(prefix) and name in groups()[group]:
             return f"the {noun} {name} is not chosen; choose it with {group}=[{name}]"
     return ""
 
@@ -279,15 +279,15 @@ def _chosen(group: str, words: Sequence[str]) -> str:
 
 
 def _by_likeness(wrong: str, words: Sequence[str]) -> str:
-    """The known name that is spelled most alike; of a setting's place and its own name each for itself."""
+    """The known name that is spelled most alike; of a setting's parent and its own name each for itself."""
     if "/" in wrong:
         return "".join(difflib.get_close_matches(wrong, groups(), n=1, cutoff=0.7))
 
     known = [_by_wrapping(key, words) or key for key in _known_keys()]
-    place, _, last = wrong.rpartition(".")
+    parent, _, last = wrong.rpartition(".")
 
-    # logger.projct, too: the place is right and lacks its last part
-    below = _by_last_part([key for key in known if key.startswith(f"{place}.")])
+    # logger.projct, too: the parent is right and lacks its last part
+    below = _by_last_part([key for key in known if key.startswith(f"{parent}.")])
     near = difflib.get_close_matches(last, below, n=1, cutoff=0.7)
     if near:
         return below[near[0]]
@@ -296,14 +296,14 @@ def _by_likeness(wrong: str, words: Sequence[str]) -> str:
     if near:
         return near[0]
 
-    # trainr.foo.batch_sise: the place is unknown, the setting's own name is like one
+    # trainr.foo.batch_sise: the parent is unknown, the setting's own name is like one
     names = _by_last_part(known)
     near = difflib.get_close_matches(last, names, n=1, cutoff=0.75)
     return names[near[0]] if near else ""
 
 
 def _by_last_part(keys: Sequence[str]) -> dict[str, str]:
-    """Settings by their own names, without their places; of two of a name the first counts."""
+    """Settings by their own names, without their parents; of two of a name the first counts."""
     return {key.rpartition(".")[2]: key for key in reversed(keys)}
 
 
@@ -319,7 +319,7 @@ def _known_keys() -> list[str]:
         prefix = "" if group == "." else group.replace("/", ".") + "."
         keys |= set(_paths(content_of(path), prefix))
 
-    # groups, as dotted places, too
+    # groups with dots, too
     keys |= {group.replace("/", ".") for group in groups()}
     return sorted(keys)
 

@@ -23,7 +23,7 @@ from miniclip.training import Precision, Trainer
 
 
 def make(cfg: DictConfig, part: str) -> Any:
-    """The part at a place of the config, "data" say; a `_partial_` one lacks its run-time values."""
+    """A part of the config, "data" say; a `_partial_` one lacks its run-time values."""
     node = select(cfg, part)
     if part.replace(".", "/") in groups():
         check_is_part(cfg, part.replace(".", "/"))
@@ -85,7 +85,7 @@ def names_of(cfg: DictConfig, part: str) -> Iterator[None]:
             raise error from None
         lacking = re.search(r"missing .* arguments?: '(\w+)'", str(error))
         if isinstance(error, TypeError) and lacking:
-            below = re.search(r"full_key: (\S+)", str(raised))  # Hydra's place of a part in this one
+            below = re.search(r"full_key: (\S+)", str(raised))  # Hydra's path of a part in this one
             name = f"{below[1] if below else part}.{lacking[1]}"
             raise UserError(f"{name} is needed: give {name}=...") from error
         is_of_sizes = isinstance(error, RuntimeError) and "overflow" in str(error)
@@ -116,8 +116,8 @@ def _blamed(cfg: DictConfig, part: str, message: str) -> tuple[str, Any] | None:
         return None
 
     (path,) = blamed
-    place, _, setting = f"{part}.{path}".rpartition(".")
-    return full_name(cfg, place, setting), settings[path]
+    parent, _, setting = f"{part}.{path}".rpartition(".")
+    return full_name(cfg, parent, setting), settings[path]
 
 
 def _numbers(value: Any) -> list[float]:

@@ -169,4 +169,4 @@ COMMON_NAMES = {
     "every_steps": "logger.every_steps",
     "tasks": "eval/tasks",
 }
-"""Names that settings have elsewhere, or without their place, and where they are here."""
+"""Names that settings have elsewhere, or without their parent, and where they are here."""

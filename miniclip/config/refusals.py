@@ -114,7 +114,7 @@ def _refuse_wandb_sweeps(word: str, group: str, value: str) -> None:
             raise UserError(f"{word}: is a sweep of Weights & Biases; start it with: wandb sweep {file}")
 
 
-def refuse_secrets_of_files(node: Any, place: str = "") -> None:
+def refuse_secrets_of_files(node: Any, path: str = "") -> None:
     """Refuse passwords in a composed config, which the user's own files may have brought.
 
     Args:
@@ -125,9 +125,9 @@ def refuse_secrets_of_files(node: Any, place: str = "") -> None:
     """
     if isinstance(node, dict | list):
         for key, below in node.items() if isinstance(node, dict) else enumerate(node):
-            refuse_secrets_of_files(below, f"{place}.{key}" if place else str(key))
+            refuse_secrets_of_files(below, f"{path}.{key}" if path else str(key))
     elif isinstance(node, str):
-        _refuse_secrets(place, node)
+        _refuse_secrets(path, node)
 
 
 def _refuse_secrets(key: str, value: str) -> None:
@@ -157,8 +157,8 @@ def _refuse_unknown_of_hydra(key: str) -> None:
     """
     settings = dict(settings_of_hydra())
     steps = key.split(".")
-    places_above = [".".join(steps[:count]) for count in range(1, len(steps))]
+    paths_above = [".".join(steps[:count]) for count in range(1, len(steps))]
 
-    is_below_an_open_one = any(settings.get(place, False) for place in places_above)
+    is_below_an_open_one = any(settings.get(path, False) for path in paths_above)
     if key not in settings and not is_below_an_open_one:
         raise UserError(f"{key} is no setting of Hydra.{is_named(key)}")

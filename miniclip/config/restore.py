@@ -1,7 +1,7 @@
 """From a checkpoint back to objects: a config out of a file is data from a stranger, and calls nothing.
 
 `miniclip.pretrained` reads the checkpoint and makes its parts: each is looked up in an exact table of
-places and names (pretrained/parts.py), and its settings are held against the signature of its class. Hydra,
+parts and names (pretrained/parts.py), and its settings are held against the signature of its class. Hydra,
 which would instantiate and resolve whatever it meets on the way, never sees them.
 
 What a config names is opened as data at most, and that only where this user's signature says that they

@@ -63,20 +63,20 @@ def check_signatures(cfg: DictConfig, part: str = "") -> None:
 def _check_groups(cfg: DictConfig) -> None:
     """Hold every group against what an option of it makes: a part."""
     for group in groups():
-        place = group.replace("/", ".")
-        parent, _, name = place.rpartition(".")
+        path = group.replace("/", ".")
+        parent, _, name = path.rpartition(".")
         holder = OmegaConf.select(cfg, parent) if parent else cfg
         if group.startswith(("hydra/", "experiments")):
             continue
 
         # several options of a group below a part make no part themselves, but a mapping of it
-        if place in PARTS or (group not in SEVERAL and name in (holder or {})):
+        if path in PARTS or (group not in SEVERAL and name in (holder or {})):
             check_is_part(cfg, group)
 
 
 def check_is_part(cfg: DictConfig, group: str) -> None:
-    place = group.replace("/", ".")
-    value = select(cfg, place)
+    path = group.replace("/", ".")
+    value = select(cfg, path)
     if isinstance(value, DictConfig) and "_target_" in value:
         return
 
@@ -86,11 +86,11 @@ def check_is_part(cfg: DictConfig, group: str) -> None:
             f"The option chosen for {group} is only a part of others; choose another: {group}=..."
         )
     if isinstance(value, str) and value in groups()[group]:
-        raise UserError(f"{place}={value}: an option is chosen with {group}={value}")
+        raise UserError(f"{path}={value}: an option is chosen with {group}={value}")
     if value is None:
         instead = f"{group}=none" if "none" in groups()[group] else f"{group}=..."
         raise UserError(f"{group} cannot be left out; choose {instead}\nOptions: {options}")
-    raise UserError(f"{place}={value}: must be an option; choose {group}=...\nOptions: {options}")
+    raise UserError(f"{path}={value}: must be an option; choose {group}=...\nOptions: {options}")
 
 
 def _check_finite(cfg: DictConfig) -> None:
@@ -105,10 +105,10 @@ def _check_finite(cfg: DictConfig) -> None:
 
 
 def _targets(cfg: DictConfig, part: str = "") -> list[str]:
-    """Places below a part, or anywhere, that name something to make."""
+    """Paths of what names something to make, below a part or anywhere."""
     leaves = _settings(cfg, resolve=False).items()
-    places = [path.removesuffix("._target_") for path, _ in leaves if path.endswith("._target_")]
-    return [place for place in places if not part or place == part or place.startswith(f"{part}.")]
+    paths = [path.removesuffix("._target_") for path, _ in leaves if path.endswith("._target_")]
+    return [path for path in paths if not part or path == part or path.startswith(f"{part}.")]
 
 
 def _check_signature(cfg: DictConfig, path: str) -> None:
@@ -187,7 +187,7 @@ def select(cfg: DictConfig, path: str) -> Any:
 
 
 def full_name(cfg: DictConfig, part: str, setting: str) -> str:
-    """The setting's place below a part; if its value comes from elsewhere, that place."""
+    """The setting's path below a part; if its value comes from elsewhere, that path."""
     for path, value in _settings(cfg, resolve=False).items():
         if path.startswith(f"{part}.") and path.rsplit(".", 1)[-1] == setting:
             # ${embed_dim} comes from embed_dim

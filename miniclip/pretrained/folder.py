@@ -45,7 +45,7 @@ NAMES = {
     "temperature": "temperature",
     "loss": "loss",
 }
-"""The parts of a model by their places in a run's config, and as config.json calls them."""
+"""The parts of a model as a run's config calls them, and as config.json does."""
 
 
 def is_model_folder(path: Path) -> bool:
@@ -128,7 +128,7 @@ def _as_saved(bundle: ModelBundle, tokenizer: dict[str, Any], fingerprint: str) 
         "fingerprint": fingerprint,
         "embed_dim": config["embed_dim"],
         "context_length": bundle.tokenizer.context_length,
-        **{name: _as_type(node_at(config, place)) for place, name in NAMES.items()},
+        **{name: _as_type(node_at(config, part)) for part, name in NAMES.items()},
         "preprocessing": bundle.preprocessing.state(),
         "tokenizer": tokenizer,
     }
@@ -174,7 +174,7 @@ def _as_config(saved: dict[str, Any]) -> Config:
             raise UserError(f"its {key} is {shown(saved.get(key))}")
     if not saved["name"].isprintable():
         raise UserError(f"its name is {shown(saved['name'])}")
-    parts = {place: _as_target(saved.get(name), place, name) for place, name in NAMES.items()}
+    parts = {part: _as_target(saved.get(name), part, name) for part, name in NAMES.items()}
     config: Config = {
         "embed_dim": saved["embed_dim"],
         "encoder": {"image": parts["encoder.image"], "text": parts["encoder.text"]},
@@ -187,18 +187,18 @@ def _as_config(saved: dict[str, Any]) -> Config:
     return config
 
 
-def _as_target(part: Any, place: str, name: str) -> Config:
+def _as_target(node: Any, part: str, name: str) -> Config:
     """A part of config.json as a run's config has it."""
-    if type(part) is not dict or type(part.get("type")) is not str:
+    if type(node) is not dict or type(node.get("type")) is not str:
         raise UserError(f"its {name} has no type")
-    settings = {key: value for key, value in part.items() if key != "type"}
+    settings = {key: value for key, value in node.items() if key != "type"}
     if type(settings.get("attention")) is dict:
-        settings["attention"] = _as_target(settings["attention"], f"{place}.attention", f"{name}.attention")
+        settings["attention"] = _as_target(settings["attention"], f"{part}.attention", f"{name}.attention")
 
-    target = next((path for path in PARTS[place] if path.endswith(f".{part['type']}")), None)
+    target = next((path for path in PARTS[part] if path.endswith(f".{node['type']}")), None)
     if target is None:
-        raise UserError(f"its {name} is of the type {shown(part['type'])}, which MiniCLIP does not have")
-    return {"_target_": target, **({"_partial_": True} if place in PARTIAL else {}), **settings}
+        raise UserError(f"its {name} is of the type {shown(node['type'])}, which MiniCLIP does not have")
+    return {"_target_": target, **({"_partial_": True} if part in PARTIAL else {}), **settings}
 
 
 def _tokenizer(saved: dict[str, Any], path: Path) -> Tokenizer:

@@ -1,7 +1,7 @@
 """From a checkpoint back to a model: what comes out of a file is data from a stranger, and calls nothing.
 
 `load_checkpoint` refuses all that is not plain, resolved data. Here each part is looked up in an exact
-table of places and names, its settings are held against the signature, and the class is called with them.
+table of parts and names, its settings are held against the signature, and the class is called with them.
 Weights come from the checkpoint, and so does the configuration of a Hugging Face model.
 """
 
@@ -155,30 +155,30 @@ def _check_depth(node: Any, *, num_tensors: int) -> None:
         _check_depth(value, num_tensors=num_tensors)
 
 
-def make(config: Config, place: str, **run_time: Any) -> Any:
-    """The part at a place, called with its settings and what is known only at run time."""
-    part, settings = checked_part(config, place)
-    with named_by(place):
-        return part(**settings, **run_time)
+def make(config: Config, part: str, **run_time: Any) -> Any:
+    """A part, called with its settings and what is known only at run time."""
+    maker, settings = checked_part(config, part)
+    with named_by(part):
+        return maker(**settings, **run_time)
 
 
-def full_name(place: str, setting: str) -> str:
+def full_name(part: str, setting: str) -> str:
     """A setting of a part as the user types it."""
-    return setting if setting.startswith(f"{place}.") else f"{place}.{setting}"
+    return setting if setting.startswith(f"{part}.") else f"{part}.{setting}"
 
 
 @contextmanager
-def named_by(place: str) -> Iterator[None]:
+def named_by(part: str) -> Iterator[None]:
     """Whatever a stranger's values make of a part is one line, and its settings have their full names."""
     try:
         yield
     except SettingError as error:
-        raise SettingError(full_name(place, error.setting), shown(error.value), error.allowed) from None
+        raise SettingError(full_name(part, error.setting), shown(error.value), error.allowed) from None
     except UserError:
         raise
     except Exception as error:
         reason = first_line(error)
-        raise UserError(f"{place}: {reason}") from error
+        raise UserError(f"{part}: {reason}") from error
 
 
 @contextmanager

@@ -66,14 +66,14 @@ PARTS = {
     "temperature": _named(miniclip.models, "DynamicTemperature", "FixedTemperature", "LearnedTemperature"),
     "loss": _named(miniclip.losses, "ClipLoss", "SigLipLoss"),
 }
-"""All that a checkpoint's config can make: the names that may stand at each place."""
+"""All that a checkpoint's config can make: the names that each part may have."""
 
 PARTIAL = ("encoder.text", "encoder.text.attention")
 """Parts that are completed with what is known only at run time."""
 
 
-MODEL_PARTS = tuple(place for place in PARTS if place != "data")
-"""The places that make up a model; its loss may have learned something, too."""
+MODEL_PARTS = tuple(part for part in PARTS if part != "data")
+"""The parts that make up a model; its loss may have learned something, too."""
 
 
 def check_config(config: Config) -> None:
@@ -87,44 +87,44 @@ def check_config(config: Config) -> None:
     check_parts(config, PARTS)
 
 
-def check_parts(config: Config, places: Iterable[str]) -> None:
-    """Hold the parts at some places against the table, and their settings against the signatures."""
-    for place in places:
-        if place != "encoder.text.attention" or "attention" in node_at(config, "encoder.text"):
-            checked_part(config, place)
+def check_parts(config: Config, parts: Iterable[str]) -> None:
+    """Hold some parts against the table, and their settings against the signatures."""
+    for part in parts:
+        if part != "encoder.text.attention" or "attention" in node_at(config, "encoder.text"):
+            checked_part(config, part)
 
 
-def checked_part(config: Config, place: str) -> tuple[Maker, Config]:
-    """The class at a place, one of the table, and its settings.
+def checked_part(config: Config, part: str) -> tuple[Maker, Config]:
+    """The class of a part, one of the table, and its settings.
 
     Raises:
         UserError: when anything else stands there.
     """
-    node = node_at(config, place)
+    node = node_at(config, part)
     target = node.get("_target_")
-    if type(target) is not str or target not in PARTS[place]:
-        raise UserError(f"its config wants to call {shown(target)} as {place}")
-    if node.get("_partial_", False) is not (place in PARTIAL):
-        raise UserError(f"{place}._partial_ is {shown(node.get('_partial_'))}")
+    if type(target) is not str or target not in PARTS[part]:
+        raise UserError(f"its config wants to call {shown(target)} as {part}")
+    if node.get("_partial_", False) is not (part in PARTIAL):
+        raise UserError(f"{part}._partial_ is {shown(node.get('_partial_'))}")
 
     settings = {name: value for name, value in node.items() if name not in ("_target_", "_partial_")}
-    names, hints = signature_of(PARTS[place][target])
+    names, hints = signature_of(PARTS[part][target])
     for name, value in settings.items():
         hint = hints.get(name)
         if value == "???":
-            raise UserError(f"{place}.{name} is needed: give {place}.{name}=...")
+            raise UserError(f"{part}.{name} is needed: give {part}.{name}=...")
         if name not in names or hint is None:
-            raise UserError(f"{place}.{shown(name)} is no setting of {target}")
+            raise UserError(f"{part}.{shown(name)} is no setting of {target}")
         if not fits(value, hint):
-            raise SettingError(f"{place}.{name}", shown(value), f"must be {described(hint)}")
-    return PARTS[place][target], settings
+            raise SettingError(f"{part}.{name}", shown(value), f"must be {described(hint)}")
+    return PARTS[part][target], settings
 
 
-def node_at(config: Config, place: str) -> Config:
-    """The dict at a place: one key after the other, so that no key with a dot stands for another place."""
+def node_at(config: Config, part: str) -> Config:
+    """The dict of a part: one key after the other, so that no key with a dot stands for another part."""
     node: Any = config
-    for key in place.split("."):
+    for key in part.split("."):
         node = node.get(key) if type(node) is dict else None
     if type(node) is not dict:
-        raise UserError(f"its config has no part {place}")
+        raise UserError(f"its config has no part {part}")
     return node

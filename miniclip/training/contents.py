@@ -98,7 +98,7 @@ def check_progress(progress: dict[str, Any]) -> None:
 
 
 def check_plain(
-    value: Any, place: str, *, in_list: bool = False, counter: Iterator[int] | None = None
+    value: Any, path: str, *, in_list: bool = False, counter: Iterator[int] | None = None
 ) -> None:
     """Refuse whatever is not plain, fully resolved data: a run writes its config resolved.
 
@@ -109,24 +109,24 @@ def check_plain(
         counter: of the values of the whole config.
 
     Raises:
-        UserError: names the place and what was found there.
+        UserError: names the path and what was found there.
     """
     counter = count() if counter is None else counter
     if next(counter) > MOST_VALUES:
         raise UserError(f"it holds more than {MOST_VALUES:,} values")
-    if place.count(".") > DEEPEST:
-        raise UserError(f"it is nested too deep at {place[:60]}")
+    if path.count(".") > DEEPEST:
+        raise UserError(f"it is nested too deep at {path[:60]}")
     if type(value) is dict:
         for key, below in value.items():
-            _check_key(key, place, in_list=in_list)
-            check_plain(below, f"{place}.{key}", in_list=in_list, counter=counter)
+            _check_key(key, path, in_list=in_list)
+            check_plain(below, f"{path}.{key}", in_list=in_list, counter=counter)
     elif type(value) is list:
         for index, below in enumerate(value):
-            check_plain(below, f"{place}.{index}", in_list=True, counter=counter)
+            check_plain(below, f"{path}.{index}", in_list=True, counter=counter)
     elif type(value) not in PLAIN:
-        raise UserError(f"{place} is no plain value but of the type {type(value).__name__}")
+        raise UserError(f"{path} is no plain value but of the type {type(value).__name__}")
     elif isinstance(value, str) and "${" in value:
-        raise UserError(f"{place} holds an interpolation: {shown(value)}")
+        raise UserError(f"{path} holds an interpolation: {shown(value)}")
 
 
 def shown(value: Any) -> str:
@@ -135,15 +135,15 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _check_key(key: Any, place: str, *, in_list: bool) -> None:
-    is_free = place.startswith(FREE_KEYS)
+def _check_key(key: Any, path: str, *, in_list: bool) -> None:
+    is_free = path.startswith(FREE_KEYS)
     if type(key) is not str and not (is_free and type(key) is int):
-        raise UserError(f"{place} has a key that is no text: {shown(key)}")
+        raise UserError(f"{path} has a key that is no text: {shown(key)}")
     name = str(key)
-    can_be_part = place != "config" and not in_list
+    can_be_part = path != "config" and not in_list
     steers_hydra = name[:1] == name[-1:] == "_" and not (can_be_part and name in HYDRA_KEYS)
     if "${" in name or steers_hydra:
-        raise UserError(f"{place} has the key {shown(key)}")
+        raise UserError(f"{path} has the key {shown(key)}")
 
 
 def _is_model(value: Any) -> bool:
