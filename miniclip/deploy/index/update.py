@@ -1,6 +1,7 @@
 """Bringing an index up to date: what is new or changed is embedded, what is gone is dropped."""
 
 import hashlib
+import logging
 import os
 import time
 from collections import deque
@@ -21,6 +22,8 @@ from miniclip.deploy.index.sources import FolderSource, is_below
 from miniclip.deploy.index.writer import IndexWriter
 from miniclip.embedding_model import EmbeddingModel, FingerprintedModel
 from miniclip.errors import BrokenImage
+
+log = logging.getLogger(__name__)
 
 BATCH_SIZE = 64
 
@@ -84,6 +87,7 @@ def update(
     """
     changes = Changes()
     decode_size = decode_size_of(model)
+    is_of_one_size = writer.decodes_at(decode_size)
     folders = {source.path for source in sources if isinstance(source, FolderSource)}
     folders |= writer.entries.folders().keys()
 
@@ -99,6 +103,14 @@ def update(
     for path, number in writer.entries.folders().items():
         if any(is_below(path, one) for one in folders):
             writer.forget(number)
+
+    if changes.embedded and not is_of_one_size:
+        log.warning(
+            "Former images of the index %s may have been decoded at another scale than these, by another "
+            "version of MiniCLIP, which alters the vectors of JPEGs. To have all alike, remove the folder "
+            "and embed the images again.",
+            writer.folder,
+        )
     return changes
 
 

@@ -52,6 +52,16 @@ class IndexWriter:
             source.path, kind=source.kind, root=source.root, image_column=source.image_column
         )
 
+    def decodes_at(self, size: int) -> bool:
+        """Whether all JPEGs of the index were decoded at this size; an index without images takes it.
+
+        Args:
+            size: the shortest side, pixels. It is SQLite's number of the application, 0 in older indexes.
+        """
+        if not self.slot_of_digest:
+            self.connection.execute(f"PRAGMA application_id = {size:d}")
+        return self.connection.execute("PRAGMA application_id").fetchone()[0] == size
+
     def vector(self, digest: bytes) -> np.ndarray:
         """The vector (D,) float16 of the image of a digest in `slot_of_digest`."""
         return self._slots.read(self.slot_of_digest[digest])

@@ -3,6 +3,8 @@
 import os
 import random
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +33,27 @@ def test_a_jpeg_is_decoded_as_evaluation_does_it(tmp_path: Path) -> None:
     decoded = decode_without_torch(content, "a photo", decode_size=evaluated_size(SIDE))
     model = ProjectionModel()
     assert_holds(tmp_path / "index", {str(path): model.encode_image(model.preprocess(decoded)[None])[0]})
+
+
+def test_an_index_of_another_decoding_is_told_when_it_grows(
+    photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "index"
+    embed(folder, photos)
+    save_photo(photos / "new.png", 100)
+    embed(folder, photos)
+    assert not caplog.records
+
+    with closing(sqlite3.connect(folder / "index.sqlite")) as connection:
+        connection.execute("PRAGMA application_id = 0")  # as before it was kept
+    embed(folder, photos)
+    assert not caplog.records
+
+    for number in (101, 102):  # the former images are still there
+        save_photo(photos / f"{number}.png", number)
+        caplog.clear()
+        embed(folder, photos)
+        assert "decoded at another scale" in caplog.text and str(folder) in caplog.text
 
 
 def test_nothing_is_embedded_twice(photos: Path, tmp_path: Path) -> None:
