@@ -210,7 +210,11 @@ class Index:
         def vector_of(connection: sqlite3.Connection) -> tuple[Facts, np.ndarray | None]:
             facts = self._facts(connection)
             row = connection.execute("SELECT slot FROM entries WHERE id = ?", [number]).fetchone()
-            return facts, None if row is None else _mapped(self.folder, facts)[row[0]].astype(np.float32)
+            if row is None:
+                return facts, None
+            vectors = _mapped(self.folder, facts)
+            _check_slots(self.folder, vectors, row[0], row[0])
+            return facts, vectors[row[0]].astype(np.float32)
 
         return self._undisturbed(vector_of)
 
@@ -255,12 +259,8 @@ class Index:
 
         slots, versions = slots_of(connection)
         vectors = _mapped(self.folder, facts)
-        if len(slots) and slots[0] < 0:
-            raise damaged(self.folder, f"slot {slots[0]} is none")
-        if len(slots) and slots[-1] >= len(vectors):
-            raise damaged(
-                self.folder, f"its vectors are cut off, {len(vectors):,} where {slots[-1] + 1:,} belong"
-            )
+        if len(slots):
+            _check_slots(self.folder, vectors, slots[0], slots[-1])
         if self.in_memory:
             vectors = vectors[slots].astype(np.float32)
         self._last = Snapshot(facts, slots, versions, vectors, self.in_memory)
@@ -311,6 +311,14 @@ def _mapped(folder: Path, facts: Facts) -> np.ndarray:
             if facts_of(connection) == facts:
                 raise damaged(folder, f"{os.path.basename(error.filename)} is missing") from None
         raise
+
+
+def _check_slots(folder: Path, vectors: np.ndarray, first: int, last: int) -> None:
+    """Stop where the file of vectors lacks slots that entries point at."""
+    if first < 0:
+        raise damaged(folder, f"slot {first} is none")
+    if last >= len(vectors):
+        raise damaged(folder, f"its vectors are cut off, {len(vectors):,} where {last + 1:,} belong")
 
 
 def _entries_at(connection: sqlite3.Connection, slots: np.ndarray) -> dict[int, Entry]:

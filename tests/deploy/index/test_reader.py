@@ -135,6 +135,22 @@ def test_an_entry_is_found_by_its_number(photos: Path, tmp_path: Path) -> None:
     assert index.entry(999) is None and index.vector(999) is None
 
 
+def test_a_vector_that_was_cut_off_is_told(tmp_path: Path) -> None:
+    folder = index_of(tmp_path / "index", unit_vectors(4))
+    index = Index(folder)
+    (vectors,) = folder.glob("vectors-*")
+    vectors.write_bytes(vectors.read_bytes()[:100])
+    assert index.vector(2) is not None
+    with pytest.raises(UserError, match="is damaged: its vectors are cut off, 2 where 4 belong"):
+        index.vector(4)
+
+    with closing(sqlite3.connect(folder / "index.sqlite")) as connection:
+        connection.execute("UPDATE entries SET slot = -1 WHERE id = 2")
+        connection.commit()
+    with pytest.raises(UserError, match="slot -1 is none"):
+        index.vector(2)
+
+
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_an_open_index_sees_that_it_was_made_anew(tmp_path: Path, in_memory: bool) -> None:
     vectors = unit_vectors(4)
