@@ -17,7 +17,7 @@ from miniclip.deploy.index.graph import Graph, load_graph, make_graph
 from miniclip.deploy.index.places import Places
 from miniclip.deploy.index.row_table import read_row
 from miniclip.deploy.index.vectors import VectorFile
-from miniclip.errors import BrokenImage, UserError
+from miniclip.errors import BrokenImage, UserError, at_least
 
 Read = TypeVar("Read")
 
@@ -179,17 +179,37 @@ class Index:
             queries: (Q, D), of length 1.
             k: the most images of a query.
             threshold: the lowest score of an image; None for any.
+
+        Raises:
+            UserError: when a query is no finite vector of the index's length, or a vector of the index is
+                not finite.
         """
+        at_least("k", k, 1)
         queries = np.asarray(queries, np.float32)
 
         def nearest(connection: sqlite3.Connection) -> tuple[Facts, _Nearest]:
             snapshot = self._snapshot(connection)
+            self._check_queries(queries, snapshot.facts)
             scores, slots = self._nearest(snapshot, queries, k)
+            if not np.isfinite(scores).all():
+                raise damaged(self.folder, "it holds vectors that are not finite")
             return snapshot.facts, _Nearest(scores, slots, _entries_at(connection, np.unique(slots)))
 
         scores, slots, entries = self._undisturbed(nearest)
         by_slot = {slot: self._with_right(entry) for slot, entry in entries.items()}
         return _above(threshold, scores, slots, by_slot)
+
+    def _check_queries(self, queries: np.ndarray, facts: Facts) -> None:
+        if queries.ndim != 2 or queries.shape[1] != facts.embed_dim:
+            raise UserError(
+                f"The index {self.folder} takes queries (Q, {facts.embed_dim}), not {queries.shape}. "
+                f"Encode them by the model that made it, {facts.model_name}."
+            )
+        if not np.isfinite(queries).all():
+            raise UserError(
+                "A query is not finite: the weights of the model that encoded it are damaged, or its "
+                "training has diverged."
+            )
 
     def entry(self, number: int) -> Entry | None:
         """The entry of an `id`, if there is one."""

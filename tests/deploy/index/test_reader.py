@@ -151,6 +151,31 @@ def test_a_vector_that_was_cut_off_is_told(tmp_path: Path) -> None:
         index.vector(2)
 
 
+@pytest.mark.parametrize(
+    ("queries", "k", "said"),
+    [
+        (np.full((1, 24), np.nan), 2, "A query is not finite"),
+        (np.ones((1, 12)), 2, r"queries \(Q, 24\), not \(1, 12\)"),
+        (np.ones(24), 2, r"queries \(Q, 24\), not \(24,\)"),
+        (np.ones((1, 24)), 0, "k=0: must be at least 1"),
+    ],
+)
+def test_a_query_that_is_none_is_told(queries: np.ndarray, k: int, said: str, tmp_path: Path) -> None:
+    index = Index(index_of(tmp_path / "index", unit_vectors(4)))
+    with pytest.raises(UserError, match=said):
+        index.search(queries, k=k)
+
+
+def test_vectors_that_are_not_finite_are_told(tmp_path: Path) -> None:
+    folder = index_of(tmp_path / "index", unit_vectors(4))
+    (file,) = folder.glob("vectors-*")
+    vectors = np.fromfile(file, "<f2").reshape(4, 24)
+    vectors[2] = np.nan
+    vectors.tofile(file)
+    with pytest.raises(UserError, match="is damaged: it holds vectors that are not finite"):
+        Index(folder).search(unit_vectors(1), k=1)
+
+
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_an_open_index_sees_that_it_was_made_anew(tmp_path: Path, in_memory: bool) -> None:
     vectors = unit_vectors(4)
