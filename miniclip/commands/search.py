@@ -49,8 +49,8 @@ def run(arguments: argparse.Namespace) -> None:
     index = Index(arguments.index, roots=arguments.root)
     if arguments.sheet is not None:
         tell_of_closed_places(index)
-    facts = index.facts
     model = load_model_of_index(index, arguments.model, reads_images=bool(arguments.image))
+    facts = index.facts  # after the seconds that loading takes
     check_model(arguments.index, facts, model)
 
     queries = []

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from miniclip.deploy.index import Found, Index
+from miniclip.deploy.index import Found, Index, check_model
 from miniclip.deploy.index.update import as_array, decode_size_of, stacked
 from miniclip.deploy.server.images import decode_upload
 from miniclip.embedding_model import FingerprintedModel
@@ -46,7 +46,12 @@ class Searcher:
         return self._finite(self.model.encode_image(stacked([self.model.preprocess(image)])))
 
     def search(self, vectors: list[np.ndarray], *, k: int, threshold: float | None) -> Found:
-        """The images nearest to the mean of vectors (D,)."""
+        """The images nearest to the mean of vectors (D,).
+
+        Raises:
+            UserError: when the index has been made anew by another model meanwhile.
+        """
+        check_model(self.index.folder, self.index.facts, self.model)
         mean = np.mean(vectors, axis=0)
         query = mean / max(float(np.linalg.norm(mean)), 1e-12)
         return self.index.search(query[None], k=k, threshold=threshold)

@@ -1,6 +1,7 @@
 """The API: what it finds, and the status of whatever is wrong."""
 
 import io
+import shutil
 import socket
 import threading
 from collections.abc import Callable
@@ -65,6 +66,23 @@ def test_a_rotated_photo_is_seen_upright(client: TestClient, album: Path) -> Non
     contents = (upright.read_bytes(), rotated)
     vectors = [client.post("/embed", files={"image": one}).json()["vector"] for one in contents]
     assert vectors[0] == vectors[1]
+
+
+@pytest.mark.parametrize("other", [ProjectionModel(seed=1), ProjectionModel(embed_dim=12)])
+def test_an_index_that_another_model_made_anew_is_told(
+    other: ProjectionModel, serve: Serve, album: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "index"
+    embed(folder, album / "photos")
+    client = serve(searchers=[Searcher("index", Index(folder, in_memory=True), ProjectionModel())])
+    assert client.post("/search", data={"text": "a dog"}).status_code == 200
+
+    shutil.rmtree(folder)
+    embed(folder, album / "photos", model=other)
+    for query in ({"text": "a dog"}, {"like": "1"}):
+        answer = client.post("/search", data=query)
+        assert answer.status_code == 503
+        assert "was made by the model" in answer.json()["detail"]
 
 
 def test_a_mixed_query_is_the_mean(client: TestClient, album: Path, searchers: list[Searcher]) -> None:
