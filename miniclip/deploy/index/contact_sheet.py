@@ -63,8 +63,9 @@ def _draw_card(sheet: Image.Image, place: tuple[int, int], score: float, entry: 
 
     try:
         image = decode_without_torch(entry.content(), str(entry), decode_size=CELL)
-    except BrokenImage:
-        why = "no longer there" if entry.may_open else "not opened"
+    except BrokenImage as error:
+        why = "no longer there" if error.reason == "missing" else "cannot be read"
+        why = why if entry.may_open else "not opened"
         draw.text((left + 12, top + CELL // 2), why, FAINT, font=_font(15))
     else:
         image = ImageOps.contain(image, (CELL - 16, CELL - 16))

@@ -62,7 +62,7 @@ class RowTable(ImageSource):
         next(self._batches(), None)
 
     def content(self, image: SourceImage) -> bytes:
-        raise BrokenImage(f"The image {self.path}, row {image.name} is missing.", "missing")
+        raise _missing(self.path, image.name)
 
     def _batches(self) -> Iterator[tuple[list[bytes | None], list[str | None]]]:
         """The images of some rows, and their titles."""
@@ -88,12 +88,23 @@ def read_row(path: Path, row: int, image_column: str) -> bytes:
     """The content of an image in a row of a Parquet file.
 
     Raises:
-        BrokenImage: when it is not there.
+        BrokenImage: when it is not there, or the table is now another one.
     """
-    missing = BrokenImage(f"The image {path}, row {row} is missing.", "missing")
     if not path.is_file():
-        raise missing
+        raise _missing(path, row)
+    try:
+        return _content_of_row(path, row, image_column)
+    except BrokenImage:
+        raise
+    except UserError as error:
+        raise BrokenImage(f"The image {path}, row {row} cannot be read: {error}") from None
+
+
+def _content_of_row(path: Path, row: int, image_column: str) -> bytes:
+    missing = _missing(path, row)
     with parquet_file(path) as file:
+        if row < 0 or image_column not in file.schema_arrow.names:
+            raise missing
         for group in range(file.num_row_groups):
             num_rows = file.metadata.row_group(group).num_rows
             if row < num_rows:
@@ -104,6 +115,10 @@ def read_row(path: Path, row: int, image_column: str) -> bytes:
                 return content
             row -= num_rows
     raise missing
+
+
+def _missing(path: Path, row: int | str) -> BrokenImage:
+    return BrokenImage(f"The image {path}, row {row} is missing.", "missing")
 
 
 @contextmanager

@@ -4,12 +4,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
 
 from miniclip.deploy.index import Index, open_source
-from miniclip.errors import UserError
+from miniclip.deploy.index.contact_sheet import draw_sheet
+from miniclip.errors import BrokenImage, UserError
 from tests.conftest import ROOT
 from tests.deploy.index.conftest import assert_holds, expected_vectors, vectors_by_name
 from tests.deploy.index.projection import embed
@@ -74,6 +76,26 @@ def test_another_column_of_a_table_is_read_anew(photos: Path, tmp_path: Path) ->
     # a column of names makes of the same table one of files
     embed(folder, table, image_column="name")
     assert_holds(folder, {str(file): expected[str(file)] for file in files[:2]})
+
+
+@pytest.mark.parametrize("columns", [{"other": [b""] * 4}, {"image": [1, 2, 3, 4]}, {"image": [b""]}, None])
+def test_rows_of_a_table_that_is_another_now_are_told(
+    columns: dict | None, photos: Path, tmp_path: Path
+) -> None:
+    table, folder = tmp_path / "rows.parquet", tmp_path / "index"
+    write_rows(table, sorted(photos.rglob("*.png"))[:4])
+    embed(folder, table)
+    found = Index(folder).search(np.ones((1, 24), np.float32), k=4)
+    if columns is None:
+        table.write_bytes(b"no parquet")
+    else:
+        pyarrow.parquet.write_table(pyarrow.table(columns), table)
+
+    (last,) = [entry for entry in found.entries[0] if entry.row == 3]
+    with pytest.raises(BrokenImage, match=r"row 3 (is missing|cannot be read)"):
+        last.content()
+    draw_sheet(["a query"], found, tmp_path / "sheet.png")
+    assert (tmp_path / "sheet.png").is_file()
 
 
 @pytest.mark.parametrize(
