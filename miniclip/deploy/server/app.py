@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
-from fastapi import APIRouter, FastAPI, Form, HTTPException, Query, Request, Response, UploadFile
+from fastapi import APIRouter, Depends, FastAPI, Form, HTTPException, Query, Request, Response, UploadFile
 from fastapi import Path as InPath
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
@@ -36,10 +36,13 @@ CUT = "The words are more than the model reads; it did not see the end of them."
 CACHE = "private, no-cache"
 """Of images, which a browser asks for again by their tag: another index may have another one of this id."""
 
+FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
+"""Kinds of bodies that fields are read from."""
+
 PAGE = Path(__file__).parent / "page"
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Problem} for status in (400, 401, 403, 404, 413, 422, 503)
+    status: {"model": Problem} for status in (400, 401, 403, 404, 413, 415, 422, 503)
 }
 
 Text = Annotated[str | None, Form(max_length=MAX_TEXT, description="words to search for")]
@@ -50,6 +53,34 @@ Id = Annotated[int, InPath(ge=1, le=MAX_ID)]
 Result_ = TypeVar("Result_")
 
 router = APIRouter(responses=PROBLEMS)
+
+
+async def _check_fields(request: Request) -> None:
+    """Refuse what no field reads: an answer to half a question looks like one to all of it."""
+    kind = request.headers.get("content-type", "")
+    if request.method == "POST" and kind and not kind.lower().startswith(FORMS):
+        raise HTTPException(415, f"The fields of a form are read, not {kind[:100]}. With curl: -F text=...")
+
+    own = request.scope["route"].dependant
+    _check_names(request.query_params.multi_items(), [field.alias for field in own.query_params])
+    form = (await request.form()).multi_items()
+    _check_names(form, [field.alias for field in own.body_params])
+    if any(name == "image" and value and isinstance(value, str) for name, value in form):
+        raise HTTPException(422, "image: is no file. With curl: -F image=@FILE")
+
+
+def _check_names(given: list[tuple[str, Any]], known: list[str]) -> None:
+    """Hold the names of fields against those that are read."""
+    names = [name for name, _ in given]
+    for name in names:
+        if name not in known:
+            listed = ", ".join(known) or "none"
+            raise HTTPException(422, f"{name[:100]}: there is no such field here; there is: {listed}.")
+        if names.count(name) > 1:
+            raise HTTPException(422, f"{name}: is given {names.count(name)} times. Give it once.")
+
+
+CHECKED = [Depends(_check_fields)]
 
 
 def create_app(
@@ -100,7 +131,7 @@ async def indexes(request: Request) -> list[IndexFacts]:
     return await _in_thread(request, lambda: [_facts(searcher) for searcher in searchers])
 
 
-@router.post("/search")
+@router.post("/search", dependencies=CHECKED)
 async def search(
     request: Request,
     text: Text = None,
@@ -137,7 +168,7 @@ async def search(
     return await _in_thread(request, work)
 
 
-@router.post("/embed")
+@router.post("/embed", dependencies=CHECKED)
 async def embed(request: Request, text: Text = None, image: Upload = None, index: Name = None) -> Embedding:
     """The vector of words or of an image, by the model of an index."""
     searcher = _searcher(request, index)
@@ -150,13 +181,13 @@ async def embed(request: Request, text: Text = None, image: Upload = None, index
     return Embedding(index=searcher.name, model=searcher.model.name, vector=vector.tolist())
 
 
-@router.get("/image/{id}", response_class=Response)
+@router.get("/image/{id}", response_class=Response, dependencies=CHECKED)
 async def image(request: Request, id: Id, index: NameInQuery = None) -> Response:
     """An image of an index."""
     return await _picture(request, id, index, original)
 
 
-@router.get("/thumbnail/{id}", response_class=Response)
+@router.get("/thumbnail/{id}", response_class=Response, dependencies=CHECKED)
 async def small_image(request: Request, id: Id, index: NameInQuery = None) -> Response:
     """A small JPEG of an image of an index."""
     return await _picture(request, id, index, thumbnail)

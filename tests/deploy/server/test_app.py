@@ -85,6 +85,27 @@ def test_an_index_that_another_model_made_anew_is_told(
         assert "was made by the model" in answer.json()["detail"]
 
 
+@pytest.mark.parametrize(
+    ("request_", "status", "said"),
+    [
+        ({"data": {"text": "a dog", "treshold": "0.9"}}, 422, "treshold: there is no such field here"),
+        ({"data": {"text": "a dog"}, "params": {"k": "1"}}, 422, "k: there is no such field here"),
+        ({"data": {"text": ["a dog", "a cat"]}}, 422, "text: is given 2 times"),
+        ({"data": {"text": "a dog", "image": "photo.jpg"}}, 422, "-F image=@FILE"),
+        ({"json": {"text": "a dog"}}, 415, "not application/json"),
+    ],
+)
+def test_what_no_field_reads_is_told(client: TestClient, request_: dict, status: int, said: str) -> None:
+    answer = client.post("/search", **request_)
+    assert answer.status_code == status and said in answer.json()["detail"]
+
+
+def test_a_misspelt_index_of_an_image_is_told(client: TestClient) -> None:
+    for path in ("/image/1", "/thumbnail/1"):
+        assert client.get(path, params={"indx": "second"}).status_code == 422
+        assert client.get(path, params={"index": "second"}).status_code == 200
+
+
 def test_a_mixed_query_is_the_mean(client: TestClient, album: Path, searchers: list[Searcher]) -> None:
     content = (album / "photos" / "0.png").read_bytes()
     answer = client.post("/search", files={"image": content}, data={"text": "night", "k": 1}).json()
