@@ -38,10 +38,11 @@ class Results(BaseModel):
 
 
 class Embedding(BaseModel):
-    """A vector of length 1."""
+    """A vector of length 1; `note` tells what of the words it does not stand for."""
 
     index: str
     model: str
+    note: str | None
     vector: list[float]
 
 

@@ -161,7 +161,7 @@ async def search(
             index=searcher.name,
             model=searcher.model.name,
             seconds=time.perf_counter() - start,
-            note=CUT if text is not None and searcher.is_too_long(text) else None,
+            note=_note(searcher, text),
             results=results,
         )
 
@@ -177,8 +177,16 @@ async def embed(request: Request, text: Text = None, image: Upload = None, index
     if text is not None and content is not None:
         raise HTTPException(422, "Give words or an image, not both.")
 
-    (vector,) = await _in_thread(request, lambda: _vectors(searcher, text, content))
-    return Embedding(index=searcher.name, model=searcher.model.name, vector=vector.tolist())
+    def work() -> Embedding:
+        (vector,) = _vectors(searcher, text, content)
+        return Embedding(
+            index=searcher.name,
+            model=searcher.model.name,
+            note=_note(searcher, text),
+            vector=vector.tolist(),
+        )
+
+    return await _in_thread(request, work)
 
 
 @router.get("/image/{id}", response_class=Response, dependencies=CHECKED)
@@ -254,6 +262,11 @@ def _vectors(searcher: Searcher, text: str | None, content: bytes | None) -> lis
     if content is not None:
         vectors.append(searcher.vector_of_image(content))
     return vectors
+
+
+def _note(searcher: Searcher, text: str | None) -> str | None:
+    """What of the words was not looked at, if anything."""
+    return CUT if text is not None and searcher.is_too_long(text) else None
 
 
 def _vector_like(searcher: Searcher, liked: Searcher, number: int) -> np.ndarray:

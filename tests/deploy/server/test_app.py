@@ -40,10 +40,10 @@ def test_words_find_what_the_index_finds(client: TestClient, searchers: list[Sea
 
 
 def test_words_that_are_not_read_to_their_end_are_told(client: TestClient) -> None:
-    assert (
-        client.post("/search", data={"text": "red " * 200}).json()["note"].startswith("The words are more")
-    )
-    assert client.post("/search", data={"text": "red"}).json()["note"] is None
+    for path in ("/search", "/embed"):
+        answer = client.post(path, data={"text": "red " * 200}).json()
+        assert answer["note"].startswith("The words are more")
+        assert client.post(path, data={"text": "red"}).json()["note"] is None
 
 
 def test_an_image_finds_itself(client: TestClient, album: Path) -> None:
