@@ -52,14 +52,33 @@ def encoded(backend: tokenizers.Tokenizer, captions: list[str]) -> list[tokenize
     """The tokens of each caption.
 
     Raises:
-        UserError: when the tokenizer fails on one, as by a pattern that takes too many steps.
+        UserError: when one is no text, or the tokenizer fails on it, as by a pattern of too many steps.
     """
+    for caption in captions:
+        _check_text(caption)
     try:
         return backend.encode_batch_fast(captions)
     except BaseException as error:
         if isinstance(error, Exception) or is_panic(error):
             raise UserError(f"The tokenizer cannot encode the captions: {error}") from None
         raise
+
+
+def _check_text(caption: object) -> None:
+    """Stop at what is no text: of a pair, a tokenizer makes one caption in silence.
+
+    Raises:
+        UserError: shows it.
+    """
+    if not isinstance(caption, str):
+        raise UserError(f"A caption is a text, not {type(caption).__name__}: {caption!a:.80}")
+    try:
+        caption.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"The caption {caption!a:.80} is no text: its letter {error.start + 1} is half a character, as "
+            "of bytes that are no UTF-8. Replace it."
+        ) from None
 
 
 def is_panic(error: BaseException) -> bool:

@@ -4,10 +4,12 @@ import copy
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from miniclip.errors import UserError
 from miniclip.tokenizers import Tokenizer, WordPieceTokenizer
 from tests.tokenizers.conftest import CAPTIONS, TRAINED, trained
 
@@ -54,6 +56,23 @@ def test_shapes_and_padding() -> None:
     assert mask.sum(dim=1).tolist()[1] == 2  # an empty caption is its start and end
     assert mask.any(dim=0).all()  # cut at the longest caption
     assert token_ids.max() < tokenizer.vocab_size
+
+
+@pytest.mark.parametrize(
+    ("caption", "said"),
+    [
+        (None, "A caption is a text, not NoneType: None"),
+        (("a dog", "a cat"), r"not tuple: \('a dog', 'a cat'\)"),
+        (["a dog", "a cat"], "not list"),
+        (b"a dog", "not bytes"),
+        ("a \udcff dog", r"'a \\udcff dog' is no text: its letter 3 is half a character"),
+    ],
+)
+def test_what_is_no_text_is_told(caption: Any, said: str) -> None:
+    tokenizer = trained()
+    for read in (tokenizer.lengths, tokenizer.too_long, tokenizer.precompute):
+        with pytest.raises(UserError, match=said):
+            read(["a dog", caption])
 
 
 def test_the_end_token_survives_truncation() -> None:
