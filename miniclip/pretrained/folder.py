@@ -68,16 +68,19 @@ def save_folder(bundle: ModelBundle, folder: Path, *, fingerprint: str) -> Path:
     from safetensors.torch import save
 
     check_target(folder, "safetensors", [folder / name for name in FILES])
+    tokenizer = bundle.tokenizer.state()
+    backend = tokenizer.pop("backend")
+    config = _as_saved(bundle, tokenizer, fingerprint)  # before a former model is written over
+
     folder.mkdir(parents=True, exist_ok=True)
     state = bundle.model.state_dict()
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     with replacing(folder / WEIGHTS, "wb") as file:
         file.write(save(weights, metadata={"format": "pt"}))
 
-    tokenizer = bundle.tokenizer.state()
-    write_text(folder / TOKENIZER, tokenizer.pop("backend"))
+    write_text(folder / TOKENIZER, backend)
     write_json(folder / TOKENIZER_CONFIG, _tokenizer_config(bundle.tokenizer))
-    write_json(folder / CONFIG, _as_saved(bundle, tokenizer, fingerprint))
+    write_json(folder / CONFIG, config)
     return folder
 
 

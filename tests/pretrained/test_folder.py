@@ -74,6 +74,12 @@ def test_every_kind_of_part_comes_back_equal(kind: str, tmp_path: Path) -> None:
     torch.testing.assert_close(again.encode_text(texts), model.encode_text(texts), atol=1e-6, rtol=0)
 
 
+def test_a_saved_model_is_saved_again(saved: Path, tmp_path: Path) -> None:
+    again = MiniCLIP.from_pretrained(saved).save_pretrained(tmp_path / "again")
+    for path in saved.iterdir():
+        assert (again / path.name).read_bytes() == path.read_bytes()
+
+
 def test_the_config_is_plain(saved: Path) -> None:
     text = (saved / "config.json").read_text()
     assert "_target_" not in text and "_partial_" not in text
