@@ -22,6 +22,9 @@ FORMAT = 1
 BUSY_SECONDS = 30.0
 """How long a commit of another process is waited for."""
 
+LARGEST = 2**62
+"""Of the numbers of an index, which SQLite can still raise."""
+
 TABLES = """
 CREATE TABLE facts (
     model_name TEXT NOT NULL,
@@ -141,7 +144,7 @@ def facts_of(connection: sqlite3.Connection) -> Facts | None:
     numbers = facts.embed_dim, facts.generation, facts.version, facts.writer
     is_plain = all(isinstance(text, str) for text in texts) and all(type(n) is int for n in numbers)
     # SQLite keeps any type in any column, and the generation is a part of a file's name
-    if not is_plain or min(numbers) < 0 or facts.embed_dim == 0:
+    if not is_plain or min(numbers) < 0 or max(numbers) > LARGEST or facts.embed_dim == 0:
         raise sqlite3.DatabaseError("its facts are not those of an index")
     return facts
 

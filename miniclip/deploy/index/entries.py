@@ -15,6 +15,15 @@ NEVER = -2
 """Time of change that no file has, for an image that is to be read again."""
 
 
+MISFITS = """
+SELECT id FROM entries WHERE source NOT IN (SELECT id FROM sources)
+    OR typeof(name) <> 'blob' OR typeof(title) NOT IN ('text', 'null') OR typeof(digest) <> 'blob'
+    OR typeof(slot) <> 'integer' OR typeof(version) <> 'integer'
+LIMIT 1
+"""
+"""Entries that no writer makes: SQLite keeps any type in any column, and a stranger may have filled it."""
+
+
 class Known(NamedTuple):
     """An image as the index knows it."""
 
@@ -178,7 +187,14 @@ class EntryTable:
 
 
 def slots_of(connection: sqlite3.Connection) -> tuple[np.ndarray, np.ndarray]:
-    """The slots in use (N,) int64, ascending, and the versions of their entries (N,) int64."""
+    """The slots in use (N,) int64, ascending, and the versions of their entries (N,) int64.
+
+    Raises:
+        DatabaseError: when an entry is of no source, or holds other types than an index has.
+    """
+    misfit = connection.execute(MISFITS).fetchone()
+    if misfit is not None:
+        raise sqlite3.DatabaseError(f"entry {misfit[0]} is none of an index")
     pairs = connection.execute("SELECT slot, version FROM entries")
     slots, versions = np.fromiter(chain.from_iterable(pairs), np.int64).reshape(-1, 2).T
     order = np.argsort(slots)

@@ -16,7 +16,7 @@ from miniclip.deploy.index.entries import slots_of
 from miniclip.deploy.index.graph import Graph, load_graph, make_graph
 from miniclip.deploy.index.places import Places
 from miniclip.deploy.index.row_table import read_row
-from miniclip.deploy.index.vectors import VectorFile
+from miniclip.deploy.index.vectors import VectorFile, check_slots
 from miniclip.errors import BrokenImage, UserError, at_least
 
 Read = TypeVar("Read")
@@ -233,7 +233,7 @@ class Index:
             if row is None:
                 return facts, None
             vectors = _mapped(self.folder, facts)
-            _check_slots(self.folder, vectors, row[0], row[0])
+            check_slots(self.folder, len(vectors), row[0], row[0])
             return facts, vectors[row[0]].astype(np.float32)
 
         return self._undisturbed(vector_of)
@@ -280,7 +280,7 @@ class Index:
         slots, versions = slots_of(connection)
         vectors = _mapped(self.folder, facts)
         if len(slots):
-            _check_slots(self.folder, vectors, slots[0], slots[-1])
+            check_slots(self.folder, len(vectors), slots[0], slots[-1])
         if self.in_memory:
             vectors = vectors[slots].astype(np.float32)
         self._last = Snapshot(facts, slots, versions, vectors, self.in_memory)
@@ -331,14 +331,6 @@ def _mapped(folder: Path, facts: Facts) -> np.ndarray:
             if facts_of(connection) == facts:
                 raise damaged(folder, f"{os.path.basename(error.filename)} is missing") from None
         raise
-
-
-def _check_slots(folder: Path, vectors: np.ndarray, first: int, last: int) -> None:
-    """Stop where the file of vectors lacks slots that entries point at."""
-    if first < 0:
-        raise damaged(folder, f"slot {first} is none")
-    if last >= len(vectors):
-        raise damaged(folder, f"its vectors are cut off, {len(vectors):,} where {last + 1:,} belong")
 
 
 def _entries_at(connection: sqlite3.Connection, slots: np.ndarray) -> dict[int, Entry]:

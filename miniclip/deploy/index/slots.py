@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from miniclip.deploy.index.database import Facts, damaged
-from miniclip.deploy.index.vectors import VectorFile
+from miniclip.deploy.index.vectors import VectorFile, check_slots
 
 MIN_FREE = 1000
 MAX_FREE = 0.25
@@ -30,17 +30,14 @@ class Slots:
     def __init__(self, folder: Path, facts: Facts, used: np.ndarray):
         self.file = VectorFile(folder, facts.generation, facts.embed_dim)
         self.end = int(used[-1]) + 1 if len(used) else 0
-        self.free = np.setdiff1d(np.arange(self.end), used)[::-1].tolist()
 
         if self.end == 0:
             self.file.create()
         if not self.file.path.exists():
             raise damaged(folder, f"{self.file.path.name} is missing")
-        if self.file.num_slots < self.end:
-            raise damaged(
-                folder,
-                f"its vectors are cut off, {self.file.num_slots:,} where {self.end:,} belong",
-            )
+        if len(used):
+            check_slots(folder, self.file.num_slots, used[0], used[-1])
+        self.free = np.setdiff1d(np.arange(self.end), used)[::-1].tolist()
 
     def take(self, count: int) -> list[int]:
         """Slots to write into: free ones, and behind the end where these do not suffice."""

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from miniclip.deploy.index.database import damaged
+
 DTYPE = np.dtype("<f2")
 
 PATTERN = "vectors-*.f16"
@@ -49,3 +51,11 @@ class VectorFile:
         if shape[0] == 0:  # which cannot be mapped
             return np.empty(shape, DTYPE)
         return np.asarray(np.memmap(self.path, DTYPE, mode="r", shape=shape))
+
+
+def check_slots(folder: Path, num_slots: int, first: int, last: int) -> None:
+    """Stop where the file of vectors of an index lacks slots, first to last, that entries point at."""
+    if first < 0:
+        raise damaged(folder, f"slot {first} is none")
+    if last >= num_slots:
+        raise damaged(folder, f"its vectors are cut off, {num_slots:,} where {last + 1:,} belong")

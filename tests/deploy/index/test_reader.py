@@ -166,6 +166,32 @@ def test_a_query_that_is_none_is_told(queries: np.ndarray, k: int, said: str, tm
         index.search(queries, k=k)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE entries SET slot = 'x' WHERE id = 2",
+        "UPDATE entries SET slot = 1.5 WHERE id = 2",
+        "UPDATE entries SET slot = 1 << 40 WHERE id = 2",
+        "UPDATE entries SET slot = -1 WHERE id = 2",
+        "UPDATE entries SET version = 'x' WHERE id = 2",
+        "UPDATE entries SET title = x'ff' WHERE id = 2",
+        "UPDATE entries SET name = 5 WHERE id = 2",
+        "UPDATE facts SET version = 9223372036854775807",
+        "DELETE FROM sources",
+    ],
+)
+def test_entries_of_a_stranger_that_are_none_are_told(change: str, photos: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "index"
+    embed(folder, photos)
+    with closing(sqlite3.connect(folder / "index.sqlite")) as connection:
+        connection.execute(change)
+        connection.commit()
+    with pytest.raises(UserError, match="is damaged"):
+        Index(folder)
+    with pytest.raises(UserError, match="is damaged"):
+        embed(folder, photos)
+
+
 def test_vectors_that_are_not_finite_are_told(tmp_path: Path) -> None:
     folder = index_of(tmp_path / "index", unit_vectors(4))
     (file,) = folder.glob("vectors-*")
