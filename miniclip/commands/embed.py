@@ -67,13 +67,14 @@ def run(arguments: argparse.Namespace) -> None:
                 num_threads=arguments.threads,
             )
             writer.pack()
+            # before another writer may pack, or write over the slots that these entries point at
+            arrays = write_arrays(arguments.out) if arguments.npy else []
     except KeyboardInterrupt:
         raise UserError("Stopped; what is done is kept, and the same command goes on.") from None
 
     _print_changes(changes, arguments.out)
-    if arguments.npy:
-        for path in write_arrays(arguments.out):
-            print(path)
+    for path in arrays:
+        print(path)
 
 
 def _check_options_of_tables(arguments: argparse.Namespace) -> None:

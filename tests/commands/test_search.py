@@ -10,9 +10,13 @@ import pytest
 from PIL import Image
 
 from miniclip import MiniCLIP
+from miniclip.deploy.index.plain_arrays import write_arrays
+from miniclip.deploy.index.writer import LOCK
+from miniclip.files import locked
 from miniclip.runs import RunDirectory
 from miniclip.training.checkpoint import load_checkpoint, save_checkpoint
 from tests.data.conftest import encoded, lying
+from tests.deploy.index.projection import ProjectionModel
 from tests.in_process import Answer
 
 
@@ -153,3 +157,21 @@ def test_an_option_of_tables_is_told_without_one(
 ) -> None:
     done = miniclip("embed", "RUN", class_folder, "-o", "index", option, "x")
     assert done.returncode == 1 and f"{option} x is read with a table only" in done.stderr
+
+
+def test_arrays_are_written_while_no_other_writer_comes(
+    class_folder: Path, miniclip: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_free = []
+
+    def write(folder: Path) -> list[Path]:
+        with locked(folder / LOCK) as is_free_now:
+            is_free.append(is_free_now)
+        return write_arrays(folder)
+
+    monkeypatch.setattr("miniclip.commands.embed.load_model", lambda *_, **__: ProjectionModel())
+    monkeypatch.setattr("miniclip.deploy.index.plain_arrays.write_arrays", write)
+    done = miniclip("embed", "a_model", class_folder, "-o", "index", "--npy")
+    assert done.returncode == 0, done.stderr
+    assert is_free == [False]
+    assert len(np.load(tmp_path / "index" / "vectors.npy")) == 60
