@@ -23,6 +23,7 @@ from miniclip.models import CLIP
 from miniclip.models.image_encoder import adopt_preprocessing
 from miniclip.pretrained.bundle import LateTower, ModelBundle
 from miniclip.pretrained.parts import Config, check_config, checked_part, node_at
+from miniclip.pretrained.target import format_of
 from miniclip.runs import RunFiles
 from miniclip.tokenizers import Tokenizer
 from miniclip.training.checkpoint import (
@@ -86,7 +87,9 @@ def read_checkpoint(path: Path) -> ReadCheckpoint:
         UserError: when there is no whole checkpoint, its weights are not finite, or its config holds
             anything but the settings of MiniCLIP's own parts.
     """
-    path = RunFiles(path).best_checkpoint if path.is_dir() else path
+    if path.is_dir():
+        _check_run(path)
+        path = RunFiles(path).best_checkpoint
     try:
         content = load_checkpoint(path, unread=ONLY_FOR_TRAINING)
     except CheckpointError as error:  # another model is not taken in its place
@@ -101,6 +104,21 @@ def read_checkpoint(path: Path) -> ReadCheckpoint:
         config = _as_evaluated(without_places(content["config"]), content["preprocessing"])
     content = {name: part for name, part in content.items() if name not in ONLY_FOR_TRAINING}
     return ReadCheckpoint(path, {**content, "model": weights}, config, tokenizer)
+
+
+def _check_run(folder: Path) -> None:
+    """Stop at a folder that is no run, and say what it holds instead."""
+    if RunFiles(folder).checkpoints.is_dir():
+        return
+    other = format_of(folder)
+    if other not in (None, "safetensors"):  # of ours, half of it
+        raise CheckpointError(
+            f"{folder} holds a model in the format {other}, which other libraries read. Name the run that "
+            "it was exported from."
+        )
+    raise CheckpointError(
+        f"{folder} holds no model: it is no run with checkpoints and no whole saved model."
+    )
 
 
 def bundle_of(checkpoint: ReadCheckpoint, config: Config) -> ModelBundle:

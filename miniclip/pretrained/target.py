@@ -28,7 +28,7 @@ def check_target(folder: Path, library: str, paths: Iterable[Path]) -> None:
     if RunFiles(folder).checkpoints.is_dir():
         raise UserError(f"{folder} is a run, whose model would be taken for this one. Give another folder.")
 
-    found = _format_of(folder)
+    found = format_of(folder)
     if found not in (None, library):
         raise UserError(f"{folder} holds a model in the format {found}. Give another folder: -o FOLDER")
 
@@ -40,7 +40,7 @@ def check_target(folder: Path, library: str, paths: Iterable[Path]) -> None:
         )
 
 
-def _format_of(folder: Path) -> str | None:
+def format_of(folder: Path) -> str | None:
     """The format of the model that a folder holds, or None."""
     if (folder / ONNX_CONFIG).exists():
         return "onnx"

@@ -202,3 +202,21 @@ def test_importing_the_package_is_light_and_the_api_needs_no_hydra(
     command = [sys.executable, "-c", code, str(class_run.path), str(files[0])]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("photo.txt", "", "holds no model: it is no run with checkpoints and no whole saved model"),
+        ("config.json", '{"library": "miniclip"}', "no whole saved model"),
+        ("open_clip_config.json", "{}", "holds a model in the format open_clip, .*Name the run"),
+        ("config.json", '{"model_type": "bert"}', r"in the format transformers \(bert\)"),
+    ],
+)
+def test_a_folder_without_a_model_of_ours_is_told(
+    name: str, content: str, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(content)
+    for load in (MiniCLIP.from_pretrained, restore):
+        with pytest.raises(UserError, match=said):
+            load(tmp_path)
