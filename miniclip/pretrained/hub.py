@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from miniclip.errors import UserError, first_line
+from miniclip.errors import SettingError, UserError, first_line
 from miniclip.pretrained.folder import FILES
 
 REPO_NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
@@ -38,9 +38,12 @@ def upload(save: Callable[[Path], Path], repo_id: str, *, private: bool, token: 
         save: writes the model into a folder.
 
     Raises:
-        UserError: when nobody is logged in or the hub refuses.
+        UserError: when the name is none, nobody is logged in or the hub refuses.
     """
     from huggingface_hub import HfApi
+
+    if not is_repo_name(repo_id):  # of MODEL alone the hub would make OWNER/MODEL, and take no file for it
+        raise SettingError("repo_id", repo_id, "must be OWNER/MODEL")
 
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as folder:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from miniclip import MiniCLIP
-from miniclip.errors import UserError
+from miniclip.errors import SettingError, UserError
 from miniclip.pretrained.hub import is_repo_name
 from tests.bundles import bundle_of
 
@@ -54,3 +54,9 @@ def test_who_is_not_logged_in_is_told_how(refusing_hub: list[str], tmp_path: Pat
     with pytest.raises(UserError, match=r"cannot be pushed to owner/model .*hf auth login"):
         MiniCLIP(bundle_of()).push_to_hub("owner/model", token="none")
     assert refusing_hub[0] == "/api/repos/create"
+
+
+def test_a_name_without_an_owner_is_told_before_the_hub_is_asked(refusing_hub: list[str]) -> None:
+    with pytest.raises(SettingError, match="repo_id=model: must be OWNER/MODEL"):
+        MiniCLIP(bundle_of()).push_to_hub("model", token="none")
+    assert not refusing_hub
