@@ -7,6 +7,7 @@ that every answer is of the last commit; when too much has changed, the graph is
 import contextlib
 import logging
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -81,16 +82,26 @@ class Graph:
             num_asked = min(2 * num_asked, len(self.graph))
 
 
-def load_graph(folder: Path, generation: int) -> Graph | None:
-    """The graph of the file of vectors of this number, if one was saved."""
-    files = sorted(folder.glob(f"graph-{generation}-*.usearch"), key=_version_of)
+def load_graph(folder: Path, generation: int, embed_dim: int) -> Graph | None:
+    """The graph of the file of vectors of this number, if one was saved.
+
+    Args:
+        embed_dim: length of these vectors.
+    """
+    names = re.compile(rf"graph-{generation}-[0-9]+\.usearch")
+    files = [path for path in folder.glob(PATTERN) if names.fullmatch(path.name)]
     if not files:
         return None
+
+    last = max(files, key=_version_of)
     try:
-        return Graph(_usearch().restore(str(files[-1]), view=True), _version_of(files[-1]))
+        graph = _usearch().restore(str(last), view=True)
     except (ValueError, RuntimeError, OSError):  # a file that is cut is made anew
-        log.warning("%s is damaged; the graph of neighbors is made anew.", files[-1])
-        return None
+        graph = None
+    if graph is not None and graph.ndim == embed_dim:
+        return Graph(graph, _version_of(last))
+    log.warning("%s is damaged; the graph of neighbors is made anew.", last)
+    return None
 
 
 def make_graph(

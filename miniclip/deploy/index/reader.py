@@ -306,7 +306,7 @@ class Index:
 
 def graph_of(folder: Path, facts: Facts, slots: np.ndarray, versions: np.ndarray) -> Graph:
     """The graph of neighbors that suits entries, out of the folder or made anew."""
-    graph = load_graph(folder, facts.generation)
+    graph = load_graph(folder, facts.generation, facts.embed_dim)
     if graph is not None and graph.suits(versions):
         return graph
     return make_graph(folder, facts.generation, facts.version, _mapped(folder, facts), slots)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import usearch.index
 
 from miniclip.deploy.index import Index, exact, open_source, open_writer, reader, update
 from miniclip.deploy.index.entries import Encoded
@@ -109,6 +110,22 @@ def test_a_damaged_graph_is_made_anew(tmp_path: Path, caplog: pytest.LogCaptureF
     expected = names_of(Index(folder, exact_limit=100), query, 5)
     (graph,) = folder.glob("graph-*")
     graph.write_bytes(graph.read_bytes()[:1000])
+    assert names_of(Index(folder, exact_limit=100), query, 5) == expected
+    assert "is damaged" in caplog.text
+
+
+def test_a_strangers_graph_is_made_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = index_of(tmp_path / "index", unit_vectors(300))
+    query = unit_vectors(1, seed=1)
+    expected = names_of(Index(folder, exact_limit=100), query, 5)
+    (graph,) = folder.glob("graph-*")
+    number = graph.stem.split("-")[1]
+    (folder / f"graph-{number}-x.usearch").write_bytes(b"of no version")
+    assert names_of(Index(folder, exact_limit=100), query, 5) == expected
+
+    other = usearch.index.Index(ndim=12, metric="ip", dtype="f16")
+    other.add(np.arange(300), unit_vectors(300, size=12))
+    other.save(str(graph))
     assert names_of(Index(folder, exact_limit=100), query, 5) == expected
     assert "is damaged" in caplog.text
 
