@@ -72,7 +72,9 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.json:
         _print_json(asked, found, arguments.index, facts.model_name)
     else:
-        _print_lines(asked, found)
+        is_empty = arguments.threshold is None
+        nothing = "the index holds no images" if is_empty else "nothing above the threshold"
+        _print_lines(asked, found, nothing=nothing)
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -123,14 +125,14 @@ def _print_json(asked: list[dict[str, Any]], found: "Found", folder: Path, model
     print(json.dumps({"index": str(folder.absolute()), "model": model_name, "queries": queries}, indent=2))
 
 
-def _print_lines(asked: list[dict[str, Any]], found: "Found") -> None:
+def _print_lines(asked: list[dict[str, Any]], found: "Found", *, nothing: str) -> None:
     for query, scores, entries in zip(asked, found.scores, found.entries, strict=True):
         print(_title(query))
         for score, entry in zip(scores, entries, strict=True):
             name = str(entry)
             print(f"  {score:.4f}  {name if name.isprintable() else ascii(name)}")
         if not entries:
-            print("  nothing above the threshold")
+            print(f"  {nothing}")
 
 
 def _title(query: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ from miniclip.files import locked
 from miniclip.runs import RunDirectory
 from miniclip.training.checkpoint import load_checkpoint, save_checkpoint
 from tests.data.conftest import encoded, lying
+from tests.deploy.index.conftest import save_photo
 from tests.deploy.index.projection import ProjectionModel
 from tests.in_process import Answer
 
@@ -159,6 +160,11 @@ def test_an_option_of_tables_is_told_without_one(
     assert done.returncode == 1 and f"{option} x is read with a table only" in done.stderr
 
 
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    return save_photo(tmp_path / "photos" / "a.png", 1)
+
+
 def test_arrays_are_written_while_no_other_writer_comes(
     class_folder: Path, miniclip: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,3 +181,17 @@ def test_arrays_are_written_while_no_other_writer_comes(
     assert done.returncode == 0, done.stderr
     assert is_free == [False]
     assert len(np.load(tmp_path / "index" / "vectors.npy")) == 60
+
+
+def test_an_index_without_images_is_told(
+    photo: Path, miniclip: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for command in ("embed.load_model", "search.load_model_of_index"):
+        monkeypatch.setattr(f"miniclip.commands.{command}", lambda *_, **__: ProjectionModel())
+    miniclip("embed", "a_model", photo.parent, "-o", "index")
+    miniclip("embed", "a_model", "-o", "index", "--forget", photo.parent)
+    assert miniclip("search", "index", "a dog").stdout == "a dog\n  the index holds no images\n"
+
+    miniclip("embed", "a_model", photo.parent, "-o", "index")
+    found = miniclip("search", "index", "a dog", "--threshold", 1)
+    assert found.stdout == "a dog\n  nothing above the threshold\n"
