@@ -8,12 +8,15 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from miniclip.data.image_content import decode_without_torch
 from miniclip.deploy.index.reader import Entry, Found
-from miniclip.errors import BrokenImage
+from miniclip.errors import BrokenImage, UserError
 from miniclip.files import replacing
 
 COLUMNS = 5
 CELL = 220
 """Side of the square that holds an image, pixels."""
+
+MOST_IMAGES = 2_000
+"""Of a sheet, which is 112,000 pixels high then and takes 400 MB."""
 
 GAP = 16
 CAPTION = 44
@@ -27,7 +30,17 @@ def draw_sheet(titles: Sequence[str], found: Found, path: Path) -> None:
 
     Args:
         titles: how each query is called.
+
+    Raises:
+        UserError: when so many images are found that no sheet holds them.
     """
+    num_images = sum(map(len, found.entries))
+    if num_images > MOST_IMAGES:
+        raise UserError(
+            f"The sheet {path} would have {num_images:,} images, and may have {MOST_IMAGES:,}. Take a "
+            "smaller -k, or a higher --threshold."
+        )
+
     most = max((len(entries) for entries in found.entries), default=0)
     columns = max(1, min(COLUMNS, most))
     width = max(columns, 3) * (CELL + GAP) + GAP

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from miniclip.deploy.index import Index
 from miniclip.deploy.index.contact_sheet import draw_sheet
+from miniclip.errors import UserError
 from tests.data.conftest import encoded, lying
 from tests.deploy.index.projection import embed, normalized
 
@@ -41,3 +43,11 @@ def test_a_sheet_shows_rotated_photos_upright(tmp_path: Path) -> None:
         draw_sheet(["words"], found, tmp_path / f"{name}.png")
         sheets.append(Image.open(tmp_path / f"{name}.png"))
     assert sheets[0] == sheets[1]
+
+
+def test_a_sheet_of_too_many_images_is_told(photos: Path, tmp_path: Path) -> None:
+    embed(tmp_path / "index", photos)
+    found = Index(tmp_path / "index").search(np.ones((201, 24), np.float32), k=10)
+    with pytest.raises(UserError, match=r"would have 2,010 images, and may have 2,000\. Take a smaller -k"):
+        draw_sheet(["words"] * 201, found, tmp_path / "sheet.png")
+    assert not (tmp_path / "sheet.png").exists()
