@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> None:
     from miniclip.evaluation import comparison, result_text
     from miniclip.training.device import find_device
 
-    device = find_device(arguments.device)
+    device = find_device(arguments.device, setting="--device")
     words = _sorted_by_kind(arguments.words)
     cfg = _config_of_tasks(words.tasks, words.of_tasks)
     check_part(cfg, "eval")

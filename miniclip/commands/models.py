@@ -46,7 +46,7 @@ def load_model(
         raise UserError(
             f"There is no model {path}. Name a run directory, a checkpoint, a saved or an exported model."
         )
-    model = MiniCLIP.from_pretrained(path, device=find_device(device))
+    model = MiniCLIP.from_pretrained(path, device=find_device(device, setting="--device"))
     if reads_images:
         model.make_image_tower()
     return model

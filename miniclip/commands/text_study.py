@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
     from miniclip.training.device import find_device
 
     _check(arguments)
-    device = find_device(arguments.device)
+    device = find_device(arguments.device, setting="--device")
     costs = attention_costs(
         _makers(arguments),
         arguments.lengths,

@@ -9,8 +9,11 @@ from miniclip.errors import SettingError, counted
 DEVICES = "must be auto, cpu, mps, or cuda, cuda:1 and so on"
 
 
-def find_device(name: str) -> torch.device:
+def find_device(name: str, *, setting: str = "device") -> torch.device:
     """The device a setting names; "auto" is CUDA if there is one, else the CPU.
+
+    Args:
+        setting: how the user names it: a command has the option --device.
 
     Raises:
         SettingError: when torch knows no such device or finds none here.
@@ -24,16 +27,16 @@ def find_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise SettingError("device", name, DEVICES) from None
+        raise SettingError(setting, name, DEVICES) from None
     if device.type not in ("cpu", "cuda", "mps"):
-        raise SettingError("device", name, DEVICES)
+        raise SettingError(setting, name, DEVICES)
 
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise SettingError("device", name, "torch finds no MPS device here; use auto or cpu")
+        raise SettingError(setting, name, "torch finds no MPS device here; use auto or cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         found = torch.cuda.device_count()
         allowed = f"torch finds {counted(found, 'CUDA device')} here; use auto or cpu"
-        raise SettingError("device", name, allowed)
+        raise SettingError(setting, name, allowed)
     return device
 
 

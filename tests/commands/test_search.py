@@ -54,6 +54,8 @@ def test_a_folder_is_embedded_and_searched(
     assert "Search for what?" in miniclip("search", "index").stderr
     assert "holds no index" in miniclip("search", "nowhere", "x").stderr
     assert "is missing" in miniclip("search", "index", "--image", "none.jpg").stderr
+    on_gpu = miniclip("embed", class_run.path, class_folder, "-o", "index", "--device", "gpu")
+    assert "--device=gpu: must be auto" in on_gpu.stderr and "Change it with --device=" in on_gpu.stderr
 
     (tmp_path / "index" / "signatures.json").unlink()  # as if another user had made it
     stopped = miniclip("search", "index", "x")
