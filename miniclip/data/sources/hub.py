@@ -8,6 +8,7 @@ from miniclip.data.dataset import ImageTextDataset, TrainingSets
 from miniclip.data.sources.base import DataSource
 from miniclip.data.sources.caption_cells import captions_of_rows
 from miniclip.data.sources.checks import check_val_fraction
+from miniclip.data.sources.class_names import with_class_names
 from miniclip.data.sources.columns import ColumnNames, find_columns
 from miniclip.data.sources.hub_stream import StreamedPart, Streaming, streamed_splits
 from miniclip.data.sources.image_cells import EncodedImages, check_missing, find_files, image_cells
@@ -261,13 +262,8 @@ class Hub(DataSource):
 
 def _cells(rows: "Dataset", column: str) -> list[Any]:
     """What is in the cells of a column; names in place of the numbers of classes, None for none."""
-    import datasets
-
-    values, kind = rows[column], rows.features[column]
-    if not isinstance(kind, datasets.ClassLabel):
-        return list(values)
-    # -1 is what sets write where a class is not published
-    return [None if value is None or value < 0 else kind.int2str(value) for value in values]
+    feature = rows.features.to_dict()[column]
+    return [with_class_names(cell, feature, f"the column {column}") for cell in rows[column]]
 
 
 class _Contents:

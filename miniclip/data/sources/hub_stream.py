@@ -8,6 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from miniclip.data.sources.caption_cells import captions_of_row, shortened
+from miniclip.data.sources.class_names import with_class_names
 from miniclip.data.sources.columns import ColumnNames, find_columns
 from miniclip.data.sources.image_cells import EncodedImages
 from miniclip.data.sources.rows import Rows, whole_splits
@@ -88,6 +89,7 @@ class StreamedPart:
         if self.columns.split is not None:
             allowed = "divides no set that is streamed; null trains on all of its rows"
             raise SettingError("split_column", self.columns.split, allowed)
+        self.features = {} if rows.features is None else rows.features.to_dict()
         if isinstance((rows.features or {}).get(self.columns.image), datasets.Image):
             rows = rows.cast_column(self.columns.image, datasets.Image(decode=False))
         self.rows = rows.select_columns([self.columns.image, *self.columns.captions])
@@ -124,7 +126,10 @@ class StreamedPart:
 
     def _row(self, cells: Mapping[str, Any], name: str) -> StreamedRow | None:
         content = self._content(cells[self.columns.image], name)
-        texts = {column: cells[column] for column in self.columns.captions}
+        texts = {
+            column: with_class_names(cells[column], self.features.get(column), f"{self.hub}, {name}")
+            for column in self.columns.captions
+        }
         captions = [
             text for text in captions_of_row(texts, self.columns.field, source=self.hub, row=name) if text
         ]

@@ -8,6 +8,7 @@ from typing import Any
 
 from miniclip.data.sources.base import FolderSource
 from miniclip.data.sources.caption_cells import MOST_LETTERS, captions_of_rows
+from miniclip.data.sources.class_names import features_in_schema, with_class_names
 from miniclip.data.sources.columns import ColumnNames, find_columns
 from miniclip.data.sources.image_cells import EncodedImages, check_missing, find_files, image_cells
 from miniclip.data.sources.parquet_size import check_size
@@ -122,8 +123,8 @@ class Parquet(FolderSource):
         except ImportError:
             raise UserError('data=parquet needs pyarrow: pip install -e ".[data]"') from None
         try:
-            names = pyarrow.parquet.read_schema(files[0]).names
-            columns = find_columns(names, self.columns, source=files[0], has_objects=True)
+            schema = pyarrow.parquet.read_schema(files[0])
+            columns = find_columns(schema.names, self.columns, source=files[0], has_objects=True)
             check_size(files, columns.every(), held_once=columns.captions)
             # a text that a file holds once for many rows is held once in memory, too
             table = pyarrow.concat_tables(
@@ -145,15 +146,23 @@ class Parquet(FolderSource):
         source = f"{files[0]}: the column {', '.join(columns.captions)}"
         for name in columns.captions:
             _check_lengths(table.column(name), f"{files[0]}: the column {name}")
-        cells = {name: table.column(name).to_pylist() for name in columns.captions}
-        labels = None if columns.label is None else table.column(columns.label).to_pylist()
+        features = features_in_schema(schema.metadata)
+
+        def cells_of(name: str) -> list[Any]:
+            where = f"{files[0]}: the column {name}"
+            return [
+                with_class_names(cell, features.get(name), where) for cell in table.column(name).to_pylist()
+            ]
+
         return Rows(
             source,
             [f"{files[0].stem.partition('-')[0]} row {row}" for row in range(len(table))],
             EncodedImages(contents, found),
-            captions_of_rows(cells, columns.field, source=files[0]),
-            None if labels is None else texts_of(labels),
-            None if columns.split is None else table.column(columns.split).to_pylist(),
+            captions_of_rows(
+                {name: cells_of(name) for name in columns.captions}, columns.field, source=files[0]
+            ),
+            None if columns.label is None else texts_of(cells_of(columns.label)),
+            None if columns.split is None else cells_of(columns.split),
             self.merge_equal_images,
         )
 

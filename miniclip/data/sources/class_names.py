@@ -1,0 +1,51 @@
+"""Classes as sets of Hugging Face hold them: numbers, whose names stand in the set's features."""
+
+import json
+from typing import Any
+
+from miniclip.data.sources.caption_cells import shortened
+from miniclip.errors import UserError
+
+
+def features_in_schema(metadata: dict[bytes, bytes] | None) -> dict[str, Any]:
+    """The features by column that `datasets` writes into a Parquet file; none where another wrote it.
+
+    Args:
+        metadata: of the file's Arrow schema.
+    """
+    try:
+        features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return {}
+    return features if isinstance(features, dict) else {}
+
+
+def with_class_names(cell: Any, feature: Any, where: object) -> Any:
+    """A cell with names in place of the numbers of classes, also of those in lists and objects.
+
+    None stands for -1, which is what sets write where a class is not published.
+
+    Args:
+        cell: what a table holds.
+        feature: of the column, as `datasets.Features.to_dict` gives it; other cells stay as they are.
+        where: how an error calls the cell.
+
+    Raises:
+        UserError: when a number has no name.
+    """
+    if isinstance(feature, list):  # another way to write a list
+        feature = {"feature": next(iter(feature), None)}
+    if not isinstance(feature, dict):
+        return cell
+
+    if isinstance(cell, list):
+        return [with_class_names(item, feature.get("feature"), where) for item in cell]
+    if isinstance(cell, dict):
+        return {name: with_class_names(item, feature.get(name), where) for name, item in cell.items()}
+    names = feature.get("names")
+    if feature.get("_type") != "ClassLabel" or not isinstance(names, list) or not isinstance(cell, int):
+        return cell
+
+    if cell >= len(names):
+        raise UserError(f"{where}: the class {cell} has no name among {shortened(names)}. Correct the set.")
+    return names[cell] if cell >= 0 else None

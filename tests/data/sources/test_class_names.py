@@ -1,0 +1,61 @@
+"""Classes that a set holds as numbers are read by their names, whoever reads the set."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from miniclip.data.sources.class_names import features_in_schema, with_class_names
+from miniclip.errors import UserError
+from tests.data.sources.conftest import hub, parquet
+
+KINDS = {"_type": "ClassLabel", "names": ["cat", "dog", "cow"]}
+
+
+@pytest.fixture
+def animals(root: Path, images: Any) -> Path:
+    """A copy of a set whose every row has a class, and two in a list."""
+    sets = pytest.importorskip("datasets")
+    kinds = sets.ClassLabel(names=KINDS["names"])
+    columns = {
+        "image": images,
+        "kind": [row % 3 for row in range(12)],
+        "kinds": [[row % 3, 2] for row in range(12)],
+    }
+    features = sets.Features({"image": sets.Image(), "kind": kinds, "kinds": sets.Sequence(kinds)})
+    sets.Dataset.from_dict(columns, features).to_parquet(str(root / "train.parquet"))
+    return root
+
+
+STREAMED = {"streaming": True, "val_images": 2, "images_per_epoch": 8}
+
+
+@pytest.mark.parametrize(("source_of", "changes"), [(parquet, {}), (hub, {}), (hub, STREAMED)])
+def test_captions_and_classes_are_names(animals: Path, source_of: Any, changes: dict[str, Any]) -> None:
+    def train_of(column: str) -> Any:
+        source = source_of(animals, caption_column=column, class_column="kind", **changes)
+        return source.training_sets().train.split
+
+    assert {captions[0] for captions in train_of("kind").captions} == {"cat", "dog", "cow"}
+    several = train_of("kinds")
+    assert {tuple(captions) for captions in several.captions} == {
+        ("cat", "cow"),
+        ("dog", "cow"),
+        ("cow", "cow"),
+    }
+    if not changes:  # a stream has no classes
+        assert list(several.labels) == [captions[0] for captions in several.captions]
+
+
+def test_only_numbers_of_classes_become_names() -> None:
+    assert with_class_names(1, KINDS, "here") == "dog"
+    assert with_class_names(-1, KINDS, "here") is None and with_class_names(None, KINDS, "here") is None
+    assert with_class_names(1, {"_type": "Value", "dtype": "int64"}, "here") == 1
+    assert with_class_names({"a": [2], "b": 2}, {"a": [KINDS]}, "here") == {"a": ["cow"], "b": 2}
+    with pytest.raises(UserError, match="here: the class 3 has no name among"):
+        with_class_names(3, KINDS, "here")
+
+
+@pytest.mark.parametrize("text", [b"", b"{}", b"[1]", b'{"info": {"features": 3}}'])
+def test_a_file_that_says_nothing_of_features_has_none(text: bytes) -> None:
+    assert features_in_schema({b"huggingface": text}) == features_in_schema(None) == {}
