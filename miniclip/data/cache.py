@@ -29,8 +29,6 @@ log = logging.getLogger(__name__)
 FORMAT = 5
 """Part of the name of every cache of pixels on disk: another one makes all of them anew."""
 
-SHARED_MEMORY = Path("/dev/shm")
-
 ASPECT = 1.5
 """The longer side of an image over its shorter one, where room is estimated: that of photographs."""
 
@@ -185,7 +183,7 @@ class CachedImages(Images):
 def cache_in_memory(
     images: Images, *, size: int, skips_broken: bool, crop: Crop | None = None
 ) -> CachedImages:
-    """Decode all images into memory that workers share.
+    """Decode all images into memory, which holds each once: also those that were decoded so far.
 
     Args:
         size: of an image's shorter side, which is shrunk to it if it is longer.
@@ -193,28 +191,11 @@ def cache_in_memory(
         crop: one that draws nothing: keep just what it sees, at its `image_size`.
     """
     index = _Index([], {}, [])
-    decoded: list[np.ndarray] = []
+    pixels = bytearray()  # grows in place, so that no image is copied to join the others
     for result in decode_all(images, size=size, skips_broken=skips_broken, crop=crop):
-        decoded += index.add(result)
-
-    pixels = _shared(sum(array.size for array in decoded))
-    end = 0
-    for place, array in enumerate(decoded):
-        pixels[end : end + array.size] = torch.from_numpy(array).flatten()
-        end += array.size
-        decoded[place] = array[:0].copy()  # so that not all is held twice
-    return CachedImages(pixels, index)
-
-
-def _shared(num_bytes: int) -> Tensor:
-    """Memory that worker processes share; forked ones share any, and others get a copy of their own.
-
-    Where the place for shared memory is smaller, as in containers, writing to it would end the process.
-    """
-    pixels = torch.empty(num_bytes, dtype=torch.uint8)
-    if SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free < num_bytes:
-        return pixels
-    return pixels.share_memory_()
+        for decoded in index.add(result):
+            pixels += decoded.data
+    return CachedImages(torch.from_numpy(np.frombuffer(pixels, dtype=np.uint8)), index)
 
 
 def cache_on_disk(

@@ -5,9 +5,10 @@ import logging
 import multiprocessing
 import os
 import pickle
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from shutil import rmtree
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,11 @@ from PIL import Image
 
 from miniclip.data import CSVTable, Split, cache
 from miniclip.data.cache import CachedImages, PixelCache, cache_in_memory, cache_on_disk
-from miniclip.data.images import ImageArray, ImageFiles
+from miniclip.data.decoding import DecodedImage, decode_all
+from miniclip.data.images import ImageArray, ImageFiles, ImageSubset
 from miniclip.data.transforms import crop_and_resize
 from miniclip.disk_errors import DiskError, disk_errors_told
-from miniclip.errors import UserError
+from miniclip.errors import BrokenImage, UserError
 from tests.reliability.limits import largest_file
 
 
@@ -328,10 +330,25 @@ def test_a_cache_whose_folder_is_removed_stays_readable(photographs: ImageFiles,
     assert torch.equal(images[2], expected)
 
 
-def test_no_more_shared_memory_is_taken_than_there_is(
-    photographs: ImageFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert cached(photographs, tmp_path, "memory").pixels.is_shared()
-    monkeypatch.setattr(cache, "SHARED_MEMORY", tmp_path)
-    monkeypatch.setattr(cache.shutil, "disk_usage", lambda place: SimpleNamespace(free=1000))
-    assert not cached(photographs, tmp_path, "memory").pixels.is_shared()
+def test_memory_holds_no_image_twice(photographs: ImageFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image that was decoded is let go of as soon as its pixels stand with the others."""
+    alive: list[Any] = []
+
+    def watched(*arguments: Any, **settings: Any) -> Iterator[DecodedImage]:
+        for image in decode_all(*arguments, **settings):
+            alive.append(weakref.ref(image.pixels))
+            assert sum(each() is not None for each in alive) <= 2
+            yield image
+
+    monkeypatch.setattr(cache, "decode_all", watched)
+    many = ImageSubset(photographs, np.arange(50) % 5)
+    images = cache_in_memory(many, size=64, skips_broken=False)
+    assert len(images) == 50 and torch.equal(images[2], images[47])
+
+
+def test_a_cache_in_memory_of_images_of_which_none_can_be_read(photographs: ImageFiles) -> None:
+    rmtree(photographs.root)
+    images = cache_in_memory(photographs, size=64, skips_broken=True)
+    assert len(images) == 5 and images.pixels.shape == (0,)
+    with pytest.raises(BrokenImage, match="is missing"):
+        _ = images[0]
