@@ -150,20 +150,26 @@ def find_caption_columns(names: Sequence[str], given: CaptionColumn, *, source: 
         UserError: see `find_column`.
     """
     if given is not None:
-        wanted = [given] if isinstance(given, str) else list(given)
-        return [find_column(names, [name], source=source, setting="caption_column") for name in wanted]
+        return _each_once(names, [given] if isinstance(given, str) else given, source=source)
 
     usual = [name for name in names if _key(name) in CAPTION_COLUMNS]
     numbered = [name for word in CAPTION_COLUMNS for name in _numbered(names, word)]
     found = next((own for word in CAPTION_COLUMNS if (own := _numbered(names, word))), [])
     if usual or not found:
         found = [find_column(names, CAPTION_COLUMNS, source=source, setting="caption_column")]
+    found = _each_once(names, found, source=source)
 
     unused = [name for name in (*usual, *numbered) if name not in found]
     if len(found) > 1 or unused:
         also = f"; data.caption_column=[...] takes others, too: {', '.join(unused)}" if unused else ""
         log.info("%s: the captions are the columns %s%s.", source, ", ".join(found), also)
     return found
+
+
+def _each_once(names: Sequence[str], wanted: Sequence[str], *, source: object) -> list[str]:
+    """The columns of these names, see `find_column`, none of them twice."""
+    found = [find_column(names, [name], source=source, setting="caption_column") for name in wanted]
+    return list(dict.fromkeys(found))
 
 
 def _column_and_field(names: Sequence[str], given: CaptionColumn) -> tuple[CaptionColumn, str | None]:

@@ -43,10 +43,17 @@ def test_numbered_columns_are_all_taken(caplog: pytest.LogCaptureFixture) -> Non
     assert "t: the captions are the columns caption_0, caption 2, Caption_10." in caplog.text
 
 
+def test_two_numbered_columns_of_one_name_stop() -> None:
+    """And are not read as the first of them twice."""
+    with pytest.raises(UserError, match=r"t has 2 columns that can be caption_0: 'caption_0', 'caption_0'"):
+        find_caption_columns(["image", "caption_0", "caption_0"], None, source="t")
+
+
 @pytest.mark.parametrize(
     ("given", "found"),
     [
         (None, ["caption"]),
+        (["caption", "Caption"], ["caption"]),
         ("CAPTION_1", ["caption_1"]),
         (["caption_1", "Caption"], ["caption_1", "caption"]),
     ],
