@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from miniclip.data.images import ImageFiles
+from miniclip.data.sources.caption_cells import checked_text
 from miniclip.data.sources.image_names import find_images
 from miniclip.data.split import Split, seeded_rows
 from miniclip.errors import UserError, counted
@@ -22,14 +23,14 @@ def group_by_image(rows: Iterable[tuple[str, str]], source: object) -> Captions:
     Rows without a caption are left out, with one warning.
 
     Raises:
-        UserError: when no row is left.
+        UserError: when no row is left, or a caption is longer than `checked_text` allows.
     """
     captions: dict[str, list[str]] = defaultdict(list)
     num_empty = 0
     for name, caption in rows:
         text = caption.strip()
         if text:
-            captions[name.strip()].append(text)
+            captions[name.strip()].append(checked_text(text, f"{source}, image {name.strip()}"))
         else:
             num_empty += 1
 

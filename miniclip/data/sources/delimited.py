@@ -15,7 +15,7 @@ LIST_STARTS = ("[", "(")
 QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
 MAX_FIELD_LENGTH = 2**31 - 1
-"""A caption may be longer than the 128 KiB that the module csv allows by itself."""
+"""A cell, a list of captions say, may be longer than the 128 KiB that the module csv allows by itself."""
 
 
 def read_table(

@@ -8,6 +8,7 @@ from typing import Any
 
 from miniclip.data.images import ImageFiles
 from miniclip.data.sources.base import FolderSource
+from miniclip.data.sources.caption_cells import checked_text
 from miniclip.data.sources.captions import Captions, seeded_split
 from miniclip.data.sources.part_folders import PartWords, part_folders, tell_what_is_in_no_part
 from miniclip.data.sources.text_files import lines_of, read_text
@@ -64,9 +65,7 @@ class Folder(FolderSource):
         captions: dict[str, list[str]] = {}
         for name in images:
             text = texts.get(os.path.splitext(name)[0])
-            lines = [] if text is None else lines_of(read_text(folder / text))
-            stripped = [line.strip() for line in lines]
-            captions[name] = [line for line in stripped if line]
+            captions[name] = [] if text is None else _captions_in(folder / text)
 
         captioned = {name: lines for name, lines in captions.items() if lines}
         self._check_uncaptioned(folder, [name for name in images if name not in captioned], len(images))
@@ -94,6 +93,12 @@ class Folder(FolderSource):
                 f"one caption per line, move the images elsewhere{fix}."
             )
         log.warning("%s beside them left out: %s", which, examples(names))
+
+
+def _captions_in(path: Path) -> list[str]:
+    """The lines of a text that are not empty."""
+    stripped = [line.strip() for line in lines_of(read_text(path))]
+    return [checked_text(line, path) for line in stripped if line]
 
 
 def _texts_by_stem(names: Iterable[str], folder: Path) -> Mapping[str, str]:
