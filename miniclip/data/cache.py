@@ -161,6 +161,12 @@ class CachedImages(Images):
         # (3, H, W), of which a pixel's three values lie side by side
         return self.pixels.as_strided((3, height, width), (1, 3 * width, 3), start)
 
+    def size(self, index: int) -> str | None:
+        """The digest, which is that of the image as it was decoded."""
+        return self.digests[index] or None
+
+    sample = digest = size
+
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) if self.file is None else {**vars(self), "mapping": None, "pixels": None}
 

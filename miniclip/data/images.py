@@ -2,9 +2,10 @@
 
 import copy
 import hashlib
+import os
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,12 @@ from torch import Tensor
 from miniclip.data.image_content import decode, read_content
 from miniclip.data.prefetch import Fetch
 from miniclip.errors import BrokenImage
+
+TAIL_BYTES = 4096
+"""A sample of a file is so many of its last bytes."""
+
+SAMPLE_STRIDE = 16
+"""A sample of a decoded image is every so many-th pixel in both directions."""
 
 
 class Windows(NamedTuple):
@@ -70,12 +77,57 @@ class Images(ABC):
         """Bytes of the content; None where there is none, or finding out may cost a transfer."""
         return None
 
-    def origin(self, index: int) -> tuple["Images", int]:
-        """The sequence that reads an image, below all subsets and joints, and where in it."""
-        return self, index
+    def size(self, index: int) -> Hashable | None:
+        """What equal images have in common at least, known without reading one: bytes, or the shape.
+
+        None where an image has nothing to be compared by, nor then a sample or a digest.
+        """
+        return self.num_bytes(index)
+
+    def sample(self, index: int) -> Hashable | None:
+        """A little of an image, which tells most of those of one size apart."""
+        content = self.content(index)
+        return None if content is None else content[-TAIL_BYTES:]
+
+    def digest(self, index: int) -> Hashable | None:
+        """What tells an image from any other: of its file, or of its pixels where it is decoded."""
+        content = self.content(index)
+        return None if content is None else _digest(content)
 
 
-class ImageSubset(Images):
+class ImageView(Images):
+    """Images of other sequences, read there."""
+
+    @abstractmethod
+    def _place(self, index: int) -> tuple[Images, int]:
+        """The sequence that holds an image, and where in it."""
+
+    def __getitem__(self, index: int) -> Tensor:
+        images, place = self._place(index)
+        return images[place]
+
+    def content(self, index: int) -> bytes | None:
+        images, place = self._place(index)
+        return images.content(place)
+
+    def num_bytes(self, index: int) -> int | None:
+        images, place = self._place(index)
+        return images.num_bytes(place)
+
+    def size(self, index: int) -> Hashable | None:
+        images, place = self._place(index)
+        return images.size(place)
+
+    def sample(self, index: int) -> Hashable | None:
+        images, place = self._place(index)
+        return images.sample(place)
+
+    def digest(self, index: int) -> Hashable | None:
+        images, place = self._place(index)
+        return images.digest(place)
+
+
+class ImageSubset(ImageView):
     """Some of the images of a sequence.
 
     Args:
@@ -91,9 +143,6 @@ class ImageSubset(Images):
     def __len__(self) -> int:
         return len(self.chosen)
 
-    def __getitem__(self, index: int) -> Tensor:
-        return self.images[int(self.chosen[index])]
-
     @property
     def identity(self) -> tuple[Any, bytes]:
         """What identifies the images, and which of them."""
@@ -107,23 +156,20 @@ class ImageSubset(Images):
     def decoded_at(self, size: int) -> Images:
         return ImageSubset(self.images.decoded_at(size), self.chosen)
 
-    def origin(self, index: int) -> tuple[Images, int]:
-        return self.images.origin(int(self.chosen[index]))
+    def _place(self, index: int) -> tuple[Images, int]:
+        return self.images, int(self.chosen[index])
 
 
-class ConcatImages(Images):
+class ConcatImages(ImageView):
     """The images of several sequences, one sequence behind the other."""
 
     def __init__(self, sequences: Sequence[Images]):
         self.sequences = sequences
         self.ends = np.cumsum([len(images) for images in sequences])
+        self.is_decoded = all(images.is_decoded for images in sequences)
 
     def __len__(self) -> int:
         return int(self.ends[-1])
-
-    def __getitem__(self, index: int) -> Tensor:
-        images, place = self._place(index)
-        return images[place]
 
     @property
     def identity(self) -> list[Any]:
@@ -133,12 +179,7 @@ class ConcatImages(Images):
     def decoded_at(self, size: int) -> Images:
         return ConcatImages([images.decoded_at(size) for images in self.sequences])
 
-    def origin(self, index: int) -> tuple[Images, int]:
-        images, place = self._place(index)
-        return images.origin(place)
-
     def _place(self, index: int) -> tuple[Images, int]:
-        """The sequence that holds an image, and where in it."""
         # empty sequences end where the one before them does, and are passed over
         number = int(np.searchsorted(self.ends, index, side="right"))
         images = self.sequences[number]
@@ -186,7 +227,12 @@ class ImageFiles(OnDemandImages):
         return read_content(self._path(index))
 
     def num_bytes(self, index: int) -> int | None:
-        return _size_and_time(self._path(index))[0] or None
+        return size_and_time(self._path(index))[0] or None
+
+    def sample(self, index: int) -> bytes:
+        with open(self._path(index), "rb") as file:
+            file.seek(-min(TAIL_BYTES, os.fstat(file.fileno()).st_size), os.SEEK_END)
+            return file.read()
 
     def _path(self, index: int) -> Path:
         return self.root / self.names[index]
@@ -194,7 +240,7 @@ class ImageFiles(OnDemandImages):
     @property
     def identity(self) -> list[tuple[int, int]]:
         """Size and time of change of each file, zeros for a missing one: equal files give an equal list."""
-        return [_size_and_time(self.root / name) for name in self.names]
+        return [size_and_time(self.root / name) for name in self.names]
 
 
 class ImageBytes(OnDemandImages):
@@ -218,23 +264,33 @@ class ImageBytes(OnDemandImages):
             raise BrokenImage(f"The image {self.names[index]} is missing.", "missing")
         return content
 
-    @property
-    def identity(self) -> int:
+    @cached_property
+    def identity(self) -> Any:
         """A checksum of all encoded images."""
         checksum = 0
         for index in range(len(self)):
-            checksum = zlib.crc32(self._content(index) or b"", checksum)
+            checksum = zlib.crc32(self._buffer(index), checksum)
         return checksum
 
     def num_bytes(self, index: int) -> int | None:
-        content = self.encoded[index]
-        if hasattr(content, "as_buffer"):  # an Arrow scalar, which need not be copied
-            content = content.as_buffer()
-        return None if content is None else len(memoryview(content))
+        return len(self._buffer(index)) or None
+
+    def sample(self, index: int) -> bytes:
+        return bytes(self._buffer(index)[-TAIL_BYTES:])
+
+    def digest(self, index: int) -> bytes:
+        return _digest(self._buffer(index))
 
     def _content(self, index: int) -> bytes | None:
         content = self.encoded[index]
         return content.as_py() if hasattr(content, "as_py") else content  # an Arrow scalar
+
+    def _buffer(self, index: int) -> memoryview:
+        """An encoded image, without a copy where it lies in an Arrow table; empty for a missing one."""
+        content = self.encoded[index]
+        if hasattr(content, "as_buffer"):
+            content = content.as_buffer()
+        return memoryview(b"" if content is None else content)
 
 
 class ImageArray(Images):
@@ -255,6 +311,15 @@ class ImageArray(Images):
     def __getitem__(self, index: int) -> Tensor:
         return torch.from_numpy(self.pixels[index]).permute(2, 0, 1)  # (3, H, W)
 
+    def size(self, index: int) -> tuple[int, ...]:
+        return self.pixels[index].shape
+
+    def sample(self, index: int) -> bytes:
+        return self.pixels[index, ::SAMPLE_STRIDE, ::SAMPLE_STRIDE].tobytes()
+
+    def digest(self, index: int) -> bytes:
+        return _digest(np.ascontiguousarray(self.pixels[index]).data)
+
     @cached_property
     def identity(self) -> str:
         """A digest of all pixels, for drawings of the same names may be others."""
@@ -263,9 +328,14 @@ class ImageArray(Images):
         return digest.hexdigest()
 
 
-def _size_and_time(path: Path) -> tuple[int, int]:
+def size_and_time(path: Path) -> tuple[int, int]:
+    """Bytes of a file, and when it was changed in nanoseconds; zeros for a missing one."""
     try:
         found = path.stat()
     except (OSError, ValueError):
         return 0, 0
     return found.st_size, found.st_mtime_ns
+
+
+def _digest(content: bytes | memoryview) -> bytes:
+    return hashlib.blake2b(content, digest_size=16).digest()

@@ -1,26 +1,25 @@
 """Images that two parts of a data set share, found without decoding any."""
 
-import hashlib
 import logging
-import os
-import stat
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from miniclip.data.cache import CachedImages
-from miniclip.data.images import ImageBytes, ImageFiles, Images
+from miniclip.data.images import Images
 from miniclip.data.split import Split
 from miniclip.errors import BrokenImage, UserError, counted
 
 log = logging.getLogger(__name__)
 
-TAIL_BYTES = 4096
-"""Files of equal size are told apart by so many of their last bytes, before they are read whole."""
+Trait = Callable[[Images, int], Hashable | None]
 
-SAMPLE_STRIDE = 16
-"""Of decoded images every so many-th pixel is compared first."""
+TRAITS: tuple[Trait, ...] = (
+    lambda images, row: images.size(row),
+    lambda images, row: images.sample(row),
+    lambda images, row: images.digest(row),
+)
+"""What equal images have in common, from what costs least to read."""
 
 
 class Place(NamedTuple):
@@ -29,7 +28,7 @@ class Place(NamedTuple):
     Attributes:
         part: number of the part.
         id: name of the image in it.
-        images: the sequence that reads it, no subset of another.
+        images: the sequence that reads it.
         row: where it lies there.
     """
 
@@ -86,7 +85,7 @@ def find_leaks(splits: Sequence[Split]) -> list[list[Place]]:
     are passed over.
     """
     groups: Iterable[list[Place]] = [list(_places(splits))]
-    for trait in (_size, _sample, _content):
+    for trait in TRAITS:
         groups = [part for group in groups for part in _divided(group, trait)]
     return list(groups)
 
@@ -104,88 +103,17 @@ def _shared(groups: Iterable[list[Place]], first: int, second: int) -> dict[str,
 def _places(splits: Sequence[Split]) -> Iterator[Place]:
     for part, split in enumerate(splits):
         for row, image_id in enumerate(split.ids):
-            yield Place(part, image_id, *split.images.origin(row))
+            yield Place(part, image_id, split.images, row)
 
 
-def _divided(group: list[Place], trait: Any) -> list[list[Place]]:
+def _divided(group: list[Place], trait: Trait) -> list[list[Place]]:
     """Those of a group that have one trait in common and are of several parts."""
-    if trait is _content and len({_file(place) for place in group}) == 1 and _file(group[0]) is not None:
-        return [group]  # one file need not be compared with itself
     by_trait: dict[Hashable, list[Place]] = defaultdict(list)
     for place in group:
-        value = trait(place)
+        try:
+            value = trait(place.images, place.row)
+        except (OSError, ValueError, BrokenImage):
+            continue  # what cannot be read is told by whoever needs it
         if value is not None:
             by_trait[value].append(place)
     return [places for places in by_trait.values() if len({place.part for place in places}) > 1]
-
-
-def _file(place: Place) -> str | None:
-    """The path of an image's file."""
-    if isinstance(place.images, ImageFiles):
-        return os.path.join(place.images.root, place.images.names[place.row])
-    return None
-
-
-def _size(place: Place) -> Hashable | None:
-    """Bytes of the file, or shape of the decoded image; None where there is nothing to compare."""
-    path = _file(place)
-    try:
-        if path is not None:
-            found = os.stat(path)
-            return found.st_size if stat.S_ISREG(found.st_mode) and found.st_size else None
-
-        if isinstance(place.images, ImageBytes):
-            return place.images.num_bytes(place.row) or None
-        if isinstance(place.images, CachedImages):
-            return place.images.digests[place.row] or None
-        if place.images.is_decoded:
-            return tuple(place.images[place.row].shape)
-    except (OSError, ValueError, BrokenImage):
-        pass  # what cannot be read is told by whoever needs it
-    return None
-
-
-def _sample(place: Place) -> Hashable | None:
-    """A little of the content."""
-    path = _file(place)
-    if path is not None:
-        return _read(path, tail=TAIL_BYTES)
-    if isinstance(place.images, ImageBytes):
-        return bytes(_buffer(place)[-TAIL_BYTES:])
-    if isinstance(place.images, CachedImages):  # of the image as it was decoded
-        return place.images.digests[place.row]
-    return place.images[place.row][:, ::SAMPLE_STRIDE, ::SAMPLE_STRIDE].numpy().tobytes()
-
-
-def _content(place: Place) -> Hashable | None:
-    """A hash of the whole content."""
-    path = _file(place)
-    if path is not None:
-        content: Any = _read(path)
-    elif isinstance(place.images, ImageBytes):
-        content = _buffer(place)
-    elif isinstance(place.images, CachedImages):
-        return place.images.digests[place.row]
-    else:
-        content = place.images[place.row].permute(1, 2, 0).contiguous().numpy()
-    return None if content is None else hashlib.blake2b(content, digest_size=16).digest()
-
-
-def _read(path: str, *, tail: int | None = None) -> bytes | None:
-    """A file's content, or its last bytes; None where it cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            if tail is not None:
-                file.seek(-min(tail, os.fstat(file.fileno()).st_size), os.SEEK_END)
-            return file.read()
-    except (OSError, ValueError):
-        return None
-
-
-def _buffer(place: Place) -> memoryview:
-    """The encoded image, without a copy where it lies in an Arrow table."""
-    assert isinstance(place.images, ImageBytes)
-    content: Any = place.images.encoded[place.row]
-    if hasattr(content, "as_buffer"):
-        content = content.as_buffer()
-    return memoryview(b"" if content is None else content)

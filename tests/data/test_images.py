@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from miniclip.data.images import ImageArray, ImageFiles
+from miniclip.data.images import ConcatImages, ImageArray, ImageFiles, ImageSubset
 from miniclip.data.transforms import Box, crop_and_resize
 
 
@@ -29,3 +29,17 @@ def test_drawings_are_identified_by_their_pixels() -> None:
     assert ImageArray(pixels.reshape(2, 6, 4, 3)).identity != identity
     pixels[1, 2, 3] = 1
     assert ImageArray(pixels).identity != identity
+
+
+def test_some_images_of_a_sequence_and_several_sequences_have_their_files(picture_folder: Path) -> None:
+    """Equal traits are what tells images that lie in two parts."""
+    files = ImageFiles(picture_folder, [f"{number}.jpg" for number in range(12)], decode_size=32)
+    drawn = ImageArray(np.zeros((2, 20, 20, 3), dtype=np.uint8))
+    both = ConcatImages([ImageSubset(files, np.array([5, 3])), drawn])
+    assert both.content(1) == (picture_folder / "3.jpg").read_bytes() and both.content(2) is None
+    assert both.num_bytes(1) == len(both.content(1) or b"") and both.num_bytes(2) is None
+    for view, images, row in ((1, files, 3), (2, drawn, 0)):
+        assert both.size(view) == images.size(row) is not None
+        assert both.sample(view) == images.sample(row) is not None
+        assert both.digest(view) == images.digest(row) is not None
+    assert not both.is_decoded and ConcatImages([drawn, drawn]).is_decoded

@@ -75,16 +75,35 @@ def test_only_files_with_an_equal_end_are_read_whole(
     for name in ("a.bmp", "b.bmp", "c.bmp"):  # of one size
         Image.fromarray(noise.integers(0, 256, (60, 60, 3), dtype=np.uint8)).save(tmp_path / name)
     (tmp_path / "d.bmp").write_bytes((tmp_path / "a.bmp").read_bytes())
-    read = []
-    original = leaks._read
-    monkeypatch.setattr(
-        leaks, "_read", lambda path, tail=None: read.append(tail) or original(path, tail=tail)
-    )
+    samples, wholes = counted_calls(monkeypatch, "sample"), counted_calls(monkeypatch, "content")
     found = leaks.find_leaks(
         [of_files("train", tmp_path, ["a.bmp", "b.bmp"]), of_files("val", tmp_path, ["c.bmp", "d.bmp"])]
     )
     assert [[place.id for place in group] for group in found] == [["a.bmp", "d.bmp"]]
-    assert read.count(None) == 2 and len(read) == 6
+    assert len(samples) == 4 and len(wholes) == 2
+
+
+def counted_calls(monkeypatch: pytest.MonkeyPatch, method: str) -> list[int]:
+    """The rows for which a method of image files is called from now on."""
+    rows: list[int] = []
+    original = getattr(ImageFiles, method)
+
+    def counted(images: ImageFiles, row: int) -> Any:
+        rows.append(row)
+        return original(images, row)
+
+    monkeypatch.setattr(ImageFiles, method, counted)
+    return rows
+
+
+def test_files_are_looked_at_once_where_no_cache_decodes_them(
+    picture_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for row in range(12):
+        (picture_folder / f"{row}.txt").write_text("a caption")
+    sizes = counted_calls(monkeypatch, "num_bytes")
+    Folder(root=str(picture_folder), **SETTINGS).training_sets()
+    assert len(sizes) == 12
 
 
 def test_training_is_warned_and_a_cache_finds_equal_pixels(

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 
 from miniclip import MiniCLIP
 from miniclip.config.restore import restore
+from miniclip.data.images import ImageSubset
 from miniclip.errors import SettingError, UserError
 from miniclip.runs import RunDirectory
 from miniclip.training.checkpoint import load_checkpoint
@@ -69,8 +71,10 @@ def test_files_images_pixels_and_batches_are_one(model: MiniCLIP, files: list[Pa
 
 def test_files_are_seen_as_evaluation_sees_them(class_run: RunDirectory, model: MiniCLIP) -> None:
     _, val_set = restore(class_run.path).datasets()
-    source, _ = val_set.split.images.origin(0)
-    files = [source.root / name for name in val_set.split.ids]  # type: ignore[attr-defined]
+    source: Any = val_set.split.images
+    while isinstance(source, ImageSubset):
+        source = source.images
+    files = [source.root / name for name in val_set.split.ids]
     torch.testing.assert_close(model.encode_image(files), model.encode_dataset(val_set))
 
 

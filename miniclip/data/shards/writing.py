@@ -4,7 +4,7 @@ import io
 import json
 import logging
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import lru_cache
 from hashlib import sha256
@@ -134,7 +134,8 @@ def plan(parts: Sequence[Part], *, max_bytes: int) -> list[Job]:
     """The shards of all parts, of at most `max_bytes` unless one image alone takes more."""
     jobs = []
     for number, part in enumerate(parts):
-        sizes = np.fromiter(map(_size_in_tar, *_rows(part.split)), np.int64, len(part.split))
+        images = part.split.images
+        sizes = np.array([_size_in_tar(images, row) for row in range(len(images))], dtype=np.int64)
         bounds = _bounds(sizes, max_bytes)
         for shard, (start, end) in enumerate(bounds):
             jobs.append(Job(f"{part.word}-{shard:05}.tar", number, start, end))
@@ -230,12 +231,6 @@ def _counted(result: Any, bar: "tqdm[Any]") -> Any:
     return result
 
 
-def _rows(split: Split) -> tuple[Iterable[Images], Iterable[int]]:
-    """The sequence that holds each image, and where in it."""
-    places = [split.images.origin(row) for row in range(len(split))]
-    return [images for images, _ in places], [row for _, row in places]
-
-
 def _put_back(train: Split, val: Split, source: DataSource) -> Split:
     """The images of both, in the order that they had before some were drawn."""
     whole = concatenated("train", [train, val])
@@ -276,7 +271,6 @@ def _pixels_about(images: Images) -> int:
 
 def _encoded(images: Images, row: int, name: str) -> tuple[bytes, str]:
     """The file of an image as it is, or a PNG where it has none, and the ending of its kind."""
-    images, row = images.origin(row)
     content = images.content(row)
     if content is None:
         file = io.BytesIO()

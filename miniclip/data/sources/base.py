@@ -195,9 +195,10 @@ class DataSource(ABC):
         train, *measured = [self.limited(split) for split in parts.present()]
         sets = TrainingSets(self._for_training(train), *map(self._for_evaluation, measured))
 
-        # files that differ may be one image when they are decoded, as a cache has them
-        as_read = [each.split.with_images(each.images) for each in sets if each is not None]
-        check_leaks([train, *measured], as_read)
+        readings = [[train, *measured]]
+        if self.pixel_cache.kind != "none":  # files that differ may be one image when they are decoded
+            readings.append([each.split.with_images(each.images) for each in sets if each is not None])
+        check_leaks(*readings)
         self._hint_at_cache(sets.train)
         return sets
 
