@@ -278,4 +278,5 @@ class _Contents:
 
     def __getitem__(self, index: int) -> bytes | None:
         cell: Any = self.rows[index][self.column]
-        return cell.get("bytes") if isinstance(cell, dict) else cell
+        content = cell.get("bytes") if isinstance(cell, dict) else cell
+        return content if isinstance(content, bytes) else None  # or the name of a file

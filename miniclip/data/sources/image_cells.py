@@ -2,15 +2,22 @@
 
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from miniclip.data.image_content import read_content
+from miniclip.data.images import ImageBytes, size_and_time
 from miniclip.data.sources.caption_cells import shortened
 from miniclip.data.sources.walk import examples, lies_within
 from miniclip.errors import UserError, counted
 
 if TYPE_CHECKING:
     import pyarrow
+
+BYTES = ("binary", "large_binary", "binary_view")
+TEXTS = ("string", "large_string", "string_view")
+"""Types of Arrow; the views are not in every version of it."""
 
 
 class EncodedImages:
@@ -32,13 +39,36 @@ class EncodedImages:
         path = self.paths[row]
         if path is None:
             return self.contents[row]
-        return Path(path).read_bytes() if os.path.isfile(path) else None
+        return read_content(Path(path)) if os.path.isfile(path) else None
+
+
+class CellImages(ImageBytes):
+    """RGB images (3, H, W) uint8 in the cells of a table, or in files that these name.
+
+    Args:
+        encoded: their contents.
+        names, decode_size: see `OnDemandImages`.
+    """
+
+    encoded: EncodedImages
+
+    def num_bytes(self, index: int) -> int | None:
+        path = self.encoded.paths[index]
+        return super().num_bytes(index) if path is None else size_and_time(Path(path))[0] or None
+
+    @cached_property
+    def identity(self) -> Any:
+        """A checksum of the images in cells; of those in files size and time of change."""
+        in_cells = ImageBytes(self.encoded.contents, self.names, decode_size=self.decode_size).identity
+        files = [size_and_time(Path(path)) for path in self.encoded.paths if path is not None]
+        return (in_cells, files) if files else in_cells
 
 
 def image_cells(column: "pyarrow.ChunkedArray", source: str) -> tuple[Any, list[bool], list[str | None]]:
     """The images of a column: by row the bytes, whether there are any, and the name of a file.
 
-    The column holds bytes, names of files, or structs with fields `bytes` and `path`.
+    The column holds bytes, names of files, each written out or once for several rows, or structs with
+    fields `bytes` and `path`.
 
     Raises:
         UserError: when it is of another type.
@@ -47,6 +77,8 @@ def image_cells(column: "pyarrow.ChunkedArray", source: str) -> tuple[Any, list[
     import pyarrow.compute
 
     nothing: list[str | None] = [None] * len(column)
+    if pyarrow.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
 
     # as Hugging Face's images are stored
     if pyarrow.types.is_struct(column.type):
@@ -60,9 +92,9 @@ def image_cells(column: "pyarrow.ChunkedArray", source: str) -> tuple[Any, list[
             paths = parts["path"].to_pylist() if "path" in parts else nothing
             return parts["bytes"], parts["bytes"].is_valid().to_pylist(), paths
 
-    if pyarrow.types.is_binary(column.type) or pyarrow.types.is_large_binary(column.type):
+    if str(column.type) in BYTES:
         return column, column.is_valid().to_pylist(), nothing
-    if pyarrow.types.is_string(column.type) or pyarrow.types.is_large_string(column.type):
+    if str(column.type) in TEXTS:
         return nothing, [False] * len(column), column.to_pylist()
     raise UserError(
         f"{source} is of type {column.type}; images are needed as bytes or as names of files. Name "

@@ -7,8 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from miniclip.data.images import ImageBytes
-from miniclip.data.sources.image_cells import EncodedImages
+from miniclip.data.sources.image_cells import CellImages, EncodedImages
 from miniclip.data.split import SEEDED_VAL, Split, labels_of
 from miniclip.errors import UserError, counted
 
@@ -32,7 +31,7 @@ class Rows(NamedTuple):
     Attributes:
         source: how errors and warnings call them.
         ids: a name for each row.
-        encoded: by row the file content of its image, as `ImageBytes` takes it.
+        encoded: by row the file content of its image.
         captions: by row its captions; none, where it has none.
         labels: by row the name of its class, where there are classes; "" for a row without one.
         words: by row the word in its column `split`, where there is such a column.
@@ -41,7 +40,7 @@ class Rows(NamedTuple):
 
     source: str
     ids: Sequence[str]
-    encoded: Any
+    encoded: EncodedImages
     captions: Sequence[Sequence[str]]
     labels: Sequence[str] | None
     words: Sequence[Any] | None
@@ -151,7 +150,7 @@ def _split(name: str, rows: Rows, chosen: Sequence[int], decode_size: int) -> Sp
     captions = list(rows.captions)
     for group in groups:
         captions[group[0]] = [text for row in group for text in rows.captions[row]]
-    images = ImageBytes(rows.encoded, rows.ids, decode_size=decode_size)
+    images = CellImages(rows.encoded, rows.ids, decode_size=decode_size)
     whole = Split(name, rows.ids, images, captions, _labels_of_groups(rows, groups))
     split = whole.select(name, [group[0] for group in groups])
     if split.labels is not None:

@@ -1,12 +1,14 @@
 """Images in columns: bytes, files beside the table, and none at all."""
 
+import errno
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from miniclip.errors import UserError
+from miniclip.data.sources import image_cells
+from miniclip.errors import BrokenImage, UserError
 from tests.data.sources.conftest import BOTH, SourceOf, parquet, sizes_by_name, titles, write
 
 pyarrow = pytest.importorskip("pyarrow")
@@ -35,6 +37,56 @@ def test_images_may_be_files_beside_the_table(
         column = pyarrow.array(paths)
     write(root / "train.parquet", image=column, caption=titles())
     assert sizes_by_name(source_of(root)) == {"train": 9, "seeded val": 3}
+
+
+@BOTH
+def test_files_beside_the_table_are_not_read_before_training(
+    root: Path, picture_folder: Path, source_of: SourceOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All are of different sizes, so that no two can be equal."""
+    for number in range(12):
+        content = (picture_folder / f"{number}.jpg").read_bytes()
+        (root / f"{number}.jpg").write_bytes(content + bytes(1000 * number))
+    write(root / "train.parquet", image=[f"{number}.jpg" for number in range(12)], caption=titles())
+    source = source_of(root)
+    with monkeypatch.context() as patch:
+        patch.setattr(image_cells, "read_content", None)
+        train = source.training_sets().train
+        identity = train.split.images.identity
+    (root / f"{train.split.ids[0].split()[-1]}.jpg").write_bytes(b"another image")
+    assert source.training_sets().train.split.images.identity != identity
+
+
+def test_a_file_that_cannot_be_read_is_a_broken_image(
+    root: Path, picture_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(picture_folder, root / "images")
+    write(root / "train.parquet", image=[f"images/{row}.jpg" for row in range(12)], caption=titles())
+    train = parquet(root).training_sets().train
+
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(BrokenImage, match=r"images/\d+\.jpg cannot be read \(Permission denied\)"):
+        _ = train[0]
+
+
+@pytest.mark.parametrize("kind", ["dictionary", "string_view", "binary_view"])
+def test_columns_as_other_libraries_write_them(root: Path, picture_folder: Path, kind: str) -> None:
+    for number in range(12):
+        shutil.copy(picture_folder / f"{number}.jpg", root)
+    names = pyarrow.array([f"{number // 2}.jpg" for number in range(12)])
+    if kind == "dictionary":
+        column = names.dictionary_encode()
+    elif kind == "string_view":
+        column = names.cast(pyarrow.string_view())
+    else:
+        contents = [(root / name).read_bytes() for name in names.to_pylist()]
+        column = pyarrow.array(contents, pyarrow.binary_view())
+    write(root / "train.parquet", image=column, caption=titles())
+    train, val = parquet(root).splits()
+    assert (len(train), len(val)) == (4, 2) and len(train.captions[0]) == 2
 
 
 @BOTH
