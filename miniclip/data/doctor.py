@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from itertools import combinations_with_replacement
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +26,7 @@ NEAR_LEVELS = 8
 another size or compression. The hash alone sees no color and takes all white shirts for one."""
 
 CHUNK = 2048
-"""Images that are compared with all others at a time."""
+"""Images that are compared with as many others at a time; and pairs, by their thumbnails."""
 
 SOURCES = logging.getLogger("miniclip.data")
 
@@ -192,16 +193,21 @@ def _traits_of_all(splits: Sequence[Split]) -> list[_Traits | str]:
 
 def _near_pairs(looks: np.ndarray, thumbnails: np.ndarray) -> list[tuple[int, int]]:
     """Pairs of places (a < b) whose hashes and thumbnails are near each other."""
-    pairs = []
-    for start in range(0, len(looks), CHUNK):
-        rows = looks[start : start + CHUNK, None]
-        bits = np.bitwise_count(rows ^ looks[None, start:])  # (CHUNK, N - start), how many differ
+    pairs: list[tuple[int, int]] = []
+    starts = range(0, len(looks), CHUNK)
+    for row, column in combinations_with_replacement(starts, 2):
+        rows, columns = looks[row : row + CHUNK], looks[column : column + CHUNK]
+        bits = np.bitwise_count(rows[:, None] ^ columns)  # (CHUNK, CHUNK), how many differ
+        a, b = np.nonzero(bits <= NEAR_BITS)
+        a, b = a + row, b + column
 
-        for a, b in np.argwhere(bits <= NEAR_BITS):
-            levels = np.abs(thumbnails[start + a] - thumbnails[start + b]).max()
-            if a < b and levels <= NEAR_LEVELS:
-                pairs.append((start + int(a), start + int(b)))
-    return pairs
+        # of a thousand white shirts each hash is near each other one
+        for start in range(0, len(a), CHUNK):
+            some_a, some_b = a[start : start + CHUNK], b[start : start + CHUNK]
+            levels = np.abs(thumbnails[some_a] - thumbnails[some_b]).max(axis=1)  # (CHUNK,)
+            is_near = (some_a < some_b) & (levels <= NEAR_LEVELS)
+            pairs += zip(some_a[is_near].tolist(), some_b[is_near].tolist(), strict=True)
+    return sorted(pairs)
 
 
 def _side(name: str) -> str:

@@ -1,10 +1,13 @@
 """The doctor finds what was planted."""
 
+from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from miniclip.data import doctor
 from tests.folder_set import examined, photograph, save_set
 
 
@@ -56,3 +59,27 @@ def test_broken_images_and_long_captions(root: Path) -> None:
     code, found, text = examined(root)
     assert code == 1 and list(found["broken"]) == ["train: 7.jpg"]
     assert found["num_truncated"] == 1 and "1 of 35" in text
+
+
+def test_pairs_that_look_the_same_are_found_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In little memory, however many of the hashes are near each other."""
+    monkeypatch.setattr(doctor, "CHUNK", 4)
+    draw = np.random.default_rng(0)
+    looks = draw.choice(np.array([0, 1, 2**40 - 1], dtype=np.uint64), 30)
+    thumbnails = draw.choice([0, 8, 17], (30, 1)).astype(np.int16).repeat(768, axis=1)
+
+    expected = [
+        (a, b)
+        for a, b in combinations(range(30), 2)
+        if int(looks[a] ^ looks[b]).bit_count() <= 4 and abs(thumbnails[a, 0] - thumbnails[b, 0]) <= 8
+    ]
+    arrays: list[int] = []
+
+    def counted(array: np.ndarray) -> np.ndarray:
+        arrays.append(array.size)
+        return bits_of(array)
+
+    bits_of = np.bitwise_count
+    monkeypatch.setattr(doctor.np, "bitwise_count", counted)
+    assert doctor._near_pairs(looks, thumbnails) == expected
+    assert max(arrays) == 16
