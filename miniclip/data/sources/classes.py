@@ -12,7 +12,12 @@ from torch import Tensor
 
 from miniclip.data.images import ImageFiles, Images
 from miniclip.data.sources.base import FolderSource
-from miniclip.data.sources.part_folders import PartWords, part_folders, tell_what_is_in_no_part
+from miniclip.data.sources.part_folders import (
+    PartWords,
+    part_folders,
+    tell_parts_that_train,
+    tell_what_is_in_no_part,
+)
 from miniclip.data.sources.walk import examples, find_images, is_visible, name_below
 from miniclip.data.split import SEEDED_VAL, Split
 from miniclip.errors import BrokenImage, SettingError, counted
@@ -73,6 +78,8 @@ class ImageClasses(FolderSource):
         folders = part_folders(self.root, self.part_words, exact=exact)
         train = folders.get("train")
         is_part = len(folders) > 1 or (self.part_words == "usual" and _holds_classes(train, self.root))
+        if train is None and self.use != "all":
+            tell_parts_that_train(self.root, folders.values())
         if train is None or not is_part:
             return {"train": ClassFolders(self.root, root=self.root)}
         tell_what_is_in_no_part(self.root, folders.values())

@@ -10,7 +10,12 @@ from miniclip.data.images import ImageFiles
 from miniclip.data.sources.base import FolderSource
 from miniclip.data.sources.caption_cells import checked_text
 from miniclip.data.sources.captions import Captions, seeded_split
-from miniclip.data.sources.part_folders import PartWords, part_folders, tell_what_is_in_no_part
+from miniclip.data.sources.part_folders import (
+    PartWords,
+    part_folders,
+    tell_parts_that_train,
+    tell_what_is_in_no_part,
+)
 from miniclip.data.sources.text_files import lines_of, read_text
 from miniclip.data.sources.walk import examples, images_of, visible_files
 from miniclip.data.split import Split
@@ -38,6 +43,8 @@ class Folder(FolderSource):
         parts = part_folders(self.root, self.part_words, exact=("train", "val", "test"))
         if self.eval_split is None:  # configs of before this setting took no notice of a folder test
             parts.pop("test", None)
+        if "train" not in parts and self.use != "all":
+            tell_parts_that_train(self.root, parts.values())
         if "train" not in parts or len(parts) == 1:
             return self._seeded(self.root)
 

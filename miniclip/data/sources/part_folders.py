@@ -36,6 +36,18 @@ def part_folders(root: Path, words: PartWords, *, exact: Collection[str]) -> dic
     return found
 
 
+def tell_parts_that_train(root: Path, parts: Collection[Path]) -> None:
+    """Warn of folders called like parts that are none, as no folder of training images is beside them."""
+    if parts:
+        names = ", ".join(path.name for path in parts)
+        log.warning(
+            "%s: its images train and validate alike, also those in %s, as no folder is called train. Call "
+            "that of the training images so.",
+            root,
+            names,
+        )
+
+
 def tell_what_is_in_no_part(root: Path, parts: Collection[Path]) -> None:
     """Warn of the images that lie beside the folders of the parts, for these are not read."""
     beside = [entry for entry in _in_order(root) if Path(entry.path) not in parts]

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
@@ -19,7 +20,7 @@ from miniclip.data.shards.remote import all_fitting
 from miniclip.data.shards.remote_shards import open_remote
 from miniclip.data.sources.base import DataSource
 from miniclip.data.sources.checks import check_val_fraction, existing_path
-from miniclip.data.sources.rows import PARTS
+from miniclip.data.sources.rows import PART_OF_WORD, PARTS
 from miniclip.data.sources.walk import examples
 from miniclip.data.split import SEEDED_VAL, Split, labels_of
 from miniclip.data.text_arrays import StringArray, StringListArray
@@ -132,6 +133,8 @@ class Shards(DataSource):
             found = examples([PurePosixPath(place).name for place in named["urls"]])
             allowed = f"names no shard to train on, only {found}; say which they are with data.val_urls=..."
             raise SettingError("urls", self.urls, allowed)
+        if self.use != "all":
+            _tell_parts_that_train(train)
         return {"train": train, **parts}
 
     def _opened(self, places: Sequence[str]) -> Mapping[str, tuple[str, OpenedShard]]:
@@ -203,6 +206,18 @@ def _all_found(setting: str, places: Sequence[str]) -> list[str]:
     if not found:
         raise SettingError(setting, places[0], "no shard fits this pattern")
     return found
+
+
+def _tell_parts_that_train(places: Sequence[str]) -> None:
+    """Warn of shards which their folder calls another part's, since their own name alone counts."""
+    folders = Counter(folder for own_id in ids_of(places) for folder in own_id.split("/")[:-1])
+    others = [folder for folder in folders if PART_OF_WORD.get(folder.lower(), "train") != "train"]
+    if others:
+        log.warning(
+            "Shards in folders called %s train as the others do: a part is told by the name of a shard "
+            "alone, val-0000.tar say. Name them with data.val_urls=... or data.test_urls=...",
+            ", ".join(others),
+        )
 
 
 def _part_of(place: str) -> str:

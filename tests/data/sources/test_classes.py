@@ -107,6 +107,15 @@ def test_parts_are_no_classes(
     assert ("the images beside them are left out: holdout." in caplog.text) == (val == "holdout")
 
 
+def test_a_part_that_becomes_a_class_is_told(
+    classes: Path, picture_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    copy_images(picture_folder, classes / "val" / "cat", range(3))
+    source = ImageClasses(dataset="ImageFolder", root=str(classes), part_words="usual", **SEEDED)
+    assert labels(source) == {"cat", "sea lion", "val"}
+    assert "its images train and validate alike, also those in val, as no folder" in caplog.text
+
+
 def test_a_class_may_be_called_train(classes: Path, picture_folder: Path) -> None:
     copy_images(picture_folder, classes / "train", range(3))
     source = ImageClasses(dataset="ImageFolder", root=str(classes), part_words="usual", **SEEDED)

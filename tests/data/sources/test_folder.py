@@ -47,6 +47,22 @@ def test_parts_have_several_names_and_what_lies_beside_them_is_told(
     assert f"the images beside them are left out: {beside}." in caplog.text
 
 
+def test_parts_without_training_images_beside_them_are_told(
+    captioned_root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for index in range(12):
+        name = ("images", "val", "Test")[index % 3]
+        for ending in (".jpg", ".txt"):
+            (captioned_root / name).mkdir(exist_ok=True)
+            (captioned_root / f"{index}{ending}").rename(captioned_root / name / f"{index}{ending}")
+
+    settings = {"eval_split": "val", "part_words": "usual"}
+    assert len(folder_source(captioned_root, **settings, use="all").everything()) == 12
+    assert not caplog.text
+    assert sizes(folder_source(captioned_root, **settings)) == ("seeded val", 9, 3)
+    assert "its images train and validate alike, also those in val, Test, as no folder" in caplog.text
+
+
 def test_a_config_of_before_knows_parts_by_their_own_names_alone(captioned_root: Path) -> None:
     for index in range(12):
         name = ("train", "train", "valid")[index % 3]

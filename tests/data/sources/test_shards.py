@@ -40,6 +40,18 @@ def test_shards_are_parts_by_their_names(tmp_path: Path) -> None:
     assert len(part_ids(named)["train"]) == 8  # the shard called validation trains, as another is named
 
 
+def test_shards_whose_folders_alone_tell_of_parts_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for part in ("train", "val"):
+        write_tar(tmp_path / part / "0000.tar", samples(range(4)))
+    every = str(tmp_path / "*" / "*.tar")
+    assert len(part_ids(shards(every, val_urls=str(tmp_path / "val")))["train"]) == 4
+    assert not caplog.text
+    assert sizes(shards(every)) == ("seeded val", 6, 2)
+    assert "Shards in folders called val train as the others do" in caplog.text
+
+
 @pytest.mark.parametrize(
     "urls",
     ["{0}/train-{{0000..0002}}.tar", "{0}/train-{{0000,0001,0002}}.tar", "{0}/*.tar", "{0}/**/*.tar"],
