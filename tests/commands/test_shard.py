@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from miniclip.data.images import ImageArray
-from miniclip.data.shards.writing import Part, ShardWriter, plan
+from miniclip.data.shards.writing import Part, ShardWriter, begin, plan
 from miniclip.data.split import Split
+from miniclip.errors import UserError
 from tests.conftest import miniclip_command
 from tests.data.shards.tars import shards, write_shards
 from tests.data.sources.conftest import folder_source, part_ids
@@ -115,6 +116,21 @@ def test_shards_of_another_set_are_not_mixed_with(photos: Path) -> None:
     write_shards(photos.parent / "others")
     answer = written(photos, out="others")
     assert answer.returncode == 1 and "others holds shards of another set" in answer.stderr
+
+
+def test_images_or_classes_that_changed_are_not_mixed_with_those_written_before(tmp_path: Path) -> None:
+    """Whose names and captions are the same."""
+
+    def begun(level: int, labels: list[str] | None = None) -> None:
+        images = ImageArray(np.full((2, 20, 20, 3), level, dtype=np.uint8))
+        part = Part("train", Split("train", ["a", "b"], images, [["one"], ["two"]], labels))
+        begin(tmp_path, [part], plan([part], max_bytes=10**6))
+
+    begun(0, ["x", "y"])
+    begun(0, ["x", "y"])
+    for changed in ((1, ["x", "y"]), (0, ["x", "x"]), (0, None)):
+        with pytest.raises(UserError, match="holds shards of another set, of other images or classes"):
+            begun(*changed)
 
 
 def test_images_that_cannot_be_read_stop_it_or_are_left_out(photos: Path) -> None:

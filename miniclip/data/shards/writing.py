@@ -150,7 +150,9 @@ def begin(folder: Path, parts: Sequence[Part], jobs: Sequence[Job]) -> None:
     """
     digest = sha256()
     for part in parts:
-        digest.update(f"{part.word} {part.split.fingerprint()} ".encode())
+        split = part.split
+        labels = None if split.labels is None else list(split.labels)
+        digest.update(repr((part.word, split.fingerprint(), labels, split.images.identity)).encode())
     wanted: dict[str, Any] = {
         "set": digest.hexdigest()[:24],
         "shards": [job._asdict() for job in jobs],
@@ -168,8 +170,8 @@ def begin(folder: Path, parts: Sequence[Part], jobs: Sequence[Job]) -> None:
         return
     if found or others:
         raise UserError(
-            f"{folder} holds shards of another set, or of another --size. Write into another folder with "
-            "-o, or remove it."
+            f"{folder} holds shards of another set, of other images or classes, or of another --size. "
+            "Write into another folder with -o, or remove it."
         )
     write_json(folder / PLAN, wanted)
 
