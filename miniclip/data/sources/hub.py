@@ -23,6 +23,7 @@ from miniclip.data.sources.rows import (
 from miniclip.data.split import Split
 from miniclip.data.streamed import StreamedDataset
 from miniclip.errors import HOW_TO_LOG_IN, SettingError, UserError, first_line, without_secrets
+from miniclip.files import read_json
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -201,7 +202,11 @@ class Hub(DataSource):
         except ImportError:
             raise UserError('data=hub needs datasets: pip install -e ".[data]"') from None
         try:
-            return datasets.load_dataset(self.hub, self.config, streaming=self.is_streamed)
+            saved = _saved_files(Path(self.hub))
+            place = "arrow" if saved else self.hub
+            return datasets.load_dataset(
+                place, self.config, data_files=saved or None, streaming=self.is_streamed
+            )
         except Exception as error:  # what the packages below raise has no common type
             raise UserError(self._why_not_loaded(error)) from None
 
@@ -258,6 +263,21 @@ class Hub(DataSource):
 
         folder = Path(self.hub).absolute()
         return find_files(paths, has_bytes, [folder], folder, source)
+
+
+def _saved_files(folder: Path) -> dict[str, list[str]]:
+    """By part the files of a copy that `save_to_disk` of `datasets` wrote; none where it did not.
+
+    Beside them may lie others, in which `map` has kept what it made.
+    """
+    parts = read_json(folder / "dataset_dict.json").get("splits")
+    folders = {part: folder / Path(part).name for part in parts} if parts else {"train": folder}
+    states = {part: read_json(home / "state.json") for part, home in folders.items()}
+    files = {
+        part: [str(folders[part] / Path(file["filename"]).name) for file in state.get("_data_files", ())]
+        for part, state in states.items()
+    }
+    return {part: names for part, names in files.items() if names}
 
 
 def _cells(rows: "Dataset", column: str) -> list[Any]:

@@ -80,6 +80,27 @@ def test_a_copy_of_a_hub_set(root: Path, picture_folder: Path, lists: bool, val:
         assert list(train.split.captions[3]) == list(same[0].split.captions[3])
 
 
+@pytest.mark.parametrize("in_parts", [True, False])
+def test_a_copy_that_datasets_saved_holds_no_rows_but_its_own(
+    root: Path, images: list[dict[str, Any]], in_parts: bool
+) -> None:
+    """Beside its files lie those in which `map` keeps what it made."""
+    hub_sets = pytest.importorskip("datasets")
+    columns = {"image": images, "caption": [f"picture {row}" for row in range(12)]}
+    rows = hub_sets.Dataset.from_dict(columns).cast_column("image", hub_sets.Image())
+    parts = {"train": rows.select(range(8)), "validation": rows.select(range(8, 12))}
+    saved = hub_sets.DatasetDict(parts) if in_parts else rows
+    saved.save_to_disk(root)
+    again = hub_sets.load_from_disk(str(root))
+    again.map(lambda row: {"caption": row["caption"].upper()})
+    assert list(root.rglob("cache-*.arrow"))
+
+    source = plain_hub(root, merge_equal_images=False)
+    assert sizes(source) == (("val", 8, 4) if in_parts else ("seeded val", 9, 3))
+    captions = {text for split in source.splits() for text in split.captions.flat()}
+    assert captions == set(columns["caption"])
+
+
 def test_classes_of_a_hub_set_are_captions_by_their_names(root: Path, picture_folder: Path) -> None:
     hub_sets = pytest.importorskip("datasets")
     images = [{"bytes": (picture_folder / f"{row}.jpg").read_bytes(), "path": None} for row in range(8)]
