@@ -67,11 +67,15 @@ class SettingError(UserError):
         return f"{self.setting}={value}: {self.allowed}. Change it with {self.setting}=..."
 
 
+UNREADABLE = "unreadable"
+"""Reason of a `BrokenImage` which another time may be whole: the system refused to read its file."""
+
+
 class BrokenImage(UserError):
     """An image cannot be read.
 
     Attributes:
-        reason: "missing", "too large" or "broken", to count by.
+        reason: "missing", "too large", `UNREADABLE` or "broken", to count by.
     """
 
     def __init__(self, text: str, reason: str = "broken"):

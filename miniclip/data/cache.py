@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from miniclip.data.decoding import DecodedImage, decode_all
-from miniclip.data.images import Images
+from miniclip.data.images import Images, is_readable_again
 from miniclip.data.split import Split
 from miniclip.data.transforms import Crop
 from miniclip.data.whole_folder import fits_into_memory, sweep, whole_folder
@@ -209,7 +209,8 @@ def cache_on_disk(
 ) -> CachedImages:
     """Decode all images into a memory-mapped file in `folder`, which is read if it is there and whole.
 
-    A folder appears whole or not at all; one that is damaged is thrown away and made anew.
+    A folder appears whole or not at all; one that is damaged is thrown away and made anew, and so is one
+    without an image that could not be read and now can.
 
     Args:
         size, skips_broken, crop: see `cache_in_memory`.
@@ -218,10 +219,10 @@ def cache_on_disk(
         Unwritable: when the disk does not take it, or takes something else.
     """
     sweep(folder.parent)
-    cached = _opened(folder, len(images))
+    cached = _opened(folder, images)
     if cached is None:
         _write_whole(folder, decode_all(images, size=size, skips_broken=skips_broken, crop=crop))
-        cached = _opened(folder, len(images))
+        cached = _opened(folder, images)
     if cached is None:
         raise Unwritable(folder, OSError("what was written cannot be read back"))
     return cached
@@ -257,7 +258,7 @@ def _write(folder: Path, results: Iterable[DecodedImage | BrokenImage]) -> None:
     (folder / "index.json").write_text(json.dumps(index.sealed(checksum)._asdict()))
 
 
-def _opened(folder: Path, num_images: int) -> CachedImages | None:
+def _opened(folder: Path, images: Images) -> CachedImages | None:
     """The cache in a folder; None where there is none, or a damaged one, which is removed."""
     if folder.is_symlink() or folder.is_file():  # nobody's cache; a link may lead anywhere
         log.warning("%s is no folder, and is replaced by the cache.", folder)
@@ -267,9 +268,13 @@ def _opened(folder: Path, num_images: int) -> CachedImages | None:
         return None
 
     # in a function of its own, which has let go of the file by now: Windows removes none that is mapped
-    cached = _read_whole(folder, num_images)
+    cached = _read_whole(folder, len(images))
     if cached is None:
         log.warning("The cache %s is damaged and is made anew.", folder)
+    elif is_readable_again(images, cached.problems):
+        log.warning("The cache %s lacks images that can be read by now, and is made anew.", folder)
+        cached = None
+    if cached is None:
         with _unwritable_told(folder):
             shutil.rmtree(folder)
     return cached

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from miniclip.data.cache import Unwritable
 from miniclip.data.dataset import ImageTextDataset, Item, Key
+from miniclip.data.images import Images, is_readable_again
 from miniclip.data.transforms import Box
 from miniclip.data.whole_folder import fits_into_memory
 from miniclip.errors import BrokenImage
@@ -100,7 +101,9 @@ class CaptionFeatures(Tokenizer):
         return self.features[rows], torch.zeros(len(captions), 0, dtype=torch.bool)
 
 
-def kept_features(path: Path, num_rows: int, compute: Callable[[], Features]) -> Features:
+def kept_features(
+    path: Path, num_rows: int, compute: Callable[[], Features], *, images: Images | None = None
+) -> Features:
     """The features in a file, which are computed and written if it is missing or damaged.
 
     Of several processes that want the same file one computes, and the others wait for it. Where nothing can
@@ -108,6 +111,7 @@ def kept_features(path: Path, num_rows: int, compute: Callable[[], Features]) ->
 
     Args:
         num_rows: how many rows it must have.
+        images: what they are of; a file without one that can be read by now is made anew, too.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -116,7 +120,11 @@ def kept_features(path: Path, num_rows: int, compute: Callable[[], Features]) ->
         return _trainable(compute())
 
     with locked(path.with_suffix(".lock"), wait_seconds=-1):
-        return _read(path, num_rows) or _computed(path, compute)
+        found = _read(path, num_rows)
+        if found is not None and images is not None and is_readable_again(images, found.problems):
+            log.warning("The cache %s lacks images that can be read by now, and is made anew.", path)
+            found = None
+        return found or _computed(path, compute)
 
 
 def _computed(path: Path, compute: Callable[[], Features]) -> Features:

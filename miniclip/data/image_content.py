@@ -15,7 +15,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
-from miniclip.errors import BrokenImage
+from miniclip.errors import UNREADABLE, BrokenImage
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -87,7 +87,7 @@ def read_content(path: Path) -> bytes:
         raise BrokenImage(f"The image {shown_path(path)} is missing.", "missing") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise BrokenImage(f"The image {shown_path(path)} cannot be read ({reason}).") from None
+        raise BrokenImage(f"The image {shown_path(path)} cannot be read ({reason}).", UNREADABLE) from None
 
 
 def shown_path(path: Path) -> str:

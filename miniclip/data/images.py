@@ -5,7 +5,8 @@ import hashlib
 import os
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from miniclip.data.image_content import decode, read_content
 from miniclip.data.prefetch import Fetch
-from miniclip.errors import BrokenImage
+from miniclip.errors import UNREADABLE, BrokenImage
 
 TAIL_BYTES = 4096
 """A sample of a file is so many of its last bytes."""
@@ -326,6 +327,20 @@ class ImageArray(Images):
         digest = hashlib.blake2b(repr(self.pixels.shape).encode(), digest_size=16)
         digest.update(np.ascontiguousarray(self.pixels).data)
         return digest.hexdigest()
+
+
+def is_readable_again(images: Images, problems: Mapping[int, tuple[str, str]]) -> bool:
+    """Whether an image can be read by now of which a cache says that the system refused it.
+
+    Args:
+        problems: why images cannot be read, by their places: text and reason of a `BrokenImage`.
+    """
+    for place, (_, reason) in problems.items():
+        if reason == UNREADABLE:
+            with suppress(BrokenImage):
+                _ = images[place]
+                return True
+    return False
 
 
 def size_and_time(path: Path) -> tuple[int, int]:

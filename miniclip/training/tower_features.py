@@ -91,7 +91,9 @@ class _Towers:
             "preprocessing": self.setup.preprocessing,
         }
         path = self._path("image", self.setup.model.image_encoder, seen)
-        return kept_features(path, len(split), lambda: self._compute_of_images(dataset))
+        return kept_features(
+            path, len(split), lambda: self._compute_of_images(dataset), images=dataset.images
+        )
 
     def of_captions(self, captions: list[str]) -> Features:
         """Features of captions, in order."""

@@ -1,5 +1,6 @@
 """Decoded pixels: the same pictures, whole or not there, made anew when they do not fit."""
 
+import errno
 import json
 import logging
 import multiprocessing
@@ -352,3 +353,36 @@ def test_a_cache_in_memory_of_images_of_which_none_can_be_read(photographs: Imag
     assert len(images) == 5 and images.pixels.shape == (0,)
     with pytest.raises(BrokenImage, match="is missing"):
         _ = images[0]
+
+
+def test_an_image_that_the_system_refused_once_is_not_left_out_for_ever(
+    photographs: ImageFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (photographs.root / "1.jpg").write_bytes(b"no image")
+    read = Path.read_bytes
+
+    def refuse(path: Path) -> bytes:
+        if path.name == "2.jpg":
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return read(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", refuse)
+        for _ in range(2):
+            images = cached(photographs, tmp_path, "disk", skips_broken=True)
+            assert {place: reason for place, (_, reason) in images.problems.items()} == {
+                1: "broken",
+                2: "unreadable",
+            }
+        assert is_made(photographs, tmp_path, anew=False)
+    assert is_made(photographs, tmp_path, anew=True)
+    assert list(cached(photographs, tmp_path, "disk", skips_broken=True).problems) == [1]
+    assert is_made(photographs, tmp_path, anew=False)
+
+
+def is_made(images: ImageFiles, tmp_path: Path, *, anew: bool) -> bool:
+    """Whether the cache on disk is made anew, or not, when it is opened."""
+    file = tmp_path / "cache" / "pixels" / "pixels.bin"
+    before = file.stat().st_ino, file.stat().st_mtime_ns
+    cached(images, tmp_path, "disk", skips_broken=True)
+    return ((file.stat().st_ino, file.stat().st_mtime_ns) != before) == anew

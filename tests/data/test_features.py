@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from miniclip.data.features import CaptionFeatures, Features, kept_features
+from miniclip.data.images import ImageFiles
 from tests.reliability.limits import largest_file
 
 ROWS = torch.arange(12, dtype=torch.float32).reshape(4, 3)
@@ -18,12 +19,13 @@ PROBLEMS = {2: ("The image x.jpg is missing.", "missing")}
 class Tower:
     """Gives the same features whenever it is asked, and counts how often."""
 
-    def __init__(self) -> None:
+    def __init__(self, features: Features | None = None) -> None:
+        self.features = features or Features(ROWS, PROBLEMS)
         self.calls = 0
 
     def __call__(self) -> Features:
         self.calls += 1
-        return Features(ROWS, PROBLEMS)
+        return self.features
 
 
 def test_they_are_computed_once(tmp_path: Path) -> None:
@@ -116,3 +118,16 @@ def test_captions_are_looked_up() -> None:
     lookup = CaptionFeatures(["a", "b", "c", "d"], ROWS, context_length=8)
     features, mask = lookup.encode(["d", "a", "d"])
     assert torch.equal(features, ROWS[[3, 0, 3]]) and mask.shape == (3, 0)
+
+
+def test_features_without_an_image_that_can_be_read_by_now_are_made_anew(
+    tmp_path: Path, picture_folder: Path
+) -> None:
+    images = ImageFiles(picture_folder, [f"{row}.jpg" for row in range(4)], decode_size=16)
+    path = tmp_path / "x.safetensors"
+    for reason, num_problems in (("broken", 1), ("unreadable", 0)):
+        path.unlink(missing_ok=True)
+        incomplete = Features(ROWS, {1: ("The image 1.jpg is refused.", reason)})
+        kept_features(path, 4, Tower(incomplete), images=images)
+        again = kept_features(path, 4, lambda: Features(ROWS, {}), images=images)
+        assert len(again.problems) == num_problems
