@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from miniclip.data.sources.caption_cells import captions_of_cell, checked_text
+from miniclip.data.sources.class_names import class_of_cell
 from miniclip.data.sources.columns import CAPTION_COLUMNS
 from miniclip.data.sources.text_files import lines_of
 from miniclip.errors import UserError
@@ -35,7 +36,7 @@ class CaptionReading(NamedTuple):
         """
         if self.class_column is not None:
             value = _field(_fields(document), self.class_column)
-            return "" if value is None else str(value).strip()
+            return class_of_cell(value, f"the field {self.class_column}")
         return "" if class_text is None else _text(class_text, ".cls").strip()
 
     def captions(self, text: bytes | None, document: bytes | None, label: str = "") -> list[str]:

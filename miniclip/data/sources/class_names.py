@@ -1,6 +1,8 @@
 """Classes as sets of Hugging Face hold them: numbers, whose names stand in the set's features."""
 
 import json
+import math
+from collections.abc import Iterable
 from typing import Any
 
 from miniclip.data.sources.caption_cells import shortened
@@ -49,3 +51,24 @@ def with_class_names(cell: Any, feature: Any, where: object) -> Any:
     if cell >= len(names):
         raise UserError(f"{where}: the class {cell} has no name among {shortened(names)}. Correct the set.")
     return names[cell] if cell >= 0 else None
+
+
+def class_of_cell(value: Any, where: object) -> str:
+    """The class that a cell of any table names, stripped; "" where it names none.
+
+    Raises:
+        UserError: when the cell holds a list, an object or bytes.
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, list | dict | bytes):
+        raise UserError(
+            f"{where}: a class is a {type(value).__name__}, {shortened(value)}; a text or a number is "
+            "needed. Name another column with data.class_column=..."
+        )
+    return str(value).strip()
+
+
+def classes_of_rows(cells: Iterable[Any], source: object) -> list[str]:
+    """The class of each row; see `class_of_cell`."""
+    return [class_of_cell(cell, f"{source}, row {row}") for row, cell in enumerate(cells)]

@@ -8,7 +8,7 @@ from miniclip.data.dataset import ImageTextDataset, TrainingSets
 from miniclip.data.sources.base import DataSource
 from miniclip.data.sources.caption_cells import captions_of_rows
 from miniclip.data.sources.checks import check_val_fraction
-from miniclip.data.sources.class_names import with_class_names
+from miniclip.data.sources.class_names import classes_of_rows, with_class_names
 from miniclip.data.sources.columns import ColumnNames, find_columns
 from miniclip.data.sources.hub_stream import StreamedPart, Streaming, streamed_splits
 from miniclip.data.sources.image_cells import EncodedImages, check_missing, find_files, image_cells
@@ -17,7 +17,6 @@ from miniclip.data.sources.rows import (
     Rows,
     names_training_rows,
     splits_of_rows,
-    texts_of,
     whole_splits,
 )
 from miniclip.data.split import Split
@@ -244,8 +243,10 @@ class Hub(DataSource):
             [f"{rows.split} row {row}" for row in range(len(rows))],
             EncodedImages(_Contents(images, columns.image), files),
             captions_of_rows(cells, columns.field, source=self.hub),
-            None if columns.label is None else texts_of(_cells(rows, columns.label)),
-            None if columns.split is None else texts_of(_cells(rows, columns.split)),
+            None
+            if columns.label is None
+            else classes_of_rows(_cells(rows, columns.label), f"{self.hub}: the column {columns.label}"),
+            None if columns.split is None else _cells(rows, columns.split),
             self.merge_equal_images,
         )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from miniclip.data.sources.base import FolderSource
 from miniclip.data.sources.caption_cells import MOST_LETTERS, captions_of_rows
-from miniclip.data.sources.class_names import features_in_schema, with_class_names
+from miniclip.data.sources.class_names import classes_of_rows, features_in_schema, with_class_names
 from miniclip.data.sources.columns import ColumnNames, find_columns
 from miniclip.data.sources.image_cells import EncodedImages, check_missing, find_files, image_cells
 from miniclip.data.sources.parquet_size import check_size
@@ -17,7 +17,6 @@ from miniclip.data.sources.rows import (
     Rows,
     names_training_rows,
     splits_of_rows,
-    texts_of,
     whole_splits,
 )
 from miniclip.data.sources.walk import examples, is_visible
@@ -161,7 +160,9 @@ class Parquet(FolderSource):
             captions_of_rows(
                 {name: cells_of(name) for name in columns.captions}, columns.field, source=files[0]
             ),
-            None if columns.label is None else texts_of(cells_of(columns.label)),
+            None
+            if columns.label is None
+            else classes_of_rows(cells_of(columns.label), f"{files[0]}: the column {columns.label}"),
             None if columns.split is None else cells_of(columns.split),
             self.merge_equal_images,
         )

@@ -4,7 +4,7 @@ import hashlib
 import logging
 import os
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from miniclip.data.sources.image_cells import CellImages, EncodedImages
@@ -69,11 +69,6 @@ def splits_of_rows(
     if "val" in splits:
         return (train, splits["val"], *test)
     return (*train.set_apart(SEEDED_VAL, fraction=val_fraction, seed=split_seed), *test)
-
-
-def texts_of(cells: Iterable[object]) -> list[str]:
-    """What cells hold as texts; "" for an empty one."""
-    return ["" if cell is None else str(cell) for cell in cells]
 
 
 def whole_splits(parts: Mapping[str, Rows], *, decode_size: int) -> tuple[Split, ...]:

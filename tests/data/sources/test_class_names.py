@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from miniclip.data.sources.class_names import features_in_schema, with_class_names
+from miniclip.data.sources.class_names import class_of_cell, features_in_schema, with_class_names
 from miniclip.errors import UserError
-from tests.data.sources.conftest import hub, parquet
+from tests.data.sources.conftest import BOTH, SourceOf, hub, parquet, titles, write
 
 KINDS = {"_type": "ClassLabel", "names": ["cat", "dog", "cow"]}
 
@@ -59,3 +59,19 @@ def test_only_numbers_of_classes_become_names() -> None:
 @pytest.mark.parametrize("text", [b"", b"{}", b"[1]", b'{"info": {"features": 3}}'])
 def test_a_file_that_says_nothing_of_features_has_none(text: bytes) -> None:
     assert features_in_schema({b"huggingface": text}) == features_in_schema(None) == {}
+
+
+@BOTH
+def test_a_class_is_a_text_or_a_number(
+    root: Path, images: Any, source_of: SourceOf, caplog: pytest.LogCaptureFixture
+) -> None:
+    kinds: list[Any] = [1.5, float("nan"), *[2.5] * 10]
+    write(root / "train.parquet", image=images, caption=titles(), kind=kinds, kinds=[["a"]] * 12)
+    splits = source_of(root, class_column="kind").splits()
+    assert all(split.labels is None for split in splits)
+    assert "11 of 12 images have a class" in caplog.text  # and none is called nan
+    with pytest.raises(
+        UserError, match=r"the column kinds, row 0: a class is a list, \['a'\]; .*class_column="
+    ):
+        source_of(root, class_column="kinds").splits()
+    assert class_of_cell(" cat ", "here") == "cat" and class_of_cell(3, "here") == "3"
