@@ -21,7 +21,7 @@ from miniclip.data.sources.rows import (
 )
 from miniclip.data.sources.walk import examples, is_visible
 from miniclip.data.split import Split
-from miniclip.errors import SettingError, UserError, counted
+from miniclip.errors import SettingError, UserError, counted, first_line
 
 log = logging.getLogger(__name__)
 
@@ -126,14 +126,19 @@ class Parquet(FolderSource):
             columns = find_columns(schema.names, self.columns, source=files[0], has_objects=True)
             check_size(files, columns.every(), held_once=columns.captions)
             # a text that a file holds once for many rows is held once in memory, too
-            table = pyarrow.concat_tables(
+            tables = [
                 pyarrow.parquet.read_table(
                     file, columns=columns.every(), read_dictionary=list(columns.captions)
                 )
                 for file in files
-            )
+            ]
+            # a column that is empty in one of the files has no type there
+            table = pyarrow.concat_tables(tables, promote_options="permissive")
         except (pyarrow.ArrowException, OSError) as error:
-            raise UserError(f"{files[0].parent}: the parquet files cannot be read ({error}).") from None
+            raise UserError(
+                f"{files[0].parent}: the parquet files cannot be read ({first_line(error)}). Write the "
+                "files of a part with equal columns, or take the damaged one away."
+            ) from None
 
         images = f"{files[0]}: the column {columns.image}"
         contents, has_bytes, paths = image_cells(table.column(columns.image), images)

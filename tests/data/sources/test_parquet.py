@@ -140,6 +140,25 @@ def test_a_long_text_that_is_held_once_for_all_rows_is_refused_before_it_is_writ
         source.datasets()
 
 
+def test_files_of_a_part_may_differ_in_how_they_hold_a_column(
+    root: Path, images: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A column that is empty in one file has no type there, as pandas writes it."""
+    pyarrow = pytest.importorskip("pyarrow")
+    turned = [{"path": image["path"], "bytes": image["bytes"]} for image in images]
+    write(root / "train-0.parquet", image=images[:4], caption=pyarrow.nulls(4))
+    write(root / "train-1.parquet", image=turned[4:8], caption=titles()[4:8])
+    write(root / "train-2.parquet", image=images[8:], caption=titles()[8:])
+    splits = parquet(root).splits()
+    assert sorted(text for split in splits for text in split.captions.flat()) == sorted(titles()[4:])
+    assert "4 rows without a caption left out" in caplog.text
+
+    write(root / "train-3.parquet", image=images[:1], caption=[pyarrow.scalar(True)])
+    with pytest.raises(UserError, match=r"cannot be read .* with equal columns") as caught:
+        parquet(root).splits()
+    assert "\n" not in str(caught.value)
+
+
 def test_parquet_without_the_column_names_those_it_has(root: Path, picture_folder: Path) -> None:
     write_parquet(root / "train.parquet", picture_folder, range(8))
     for settings in (
