@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from miniclip.data.sources.walk import entries_of, is_folder
 from miniclip.errors import UserError, counted
 
 log = logging.getLogger(__name__)
@@ -146,6 +147,9 @@ class _Listing:
 
     Attributes:
         files: name to whether it is a link.
+
+    Raises:
+        UserError: when it cannot be listed.
     """
 
     def __init__(self, path: str):
@@ -154,12 +158,11 @@ class _Listing:
         self._alike: dict[str, list[str]] | None = None  # made when a name is first looked for
         if not os.path.isdir(path):
             return
-        with os.scandir(path) as entries:
-            for entry in entries:
-                if os.path.isdir(entry.path):
-                    self.folders.append(entry.name)
-                else:
-                    self.files[entry.name] = entry.is_symlink()
+        for entry in entries_of(path):
+            if is_folder(entry):
+                self.folders.append(entry.name)
+            else:
+                self.files[entry.name] = entry.is_symlink()
 
     def files_like(self, name: str) -> list[str]:
         if name in self.files:

@@ -155,7 +155,7 @@ def _entries_below(folder: Path, home: str) -> Iterator["os.DirEntry[str]"]:
 
         for entry in visible_entries(path):
             yield entry
-            if os.path.isdir(entry.path):  # False for a link to itself
+            if is_folder(entry):
                 add = pending.appendleft if entry.is_symlink() else pending.append
                 add(entry.path)
 
@@ -166,8 +166,22 @@ def visible_entries(path: str | Path) -> list["os.DirEntry[str]"]:
     Raises:
         UserError: when it cannot be listed.
     """
+    return [entry for entry in entries_of(path) if is_visible(entry.name)]
+
+
+def entries_of(path: str | Path) -> list["os.DirEntry[str]"]:
+    """All that lies right in a folder.
+
+    Raises:
+        UserError: when it cannot be listed.
+    """
     try:
         with os.scandir(path) as entries:
-            return [entry for entry in entries if is_visible(entry.name)]
+            return list(entries)
     except OSError as error:
         raise UserError(f"The folder {path} cannot be listed ({error.strerror}).") from None
+
+
+def is_folder(entry: "os.DirEntry[str]") -> bool:
+    """Whether an entry is a folder, or a link to one; of what is no link its folder's list tells."""
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()  # a link may lead to itself

@@ -1,5 +1,7 @@
 """Names of images: the file each one means, and names that mean none."""
 
+import errno
+import os
 import unicodedata
 from pathlib import Path
 
@@ -40,6 +42,15 @@ def root(tmp_path: Path) -> Path:
 def test_the_file_that_a_name_means(root: Path, name: str, file: str) -> None:
     assert find_images(root, [name], skips_missing=False) == {name: file}
     assert (root / file).is_file()
+
+
+def test_a_folder_that_cannot_be_listed_is_one_line(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: str) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UserError, match=r"The folder .*sub cannot be listed \(Permission denied\)"):
+        find_images(root, ["sub/1.jpg"], skips_missing=False)
 
 
 def test_a_path_is_the_name_that_it_ends_in(root: Path) -> None:
