@@ -65,12 +65,18 @@ def is_pattern(place: str) -> bool:
 
 
 def ids_of(places: Sequence[str]) -> list[str]:
-    """How the images of each shard are called: its name without the folder that all share, nor ".tar"."""
+    """How the images of each shard are called: its name without the folder that all share, nor ".tar".
+
+    Endings stay where they alone tell shards apart: of part.0 and part.1, say.
+    """
     names = [PurePosixPath(place.replace(os.sep, "/")) for place in places]
     parents = [name.parent.parts for name in names]
     is_shared = (len(set(parts)) == 1 for parts in zip(*parents, strict=False))
     num_shared = sum(itertools.takewhile(bool, is_shared))
-    return ["/".join(name.with_suffix("").parts[num_shared:]) for name in names]
+
+    stems = [name.with_suffix("") for name in names]
+    called = stems if len(set(stems)) == len(names) else names
+    return ["/".join(name.parts[num_shared:]) for name in called]
 
 
 def _places(setting: str, text: str) -> list[str]:

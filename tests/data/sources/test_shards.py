@@ -70,6 +70,13 @@ def test_lists_and_folders_of_shards_keep_their_order_and_ids_unique(tmp_path: P
     assert len(ids) == 8 and {"b/train-0000/0000", "a/train-0000/0003"} <= ids
 
 
+def test_shards_that_differ_in_their_endings_alone_keep_ids_unique(tmp_path: Path) -> None:
+    for ending in "01":
+        write_tar(tmp_path / f"part.{ending}", samples(range(4)))
+    train, val = shards(str(tmp_path / "part.*[01]")).splits()
+    assert len({*train.ids, *val.ids}) == 8 and "part.1/0000" in {*train.ids, *val.ids}
+
+
 @pytest.mark.parametrize(
     ("urls", "problem"),
     [
