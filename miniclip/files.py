@@ -137,6 +137,13 @@ def append(path: Path, line: str) -> None:
             raise
 
 
+def cut_torn_line(path: Path) -> None:
+    """Cut off what an earlier process has left of a last line, if there is such a file."""
+    if path.is_file():
+        with naming(path), open(path, "rb+", buffering=0) as file:
+            file.truncate(_end_of_lines(file))
+
+
 def _end_of_lines(file: IO[bytes]) -> int:
     """Where the last whole line of a file ends, in bytes."""
     end = file.seek(0, os.SEEK_END)

@@ -19,7 +19,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from miniclip.config.hydra_internals import parse_overrides, register_plugin
-from miniclip.errors import at_least, counted
+from miniclip.errors import UserError, at_least, counted, first_line
+from miniclip.files import cut_torn_line, locked
 
 if TYPE_CHECKING:
     import optuna
@@ -41,8 +42,9 @@ class OptunaSweeper(Sweeper):
     """Jobs with settings that Optuna (Akiba et al. 2019, arXiv 1907.10902) proposes by what others reached.
 
     A setting of several values, `optimizer.rho=0,0.05`, is a choice; `range(...)` and `interval(...)` are
-    numbers, with `tag(log,interval(1e-4,1e-2))` on a logarithmic scale. What jobs return is maximized. The
-    study is Optuna's journal in the sweep's folder. A second launch into the same folder goes on, first
+    numbers, with `tag(log,interval(1e-4,1e-2))` on a logarithmic scale. What jobs return is maximized. A
+    job that diverged, or whose features do not spread, is told to Optuna as pruned: worse than any other.
+    The study is Optuna's journal in the sweep's folder. A second launch into the same folder goes on, first
     with the jobs that were interrupted.
 
     Args:
@@ -86,25 +88,24 @@ class OptunaSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> None:
-        import optuna
-        from optuna.storages import JournalStorage
-        from optuna.storages.journal import JournalFileBackend
+        folder = Path(self.config.hydra.sweep.dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder / ".search.lock") as is_free:
+            if not is_free:
+                raise UserError(
+                    f"Another process searches in {folder}. Wait for its end, or give this search a folder "
+                    "of its own: hydra.sweep.dir=..."
+                )
+            OmegaConf.save(self.config, folder / "multirun.yaml")
+            self._search(arguments, folder)
+
+    def _search(self, arguments: list[str], folder: Path) -> None:
         from optuna.trial import TrialState
 
         from miniclip.runs.sweep import STUDY, Sweep
 
-        folder = Path(self.config.hydra.sweep.dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, folder / "multirun.yaml")
         space, fixed = self._space(arguments)
-
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        study = optuna.create_study(
-            study_name="sweep",
-            storage=JournalStorage(JournalFileBackend(str(folder / STUDY))),
-            direction="maximize",
-            load_if_exists=True,
-        )
+        study = open_study(folder / STUDY)
 
         # with the number of trials, or a second launch would propose the first one's settings again
         study.sampler = self.sampler(seed=self.seed + len(study.trials))
@@ -122,6 +123,8 @@ class OptunaSweeper(Sweeper):
         if completed:
             best = best_of(completed, Sweep(folder))
             log.info("Best of %s: %s", counted(len(completed), "job"), result_line(best))
+        elif study.trials:
+            log.warning("None of %s has a result.", counted(len(study.trials), "job"))
 
     def _space(
         self, arguments: list[str]
@@ -144,8 +147,11 @@ class OptunaSweeper(Sweeper):
         """Launch trials, whose numbers follow each other, as jobs, and tell the study what they reached."""
         from optuna.trial import TrialState
 
-        jobs = [[*fixed, *(f"{key}={value}" for key, value in trial.params.items())] for trial in trials]
+        from miniclip.runs.sweep import Sweep
+
+        jobs = [[*fixed, *_settings(trial)] for trial in trials]
         returns = self.launcher.launch(jobs, initial_job_idx=trials[0].number)
+        unsound = _unsound_jobs(Sweep(Path(self.config.hydra.sweep.dir)))
         for trial, returned in zip(trials, returns, strict=True):
             try:
                 value = float(returned.return_value)
@@ -153,28 +159,68 @@ class OptunaSweeper(Sweeper):
                 log.error("Job %d failed: %s", trial.number, error)
                 value = math.nan
 
-            if math.isnan(value):
+            if _is_one_of(unsound, trial):
+                study.tell(trial.number, state=TrialState.PRUNED)
+            elif math.isnan(value):
                 study.tell(trial.number, state=TrialState.FAIL)
             else:
                 study.tell(trial.number, value)
 
 
+def open_study(journal: Path) -> "optuna.Study":
+    """The study that a journal holds, or a new one.
+
+    Raises:
+        DamagedFile: when the journal is none; half a line, of a process that was killed, is cut off.
+    """
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    from miniclip.runs import DamagedFile
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    cut_torn_line(journal)
+    try:
+        return optuna.create_study(
+            study_name="sweep",
+            storage=JournalStorage(JournalFileBackend(str(journal))),
+            direction="maximize",
+            load_if_exists=True,
+        )
+    except (ValueError, LookupError, TypeError) as error:
+        raise DamagedFile(
+            f"{journal} is damaged ({first_line(error)}). Remove it: the search then begins anew, and "
+            "trains no job again that is completed."
+        ) from error
+
+
 def best_of(trials: Sequence["optuna.trial.FrozenTrial"], sweep: "Sweep") -> "optuna.trial.FrozenTrial":
     """The trial that reached most; one whose features do not spread only where there is no other."""
-    # by their settings: a trial whose settings an earlier one had is that one's job
-    collapsed = [set(job.overrides) for job in sweep.jobs() if job.has_collapsed]
+    unsound = _unsound_jobs(sweep)
+    return max(trials, key=lambda trial: (not _is_one_of(unsound, trial), trial.value or 0.0))
 
-    def rank(trial: "optuna.trial.FrozenTrial") -> tuple[bool, float]:
-        settings = {f"{key}={value}" for key, value in trial.params.items()}
-        return not any(settings <= overrides for overrides in collapsed), trial.value or 0.0
 
-    return max(trials, key=rank)
+def _settings(trial: Any) -> list[str]:
+    """What Optuna chose for a trial, as overrides."""
+    return [f"{key}={value}" for key, value in trial.params.items()]
+
+
+def _unsound_jobs(sweep: "Sweep") -> list[set[str]]:
+    """The overrides of each job that diverged, or whose features do not spread."""
+    jobs = sweep.jobs()
+    return [set(job.overrides) for job in jobs if job.has_collapsed or job.state.status == "diverged"]
+
+
+def _is_one_of(jobs: Sequence[set[str]], trial: Any) -> bool:
+    """Whether a trial is one of some jobs: one whose settings an earlier trial had is that one's job."""
+    return any(job.issuperset(_settings(trial)) for job in jobs)
 
 
 def result_line(trial: "optuna.trial.FrozenTrial") -> str:
     """A trial's number, what it reached, and its settings as they are typed in a shell."""
     # choices stand as they were typed for Hydra; what is left to quote is for the shell
-    settings = shlex.join(f"{key}={value}" for key, value in trial.params.items())
+    settings = shlex.join(_settings(trial))
     return f"{trial.number}, {trial.value:.1f} with {settings}"
 
 

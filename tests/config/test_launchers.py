@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import json
+import math
 import os
 import shlex
 import shutil
@@ -15,9 +16,12 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import OmegaConf
 
-from miniclip.config.optuna_sweeper import best_of, result_line
-from miniclip.runs import RunDirectory
+from miniclip.config.optuna_sweeper import OptunaSweeper, best_of, open_study, result_line
+from miniclip.files import locked
+from miniclip.runs import DamagedFile, RunDirectory
 from miniclip.runs.sweep import Sweep
 from tests.conftest import ROOT, TINY, health_of, kill_in_its_first_job, run_miniclip
 from tests.in_process import train_in_process
@@ -216,6 +220,54 @@ def test_the_best_of_a_search_is_no_job_whose_features_do_not_spread(tmp_path: P
     assert best_of(study.trials, Sweep(tmp_path)).number == 1
     assert best_of(study.trials[:1], Sweep(tmp_path)).number == 0
     assert best_of(study.trials, Sweep(tmp_path / "nothing")).value == 38.0
+
+
+def test_a_search_learns_nothing_good_from_jobs_that_diverged_or_collapsed(tmp_path: Path) -> None:
+    """They count as worse than any other, not as what they reached, nor as never tried."""
+    optuna = pytest.importorskip("optuna")
+    ends = [("completed", 9.0, 30.0), ("completed", 1.3, 38.0), ("diverged", 1.3, math.nan)]
+
+    class Launcher:
+        def launch(self, jobs: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+            for number, (job, (status, rank, _)) in enumerate(zip(jobs, ends, strict=True)):
+                run = RunDirectory(tmp_path / str(number))
+                run.write_job(key=str(number), overrides=list(job))
+                run.write_status(status)  # type: ignore[arg-type]
+                run.write_summary({"best": health_of(rank=rank)})
+            return [JobReturn(status=JobStatus.COMPLETED, _return_value=value) for *_, value in ends]
+
+    sampler = optuna.samplers.RandomSampler
+    sweeper = OptunaSweeper(n_trials=3, n_jobs=3, sampler=sampler, seed=0, params=None)
+    sweeper.launcher = Launcher()  # type: ignore[assignment]
+    sweeper.config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}})
+    study = open_study(tmp_path / "study.log")
+    rates = {"optimizer.lr": optuna.distributions.FloatDistribution(0, 1)}
+    sweeper._run(study, [study.ask(rates) for _ in ends], ["seed=1"])
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "PRUNED", "PRUNED"]
+
+
+def test_a_search_goes_on_with_half_a_line_in_its_journal(tmp_path: Path) -> None:
+    optuna = pytest.importorskip("optuna")
+    journal = tmp_path / "study.log"
+    open_study(journal).ask({"seed": optuna.distributions.IntDistribution(0, 9)})
+    with open(journal, "a", encoding="utf-8") as file:
+        file.write('{"op_code":6,"worker')
+    open_study(journal).tell(0, 12.0)
+    assert open_study(journal).best_value == 12.0
+
+    journal.write_text("no journal\n")
+    with pytest.raises(DamagedFile, match=r"study\.log is damaged \(.*\)\. Remove it"):
+        open_study(journal)
+
+
+def test_a_search_is_one_process(tmp_path: Path) -> None:
+    """A second one would take the jobs of the first for interrupted, and tell Optuna that they failed."""
+    pytest.importorskip("optuna")
+    search = ["hydra/sweeper=optuna", "seed=0,1", f"hydra.sweep.dir={tmp_path}"]
+    with locked(tmp_path / ".search.lock"):
+        done = train_in_process("-m", *SMALL, *search)
+    assert done.returncode == 1 and not list(tmp_path.glob("*/job.json"))
+    assert f"Error: Another process searches in {tmp_path}" in done.stderr
 
 
 def test_the_ends_of_a_search_are_checked_before_it_starts(tmp_path: Path) -> None:
