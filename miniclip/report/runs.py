@@ -72,6 +72,11 @@ class Run:
         return self.settings.get("seed", 0)
 
     @property
+    def flags(self) -> list[str]:
+        """The flags that were typed before its overrides; none where their file is damaged."""
+        return _without_damaged(RunFiles(self.path).read_flags, []) or []
+
+    @property
     def has_collapsed(self) -> bool:
         """Whether the features of its best weights do not spread."""
         return has_collapsed(self.best)

@@ -242,10 +242,11 @@ def _table_of_settings(groups: Sequence[Group], varied: Sequence[str]) -> list[l
 
 def _as_overrides(group: Group) -> str:
     """What was typed for a group; if that is unknown, the settings that tell it apart."""
-    typed = group.runs[0].overrides
-    if typed is not None:
-        words = [shlex.quote(without_secrets(word)) for word in typed if _is_typed_again(word)]
-        return visible(" ".join(words)) or "# nothing: all settings are the defaults"
+    first = group.runs[0]
+    if first.overrides is not None:
+        words = [*first.flags, *(word for word in first.overrides if _is_typed_again(word))]
+        line = " ".join(shlex.quote(without_secrets(word)) for word in words)
+        return visible(line) or "# nothing: all settings are the defaults"
 
     # what its data are is no setting
     settings = {key: value for key, value in group.settings.items() if key != DATA}

@@ -97,6 +97,14 @@ CONFIG_SHAPE: Shape = {
     **{f"{part}?": OBJECT for part in ("data", "encoder", "optimizer", "trainer")},
 }
 
+HYDRA_SHAPE: Shape = {
+    "hydra?": {
+        "job?": {"config_name?": TEXT},
+        "runtime?": {"config_sources?": [{"path": TEXT, "provider": TEXT}]},
+    }
+}
+"""Of what Hydra keeps of its own settings."""
+
 RANKS = ("image_to_text", "text_to_image", "image_of_caption")
 """Of N images, of M captions, and the image of each of these."""
 
@@ -254,6 +262,17 @@ class RunFiles:
         """The settings that were typed for the run, as Hydra keeps them; None if it kept none."""
         path = self._at(".hydra/overrides.yaml")
         return read_yaml(path, [TEXT]) if path.is_file() else None
+
+    def read_flags(self) -> list[str]:
+        """The flags by which the run was composed of files of one's own, ["--config-name", "mine"]."""
+        path = self._at(".hydra/hydra.yaml")
+        hydra = read_yaml(path, HYDRA_SHAPE).get("hydra", {}) if path.is_file() else {}
+        name = hydra.get("job", {}).get("config_name", "config")
+        sources = hydra.get("runtime", {}).get("config_sources", [])
+
+        folders = [source["path"] for source in sources if source["provider"] == "command-line"]
+        flags = [word for folder in folders for word in ("--config-dir", folder)]
+        return flags if name == "config" else [*flags, "--config-name", name]
 
     def read_data(self) -> dict[str, dict[str, Any]]:
         """What identifies each part of the data: {"val": {"fingerprint": "9f..."}}; empty if unknown."""

@@ -1,5 +1,6 @@
 """What a report says of few and of many groups."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,6 +54,19 @@ def test_overrides_are_what_was_typed_but_for_seeds_and_names(tmp_path: Path) ->
         "'data.urls=https://***@host/x'",
         "# nothing: all settings are the defaults",
     ]
+
+
+def test_a_config_of_ones_own_is_named_before_the_overrides(tmp_path: Path) -> None:
+    job = {"job": {"config_name": "mine"}}
+    folder = {"runtime": {"config_sources": [{"path": "/my configs", "provider": "command-line"}]}}
+    runs = []
+    for number, hydra in enumerate((job | folder, {"job": {"config_name": "config"}})):
+        run = replace(run_of(number / 10, 0, 300), path=tmp_path / str(number), overrides=["seed=0", "a=1"])
+        (run.path / ".hydra").mkdir(parents=True)
+        (run.path / ".hydra" / "hydra.yaml").write_text(json.dumps({"hydra": hydra}))
+        runs.append(run)
+    commands = sections(tmp_path, runs)["As overrides"].commands
+    assert commands == ["--config-dir '/my configs' --config-name mine a=1", "a=1"]
 
 
 def test_a_class_is_nothing_to_type(tmp_path: Path) -> None:
