@@ -155,9 +155,13 @@ def read_collection(paths: Iterable[Path]) -> Collection:
         else:
             failures[folder] = found
 
-    # what one try of a job failed to do, another has done
+    # what one try of a job failed to do, another has done; so has a run that went on in its place
     jobs_done = {_job(folder) for folder in runs}
-    still_failed = [failure for failure in failures.values() if _job(failure.path) not in jobs_done]
+    still_failed = [
+        failure
+        for failure in failures.values()
+        if _job(failure.path) not in jobs_done and _last_heir(failure.path) not in runs
+    ]
     return Collection(list(runs.values()), still_failed, list(_unstarted(paths)))
 
 
@@ -283,6 +287,19 @@ def _overrides_of_job(folder: Path) -> Sequence[str]:
         return RunFiles(folder).read_job().get("overrides", ())
     except DamagedFile:
         return ()
+
+
+def _last_heir(folder: Path) -> Path:
+    """The directory in which a run has gone on last, real; of one that has not, its own."""
+    seen: set[Path] = set()
+    while folder not in seen:
+        seen.add(folder)
+        try:
+            heir = RunFiles(folder).read_heir()
+        except (DamagedFile, OSError):
+            return folder
+        folder = folder if heir is None else heir.resolve()
+    return folder
 
 
 def _job(folder: Path) -> tuple[Path, str]:

@@ -39,6 +39,19 @@ def test_of_several_tries_of_a_job_the_finished_one_counts(tmp_path: Path) -> No
     assert [failure.path.name for failure in read_collection([tmp_path]).failures] == ["3_run"]
 
 
+def test_a_run_that_has_gone_on_in_another_directory_is_no_failure(tmp_path: Path) -> None:
+    """Unless that one has come to nothing, too."""
+    for name in ("first", "second"):
+        (foreign_run(tmp_path / name) / "status.json").write_text('{"status": "interrupted"}')
+    (tmp_path / "first" / "continued_in").write_text("../second\n")
+    (tmp_path / "second" / "continued_in").write_text("../third\n")
+    last = foreign_run(tmp_path / "third")
+    assert not read_collection([tmp_path]).failures
+
+    (last / "status.json").write_text('{"status": "failed"}')
+    assert len(read_collection([tmp_path]).failures) == 3
+
+
 @pytest.mark.parametrize("deeper", [False, True])
 def test_it_tells_of_jobs_that_have_not_started(deeper: bool, tmp_path: Path) -> None:
     """In the terminal before there is a page, also where nothing has finished."""
