@@ -34,6 +34,8 @@ class TooManyBroken(UserError):
 class BrokenImages:
     """Counts the training images that cannot be read, and stops a run that has too many.
 
+    A run that goes on from where too many of them stopped it counts anew: its files may be whole by now.
+
     Args:
         train_set: says how many may be broken.
         progress: keeps those that were met.
@@ -42,6 +44,16 @@ class BrokenImages:
     def __init__(self, train_set: ImageTextDataset, progress: Progress):
         self.train_set = train_set
         self.progress = progress
+        if self._are_too_many:
+            progress.broken = {}
+
+    @property
+    def _max_fraction(self) -> float:
+        return self.train_set.max_broken_fraction or 0
+
+    @property
+    def _are_too_many(self) -> bool:
+        return len(self.progress.broken) > self._max_fraction * self.train_set.num_images
 
     def count(self, problems: Iterable[BrokenImage]) -> None:
         """Log each broken image once.
@@ -55,13 +67,12 @@ class BrokenImages:
                 log.warning("Another image stands in: %s", problem)
                 broken[str(problem)] = problem.reason
 
-        num_images = self.train_set.num_images
-        max_fraction = self.train_set.max_broken_fraction or 0
-        if len(broken) > max_fraction * num_images:
+        if self._are_too_many:
+            num_images = self.train_set.num_images
             raise TooManyBroken(
                 f"Stopped at step {self.progress.step}: {len(broken):,} of the "
                 f"{counted(num_images, 'training image')} cannot be read ({by_reason(broken.values())}), "
-                f"more than data.max_broken_fraction={max_fraction:g} of them. Fix the files above."
+                f"more than data.max_broken_fraction={self._max_fraction:g} of them. Fix the files above."
             )
 
     def log_sum(self) -> None:

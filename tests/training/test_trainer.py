@@ -374,3 +374,8 @@ def test_too_many_broken_images_stop_the_run(tmp_path: Path, picture_folder: Pat
     stopped_at = load_checkpoint(two.last_checkpoint)["progress"]["step"]
     records = [record for record in two.read_metrics() if "train/loss" in record]
     assert stopped_at > 0 and [record["step"] for record in records] == list(range(1, stopped_at + 1))
+    # and with whole files it is not stopped again
+    for name in ("3", "4"):
+        (picture_folder / f"{name}.jpg").write_bytes(good)
+    fixed = fit(tmp_path / "two", *settings, "data.max_broken_fraction=0.1", "trainer.resume=auto")
+    assert fixed.read_summary()["steps"] == 6 and fixed.read_summary()["broken_images"] == {}
