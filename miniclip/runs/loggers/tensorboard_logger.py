@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 class TensorboardLogger(View):
     """The same records for TensorBoard, too, in the run directory's tensorboard/.
 
+    A run that goes on from another directory, or had no TensorBoard until now, is shown from its start.
+
     Raises:
         UserError: when tensorboard is missing.
     """
@@ -44,12 +46,27 @@ class TensorboardLogger(View):
 
     def _show(self, record: dict[str, Any]) -> None:
         if self.writer is None:
+            self.writer = self._begin(record)
+        self._add(self.writer, record)
+
+    def _begin(self, record: dict[str, Any]) -> "SummaryWriter":
+        """Begin to write where a first record comes, behind those that metrics.jsonl holds already."""
+        run = RunFiles(self.folder)
+        if run.tensorboard.is_dir():
             # a validation comes behind the record of its step
-            self.writer = self._write_from(record["step"] + ("val/rsum" in record))
+            return self._write_from(record["step"] + ("val/rsum" in record))
+
+        earlier = run.read_metrics()[:-1]  # the last one is this record
+        writer = self._write_from(0)
+        for each in earlier:
+            self._add(writer, each)
+        return writer
+
+    def _add(self, writer: "SummaryWriter", record: dict[str, Any]) -> None:
         # the step is the axis of all curves, and a text has none
         for key, value in record.items():
             if isinstance(value, int | float) and key != "step":
-                self.writer.add_scalar(key, value, record["step"])
+                writer.add_scalar(key, value, record["step"])
 
     def _close(self, failed: bool, summary: dict[str, Any], figures: dict[str, Path]) -> None:
         if self.writer is None:

@@ -42,6 +42,18 @@ def test_steps_that_come_again_are_shown_once(tmp_path: Path) -> None:
     assert [event.step for event in events.Scalars("val/rsum")] == [2]
 
 
+def test_a_run_that_goes_on_in_another_directory_is_shown_from_its_start(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "train/loss": 0.5}\n{"step": 1, "val/rsum": 9}\n')
+    logger = JsonlLogger(every_steps=1, tensorboard=TensorboardLogger())
+    logger.start(tmp_path / "metrics.jsonl", RunFacts("run", {}))
+    logger.log({"step": 2, "train/loss": 0.25})
+    logger.finish(failed=False, summary={}, figures={})
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(1, 0.5), (2, 0.25)]
+    assert [event.step for event in events.Scalars("val/rsum")] == [1]
+
+
 def test_a_view_that_fails_is_told_once_and_ends_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
