@@ -164,7 +164,7 @@ class Loop:
 
     @contextmanager
     def _begun(self) -> Iterator[None]:
-        """Plan the run and open what reads its images."""
+        """Plan the run, and open what reads its images and what times its steps."""
         trainer, progress = self.trainer, self.progress
         self.plan = Plan(
             trainer.budget,
@@ -175,7 +175,8 @@ class Loop:
         )
         self.batches.start_at(progress.epoch, progress.position)
         self.reading = iter(self.loader)
-        with closing(self.batches), closing(self.loader), closing(self.validation.encoder):
+        profiler = nullcontext() if self.profiler is None else closing(self.profiler)
+        with profiler, closing(self.batches), closing(self.loader), closing(self.validation.encoder):
             yield
 
     def _train_to_end(self) -> None:

@@ -113,11 +113,18 @@ class StepProfiler:
             yield
         if is_last:
             synchronize(self.device)
-            self._recording.stop()
+            recording = self._recording
+            self.close()
             try:
-                self._recording.export_chrome_trace(str(self.trace))
+                recording.export_chrome_trace(str(self.trace))
             except OSError as error:
                 log.warning("The trace cannot be written (%s).", error.strerror or error)
+
+    def close(self) -> None:
+        """End a recording that is under way, which takes memory and time as long as the process lives."""
+        if self._recording is not None:
+            self._recording.stop()
+            self._recording = None
 
     def result(self) -> dict[str, Any] | None:
         """What was found, in seconds a step, also told; None where the run had too few steps."""
