@@ -149,9 +149,11 @@ class OptunaSweeper(Sweeper):
 
         from miniclip.runs.sweep import Sweep
 
+        sweep = Sweep(Path(self.config.hydra.sweep.dir))
+        sweep.write_search(num_jobs=self.n_trials, num_begun=len(study.trials))
         jobs = [[*fixed, *_settings(trial)] for trial in trials]
         returns = self.launcher.launch(jobs, initial_job_idx=trials[0].number)
-        unsound = _unsound_jobs(Sweep(Path(self.config.hydra.sweep.dir)))
+        unsound = _unsound_jobs(sweep)
         for trial, returned in zip(trials, returns, strict=True):
             try:
                 value = float(returned.return_value)

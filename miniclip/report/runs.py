@@ -181,11 +181,10 @@ def _unstarted(paths: Iterable[Path]) -> Iterator[str]:
     """Of each sweep at or below some paths how many jobs have not begun, if there are any."""
     sweeps = {sweep.resolve(): sweep for path in paths for sweep in find_sweeps(path)}
     for sweep in map(Sweep, sweeps.values()):
-        num_unstarted = len(sweep.unstarted())
-        if num_unstarted:
-            num_planned = counted(len(sweep.planned()), "job")
-            verb = "has" if num_unstarted == 1 else "have"
-            yield f"{num_unstarted} of {num_planned} of {sweep.path} {verb} not started."
+        planned, unstarted = sweep.num_jobs()
+        if unstarted:
+            verb = "has" if unstarted == 1 else "have"
+            yield f"{unstarted} of {counted(planned, 'job')} of {sweep.path} {verb} not started."
 
 
 def _read(folder: Path) -> Run | Failure:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from miniclip.disk_errors import disk_errors_told
 from miniclip.errors import UserError, counted
@@ -40,6 +40,11 @@ PLAN = "sweep.json"
 
 STUDY = "study.log"
 """Journal of a search by Optuna, which chooses its jobs one after the other."""
+
+SEARCH = "search.json"
+"""How far such a search has come."""
+
+SEARCH_SHAPE: Shape = {"jobs": COUNT, "begun": COUNT}
 
 PLAN_SHAPE: Shape = {"format?": COUNT, "keys": [TEXT]}
 
@@ -139,6 +144,18 @@ class Job:
         }
 
 
+class NumJobs(NamedTuple):
+    """How many jobs a sweep has.
+
+    Attributes:
+        planned: begun or not; 0 where that is not known.
+        unstarted: those that have not begun.
+    """
+
+    planned: int
+    unstarted: int
+
+
 class Sweep:
     """A folder of jobs."""
 
@@ -190,16 +207,25 @@ class Sweep:
             self.path.mkdir(parents=True, exist_ok=True)
             write_json(self._plan_file, {"format": JOB_FORMAT, "keys": all_keys})
 
-    def planned(self) -> list[str]:
+    def write_search(self, *, num_jobs: int, num_begun: int) -> None:
+        """Record how many jobs a search is to have in all, and how many of them have begun."""
+        write_json(self.path / SEARCH, {"jobs": num_jobs, "begun": num_begun})
+
+    def num_jobs(self) -> NumJobs:
+        """How many jobs were launched into this folder."""
+        if (self.path / STUDY).is_file():
+            search = _read_or_empty(lambda: read_object(self.path / SEARCH, SEARCH_SHAPE), [])
+            planned = search.get("jobs", 0)
+            return NumJobs(planned, max(0, planned - search.get("begun", 0)))
+
+        keys = self._planned()
+        begun = {known_key(folder) for folder in find_jobs(self.path)}
+        return NumJobs(len(keys), len(set(keys) - begun))
+
+    def _planned(self) -> list[str]:
         """Keys of the jobs that were launched into this folder, begun or not, where they are known."""
         plan = self._read_plan()
-        is_search = (self.path / STUDY).is_file()
-        return plan["keys"] if _has_keys_of_today(plan) and not is_search else []
-
-    def unstarted(self) -> list[str]:
-        """Keys of those that have not begun."""
-        begun = {known_key(folder) for folder in find_jobs(self.path)}
-        return [key for key in self.planned() if key not in begun]
+        return plan["keys"] if _has_keys_of_today(plan) else []
 
     @property
     def _plan_file(self) -> Path:

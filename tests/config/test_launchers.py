@@ -237,13 +237,14 @@ def test_a_search_learns_nothing_good_from_jobs_that_diverged_or_collapsed(tmp_p
             return [JobReturn(status=JobStatus.COMPLETED, _return_value=value) for *_, value in ends]
 
     sampler = optuna.samplers.RandomSampler
-    sweeper = OptunaSweeper(n_trials=3, n_jobs=3, sampler=sampler, seed=0, params=None)
+    sweeper = OptunaSweeper(n_trials=9, n_jobs=3, sampler=sampler, seed=0, params=None)
     sweeper.launcher = Launcher()  # type: ignore[assignment]
     sweeper.config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}})
     study = open_study(tmp_path / "study.log")
     rates = {"optimizer.lr": optuna.distributions.FloatDistribution(0, 1)}
     sweeper._run(study, [study.ask(rates) for _ in ends], ["seed=1"])
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "PRUNED", "PRUNED"]
+    assert Sweep(tmp_path).num_jobs() == (9, 6)
 
 
 def test_a_search_goes_on_with_half_a_line_in_its_journal(tmp_path: Path) -> None:

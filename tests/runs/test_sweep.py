@@ -308,13 +308,17 @@ def test_a_folder_of_another_sweep_is_refused(tmp_path: Path) -> None:
 
 def test_a_sweep_knows_which_of_its_jobs_have_not_started(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path)
-    assert sweep.unstarted() == []
+    assert sweep.num_jobs().unstarted == 0
     sweep.claim(["a", "b", "c"])
     RunDirectory(tmp_path / "0_a").write_job(key="a", overrides=[])
-    assert sweep.unstarted() == ["b", "c"]
+    assert sweep.num_jobs() == (3, 2)
 
     (tmp_path / STUDY).touch()  # the key is that of the search, whose jobs nobody knows before
-    assert sweep.unstarted() == []
+    assert sweep.num_jobs() == (0, 0)
+    sweep.write_search(num_jobs=20, num_begun=3)
+    assert sweep.num_jobs() == (20, 17)
+    (tmp_path / "search.json").write_text("[")
+    assert sweep.num_jobs() == (0, 0)
 
 
 def test_the_table_marks_features_that_do_not_spread(tmp_path: Path) -> None:
@@ -330,9 +334,9 @@ def test_keys_of_an_older_version_are_of_no_job_today(tmp_path: Path) -> None:
     """They would never start."""
     (tmp_path / "sweep.json").write_text('{"keys": ["old", "older"]}')
     RunDirectory(tmp_path / "0_a").write_job(key="a", overrides=[])
-    assert Sweep(tmp_path).unstarted() == []
+    assert Sweep(tmp_path).num_jobs() == (0, 0)
     Sweep(tmp_path).claim(["a", "b"])
-    assert Sweep(tmp_path).unstarted() == ["b"]
+    assert Sweep(tmp_path).num_jobs().unstarted == 1
 
 
 def test_a_sweep_whose_folder_cannot_be_written_says_where_one_can(tmp_path: Path) -> None:
