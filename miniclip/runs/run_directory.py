@@ -147,7 +147,7 @@ class RunDirectory(RunFiles):
         try:
             # the lock keeps a second run from claiming it at the same time
             with RunDirectory(source).lock():
-                heir = _heir(source)
+                heir = heir_of(source)
                 if heir is not None and heir != self.path.resolve():
                     return False
                 write_text(RunFiles(source).continued_in, f"{_relative(self.path, source)}\n")
@@ -229,7 +229,7 @@ def folder_is_busy(folder: Path) -> str:
     return f"Another process trains in {folder}; give this run another folder: hydra.run.dir=..."
 
 
-def _heir(folder: Path) -> Path | None:
+def heir_of(folder: Path) -> Path | None:
     """The directory in which a run has trained on, or does so now; one that left no checkpoint is none."""
     try:
         path = RunFiles(folder).read_heir()

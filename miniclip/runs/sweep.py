@@ -24,7 +24,7 @@ from miniclip.metrics import DIRECTIONS, RECALL_AT
 from miniclip.runs import RunFiles, State, read_state
 from miniclip.runs.collapse import has_collapsed
 from miniclip.runs.job_key import known_key
-from miniclip.runs.run_directory import JOB_FORMAT
+from miniclip.runs.run_directory import JOB_FORMAT, heir_of
 from miniclip.runs.run_files import LOG, find_jobs, is_job
 from miniclip.runs.shapes import COUNT, TEXT, Shape
 from miniclip.runs.small_files import (
@@ -104,10 +104,15 @@ class Job:
 
     @property
     def checkpoint(self) -> Path | None:
-        """Where an interrupted job goes on, or one that has lost what it says of its end."""
+        """Where an interrupted job goes on, or one that has lost what it says of its end.
+
+        Nowhere if it has gone on in another folder already: what that one trained would be trained again.
+        """
         # from a checkpoint what is lost is made again, and nothing is trained twice
         has_lost_its_end = self.state.status in ("completed", UNREADABLE)
         if self.is_completed or not (self.state.is_resumable or has_lost_its_end):
+            return None
+        if heir_of(self.path) is not None:
             return None
 
         try:

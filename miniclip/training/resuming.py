@@ -56,6 +56,7 @@ def go_on(resume: str | None, run: RunDirectory, config: dict[str, Any]) -> Path
 
     What a try in the same directory recorded before its first checkpoint is removed.
     """
+    run.continued_in.unlink(missing_ok=True)  # from now on it goes on here
     checkpoint = find_checkpoint(resume, run, config)
     if checkpoint is None or not checkpoint.resolve().is_relative_to(run.path.resolve()):
         run.clear()

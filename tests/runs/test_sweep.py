@@ -19,7 +19,7 @@ from miniclip.disk_errors import DiskError
 from miniclip.errors import UserError
 from miniclip.runs import RunDirectory
 from miniclip.runs.sweep import STUDY, Sweep
-from miniclip.training.resuming import find_checkpoint
+from miniclip.training.resuming import find_checkpoint, go_on
 from tests.conftest import ROOT, TINY, health_of, kill_in_its_first_job, run_miniclip
 from tests.folder_set import save_set
 from tests.in_process import train_in_process
@@ -319,6 +319,27 @@ def test_a_sweep_knows_which_of_its_jobs_have_not_started(tmp_path: Path) -> Non
     assert sweep.num_jobs() == (20, 17)
     (tmp_path / "search.json").write_text("[")
     assert sweep.num_jobs() == (0, 0)
+
+
+def test_of_two_tries_the_one_that_went_on_goes_on(tmp_path: Path) -> None:
+    """It has come further, whatever the number of its folder; without its checkpoint the first one does."""
+    first, second = (RunDirectory(tmp_path / f"{number}_a") for number in (0, 1))
+    for run in (first, second):
+        run.write_job(key="a", overrides=[])
+        run.write_status("interrupted")
+        run.last_checkpoint.touch()
+    first.continued_in.write_text("../1_a\n")
+
+    job = Sweep(tmp_path).job("a")
+    assert job is not None and job.checkpoint == second.last_checkpoint
+
+    # a third try, in the folder of the first
+    assert go_on(str(second.last_checkpoint), first, {}) == second.last_checkpoint
+    job = Sweep(tmp_path).job("a")
+    assert job is not None and job.checkpoint == second.last_checkpoint
+    first.last_checkpoint.touch()
+    job = Sweep(tmp_path).job("a")
+    assert job is not None and job.checkpoint == first.last_checkpoint
 
 
 def test_the_table_marks_features_that_do_not_spread(tmp_path: Path) -> None:
