@@ -170,6 +170,9 @@ class Checkpointer:
     def resume(self, path: Path, *, must_be_same: bool) -> None:
         """Go on where a checkpoint stands.
 
+        A run directory that has none yet is given it at once, for a run that is killed before its first
+        save, and would else go on from its best checkpoint.
+
         Args:
             must_be_same: refuse every setting that differs, also those that a run can change on its way.
 
@@ -189,6 +192,8 @@ class Checkpointer:
             source = source_of(path, self.run)
             carry_on_metrics(source, self.run, self.progress)
             carry_on_skipped(source, self.run, self.progress)
+        if not self.run.last_checkpoint.is_file():
+            self.save()
 
     def load_best(self) -> None:
         """Give the model the weights of the best checkpoint."""
@@ -254,7 +259,7 @@ class Checkpointer:
         )
         for candidate in (within(path.parent, name) for name in names):
             if candidate.is_file() and is_checkpoint_of(candidate, progress.best):
-                if candidate != self.run.best_checkpoint:
+                if self.writes and candidate != self.run.best_checkpoint:
                     copy_checkpoint(candidate, self.run.best_checkpoint)
                 return
 

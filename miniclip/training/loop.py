@@ -313,8 +313,7 @@ class Loop:
         """
         checkpointer = self.checkpointer
         checkpointer.wait()
-        # a run that was resumed at its end, in another directory, has saved nothing yet
-        if checkpointer.failure is not None or not self.run.last_checkpoint.exists():
+        if checkpointer.failure is not None:
             self._save()
             checkpointer.wait()
         if checkpointer.failure is not None:

@@ -180,6 +180,27 @@ def test_no_more_than_the_steps_between_two_saves_is_lost(
     assert_equal_runs(resumed, whole)
 
 
+def test_nothing_is_lost_by_a_kill_before_the_first_save_in_another_directory(
+    small: DictConfig,
+    whole: RunDirectory,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The best checkpoint, of step 3, lies there already; the last one is that of step 5."""
+    often = changed(small, trainer__checkpoint_every_steps=1)
+    first = kill_at_step_6(tmp_path / "first", often, monkeypatch)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        stop_at(patch, TrainingStep, "__call__", 1, how="killed")
+        fit_config(tmp_path / "second", changed(often, trainer__resume=str(first.path)))
+
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        resumed = fit_config(tmp_path / "second", changed(often, trainer__resume="auto"))
+    assert f"Resumed from {resumed.last_checkpoint} at step 5." in caplog.text
+    assert_equal_runs(resumed, whole)
+
+
 @pytest.mark.parametrize("damage", ["a flipped bit", "cut", "missing", "a folder"])
 def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(
     damage: str,
