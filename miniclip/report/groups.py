@@ -50,8 +50,9 @@ def group_runs(runs: Sequence[Run]) -> tuple[list[Group], list[str]]:
         if not has_one_fingerprint:
             settings[DATA] = run.fingerprint
 
-        key = json.dumps(settings)  # lists among the settings are no keys themselves
-        settings_of[key] = settings
+        # as text, for lists among the settings are no keys themselves
+        key = json.dumps({setting: _alike(value) for setting, value in settings.items()})
+        settings_of.setdefault(key, settings)
         runs_of.setdefault(key, []).append(run)
 
     all_settings = list(settings_of.values())
@@ -108,8 +109,14 @@ def _tells_apart(key: str) -> bool:
 def _differs(key: str, runs: Sequence[Run]) -> bool:
     """Whether not all runs have the same value of a setting; one that lacks it has another."""
     # as text, for lists are in no set; an ellipsis is no value of JSON, and stands for a missing one
-    values = {json.dumps(run.settings.get(key, ...), default=str) for run in runs}
+    values = {json.dumps(_alike(run.settings.get(key, ...)), default=str) for run in runs}
     return len(values) > 1
+
+
+def _alike(value: Any) -> Any:
+    """A setting such that equal numbers have one text: 0 of 0.0."""
+    is_whole = isinstance(value, float) and value.is_integer()
+    return int(value) if is_whole else value
 
 
 def _check_shared(what: str, path_by_value: dict[str, Path]) -> None:
