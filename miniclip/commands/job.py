@@ -5,6 +5,7 @@ import math
 import os
 import shlex
 import signal
+import sys
 import tempfile
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -28,7 +29,7 @@ from miniclip.data import ImageTextDataset
 from miniclip.data.eval_preprocessing import EvalPreprocessing
 from miniclip.disk_errors import DiskError, disk_errors_told
 from miniclip.distributed import LostProcess
-from miniclip.errors import UserError, as_override
+from miniclip.errors import UserError, as_override, first_line
 from miniclip.evaluation import Result, TaskContext, flat_numbers, result_text
 from miniclip.figures import draw_curves, draw_retrieval
 from miniclip.metrics import Features, retrieval_ranks
@@ -274,12 +275,20 @@ def _write_failure(run: RunDirectory, error: BaseException) -> None:
     """Write why a run has failed.
 
     Raises:
-        UserError: in place of an error of memory; says what needs less.
+        UserError: in place of an error of memory, or of torch.compile; says what needs less, or not that.
     """
     cause = _root(error)
     if is_out_of_memory(cause):
         told = UserError(out_of_memory_text(cause, run))
         _write_last_status(run, "out_of_memory", reason=str(told))
+        raise told from error
+
+    if is_of_compiler(cause):
+        told = UserError(
+            f"torch.compile fails ({first_line(cause)}). It wants a C++ compiler, on a GPU Triton; "
+            "without them take trainer.compile=false"
+        )
+        _write_last_status(run, "failed", reason=str(told))
         raise told from error
 
     status: Status = "diverged" if isinstance(cause, Diverged) else "failed"
@@ -381,6 +390,12 @@ def _write_test(tested: HeldOutResult, summary: dict[str, Any], run: RunDirector
     run.write_ranks(of_test=True, image_of_caption=owners, **tested.ranks._asdict())
     summary["test"] = tested.record
     run.write_summary(summary)
+
+
+def is_of_compiler(error: BaseException) -> bool:
+    """Whether torch.compile has raised an error; what raises one has brought this module of torch's."""
+    exceptions = sys.modules.get("torch._dynamo.exc")
+    return exceptions is not None and isinstance(error, exceptions.TorchDynamoException)
 
 
 def _root(error: BaseException) -> BaseException:

@@ -111,3 +111,23 @@ def test_a_refused_command_leaves_the_run_in_its_directory_as_it_was(tmp_path: P
     longer = ["trainer.budget.epochs=3", "optimizer.base.lr=1e30", "trainer.max_skipped_steps=0"]
     assert train_in_process(*words, f"trainer.resume={tmp_path}", *longer).returncode == 1
     assert read_state(tmp_path).status == "diverged"
+
+
+def test_a_compiler_that_is_missing_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_compiler(*arguments: object, **options: object) -> None:
+        from torch._dynamo.exc import TorchDynamoException
+
+        raise TorchDynamoException(
+            "InvalidCxxCompiler: No working C++ compiler\n\nSet TORCHDYNAMO_VERBOSE=1"
+        )
+
+    monkeypatch.setattr("miniclip.training.step.TrainingStep.__call__", without_compiler)
+    answer = train_in_process(*TINY, f"hydra.run.dir={tmp_path}")
+    told = (
+        "torch.compile fails (InvalidCxxCompiler: No working C++ compiler). It wants a C++ compiler, on a "
+        "GPU Triton; without them take trainer.compile=false"
+    )
+    assert answer.returncode == 1 and answer.stderr.strip() == f"Error: {told}"
+    assert read_state(tmp_path) == ("failed", told)
