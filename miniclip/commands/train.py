@@ -70,6 +70,12 @@ FLAGS_OF_HYDRA = (
     "--info",
 )
 
+TAKE_A_WORD = (
+    *("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn"),
+    *("--config-dir", "-cd", "--experimental-rerun"),
+)
+"""Those of them whose value may be the next word."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Settings; all flags, `--help` among them, are Hydra's."""
@@ -98,12 +104,10 @@ def train() -> None:
 
 
 def _train() -> None:
-    # Hydra's parser wants its flag for sweeps in front of the settings
-    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
     words = [word for word in sys.argv[1:] if not word.startswith("-")]
 
     try:
-        sys.argv[1:] = words_of_several(sys.argv[1:])
+        sys.argv[1:] = _settings_together(words_of_several(sys.argv[1:]))
         _refuse_flags(sys.argv[1:])
         refuse_misspelled(words)
         sys.argv[1:] = as_hydra_reads(sys.argv[1:])
@@ -117,6 +121,21 @@ def _train() -> None:
         if os.environ.get(FULL_ERROR) == "1":
             print(without_secrets(traceback.format_exc()), end="", file=sys.stderr)
         exit_telling(what_is_wrong(error, words, sweeps=True))
+
+
+def _settings_together(words: Sequence[str]) -> list[str]:
+    """What was typed in an order that Hydra's parser takes: it wants no flag between two settings."""
+    first: list[str] = []
+    settings: list[str] = []
+    last: list[str] = []
+    for before, word in zip(["", *words], words, strict=False):
+        if word in ("-m", "--multirun"):
+            first.append(word)
+        elif word.startswith("-") or before in TAKE_A_WORD:
+            last.append(word)
+        else:
+            settings.append(word)
+    return [*first, *settings, *last]
 
 
 def _with_home(word: str) -> str:

@@ -18,6 +18,13 @@ def test_an_old_name_is_told_on_the_command_line() -> None:
     assert "optimizer.every=5 is optimizer.interval=5 now" in result.stderr
 
 
+@pytest.mark.parametrize("flag", ["--cfg job", "--cfg=job", "-c job"])
+def test_settings_may_stand_on_both_sides_of_a_flag(flag: str) -> None:
+    result = train_in_process("seed=3", *flag.split(), "embed_dim=64", "--resolve")
+    assert result.returncode == 0
+    assert "seed: 3\n" in result.stdout and "embed_dim: 64\n" in result.stdout
+
+
 @pytest.mark.parametrize("wish", [None, "0", "1"])
 def test_the_users_wish_for_tracebacks_outlives_a_training(
     wish: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
