@@ -76,6 +76,9 @@ TAKE_A_WORD = (
 )
 """Those of them whose value may be the next word."""
 
+ACTIONS = ("--run", "-r", "--multirun", "-m", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
+"""Those of them of which Hydra does one."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Settings; all flags, `--help` among them, are Hydra's."""
@@ -165,7 +168,12 @@ def _past_hydras_printer() -> Iterator[None]:
 
 
 def _refuse_flags(words: Sequence[str]) -> None:
-    """Tell of a setting that was typed as a flag."""
+    """Tell of a setting that was typed as a flag, and of flags that exclude each other."""
+    flags = dict.fromkeys(word.partition("=")[0] for word in words)
+    given = [flag for flag in flags if flag in ACTIONS]
+    if len(given) > 1:
+        raise UserError(f"{' and '.join(given)} do not go together: take one of them")
+
     for word in words:
         flag, _, value = word.partition("=")
         if flag.startswith("--") and not any(known.startswith(flag) for known in FLAGS_OF_HYDRA):

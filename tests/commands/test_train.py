@@ -25,6 +25,12 @@ def test_settings_may_stand_on_both_sides_of_a_flag(flag: str) -> None:
     assert "seed: 3\n" in result.stdout and "embed_dim: 64\n" in result.stdout
 
 
+def test_flags_that_exclude_each_other_are_told() -> None:
+    result = train_in_process("--cfg", "job", "seed=3", "-m")
+    assert result.returncode == 1
+    assert result.stderr.strip() == "Error: -m and --cfg do not go together: take one of them"
+
+
 @pytest.mark.parametrize("wish", [None, "0", "1"])
 def test_the_users_wish_for_tracebacks_outlives_a_training(
     wish: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
