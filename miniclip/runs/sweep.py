@@ -106,13 +106,15 @@ class Job:
     def checkpoint(self) -> Path | None:
         """Where an interrupted job goes on, or one that has lost what it says of its end.
 
-        Nowhere if it has gone on in another folder already: what that one trained would be trained again.
+        Nowhere if it has gone on in another folder of the sweep, which can go on itself: what was trained
+        there would be trained again.
         """
         # from a checkpoint what is lost is made again, and nothing is trained twice
         has_lost_its_end = self.state.status in ("completed", UNREADABLE)
         if self.is_completed or not (self.state.is_resumable or has_lost_its_end):
             return None
-        if heir_of(self.path) is not None:
+        heir = heir_of(self.path)
+        if heir is not None and heir.parent == self.path.parent.resolve() and read_state(heir).is_resumable:
             return None
 
         try:

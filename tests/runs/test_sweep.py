@@ -322,7 +322,7 @@ def test_a_sweep_knows_which_of_its_jobs_have_not_started(tmp_path: Path) -> Non
 
 
 def test_of_two_tries_the_one_that_went_on_goes_on(tmp_path: Path) -> None:
-    """It has come further, whatever the number of its folder; without its checkpoint the first one does."""
+    """It has come further, whatever its number; where it has failed, the first one goes on."""
     first, second = (RunDirectory(tmp_path / f"{number}_a") for number in (0, 1))
     for run in (first, second):
         run.write_job(key="a", overrides=[])
@@ -330,6 +330,18 @@ def test_of_two_tries_the_one_that_went_on_goes_on(tmp_path: Path) -> None:
         run.last_checkpoint.touch()
     first.continued_in.write_text("../1_a\n")
 
+    job = Sweep(tmp_path).job("a")
+    assert job is not None and job.checkpoint == second.last_checkpoint
+
+    second.write_status("failed")
+    job = Sweep(tmp_path).job("a")
+    assert job is not None and job.checkpoint == first.last_checkpoint
+    second.write_status("interrupted")
+
+    # a run that is none of the sweep's does not count
+    alone = RunDirectory(tmp_path / "elsewhere" / "run")
+    alone.last_checkpoint.touch()
+    second.continued_in.write_text("../elsewhere/run\n")
     job = Sweep(tmp_path).job("a")
     assert job is not None and job.checkpoint == second.last_checkpoint
 
