@@ -25,7 +25,7 @@ class Batch(NamedTuple):
         attention_mask: (B, L) bool.
         positives: which captions are right for which images; None is the diagonal.
         num_false_negatives: right pairs off the diagonal, which a loss of one positive takes for wrong.
-        image_ids: (B,) int64 on the host, place of each image in its split; empty where there is none.
+        image_ids: (B,) int64 on the host, index of each image in its split; empty where there is none.
         captions: B of them, as they were written.
         problems: why images could not be read for which others stand in.
     """

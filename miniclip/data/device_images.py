@@ -11,8 +11,8 @@ from miniclip.errors import BrokenImage, counted
 
 log = logging.getLogger(__name__)
 
-SHARE = 0.25
-"""Of the memory that is free on the GPU images take no more than this fraction."""
+LARGEST_FRACTION_OF_FREE_MEMORY = 0.25
+"""What images may take of the GPU's memory."""
 
 AT_ONCE = 256
 """Images that are padded on the host and sent together."""
@@ -22,7 +22,7 @@ class DeviceImages:
     """RGB images on a GPU, each padded at its right and its lower side to the largest height and width.
 
     Args:
-        images: decoded ones; the place of one that cannot be read stays black.
+        images: decoded ones; one that cannot be read stays black.
         size: height and width of the largest.
         device: where to hold them.
     """
@@ -33,9 +33,9 @@ class DeviceImages:
             part = self.pixels[start : start + AT_ONCE]
             part.copy_(_padded(images, range(start, start + len(part)), size))
 
-    def take(self, places: Sequence[int]) -> Tensor:
-        """Some of them, `B places -> (B, 3, H, W)` uint8 in channels_last memory."""
-        chosen = torch.tensor(places).pin_memory().to(self.pixels.device, non_blocking=True)
+    def take(self, indices: Sequence[int]) -> Tensor:
+        """Some of them, `B indices -> (B, 3, H, W)` uint8 in channels_last memory."""
+        chosen = torch.tensor(indices).pin_memory().to(self.pixels.device, non_blocking=True)
         return self.pixels.index_select(0, chosen).permute(0, 3, 1, 2)
 
 
@@ -48,7 +48,7 @@ def on_device(images: Images, device: torch.device) -> DeviceImages | None:
     size = max(heights), max(widths)
     num_bytes = len(images) * size[0] * size[1] * 3
     free, _ = torch.cuda.mem_get_info(device)
-    if num_bytes > SHARE * free:
+    if num_bytes > LARGEST_FRACTION_OF_FREE_MEMORY * free:
         return None
     log.info("%s, %.1f GB, are held in the GPU's memory.", counted(len(images), "image"), num_bytes / 1e9)
     return DeviceImages(images, size, device)
@@ -63,12 +63,12 @@ def _shape(images: Images, index: int) -> tuple[int, int] | None:
     return height, width
 
 
-def _padded(images: Images, places: range, size: tuple[int, int]) -> Tensor:
+def _padded(images: Images, indices: range, size: tuple[int, int]) -> Tensor:
     """Some images on the host, (n, H, W, 3) uint8."""
-    pixels = torch.zeros(len(places), *size, 3, dtype=torch.uint8)
-    for canvas, place in zip(pixels, places, strict=True):
+    pixels = torch.zeros(len(indices), *size, 3, dtype=torch.uint8)
+    for canvas, index in zip(pixels, indices, strict=True):
         try:
-            image = images[place].permute(1, 2, 0)  # (h, w, 3)
+            image = images[index].permute(1, 2, 0)  # (h, w, 3)
         except BrokenImage:
             continue
         canvas[: image.shape[0], : image.shape[1]] = image

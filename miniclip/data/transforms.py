@@ -175,16 +175,16 @@ def _resampling(start: Tensor, length: Tensor, total: int, size: int) -> Tensor:
     """
     start, length = start[:, None, None], length[:, None, None]  # (B, 1, 1)
     scale = length / size
-    places = torch.arange(total, device=start.device) - start  # (B, 1, total), from the box's edge
+    positions = torch.arange(total, device=start.device) - start  # (B, 1, total), from the box's edge
     centers = (torch.arange(size, device=start.device)[:, None] + 0.5) * scale  # (B, size, 1)
 
     # distance of each old pixel from each new one, in pixels of the coarser of the two
-    x = ((places + 0.5 - centers) / scale.clamp(min=1)).abs()  # (B, size, total)
+    x = ((positions + 0.5 - centers) / scale.clamp(min=1)).abs()  # (B, size, total)
     near = (1.5 * x - 2.5) * x * x + 1
     far = ((-0.5 * x + 2.5) * x - 4) * x + 2
     weights = torch.where(x < 1, near, torch.where(x < 2, far, 0))
 
-    weights = torch.where((places >= 0) & (places < length), weights, 0)
+    weights = torch.where((positions >= 0) & (positions < length), weights, 0)
     return weights / weights.sum(dim=2, keepdim=True)
 
 

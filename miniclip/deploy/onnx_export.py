@@ -34,7 +34,7 @@ LARGEST_DIFFERENCE = 1e-4
 """By which an element of an embedding in float32 may differ from torch's."""
 
 
-class Exported(NamedTuple):
+class ExportedOnnx(NamedTuple):
     """What came of an export.
 
     Attributes:
@@ -60,7 +60,7 @@ def export_onnx(
     images: Sequence[Image.Image],
     texts: Sequence[str],
     precision: Precision = "fp32",
-) -> Exported:
+) -> ExportedOnnx:
     """Write a model as `image.onnx` and `text.onnx`, with dynamic batch and caption length.
 
     Args:
@@ -195,7 +195,7 @@ def _config(model: MiniCLIP, folder: Path, precision: Precision) -> files.Config
 
 def _held_against_torch(
     model: MiniCLIP, folder: Path, images: Sequence[Image.Image], texts: Sequence[str], precision: Precision
-) -> Exported:
+) -> ExportedOnnx:
     """Compare the features of the same inputs, in batches of other sizes than the graphs were made with.
 
     Raises:
@@ -215,7 +215,7 @@ def _held_against_torch(
     )
 
     _check_difference(float(np.max([of_images, of_texts])), precision)
-    return Exported(
+    return ExportedOnnx(
         folder,
         of_images,
         of_texts,

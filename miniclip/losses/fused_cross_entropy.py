@@ -51,10 +51,10 @@ class FusedCrossEntropy(TiledCrossEntropy):
 
     def add_tile(self, tile: Tile, of_images: RowSums, of_texts: RowSums) -> None:
         sums = of_images.largest, of_images.total, of_texts.largest, of_texts.total
-        places = tile.images, tile.images, tile.texts, tile.texts
-        before = (each[at] for each, at in zip(sums, places, strict=True))
+        rows = tile.images, tile.images, tile.texts, tile.texts
+        before = (each[at] for each, at in zip(sums, rows, strict=True))
         added = compiled(_add_exponentials)(tile.logits, tile.scale, *before)
-        for each, at, new in zip(sums, places, added, strict=True):
+        for each, at, new in zip(sums, rows, added, strict=True):
             each[at] = new
 
         if tile.is_on_diagonal:

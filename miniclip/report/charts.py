@@ -89,14 +89,14 @@ def draw_axis(groups: Sequence[Group], setting: str, path: Path) -> Path | None:
 
     figure, axes = new_figure(1, 1, size=(7, 4))
     axis: Axes = axes[0, 0]
-    places: dict[str, int] = {}
-    for place, (name, line) in enumerate(_lines(with_number, setting)):
-        _draw_line(axis, line, setting, name=name, place=place)
-        places[name] = place
+    indices: dict[str, int] = {}
+    for index, (name, line) in enumerate(_lines(with_number, setting)):
+        _draw_line(axis, line, setting, name=name, index=index)
+        indices[name] = index
 
     for group in groups:
         if setting in group.settings and group not in with_number:
-            _draw_across(axis, group, place=places.get(_shared(group, setting), MAX_COLORS))
+            _draw_across(axis, group, index=indices.get(_shared(group, setting), MAX_COLORS))
 
     _scale(axis, values)
     tidy(axis, f"rsum over {setting}; bars: 95 % over seeds", xlabel=setting)
@@ -109,8 +109,8 @@ def draw_progress(groups: Sequence[Group], path: Path) -> Path:
     figure, axes = new_figure(2, 2, size=(11, 8))
     panels = [_fitting(panel, groups) for panel in PANELS]
     for axis, panel in zip(axes.flat, panels, strict=True):
-        for place, group in enumerate(groups):
-            _draw_curves(axis, group, panel, place=place)
+        for index, group in enumerate(groups):
+            _draw_curves(axis, group, panel, index=index)
 
         # the same groups in the same colors: one legend is enough for all
         has_legend = axis is axes[0, 0] and len(groups) > 1
@@ -132,7 +132,7 @@ def _shared(group: Group, setting: str) -> str:
     return ", ".join(_in_short(key, value) for key, value in group.settings.items() if key != setting)
 
 
-def _draw_line(axis: "Axes", groups: Sequence[Group], setting: str, *, name: str, place: int) -> None:
+def _draw_line(axis: "Axes", groups: Sequence[Group], setting: str, *, name: str, index: int) -> None:
     """Draw the mean rsum of groups over a setting, with bars for its interval over seeds."""
     in_order = sorted(groups, key=lambda group: group.settings[setting])
     spreads = [spread(group.values("rsum")) for group in in_order]
@@ -143,18 +143,18 @@ def _draw_line(axis: "Axes", groups: Sequence[Group], setting: str, *, name: str
         [group.settings[setting] for group in in_order],
         [found.mean for found in spreads],
         yerr=half_intervals,
-        color=_color(place),
-        marker=_marker(place),
+        color=_color(index),
+        marker=_marker(index),
         markersize=5,
         capsize=3,
-        label=_label(name, place, limit=50),
+        label=_label(name, index, limit=50),
     )
 
 
-def _draw_across(axis: "Axes", group: Group, *, place: int) -> None:
+def _draw_across(axis: "Axes", group: Group, *, index: int) -> None:
     """Draw the mean rsum of a group whose setting is no number, in the color of its line."""
     mean = spread(group.values("rsum")).mean
-    axis.axhline(mean, color=_color(place), ls="--", lw=1.2, label=_short(group.name, 50))
+    axis.axhline(mean, color=_color(index), ls="--", lw=1.2, label=_short(group.name, 50))
 
 
 def _scale(axis: "Axes", values: Sequence[float]) -> None:
@@ -191,9 +191,9 @@ def _tick_label(value: float) -> str:
     return text if len(text) <= MAX_LETTERS_OF_TICK else f"{value:.3g}"
 
 
-def _draw_curves(axis: "Axes", group: Group, panel: Panel, *, place: int) -> None:
+def _draw_curves(axis: "Axes", group: Group, panel: Panel, *, index: int) -> None:
     """Draw a curve for each run of a group, the first one with the group's name."""
-    label = _label(group.name, place, limit=40)
+    label = _label(group.name, index, limit=40)
     for run in group.runs:
         points = _points(run, panel)
         if not points:
@@ -203,8 +203,8 @@ def _draw_curves(axis: "Axes", group: Group, panel: Panel, *, place: int) -> Non
         axis.plot(
             xs,
             ys,
-            color=_color(place),
-            marker=_marker(place),
+            color=_color(index),
+            marker=_marker(index),
             markersize=3,
             lw=1,
             alpha=0.85,
@@ -231,19 +231,19 @@ def _points(run: Run, panel: Panel) -> list[tuple[float, float]]:
     ]
 
 
-def _color(place: int) -> str:
-    return SERIES[place] if place < MAX_COLORS else GRAY
+def _color(index: int) -> str:
+    return SERIES[index] if index < MAX_COLORS else GRAY
 
 
-def _label(name: str, place: int, *, limit: int) -> str | None:
+def _label(name: str, index: int, *, limit: int) -> str | None:
     """What a line is called in the legend; the first of those that share one gray stands for them all."""
-    if place < MAX_COLORS:
+    if index < MAX_COLORS:
         return _short(name, limit) or None
-    return "others" if place == MAX_COLORS else None
+    return "others" if index == MAX_COLORS else None
 
 
-def _marker(place: int) -> str:
-    return MARKERS[place % len(MARKERS)]
+def _marker(index: int) -> str:
+    return MARKERS[index % len(MARKERS)]
 
 
 def _in_short(key: str, value: Any) -> str:

@@ -54,15 +54,15 @@ def _loaded(name: str) -> Any:
     """
     from transformers import AutoTokenizer
 
-    place = located(name)
-    folder = Path(place)
+    source = located(name)
+    folder = Path(source)
     # without files transformers makes an empty vocabulary up
     if folder.is_dir() and not any(any(folder.glob(files)) for files in TOKENIZER_FILES):
         allowed = "holds no tokenizer; save tokenizer.json and tokenizer_config.json into it"
         raise SettingError("name", name, allowed)
 
     try:
-        loaded = AutoTokenizer.from_pretrained(place, use_fast=True, trust_remote_code=False)
+        loaded = AutoTokenizer.from_pretrained(source, use_fast=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = first_line(error)
         raise UserError(

@@ -38,7 +38,7 @@ from miniclip.training.stateful import DoesNotFit, stateful_parts
 
 log = logging.getLogger(__name__)
 
-LARGEST_SHARE = 0.05
+LARGEST_FRACTION_OF_TIME = 0.05
 """Of the time, for saves that nothing but the end of an epoch asks for."""
 
 
@@ -102,7 +102,7 @@ class Checkpointer:
     def is_due_after_epoch(self) -> bool:
         """Whether a checkpoint is to be saved at this end of an epoch, which was not validated."""
         has_name = bool(self._names(is_best=False, was_validated=False))
-        costs_little = self._seconds_of_save <= LARGEST_SHARE * self._since_save.seconds
+        costs_little = self._seconds_of_save <= LARGEST_FRACTION_OF_TIME * self._since_save.seconds
         return self.is_due or has_name or costs_little
 
     def save(self) -> None:

@@ -33,7 +33,7 @@ class _Unread(NamedTuple):
     Attributes:
         record: what is known of it on the host.
         result: what is not.
-        image_ids: of each batch the places of its images in their split, (B,) int64.
+        image_ids: of each batch the indices of its images in their split, (B,) int64.
     """
 
     record: dict[str, Any]
@@ -92,7 +92,7 @@ class Recorder:
 
         Args:
             lr: learning rate of the first parameter group.
-            image_ids: of each batch the places of its images in their split, (B,) int64.
+            image_ids: of each batch the indices of its images in their split, (B,) int64.
             num_false_negatives: right pairs that a loss of one positive took for wrong; where it is on the
                 device, (), it is read with the others.
 

@@ -14,7 +14,7 @@ class RowsOfAll(NamedTuple):
     """What is recorded of the rows of a step.
 
     Attributes:
-        image_ids: of each batch the places of its images in their split, (B,) int64.
+        image_ids: of each batch the indices of its images in their split, (B,) int64.
         num_false_negatives: right pairs that a loss of one positive takes for wrong.
 
     With several processes both lie on the device, and nothing waits for it.

@@ -141,8 +141,8 @@ class _Towers:
                     rows.append(tower.features(batch.images).float().cpu())
 
                 # where another image stands in
-                places = torch.arange(start, start + len(batch.images))
-                broken = places[batch.image_ids != places].tolist()
+                indices = torch.arange(start, start + len(batch.images))
+                broken = indices[batch.image_ids != indices].tolist()
                 for row, problem in zip(broken, batch.problems, strict=True):
                     problems[row] = str(problem), problem.reason
                 start += len(batch.images)
@@ -161,11 +161,11 @@ class _Towers:
         tower: Any = self.setup.model.text_encoder
 
         # those of one length together, so that little is padded
-        order = sorted(range(len(captions)), key=lambda place: len(captions[place]))
+        order = sorted(range(len(captions)), key=lambda index: len(captions[index]))
         rows: list[Tensor] = []
         with image_bar("features of captions", num_images=len(captions)) as bar:
             for start in range(0, len(order), CAPTIONS_AT_ONCE):
-                chunk = [captions[place] for place in order[start : start + CAPTIONS_AT_ONCE]]
+                chunk = [captions[index] for index in order[start : start + CAPTIONS_AT_ONCE]]
                 token_ids, mask = self.setup.tokenizer.encode(chunk)
                 with self.setup.precision.autocast():
                     features = tower.features(token_ids.to(self.device), mask.to(self.device))

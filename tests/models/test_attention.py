@@ -61,8 +61,8 @@ def build(make: Any, *, width: int = 32, num_heads: int = 4, context_length: int
 
 def mixed(attention: nn.Module, tokens: Tensor, mask: Tensor) -> Tensor:
     """Attention on padded tokens (B, L, D), whatever lies in the padding; zero there."""
-    places = TokenPacking(mask)
-    return places.pad(attention(places.unpad(tokens), places))
+    packing = TokenPacking(mask)
+    return packing.pad(attention(packing.unpad(tokens), packing))
 
 
 def captions(*lengths: int, width: int = 32) -> tuple[Tensor, Tensor]:
@@ -292,11 +292,11 @@ def test_captions_of_4096_tokens() -> None:
 def test_a_block_begins_by_handing_on_its_tokens(make: Any) -> None:
     block = TransformerBlock(make(width=32, num_heads=4, context_length=24), width=32, dropout=0.0)
     tokens, mask = captions(7, 3)
-    places = TokenPacking(mask)
-    packed = places.unpad(tokens)
+    packing = TokenPacking(mask)
+    packed = packing.unpad(tokens)
 
-    assert torch.equal(block(packed, places), packed)
-    block(packed, places).square().sum().backward()
+    assert torch.equal(block(packed, packing), packed)
+    block(packed, packing).square().sum().backward()
     learning = [name for name, p in block.named_parameters() if p.grad is not None and p.grad.any()]
     assert "mlp.2.weight" in learning and any(name.startswith("attention.") for name in learning)
 

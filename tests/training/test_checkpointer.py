@@ -116,7 +116,7 @@ def test_a_run_of_short_epochs_saves_the_first_and_the_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saved: list[int] = []
-    monkeypatch.setattr("miniclip.training.checkpointer.LARGEST_SHARE", 0)
+    monkeypatch.setattr("miniclip.training.checkpointer.LARGEST_FRACTION_OF_TIME", 0)
     monkeypatch.setattr(Checkpointer, "_write", spied(Checkpointer._write, saved))
     fit(tmp_path, *TINY, "trainer.budget.epochs=4", "trainer.validate_every_epochs=9")
     assert len(saved) == 2 and saved[1] == 4 * saved[0]
