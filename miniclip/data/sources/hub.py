@@ -10,8 +10,9 @@ from miniclip.data.sources.caption_cells import captions_of_rows
 from miniclip.data.sources.checks import check_val_fraction
 from miniclip.data.sources.class_names import classes_of_rows, with_class_names
 from miniclip.data.sources.columns import ColumnNames, find_columns
+from miniclip.data.sources.encoded_images import EncodedImages
 from miniclip.data.sources.hub_stream import StreamedPart, Streaming, streamed_splits
-from miniclip.data.sources.image_cells import EncodedImages, check_missing, find_files, image_cells
+from miniclip.data.sources.image_cells import check_missing, find_files, image_cells
 from miniclip.data.sources.rows import (
     PARTS,
     Rows,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from miniclip.data.sources.caption_cells import captions_of_row, shortened
 from miniclip.data.sources.class_names import with_class_names
 from miniclip.data.sources.columns import ColumnNames, find_columns
-from miniclip.data.sources.image_cells import EncodedImages
+from miniclip.data.sources.encoded_images import EncodedImages
 from miniclip.data.sources.rows import Rows, whole_splits
 from miniclip.data.sources.walk import lies_within
 from miniclip.data.split import Split

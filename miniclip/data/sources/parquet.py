@@ -10,7 +10,8 @@ from miniclip.data.sources.base import FolderSource
 from miniclip.data.sources.caption_cells import MOST_LETTERS, captions_of_rows
 from miniclip.data.sources.class_names import classes_of_rows, features_in_schema, with_class_names
 from miniclip.data.sources.columns import ColumnNames, find_columns
-from miniclip.data.sources.image_cells import EncodedImages, check_missing, find_files, image_cells
+from miniclip.data.sources.encoded_images import EncodedImages
+from miniclip.data.sources.image_cells import check_missing, find_files, image_cells
 from miniclip.data.sources.parquet_size import check_size
 from miniclip.data.sources.rows import (
     PARTS,

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from miniclip.data.sources.image_cells import CellImages, EncodedImages
+from miniclip.data.sources.encoded_images import CellImages, EncodedImages
 from miniclip.data.split import SEEDED_VAL, Split, labels_of
 from miniclip.errors import UserError, counted
 

@@ -7,13 +7,11 @@ from typing import Any
 
 import pytest
 
-from miniclip.data.sources import image_cells
+from miniclip.data.sources import encoded_images
 from miniclip.errors import BrokenImage, UserError
 from tests.data.sources.conftest import BOTH, SourceOf, parquet, sizes_by_name, titles, write
 
 pyarrow = pytest.importorskip("pyarrow")
-
-
 pq = pytest.importorskip("pyarrow.parquet")
 
 
@@ -50,7 +48,7 @@ def test_files_beside_the_table_are_not_read_before_training(
     write(root / "train.parquet", image=[f"{number}.jpg" for number in range(12)], caption=titles())
     source = source_of(root)
     with monkeypatch.context() as patch:
-        patch.setattr(image_cells, "read_content", None)
+        patch.setattr(encoded_images, "read_content", None)
         train = source.training_sets().train
         identity = train.split.images.identity
     (root / f"{train.split.ids[0].split()[-1]}.jpg").write_bytes(b"another image")
