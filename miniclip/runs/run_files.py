@@ -60,12 +60,13 @@ FILES = (
 
 IDENTITY = (
     "config.yaml",
+    "continued_in",
     "environment.json",
     STATUS,
     "tokenizer/settings.json",
     "tokenizer/tokenizer.json",
 )
-"""Those of them that are written before a run is known to go on from its checkpoint."""
+"""Those of them that are written or removed before a run is known to go on from its checkpoint."""
 
 FOLDERS = (CHECKPOINTS, "evaluation", "figures", "tensorboard", "tokenizer", "wandb")
 """Those of them that are folders."""

@@ -194,6 +194,7 @@ class Checkpointer:
             carry_on_skipped(source, self.run, self.progress)
         if not self.run.last_checkpoint.is_file():
             self.save()
+            self.wait()  # before it trains
 
     def load_best(self) -> None:
         """Give the model the weights of the best checkpoint."""

@@ -100,7 +100,8 @@ def test_a_refused_command_leaves_the_run_in_its_directory_as_it_was(tmp_path: P
     words = [*TINY, "trainer.budget.epochs=1", "data.limit=16", f"hydra.run.dir={tmp_path}", "device=cpu"]
     assert train_in_process(*words).returncode == 0
     run = RunDirectory(tmp_path)
-    paths = [run.status, run.config, run.environment, run.tokenizer / "tokenizer.json"]
+    run.continued_in.write_text("../another\n")
+    paths = [run.status, run.config, run.continued_in, run.environment, run.tokenizer / "tokenizer.json"]
     before = [path.read_bytes() for path in paths]
 
     refused = train_in_process(*words, "trainer.resume=auto", "data.limit=24")
