@@ -74,7 +74,10 @@ TAKE_A_WORD = (
     *("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn"),
     *("--config-dir", "-cd", "--experimental-rerun"),
 )
-"""Those of them whose value may be the next word."""
+"""Those of them whose value is the next word."""
+
+TOPICS = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+"""Words that may follow --info; any other is a setting."""
 
 ACTIONS = ("--run", "-r", "--multirun", "-m", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
 """Those of them of which Hydra does one."""
@@ -132,13 +135,26 @@ def _settings_together(words: Sequence[str]) -> list[str]:
     settings: list[str] = []
     last: list[str] = []
     for before, word in zip(["", *words], words, strict=False):
-        if word in ("-m", "--multirun"):
+        if _flag(word) in ("-m", "--multirun"):
             first.append(word)
-        elif word.startswith("-") or before in TAKE_A_WORD:
+        elif word.startswith("-") or _is_value(word, before):
             last.append(word)
         else:
             settings.append(word)
     return [*first, *settings, *last]
+
+
+def _is_value(word: str, before: str) -> bool:
+    """Whether a word is the value of a flag before it, which has none of its own: --cfg job."""
+    flag = "" if "=" in before else _flag(before)
+    return flag in TAKE_A_WORD or (flag in ("--info", "-i") and word in TOPICS)
+
+
+def _flag(word: str) -> str:
+    """The flag of a word by its whole name, of which Hydra's parser takes a part: --config-n."""
+    name = word.partition("=")[0]
+    meant = [flag for flag in FLAGS_OF_HYDRA if name.startswith("--") and flag.startswith(name)]
+    return meant[0] if len(meant) == 1 else name
 
 
 def _with_home(word: str) -> str:
@@ -169,8 +185,7 @@ def _past_hydras_printer() -> Iterator[None]:
 
 def _refuse_flags(words: Sequence[str]) -> None:
     """Tell of a setting that was typed as a flag, and of flags that exclude each other."""
-    flags = dict.fromkeys(word.partition("=")[0] for word in words)
-    given = [flag for flag in flags if flag in ACTIONS]
+    given = [flag for flag in dict.fromkeys(map(_flag, words)) if flag in ACTIONS]
     if len(given) > 1:
         raise UserError(f"{' and '.join(given)} do not go together: take one of them")
 

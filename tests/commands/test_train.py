@@ -18,11 +18,18 @@ def test_an_old_name_is_told_on_the_command_line() -> None:
     assert "optimizer.every=5 is optimizer.interval=5 now" in result.stderr
 
 
-@pytest.mark.parametrize("flag", ["--cfg job", "--cfg=job", "-c job"])
+@pytest.mark.parametrize("flag", ["--cfg job", "--cfg=job", "-c job", "--config-n config --cf job"])
 def test_settings_may_stand_on_both_sides_of_a_flag(flag: str) -> None:
     result = train_in_process("seed=3", *flag.split(), "embed_dim=64", "--resolve")
     assert result.returncode == 0
     assert "seed: 3\n" in result.stdout and "embed_dim: 64\n" in result.stdout
+
+
+@pytest.mark.parametrize("flag", ["--info searchpath", "--inf searchpath", "-i=searchpath"])
+def test_a_word_behind_info_may_be_its_topic_or_a_setting(flag: str) -> None:
+    result = train_in_process(*flag.split(), "seed=3")
+    assert result.returncode == 0 and "Config search path" in result.stdout
+    assert "Installed Hydra Plugins" in train_in_process("--info", "seed=3").stdout
 
 
 def test_flags_that_exclude_each_other_are_told() -> None:
