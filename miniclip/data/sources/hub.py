@@ -1,5 +1,6 @@
 """Data sets of the Hugging Face hub."""
 
+import glob
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -207,6 +208,8 @@ class Hub(DataSource):
             return datasets.load_dataset(
                 place, self.config, data_files=saved or None, streaming=self.is_streamed
             )
+        except UserError:
+            raise
         except Exception as error:  # what the packages below raise has no common type
             raise UserError(self._why_not_loaded(error)) from None
 
@@ -271,15 +274,26 @@ def _saved_files(folder: Path) -> dict[str, list[str]]:
     """By part the files of a copy that `save_to_disk` of `datasets` wrote; none where it did not.
 
     Beside them may lie others, in which `map` has kept what it made.
+
+    Raises:
+        UserError: when the files that name them are damaged.
     """
-    parts = read_json(folder / "dataset_dict.json").get("splits")
-    folders = {part: folder / Path(part).name for part in parts} if parts else {"train": folder}
-    states = {part: read_json(home / "state.json") for part, home in folders.items()}
-    files = {
-        part: [str(folders[part] / Path(file["filename"]).name) for file in state.get("_data_files", ())]
-        for part, state in states.items()
-    }
+    try:
+        parts = read_json(folder / "dataset_dict.json").get("splits")
+        folders = {part: folder / Path(part).name for part in parts} if parts else {"train": folder}
+        files = {part: _files_in_state(home) for part, home in folders.items()}
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise UserError(
+            f"data.hub={folder}: its dataset_dict.json, or the state.json of a part, is damaged. Write the "
+            "copy again with save_to_disk."
+        ) from None
     return {part: names for part, names in files.items() if names}
+
+
+def _files_in_state(folder: Path) -> list[str]:
+    """The files of a part, with [, * and ? escaped, which `datasets` reads as patterns."""
+    names = [file["filename"] for file in read_json(folder / "state.json").get("_data_files", ())]
+    return [glob.escape(str(folder / Path(name).name)) for name in names]
 
 
 def _cells(rows: "Dataset", column: str) -> list[Any]:

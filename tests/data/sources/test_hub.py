@@ -101,6 +101,30 @@ def test_a_copy_that_datasets_saved_holds_no_rows_but_its_own(
     assert captions == set(columns["caption"])
 
 
+def test_a_saved_copy_may_lie_in_a_folder_of_any_name(root: Path, images: list[dict[str, Any]]) -> None:
+    """`datasets` takes [1] and * for patterns."""
+    hub_sets = pytest.importorskip("datasets")
+    columns = {"image": images, "caption": [f"picture {row}" for row in range(12)]}
+    rows = hub_sets.Dataset.from_dict(columns).cast_column("image", hub_sets.Image())
+    rows.save_to_disk(root / "set [1]")
+    assert sizes(plain_hub(root / "set [1]")) == ("seeded val", 9, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("dataset_dict.json", "[1]"),
+        ("dataset_dict.json", '{"splits": [3]}'),
+        ("state.json", '{"_data_files": ["a"]}'),
+    ],
+)
+def test_a_damaged_list_of_a_saved_copys_files_is_told(root: Path, name: str, text: str) -> None:
+    pytest.importorskip("datasets")
+    (root / name).write_text(text)
+    with pytest.raises(UserError, match=r"is damaged\. Write the copy again"):
+        plain_hub(root).splits()
+
+
 def test_classes_of_a_hub_set_are_captions_by_their_names(root: Path, picture_folder: Path) -> None:
     hub_sets = pytest.importorskip("datasets")
     images = [{"bytes": (picture_folder / f"{row}.jpg").read_bytes(), "path": None} for row in range(8)]
