@@ -3,13 +3,14 @@
 import logging
 import re
 from collections.abc import Sequence
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
 from miniclip.data.sources.base import FolderSource
 from miniclip.data.sources.caption_cells import MOST_LETTERS, captions_of_rows
 from miniclip.data.sources.class_names import classes_of_rows, features_in_schema, with_class_names
-from miniclip.data.sources.columns import ColumnNames, find_columns
+from miniclip.data.sources.columns import ColumnNames, Columns, find_columns
 from miniclip.data.sources.encoded_images import EncodedImages
 from miniclip.data.sources.image_cells import check_missing, find_files, image_cells
 from miniclip.data.sources.parquet_size import check_size
@@ -116,15 +117,57 @@ class Parquet(FolderSource):
         return []
 
     def _rows(self, files: Sequence[Path]) -> Rows:
+        columns, tables, table = self._read(files)
+        first = files[0]
+
+        images = f"{first}: the column {columns.image}"
+        contents, has_bytes, paths = image_cells(table.column(columns.image), images)
+        folders = [first.parent, self.root]
+        found, missing = find_files(paths, has_bytes, folders, self.root, images)
+        if not self.skips_broken:
+            check_missing(missing, paths, first.parent, images)
+
+        for name in columns.captions:
+            _check_lengths(table.column(name), f"{first}: the column {name}")
+        features = [(features_in_schema(each.schema.metadata), len(each)) for each in tables]
+
+        def cells_of(name: str) -> list[Any]:
+            where = f"{first}: the column {name}"
+            # each file has names of its own for the numbers of its classes
+            of_rows = chain.from_iterable(repeat(each.get(name), num_rows) for each, num_rows in features)
+            cells = zip(table.column(name).to_pylist(), of_rows, strict=True)
+            return [with_class_names(cell, feature, where) for cell, feature in cells]
+
+        captions = {name: cells_of(name) for name in columns.captions}
+        labels = None
+        if columns.label is not None:
+            labels = classes_of_rows(cells_of(columns.label), f"{first}: the column {columns.label}")
+        return Rows(
+            f"{first}: the column {', '.join(columns.captions)}",
+            [f"{first.stem.partition('-')[0]} row {row}" for row in range(len(table))],
+            EncodedImages(contents, found),
+            captions_of_rows(captions, columns.field, source=first),
+            labels,
+            None if columns.split is None else cells_of(columns.split),
+            self.merge_equal_images,
+        )
+
+    def _read(self, files: Sequence[Path]) -> tuple[Columns, list[Any], Any]:
+        """The columns of the files of a part, the table of each file, and that of all.
+
+        Raises:
+            UserError: when the files cannot be read, or do not fit each other.
+        """
         try:
             import pyarrow
             import pyarrow.compute
             import pyarrow.parquet
         except ImportError:
             raise UserError('data=parquet needs pyarrow: pip install -e ".[data]"') from None
+
         try:
-            schema = pyarrow.parquet.read_schema(files[0])
-            columns = find_columns(schema.names, self.columns, source=files[0], has_objects=True)
+            names = pyarrow.parquet.read_schema(files[0]).names
+            columns = find_columns(names, self.columns, source=files[0], has_objects=True)
             check_size(files, columns.every(), held_once=columns.captions)
             # a text that a file holds once for many rows is held once in memory, too
             tables = [
@@ -134,44 +177,12 @@ class Parquet(FolderSource):
                 for file in files
             ]
             # a column that is empty in one of the files has no type there
-            table = pyarrow.concat_tables(tables, promote_options="permissive")
+            return columns, tables, pyarrow.concat_tables(tables, promote_options="permissive")
         except (pyarrow.ArrowException, OSError) as error:
             raise UserError(
                 f"{files[0].parent}: the parquet files cannot be read ({first_line(error)}). Write the "
                 "files of a part with equal columns, or take the damaged one away."
             ) from None
-
-        images = f"{files[0]}: the column {columns.image}"
-        contents, has_bytes, paths = image_cells(table.column(columns.image), images)
-        folders = [files[0].parent, self.root]
-        found, missing = find_files(paths, has_bytes, folders, self.root, images)
-        if not self.skips_broken:
-            check_missing(missing, paths, files[0].parent, images)
-
-        source = f"{files[0]}: the column {', '.join(columns.captions)}"
-        for name in columns.captions:
-            _check_lengths(table.column(name), f"{files[0]}: the column {name}")
-        features = features_in_schema(schema.metadata)
-
-        def cells_of(name: str) -> list[Any]:
-            where = f"{files[0]}: the column {name}"
-            return [
-                with_class_names(cell, features.get(name), where) for cell in table.column(name).to_pylist()
-            ]
-
-        return Rows(
-            source,
-            [f"{files[0].stem.partition('-')[0]} row {row}" for row in range(len(table))],
-            EncodedImages(contents, found),
-            captions_of_rows(
-                {name: cells_of(name) for name in columns.captions}, columns.field, source=files[0]
-            ),
-            None
-            if columns.label is None
-            else classes_of_rows(cells_of(columns.label), f"{files[0]}: the column {columns.label}"),
-            None if columns.split is None else cells_of(columns.split),
-            self.merge_equal_images,
-        )
 
 
 def _check_lengths(column: Any, where: str) -> None:

@@ -47,6 +47,21 @@ def test_captions_and_classes_are_names(animals: Path, source_of: Any, changes: 
         assert list(several.labels) == [captions[0] for captions in several.captions]
 
 
+def test_each_file_has_names_of_its_own_for_its_numbers(root: Path, images: Any) -> None:
+    sets = pytest.importorskip("datasets")
+    for number, names in enumerate([["cat", "dog"], ["dog", "cat"]]):
+        own = images[6 * number : 6 * (number + 1)]
+        features = sets.Features({"image": sets.Image(), "kind": sets.ClassLabel(names=names)})
+        rows = sets.Dataset.from_dict({"image": own, "kind": [0] * 6}, features)
+        rows.to_parquet(str(root / f"train-0000{number}-of-00002.parquet"))
+
+    source = parquet(root, caption_column="kind", class_column="kind", val_fraction=0.5)
+    for split in source.splits():
+        for image_id, label, captions in zip(split.ids, split.labels, split.captions, strict=True):
+            row = int(image_id.split()[-1])
+            assert label == captions[0] == ("cat" if row < 6 else "dog")
+
+
 def test_only_numbers_of_classes_become_names() -> None:
     assert with_class_names(1, KINDS, "here") == "dog"
     assert with_class_names(-1, KINDS, "here") is None and with_class_names(None, KINDS, "here") is None
