@@ -222,7 +222,8 @@ def cache_on_disk(
     cached = _opened(folder, images)
     if cached is None:
         _write_whole(folder, decode_all(images, size=size, skips_broken=skips_broken, crop=crop))
-        cached = _opened(folder, images)
+        # as it is: an image that could not be read a moment ago is tried again by the next run
+        cached = _read_whole(folder, len(images))
     if cached is None:
         raise Unwritable(folder, OSError("what was written cannot be read back"))
     return cached

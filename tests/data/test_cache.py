@@ -380,6 +380,24 @@ def test_an_image_that_the_system_refused_once_is_not_left_out_for_ever(
     assert is_made(photographs, tmp_path, anew=False)
 
 
+def test_an_image_that_can_be_read_right_after_the_others_does_not_cost_the_cache(
+    photographs: ImageFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where too many files were open for a moment."""
+    read, refused = Path.read_bytes, set()
+
+    def refuse_once(path: Path) -> bytes:
+        if path.name == "2.jpg" and path not in refused:
+            refused.add(path)
+            raise OSError(errno.EMFILE, "Too many open files", str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse_once)
+    images = cached(photographs, tmp_path, "disk", skips_broken=True)
+    assert list(images.problems) == [2] and images.file is not None
+    assert not cached(photographs, tmp_path, "disk", skips_broken=True).problems
+
+
 def is_made(images: ImageFiles, tmp_path: Path, *, anew: bool) -> bool:
     """Whether the cache on disk is made anew, or not, when it is opened."""
     file = tmp_path / "cache" / "pixels" / "pixels.bin"
