@@ -45,9 +45,13 @@ def test_a_sheet_shows_rotated_photos_upright(tmp_path: Path) -> None:
     assert sheets[0] == sheets[1]
 
 
-def test_a_sheet_of_too_many_images_is_told(photos: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("num_queries", "k", "height"), [(210, 10, "129,376"), (400, 1, "134,416")])
+def test_a_sheet_that_is_too_high_is_told(
+    photos: Path, tmp_path: Path, num_queries: int, k: int, height: str
+) -> None:
     embed(tmp_path / "index", photos)
-    found = Index(tmp_path / "index").search(np.ones((201, 24), np.float32), k=10)
-    with pytest.raises(UserError, match=r"would have 2,010 images, and may have 2,000\. Take a smaller -k"):
-        draw_sheet(["words"] * 201, found, tmp_path / "sheet.png")
+    found = Index(tmp_path / "index").search(np.ones((num_queries, 24), np.float32), k=k)
+    why = rf"images would be {height} pixels high, and may be 120,000\. Take a smaller -k"
+    with pytest.raises(UserError, match=why):
+        draw_sheet(["words"] * num_queries, found, tmp_path / "sheet.png")
     assert not (tmp_path / "sheet.png").exists()
