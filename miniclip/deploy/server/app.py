@@ -62,9 +62,16 @@ async def _check_fields(request: Request) -> None:
         raise HTTPException(415, f"The fields of a form are read, not {kind[:100]}. With curl: -F text=...")
 
     own = request.scope["route"].dependant
-    _check_names(request.query_params.multi_items(), [field.alias for field in own.query_params])
+    in_address = [field.alias for field in own.query_params]
+    in_form = [field.alias for field in own.body_params]
+    for name in request.query_params:
+        if name in in_form and name not in in_address:
+            raise HTTPException(
+                422, f"{name}: is read from a form, not from the address. With curl: -F {name}=..."
+            )
+    _check_names(request.query_params.multi_items(), in_address)
     form = (await request.form()).multi_items()
-    _check_names(form, [field.alias for field in own.body_params])
+    _check_names(form, in_form)
     if any(name == "image" and value and isinstance(value, str) for name, value in form):
         raise HTTPException(422, "image: is no file. With curl: -F image=@FILE")
 

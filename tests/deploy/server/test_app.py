@@ -89,7 +89,8 @@ def test_an_index_that_another_model_made_anew_is_told(
     ("request_", "status", "said"),
     [
         ({"data": {"text": "a dog", "treshold": "0.9"}}, 422, "treshold: there is no such field here"),
-        ({"data": {"text": "a dog"}, "params": {"k": "1"}}, 422, "k: there is no such field here"),
+        ({"data": {"text": "a dog"}, "params": {"k": "1"}}, 422, "k: is read from a form, not from the"),
+        ({"data": {"text": "a dog"}, "params": {"x": "1"}}, 422, "x: there is no such field here"),
         ({"data": {"text": ["a dog", "a cat"]}}, 422, "text: is given 2 times"),
         ({"data": {"text": "a dog", "image": "photo.jpg"}}, 422, "-F image=@FILE"),
         ({"json": {"text": "a dog"}}, 415, "not application/json"),
