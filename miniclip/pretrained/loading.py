@@ -316,10 +316,8 @@ def _without_code(configuration: Any) -> Any:
 
 def without_places(config: Config) -> Config:
     """The config without weights, which the checkpoint holds, and without a folder to write into."""
-    data, image = (
-        dict(config.get("data", {})),
-        dict(config["encoder"]["image"]),
-    )  # a saved model has no data
+    data = dict(config.get("data", {}))  # a saved model has none
+    image = dict(config["encoder"]["image"])
     if "cache_dir" in data:
         data["cache_dir"] = None
     if "weights" in image:
