@@ -270,28 +270,21 @@ class ImageBytes(OnDemandImages):
         """A checksum of all encoded images."""
         checksum = 0
         for index in range(len(self)):
-            checksum = zlib.crc32(self._buffer(index), checksum)
+            checksum = zlib.crc32(buffer_of(self.encoded[index]), checksum)
         return checksum
 
     def num_bytes(self, index: int) -> int | None:
-        return len(self._buffer(index)) or None
+        return len(buffer_of(self.encoded[index])) or None
 
     def sample(self, index: int) -> bytes:
-        return bytes(self._buffer(index)[-TAIL_BYTES:])
+        return bytes(buffer_of(self.encoded[index])[-TAIL_BYTES:])
 
     def digest(self, index: int) -> bytes:
-        return _digest(self._buffer(index))
+        return _digest(buffer_of(self.encoded[index]))
 
     def _content(self, index: int) -> bytes | None:
         content = self.encoded[index]
         return content.as_py() if hasattr(content, "as_py") else content  # an Arrow scalar
-
-    def _buffer(self, index: int) -> memoryview:
-        """An encoded image, without a copy where it lies in an Arrow table; empty for a missing one."""
-        content = self.encoded[index]
-        if hasattr(content, "as_buffer"):
-            content = content.as_buffer()
-        return memoryview(b"" if content is None else content)
 
 
 class ImageArray(Images):
@@ -327,6 +320,13 @@ class ImageArray(Images):
         digest = hashlib.blake2b(repr(self.pixels.shape).encode(), digest_size=16)
         digest.update(np.ascontiguousarray(self.pixels).data)
         return digest.hexdigest()
+
+
+def buffer_of(content: Any) -> memoryview:
+    """An encoded image, without a copy where it is an Arrow scalar; empty for a missing one."""
+    if hasattr(content, "as_buffer"):
+        content = content.as_buffer()
+    return memoryview(b"" if content is None else content)
 
 
 def is_readable_again(images: Images, problems: Mapping[int, tuple[str, str]]) -> bool:

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from miniclip.data.images import buffer_of
 from miniclip.data.sources.encoded_images import CellImages, EncodedImages
 from miniclip.data.split import SEEDED_VAL, Split, labels_of
 from miniclip.errors import UserError, counted
@@ -21,6 +22,7 @@ PARTS = {
 """What the parts of a published split are called, in the order of preference."""
 
 PART_OF_WORD = {word: part for part, words in PARTS.items() for word in words}
+
 TAIL_BYTES = 64
 """Images of equal size are told apart by so many of their last bytes, before they are hashed."""
 
@@ -193,19 +195,11 @@ def _glance(encoded: EncodedImages, row: int) -> tuple[Hashable, ...]:
     path = encoded.paths[row]
     if path is not None:
         return (os.path.realpath(path),)
-    content = _buffer(encoded, row)
+    content = buffer_of(encoded[row])
     return (len(content), bytes(content[-TAIL_BYTES:])) if len(content) else (row,)
 
 
 def _digest(encoded: EncodedImages, row: int) -> bytes | None:
     if encoded.paths[row] is not None:
         return None
-    return hashlib.blake2b(_buffer(encoded, row), digest_size=16).digest()
-
-
-def _buffer(encoded: EncodedImages, row: int) -> memoryview:
-    """The encoded image, without a copy where it lies in an Arrow table."""
-    content = encoded[row]
-    if hasattr(content, "as_buffer"):
-        content = content.as_buffer()
-    return memoryview(b"" if content is None else content)
+    return hashlib.blake2b(buffer_of(encoded[row]), digest_size=16).digest()
