@@ -278,6 +278,8 @@ def _saved_files(folder: Path) -> dict[str, list[str]]:
     Raises:
         UserError: when the files that name them are damaged.
     """
+    if not folder.is_dir():  # but the name of a set of the hub, or a file
+        return {}
     try:
         parts = read_json(folder / "dataset_dict.json").get("splits")
         folders = {part: folder / Path(part).name for part in parts} if parts else {"train": folder}

@@ -101,6 +101,14 @@ def test_a_copy_that_datasets_saved_holds_no_rows_but_its_own(
     assert captions == set(columns["caption"])
 
 
+def test_a_file_in_the_place_of_a_copy_is_told(root: Path) -> None:
+    pytest.importorskip("datasets")
+    (root / "train.parquet").write_bytes(b"")
+    with pytest.raises(UserError, match="cannot be loaded") as why:
+        plain_hub(root / "train.parquet").splits()
+    assert "dataset_dict.json" not in str(why.value)
+
+
 def test_a_saved_copy_may_lie_in_a_folder_of_any_name(root: Path, images: list[dict[str, Any]]) -> None:
     """`datasets` takes [1] and * for patterns."""
     hub_sets = pytest.importorskip("datasets")
