@@ -72,8 +72,8 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.json:
         _print_json(asked, found, arguments.index, facts.model_name)
     else:
-        is_empty = arguments.threshold is None
-        nothing = "the index holds no images" if is_empty else "nothing above the threshold"
+        is_limited = arguments.threshold is not None
+        nothing = "nothing above the threshold" if is_limited else "the index holds no images"
         _print_lines(asked, found, nothing=nothing)
 
 
