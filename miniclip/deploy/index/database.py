@@ -25,6 +25,9 @@ BUSY_SECONDS = 30.0
 LARGEST = 2**62
 """Of the numbers of an index, which SQLite can still raise."""
 
+LARGEST_DIM = 2**24
+"""Numbers of a vector; NumPy makes no array of any length."""
+
 TABLES = """
 CREATE TABLE facts (
     model_name TEXT NOT NULL,
@@ -144,7 +147,8 @@ def facts_of(connection: sqlite3.Connection) -> Facts | None:
     numbers = facts.embed_dim, facts.generation, facts.version, facts.writer
     is_plain = all(isinstance(text, str) for text in texts) and all(type(n) is int for n in numbers)
     # SQLite keeps any type in any column, and the generation is a part of a file's name
-    if not is_plain or min(numbers) < 0 or max(numbers) > LARGEST or facts.embed_dim == 0:
+    is_in_range = is_plain and min(numbers) >= 0 and max(numbers) <= LARGEST
+    if not is_in_range or not 1 <= facts.embed_dim <= LARGEST_DIM:
         raise sqlite3.DatabaseError("its facts are not those of an index")
     return facts
 

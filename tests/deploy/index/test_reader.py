@@ -194,6 +194,7 @@ def test_a_query_that_is_none_is_told(queries: np.ndarray, k: int, said: str, tm
         "UPDATE entries SET title = x'ff' WHERE id = 2",
         "UPDATE entries SET name = 5 WHERE id = 2",
         "UPDATE facts SET version = 9223372036854775807",
+        "UPDATE facts SET embed_dim = 4611686018427387904",
         "DELETE FROM sources",
     ],
 )
