@@ -10,7 +10,7 @@ from miniclip.data.sources.caption_cells import captions_of_cell
 from miniclip.data.sources.image_cells import image_cells
 from miniclip.data.sources.parquet_size import check_size
 from miniclip.deploy.index.source import ImageSource, SourceImage
-from miniclip.errors import BrokenImage, UserError
+from miniclip.errors import BrokenImage, UserError, first_line
 
 if TYPE_CHECKING:
     import pyarrow
@@ -132,7 +132,7 @@ def parquet_file(path: Path) -> Iterator["pyarrow.parquet.ParquetFile"]:
         with pyarrow.parquet.ParquetFile(path) as file:
             yield file
     except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"The table {path} cannot be read ({error}).") from None
+        raise UserError(f"The table {path} cannot be read ({first_line(error)}).") from None
 
 
 def title_of_cell(cell: Any, path: Path) -> str | None:

@@ -98,6 +98,18 @@ def test_rows_of_a_table_that_is_another_now_are_told(
     assert (tmp_path / "sheet.png").is_file()
 
 
+def test_a_damaged_page_of_a_table_is_one_line(photos: Path, tmp_path: Path) -> None:
+    table, folder = tmp_path / "rows.parquet", tmp_path / "index"
+    write_rows(table, sorted(photos.rglob("*.png"))[:4])
+    embed(folder, table)
+    (entry, *_) = Index(folder).search(np.ones((1, 24), np.float32), k=1).entries[0]
+    content = table.read_bytes()
+    table.write_bytes(content[:4] + b"\xff" * (len(content) // 2) + content[4 + len(content) // 2 :])
+    with pytest.raises(BrokenImage, match="cannot be read") as why:
+        entry.content()
+    assert "\n" not in str(why.value)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
