@@ -38,7 +38,7 @@ class LinformerAttention(nn.Module):
         one_kv_head: bool = False,
     ):
         super().__init__()
-        _check_places(k, context_length)
+        _check_k(k, context_length)
         from linformer import LinformerSelfAttention
 
         self.attention = LinformerSelfAttention(
@@ -87,7 +87,7 @@ class FusedLinformerAttention(nn.Module):
     ):
         super().__init__()
         if k is not None:
-            _check_places(k, context_length)
+            _check_k(k, context_length)
         if per_head and one_kv_head:
             raise SettingError("per_head", per_head, "needs one_kv_head=false")
 
@@ -177,5 +177,5 @@ def start_as_folding(projection: Tensor) -> None:
     projection[..., positions, positions % projection.shape[-1]] = 1
 
 
-def _check_places(k: int, context_length: int) -> None:
+def _check_k(k: int, context_length: int) -> None:
     in_range("k", k, 1, context_length, high_is="context_length")
