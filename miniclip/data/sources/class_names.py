@@ -43,6 +43,10 @@ def with_class_names(cell: Any, feature: Any, where: object) -> Any:
     if isinstance(cell, list):
         return [with_class_names(item, feature.get("feature"), where) for item in cell]
     if isinstance(cell, dict):
+        inner = feature.get("feature")
+        if feature.get("_type") == "Sequence" and isinstance(inner, dict):
+            # before version 4 a list of objects was written as an object of lists
+            feature = {name: [each] for name, each in inner.items()}
         return {name: with_class_names(item, feature.get(name), where) for name, item in cell.items()}
     names = feature.get("names")
     if feature.get("_type") != "ClassLabel" or not isinstance(names, list) or not isinstance(cell, int):

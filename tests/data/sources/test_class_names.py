@@ -67,6 +67,11 @@ def test_only_numbers_of_classes_become_names() -> None:
     assert with_class_names(-1, KINDS, "here") is None and with_class_names(None, KINDS, "here") is None
     assert with_class_names(1, {"_type": "Value", "dtype": "int64"}, "here") == 1
     assert with_class_names({"a": [2], "b": 2}, {"a": [KINDS]}, "here") == {"a": ["cow"], "b": 2}
+    objects = {"feature": {"a": KINDS}, "length": -1, "_type": "Sequence"}  # of datasets before version 4
+    assert with_class_names({"a": [0, 2]}, objects, "here") == {"a": ["cat", "cow"]}
+    assert with_class_names([{"a": 2}], objects, "here") == [{"a": "cow"}]
+    named = {"feature": KINDS, "_type": {"_type": "Value"}}  # an object whose fields are called so
+    assert with_class_names({"feature": 1, "_type": 1}, named, "here") == {"feature": "dog", "_type": 1}
     with pytest.raises(UserError, match="here: the class 3 has no name among"):
         with_class_names(3, KINDS, "here")
 
