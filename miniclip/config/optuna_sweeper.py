@@ -7,7 +7,7 @@ this one works with today's.
 import logging
 import math
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,26 +105,31 @@ class OptunaSweeper(Sweeper):
         from miniclip.runs.sweep import STUDY, Sweep
 
         space, fixed = self._space(arguments)
+        sweep = Sweep(folder)
         study = open_study(folder / STUDY)
 
         # with the number of trials, or a second launch would propose the first one's settings again
         study.sampler = self.sampler(seed=self.seed + len(study.trials))
 
-        interrupted = [trial for trial in study.trials if trial.state == TrialState.RUNNING]
+        # also where nothing is left to run: of another number of jobs than before
+        sweep.write_search(num_jobs=self.n_trials, num_begun=len(_proposed(study, space)))
+
+        interrupted = _interrupted(study, space)
         if interrupted:
             self._run(study, interrupted, fixed)
 
-        while (left := self.n_trials - len(study.trials)) > 0:
-            count = min(self.n_jobs, left)
-            proposed = [study.ask(space) for _ in range(count)]
+        while (left := self.n_trials - len(_proposed(study, space))) > 0:
+            proposed = [study.ask(space) for _ in range(min(self.n_jobs, left))]
+            sweep.write_search(num_jobs=self.n_trials, num_begun=len(_proposed(study, space)))
             self._run(study, proposed, fixed)
 
         completed = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
         if completed:
-            best = best_of(completed, Sweep(folder))
+            best = best_of(completed, sweep)
             log.info("Best of %s: %s", counted(len(completed), "job"), result_line(best))
-        elif study.trials:
-            log.warning("None of %s has a result.", counted(len(study.trials), "job"))
+        else:
+            num_jobs = counted(len(_proposed(study, space)), "job")
+            log.warning("None of %s has a sound result: see the table.", num_jobs)
 
     def _space(
         self, arguments: list[str]
@@ -149,11 +154,9 @@ class OptunaSweeper(Sweeper):
 
         from miniclip.runs.sweep import Sweep
 
-        sweep = Sweep(Path(self.config.hydra.sweep.dir))
-        sweep.write_search(num_jobs=self.n_trials, num_begun=len(study.trials))
         jobs = [[*fixed, *_settings(trial)] for trial in trials]
         returns = self.launcher.launch(jobs, initial_job_idx=trials[0].number)
-        unsound = _unsound_jobs(sweep)
+        unsound = _unsound_jobs(Sweep(Path(self.config.hydra.sweep.dir)))
         for trial, returned in zip(trials, returns, strict=True):
             try:
                 value = float(returned.return_value)
@@ -195,6 +198,23 @@ def open_study(journal: Path) -> "optuna.Study":
             f"{journal} is damaged ({first_line(error)}). Remove it: the search then begins anew, and "
             "trains no job again that is completed."
         ) from error
+
+
+def _proposed(study: "optuna.Study", space: Collection[str]) -> list["optuna.trial.FrozenTrial"]:
+    """The trials of which Optuna has chosen every setting: it may be killed while it chooses."""
+    return [trial for trial in study.trials if trial.params.keys() >= set(space)]
+
+
+def _interrupted(study: "optuna.Study", space: Collection[str]) -> list["optuna.trial.FrozenTrial"]:
+    """The trials whose jobs are to be run again; one that lacks settings is told to have failed."""
+    from optuna.trial import TrialState
+
+    whole = [trial.number for trial in _proposed(study, space)]
+    running = [trial for trial in study.trials if trial.state == TrialState.RUNNING]
+    for trial in running:
+        if trial.number not in whole:
+            study.tell(trial.number, state=TrialState.FAIL)
+    return [trial for trial in running if trial.number in whole]
 
 
 def best_of(trials: Sequence["optuna.trial.FrozenTrial"], sweep: "Sweep") -> "optuna.trial.FrozenTrial":

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra.core.utils import JobReturn, JobStatus
@@ -244,7 +245,30 @@ def test_a_search_learns_nothing_good_from_jobs_that_diverged_or_collapsed(tmp_p
     rates = {"optimizer.lr": optuna.distributions.FloatDistribution(0, 1)}
     sweeper._run(study, [study.ask(rates) for _ in ends], ["seed=1"])
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "PRUNED", "PRUNED"]
-    assert Sweep(tmp_path).num_jobs() == (9, 6)
+
+
+def test_a_search_that_was_killed_while_it_chose_trains_no_job_of_defaults(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What Optuna had not chosen whole is none of the jobs that were asked for."""
+    optuna = pytest.importorskip("optuna")
+    launched = []
+
+    def run(self: object, study: Any, trials: Sequence[Any], fixed: Sequence[str]) -> None:
+        launched.append((set.union(*(set(trial.params) for trial in trials)), Sweep(tmp_path).num_jobs()))
+        for trial in trials:
+            study.tell(trial.number, 1.0)
+
+    monkeypatch.setattr(OptunaSweeper, "_run", run)
+    open_study(tmp_path / "study.log").ask({"seed": optuna.distributions.IntDistribution(0, 9)})
+    axes = ["seed=range(0,9)", "optimizer.lr=interval(1e-3,2e-3)"]
+    search = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", f"hydra.sweep.dir={tmp_path}"]
+    done = train_in_process("-m", *SMALL, *axes, *search)
+    assert done.returncode == 0, done.stderr
+    assert launched == [({"seed", "optimizer.lr"}, (2, 1)), ({"seed", "optimizer.lr"}, (2, 0))]
+
+    done = train_in_process("-m", *SMALL, *axes, *search, "hydra.sweeper.n_trials=1")
+    assert done.returncode == 0 and len(launched) == 2 and Sweep(tmp_path).num_jobs() == (1, 0)
 
 
 def test_a_search_goes_on_with_half_a_line_in_its_journal(tmp_path: Path) -> None:
