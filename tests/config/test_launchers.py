@@ -168,8 +168,10 @@ def test_optuna_goes_on_with_its_study(tmp_path: Path) -> None:
     backend = optuna.storages.journal.JournalFileBackend(str(tmp_path / "study.log"))
     study = optuna.load_study(study_name="sweep", storage=optuna.storages.JournalStorage(backend))
     assert study.direction.name == "MAXIMIZE"
-    assert [f"{trial.value:.1f}" for trial in study.trials] == [row["rsum"] for row in rows]
     for trial, row in zip(study.trials, rows, strict=True):
+        # by chance the features of so short a job do not spread
+        told = "pruned" if trial.value is None else f"{trial.value:.1f}"
+        assert told == ("pruned" if row["features"] else row["rsum"])
         assert 1e-4 <= trial.params["optimizer.lr"] <= 1e-2 and trial.params["seed"] in (0, 1, 2)
         assert f"optimizer.lr={trial.params['optimizer.lr']}" in row["overrides"]
 
