@@ -356,15 +356,14 @@ def test_too_many_broken_images_stop_the_run(tmp_path: Path, picture_folder: Pat
         tables += [f"data.{side}_csv={table}", f"data.{side}_root={root}"]
     settings = (*TINY, "data=csv", *tables, "trainer.batch_size=4", "data.on_broken_image=skip")
     (picture_folder / "3.jpg").write_bytes(b"")
-    run = fit(tmp_path / "one", *settings, "data.max_broken_fraction=0.1")
-    summary = json.loads(run.summary.read_text())
-    assert summary["steps"] == 6 and summary["broken_images"] == {"broken": 1}
     half = fit(tmp_path / "half", *settings, "data.max_broken_fraction=0.1", "trainer.budget.steps=3")
+    assert half.read_summary()["broken_images"] == {"broken": 1}
     (picture_folder / "3.jpg").write_bytes(good := (picture_folder / "2.jpg").read_bytes())
     resumed = fit(
         tmp_path / "rest", *settings, "data.max_broken_fraction=0.1", f"trainer.resume={half.path}"
     )
-    assert json.loads(resumed.summary.read_text())["broken_images"] == {"broken": 1}
+    summary = resumed.read_summary()
+    assert summary["steps"] == 6 and summary["broken_images"] == {"broken": 1}
     for name, content in (("3", b""), ("4", b"<html>"), ("5", good)):
         (picture_folder / f"{name}.jpg").write_bytes(content)
     with pytest.raises(UserError, match=r"2 of the 12 .* cannot be read \(2 broken\).*max_broken_fraction"):
