@@ -14,16 +14,17 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import pytest
+from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
 from miniclip.config.optuna_sweeper import OptunaSweeper, best_of, open_study, result_line
 from miniclip.files import locked
 from miniclip.runs import DamagedFile, RunDirectory
-from miniclip.runs.sweep import Sweep
+from miniclip.runs.sweep import NumJobs, Sweep
 from tests.conftest import ROOT, TINY, health_of, kill_in_its_first_job, run_miniclip
 from tests.in_process import train_in_process
 
@@ -176,13 +177,37 @@ def test_optuna_goes_on_with_its_study(tmp_path: Path) -> None:
         assert f"optimizer.lr={trial.params['optimizer.lr']}" in row["overrides"]
 
 
-def test_a_search_heeds_the_command_line_where_a_study_has_the_same_axis(tmp_path: Path) -> None:
+class Launch(NamedTuple):
+    """Jobs that a search began at a time, and how many were known of then."""
+
+    jobs: Sequence[Sequence[str]]
+    num_jobs: NumJobs
+
+
+@pytest.fixture
+def launches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sequence[Launch]:
+    """The launches of a search in `tmp_path`, whose jobs end at once."""
+    seen: list[Launch] = []
+
+    class Launcher:
+        def launch(self, jobs: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+            seen.append(Launch(jobs, Sweep(tmp_path).num_jobs()))
+            return [JobReturn(status=JobStatus.COMPLETED, _return_value=1.0) for _ in jobs]
+
+    monkeypatch.setattr(Plugins, "instantiate_launcher", lambda *_, **__: Launcher())
+    return seen
+
+
+def test_a_search_heeds_the_command_line_where_a_study_has_the_same_axis(
+    launches: Sequence[Launch], tmp_path: Path
+) -> None:
     pytest.importorskip("optuna")
     study = ["experiments=mlp_width", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=2"]
     done = train_in_process("-m", *SMALL, *study, "seed=7", f"hydra.sweep.dir={tmp_path}")
     assert done.returncode == 0, done.stderr
-    rows = table(tmp_path)
-    assert len(rows) == 2 and all("seed=7" in row["overrides"] for row in rows)
+    jobs = [job for launch in launches for job in launch.jobs]
+    seeds = [word for job in jobs for word in job if word.startswith("seed=")]
+    assert seeds == ["seed=7", "seed=7"]
 
 
 @pytest.mark.long
@@ -250,27 +275,21 @@ def test_a_search_learns_nothing_good_from_jobs_that_diverged_or_collapsed(tmp_p
 
 
 def test_a_search_that_was_killed_while_it_chose_trains_no_job_of_defaults(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    launches: Sequence[Launch], tmp_path: Path
 ) -> None:
     """What Optuna had not chosen whole is none of the jobs that were asked for."""
     optuna = pytest.importorskip("optuna")
-    launched = []
-
-    def run(self: object, study: Any, trials: Sequence[Any], fixed: Sequence[str]) -> None:
-        launched.append((set.union(*(set(trial.params) for trial in trials)), Sweep(tmp_path).num_jobs()))
-        for trial in trials:
-            study.tell(trial.number, 1.0)
-
-    monkeypatch.setattr(OptunaSweeper, "_run", run)
-    open_study(tmp_path / "study.log").ask({"seed": optuna.distributions.IntDistribution(0, 9)})
-    axes = ["seed=range(0,9)", "optimizer.lr=interval(1e-3,2e-3)"]
-    search = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", f"hydra.sweep.dir={tmp_path}"]
-    done = train_in_process("-m", *SMALL, *axes, *search)
+    open_study(tmp_path / "study.log").ask({"seed": optuna.distributions.IntDistribution(0, 1)})
+    axes = ["seed=range(0,2)", "optimizer.lr=interval(1e-3,2e-3)"]
+    search = ["-m", *SMALL, *axes, "hydra/sweeper=optuna", f"hydra.sweep.dir={tmp_path}"]
+    done = train_in_process(*search, "hydra.sweeper.n_trials=2")
     assert done.returncode == 0, done.stderr
-    assert launched == [({"seed", "optimizer.lr"}, (2, 1)), ({"seed", "optimizer.lr"}, (2, 0))]
+    jobs = [job for launch in launches for job in launch.jobs]
+    assert len(jobs) == 2 and all("optimizer.lr=" in " ".join(job) for job in jobs)
+    assert [launch.num_jobs for launch in launches] == [(2, 1), (2, 0)]
 
-    done = train_in_process("-m", *SMALL, *axes, *search, "hydra.sweeper.n_trials=1")
-    assert done.returncode == 0 and len(launched) == 2 and Sweep(tmp_path).num_jobs() == (1, 0)
+    done = train_in_process(*search, "hydra.sweeper.n_trials=1")
+    assert done.returncode == 0 and len(launches) == 2 and Sweep(tmp_path).num_jobs() == (1, 0)
 
 
 def test_a_search_goes_on_with_half_a_line_in_its_journal(tmp_path: Path) -> None:
