@@ -6,7 +6,6 @@ The rival is `Image.open -> Resize -> ToTensor -> Normalize` in a DataLoader, an
 in float32 on the batches. A round is all images of the folder (2,000 at most) by each.
 """
 
-import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -20,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
+from benchmarks.command_line import add_folder, add_rounds, parser_of
 from benchmarks.figures import tell
 from benchmarks.loading import Usual
 from benchmarks.timing import alternate, conditions
@@ -61,10 +61,16 @@ def exports(model: MiniCLIP, files: list[Path], folder: Path) -> dict[str, OnnxM
 
 
 def main() -> None:
-    model = MiniCLIP.from_pretrained(sys.argv[1])
-    root = Path(sys.argv[2])
+    parser = parser_of(__doc__)
+    parser.add_argument("run", metavar="RUN", type=Path)
+    add_folder(parser)
+    add_rounds(parser, 5)
+    arguments = parser.parse_args()
+
+    model = MiniCLIP.from_pretrained(arguments.run)
+    root = arguments.root
     files = [root / name for name in islice(find_images(root), MAX_IMAGES)]
-    rounds = int(sys.argv[3]) if len(sys.argv) > 3 else 5
+    rounds = arguments.rounds
 
     with tempfile.TemporaryDirectory() as temporary:
         rivals: dict[str, Callable[[], object]] = {

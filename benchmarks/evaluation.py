@@ -8,7 +8,6 @@ decoded them once, reads them from memory. A round is one validation by each.
 """
 
 import logging
-import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import open_clip_trainer
+from benchmarks.command_line import add_folder, add_rounds, parser_of
 from benchmarks.figures import tell
 from benchmarks.time_to_recall import write_images
 from benchmarks.timing import alternate, conditions
@@ -70,8 +70,11 @@ def theirs(val: Split, folder: Path) -> Callable[[], object]:
 
 
 def main() -> None:
-    root = Path(sys.argv[1]).resolve()
-    rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 5
+    parser = parser_of(__doc__)
+    add_folder(parser)
+    add_rounds(parser, 5)
+    arguments = parser.parse_args()
+    root, rounds = arguments.root, arguments.rounds
     logging.disable(logging.WARNING)
 
     with tempfile.TemporaryDirectory() as temporary:

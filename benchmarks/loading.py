@@ -8,7 +8,6 @@ five from the cache.
 """
 
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -21,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from benchmarks.command_line import add_folder, add_rounds, parser_of
 from benchmarks.figures import tell
 from benchmarks.timing import conditions, rates_figure
 from miniclip.data import Folder
@@ -113,11 +113,15 @@ def prepare(photographs: Path, folder: Path, copies: int) -> list[Path]:
 
 
 def main() -> None:
-    rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 3
+    parser = parser_of(__doc__)
+    add_folder(parser)
+    add_rounds(parser, 3)
+    arguments = parser.parse_args()
+    rounds = arguments.rounds
 
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary) / "photographs"
-        files = prepare(Path(sys.argv[1]), root, copies=3)
+        files = prepare(arguments.root, root, copies=3)
         started = time.perf_counter()
         our_batches(root, "disk")
         print(f"building the cache of {len(files):,} images: {time.perf_counter() - started:.1f} s")

@@ -10,7 +10,6 @@ batch only the tiles are run.
 
 import ctypes
 import multiprocessing
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from benchmarks.command_line import add_batch_size, add_rounds, parser_of
 from benchmarks.figures import tell
 from benchmarks.timing import alternate, conditions
 from miniclip.losses import ClipLoss
@@ -95,8 +95,11 @@ def error(name: str, batch: Batch) -> float:
 
 
 def main() -> None:
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
-    size = int(sys.argv[2]) if len(sys.argv) > 2 else BATCH_SIZE
+    parser = parser_of(__doc__)
+    add_rounds(parser, 3)
+    add_batch_size(parser, BATCH_SIZE)
+    arguments = parser.parse_args()
+    rounds, size = arguments.rounds, arguments.batch_size
     names = (RIVAL, AT_ONCE, TILED)
     memory = {name: extra_memory_alone(name, size) for name in names}
 

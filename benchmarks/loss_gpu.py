@@ -7,13 +7,13 @@ also by the scale, which memeff holds still. The memory is the most that was all
 before, both sides' gradients included.
 """
 
-import sys
 from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from benchmarks.command_line import add_batch_size, add_rounds, parser_of
 from benchmarks.figures import tell
 from benchmarks.timing import alternate, conditions
 from miniclip.losses import ClipLoss
@@ -62,8 +62,11 @@ def extra_memory(run: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
-    size = int(sys.argv[2]) if len(sys.argv) > 2 else BATCH_SIZE
+    parser = parser_of(__doc__)
+    add_rounds(parser, 5)
+    add_batch_size(parser, BATCH_SIZE)
+    arguments = parser.parse_args()
+    rounds, size = arguments.rounds, arguments.batch_size
     images, texts, scale = batch(size)
     ours = [images, texts, scale.requires_grad_()]
     rivals: dict[str, Callable[[], object]] = {

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import torch
 
+from benchmarks.command_line import add_rounds, add_settings, parser_of
 from benchmarks.figures import Figure, tell
 from benchmarks.steps import device_of, noise, step
 from benchmarks.timing import alternate, conditions
@@ -91,8 +92,12 @@ def main() -> None:
         print(extra_peak(RIVALS[sys.argv[2]], sys.argv[3:]))
         return
 
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
-    shared = sys.argv[2:] or ["optimizer=adamw", "encoder/image=resnet34"]
+    parser = parser_of(__doc__)
+    add_rounds(parser, 3)
+    add_settings(parser)
+    arguments = parser.parse_args()
+    rounds = arguments.rounds
+    shared = arguments.settings or ["optimizer=adamw", "encoder/image=resnet34"]
     memory = {name: in_a_process(name, shared) for name in RIVALS}
 
     steps = {

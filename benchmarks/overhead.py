@@ -8,11 +8,11 @@ saves nothing and knows no signals. A round is a run of some steps and as many o
 
 import itertools
 import logging
-import sys
 import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.command_line import add_rounds, add_settings, parser_of
 from benchmarks.figures import tell
 from benchmarks.timing import Paired, conditions
 from miniclip.config.build import build
@@ -71,8 +71,12 @@ def seconds_of_loop(folder: Path, *overrides: str) -> float:
 
 
 def main() -> None:
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
-    overrides = sys.argv[2:] or ["image_size=64", "trainer.batch_size=128"]
+    parser = parser_of(__doc__)
+    add_rounds(parser, 5)
+    add_settings(parser)
+    arguments = parser.parse_args()
+    rounds = arguments.rounds
+    overrides = arguments.settings or ["image_size=64", "trainer.batch_size=128"]
     logging.disable(logging.WARNING)
 
     paired = Paired({"trainer": [], "loop": []})

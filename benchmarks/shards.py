@@ -8,7 +8,6 @@ ratio is the median of the rounds'. Indexing reads the headers and captions of a
 """
 
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Iterable
@@ -18,6 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
+from benchmarks.command_line import add_folder, add_rounds, parser_of
 from benchmarks.figures import tell
 from benchmarks.loading import BATCH_SIZE, CPU, IMAGE_SIZE, prepare, rate
 from benchmarks.timing import conditions, rates_figure
@@ -69,11 +69,15 @@ def indexing_rate(shards: list[Path]) -> float:
 
 
 def main() -> None:
-    rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 5
+    parser = parser_of(__doc__)
+    add_folder(parser)
+    add_rounds(parser, 5)
+    arguments = parser.parse_args()
+    rounds = arguments.rounds
 
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary) / "photographs"
-        prepare(Path(sys.argv[1]), root, copies=3)
+        prepare(arguments.root, root, copies=3)
         folder = Folder(root=str(root), **SETTINGS)
         paths = write_shards(folder, Path(temporary) / "shards")
         shards = Shards(

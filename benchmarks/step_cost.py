@@ -3,9 +3,9 @@
 python -m benchmarks.step_cost [ROUNDS] [SETTING=VALUE ...]
 """
 
-import sys
 from functools import partial
 
+from benchmarks.command_line import add_rounds, add_settings, parser_of
 from benchmarks.figures import tell
 from benchmarks.steps import device_of, noise, step
 from benchmarks.timing import alternate, conditions
@@ -47,8 +47,11 @@ IMAGE_SIZE = 64
 
 
 def main() -> None:
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
-    shared = sys.argv[2:]
+    parser = parser_of(__doc__)
+    add_rounds(parser, 7)
+    add_settings(parser)
+    arguments = parser.parse_args()
+    rounds, shared = arguments.rounds, arguments.settings
     keep_freed_memory()  # as a run does
     adamw = step("optimizer=adamw", *shared)
     batch = noise(BATCH_SIZE, IMAGE_SIZE, num_tokens=12, device=device_of(adamw))

@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.models import resnet34
 
+from benchmarks.command_line import add_folder, add_rounds, parser_of
 from benchmarks.figures import tell
 from benchmarks.open_clip_trainer import BATCH_SIZE
 from benchmarks.text import PADDED_LENGTH, Rival
@@ -136,12 +137,15 @@ def rate_of_loop(root: Path, optimizer: str) -> float:
 
 
 def main() -> None:
-    if sys.argv[1] == "--loop":
+    if sys.argv[1:2] == ["--loop"]:
         print(train(Path(sys.argv[2]), sys.argv[3]))
         return
 
-    root = Path(sys.argv[1]).resolve()
-    rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 3
+    parser = parser_of(__doc__)
+    add_folder(parser)
+    add_rounds(parser, 3)
+    arguments = parser.parse_args()
+    root, rounds = arguments.root, arguments.rounds
     ours: dict[str, list[float]] = {name: [] for name in OPTIMIZERS}
     theirs: dict[str, list[float]] = {name: [] for name in OPTIMIZERS}
     for _ in range(rounds):

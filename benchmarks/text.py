@@ -7,7 +7,6 @@ and backward over the same captions of the embedded data in bfloat16. Then: 150,
 """
 
 import itertools
-import sys
 import time
 from functools import partial
 
@@ -15,6 +14,7 @@ import torch
 from linformer import Linformer
 from torch import Tensor, nn
 
+from benchmarks.command_line import add_rounds, parser_of
 from benchmarks.figures import tell
 from benchmarks.timing import alternate, conditions
 from miniclip.config import instantiate
@@ -40,7 +40,10 @@ class Rival(nn.Module):
 
 
 def main() -> None:
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    parser = parser_of(__doc__)
+    add_rounds(parser, 5)
+    arguments = parser.parse_args()
+    rounds = arguments.rounds
     cfg = compose(f"context_length={PADDED_LENGTH}", f"encoder.text.attention.k={K}")
     train_set = instantiate.make(cfg, "data").training_sets().train
     captions = list(itertools.chain.from_iterable(train_set.split.captions))

@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks import open_clip_trainer
+from benchmarks.command_line import add_folder, add_rounds, parser_of
 from benchmarks.figures import tell
 from benchmarks.open_clip_trainer import BATCH_SIZE
 from benchmarks.timing import conditions, rates_figure
@@ -58,8 +59,11 @@ def open_clip_rate(root: Path, folder: Path) -> float:
 
 
 def main() -> None:
-    root = Path(sys.argv[1]).resolve()
-    rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 3
+    parser = parser_of(__doc__)
+    add_folder(parser)
+    add_rounds(parser, 3)
+    arguments = parser.parse_args()
+    root, rounds = arguments.root, arguments.rounds
 
     rates: dict[str, list[float]] = {"adamw": [], "sam": [], RIVAL: []}
     for _ in range(rounds):

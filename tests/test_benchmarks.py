@@ -1,5 +1,6 @@
 """Benchmarks, run for real and short: ours always, the rival's where the extra `bench` is installed."""
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from benchmarks import figures, loss, time_to_recall
+from benchmarks.__main__ import BENCHMARKS
 from benchmarks.sam_scorecard import (
     OURS,
     PITFALLS,
@@ -32,6 +34,19 @@ def test_the_table_has_what_was_told_and_nothing_that_stands_beside_itself(
     *_, row = figures.as_markdown("CPU", figures.read(kept)).splitlines()
     assert row == "| step_cost | sam | 1.96 | 1.96 to 2.1 | 3 | times the seconds of adamw |"
     assert "| adamw |" not in figures.as_markdown("CPU", figures.read(kept))
+
+
+@pytest.mark.parametrize("name", [benchmark.module for benchmark in BENCHMARKS])
+def test_help_tells_what_a_benchmark_measures(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--help"])
+    module = importlib.import_module(f"benchmarks.{name}")
+    with pytest.raises(SystemExit, match=r"^0$"):
+        module.main()
+    told = capsys.readouterr().out
+    assert told.startswith(f"usage: python -m benchmarks.{name} ")
+    assert (module.__doc__ or "").splitlines()[0] in told
 
 
 @pytest.mark.parametrize("text", PITFALLS)
