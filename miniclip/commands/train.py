@@ -104,7 +104,7 @@ def train() -> None:
     os.environ.pop(LAUNCHER, None)  # of a sweep whose job has started this process
     be_quiet()  # before a signal can end it with a word
     with stop_signals.caught(), console():
-        sys.argv[1:] = map(_with_home, with_new_names(sys.argv[1:]))
+        sys.argv[1:] = [_with_whole_flag(_with_home(word)) for word in with_new_names(sys.argv[1:])]
         stop_signals.exit_status = partial(_exit_status, words=sys.argv[1:])
         _train()
 
@@ -135,7 +135,7 @@ def _settings_together(words: Sequence[str]) -> list[str]:
     settings: list[str] = []
     last: list[str] = []
     for before, word in zip(["", *words], words, strict=False):
-        if _flag(word) in ("-m", "--multirun"):
+        if word in ("-m", "--multirun"):
             first.append(word)
         elif word.startswith("-") or _is_value(word, before):
             last.append(word)
@@ -145,16 +145,15 @@ def _settings_together(words: Sequence[str]) -> list[str]:
 
 
 def _is_value(word: str, before: str) -> bool:
-    """Whether a word is the value of a flag before it, which has none of its own: --cfg job."""
-    flag = "" if "=" in before else _flag(before)
-    return flag in TAKE_A_WORD or (flag in ("--info", "-i") and word in TOPICS)
+    """Whether a word is the value of the flag before it."""
+    return before in TAKE_A_WORD or (before in ("--info", "-i") and word in TOPICS)
 
 
-def _flag(word: str) -> str:
-    """The flag of a word by its whole name, of which Hydra's parser takes a part: --config-n."""
-    name = word.partition("=")[0]
+def _with_whole_flag(word: str) -> str:
+    """A word that was typed; a flag by its whole name, of which Hydra's parser takes a part: --config-n."""
+    name, equals, value = word.partition("=")
     meant = [flag for flag in FLAGS_OF_HYDRA if name.startswith("--") and flag.startswith(name)]
-    return meant[0] if len(meant) == 1 else name
+    return f"{meant[0]}{equals}{value}" if len(meant) == 1 else word
 
 
 def _with_home(word: str) -> str:
@@ -185,7 +184,8 @@ def _past_hydras_printer() -> Iterator[None]:
 
 def _refuse_flags(words: Sequence[str]) -> None:
     """Tell of a setting that was typed as a flag, and of flags that exclude each other."""
-    given = [flag for flag in dict.fromkeys(map(_flag, words)) if flag in ACTIONS]
+    flags = dict.fromkeys(word.partition("=")[0] for word in words)
+    given = [flag for flag in flags if flag in ACTIONS]
     if len(given) > 1:
         raise UserError(f"{' and '.join(given)} do not go together: take one of them")
 

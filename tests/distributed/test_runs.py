@@ -137,7 +137,7 @@ def test_what_is_wrong_with_rows_is_that_of_all_processes(tmp_path: Path, noise_
         ),
         (("trainer.batch_size=9",), (), "trainer.batch_size=9: must be a multiple of 2"),
         (("data=folder", "data.root=nowhere"), (), "nowhere"),
-        (("-m", "seed=0,1"), (), "torchrun started 2 processes, which train one run, no sweep"),
+        (("--multi", "seed=0,1"), (), "torchrun started 2 processes, which train one run, no sweep"),
     ],
 )
 def test_what_cannot_be_trained_together_is_told_once(
