@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
-from benchmarks.command_line import add_folder, add_rounds, parser_of
+from benchmarks.command_line import arguments_of
 from benchmarks.figures import tell
 from benchmarks.loading import Usual
 from benchmarks.timing import alternate, conditions
@@ -61,14 +61,10 @@ def exports(model: MiniCLIP, files: list[Path], folder: Path) -> dict[str, OnnxM
 
 
 def main() -> None:
-    parser = parser_of(__doc__)
-    parser.add_argument("run", metavar="RUN", type=Path)
-    add_folder(parser)
-    add_rounds(parser, 5)
-    arguments = parser.parse_args()
+    arguments = arguments_of(__doc__, "run", "folder", rounds=5)
 
     model = MiniCLIP.from_pretrained(arguments.run)
-    root = arguments.root
+    root = arguments.folder
     files = [root / name for name in islice(find_images(root), MAX_IMAGES)]
     rounds = arguments.rounds
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import open_clip_trainer
-from benchmarks.command_line import add_folder, add_rounds, parser_of
+from benchmarks.command_line import arguments_of
 from benchmarks.figures import tell
 from benchmarks.time_to_recall import write_images
 from benchmarks.timing import alternate, conditions
@@ -70,11 +70,8 @@ def theirs(val: Split, folder: Path) -> Callable[[], object]:
 
 
 def main() -> None:
-    parser = parser_of(__doc__)
-    add_folder(parser)
-    add_rounds(parser, 5)
-    arguments = parser.parse_args()
-    root, rounds = arguments.root, arguments.rounds
+    arguments = arguments_of(__doc__, "folder", rounds=5)
+    root, rounds = arguments.folder, arguments.rounds
     logging.disable(logging.WARNING)
 
     with tempfile.TemporaryDirectory() as temporary:

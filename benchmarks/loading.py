@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from benchmarks.command_line import add_folder, add_rounds, parser_of
+from benchmarks.command_line import arguments_of
 from benchmarks.figures import tell
 from benchmarks.timing import conditions, rates_figure
 from miniclip.data import Folder
@@ -113,15 +113,12 @@ def prepare(photographs: Path, folder: Path, copies: int) -> list[Path]:
 
 
 def main() -> None:
-    parser = parser_of(__doc__)
-    add_folder(parser)
-    add_rounds(parser, 3)
-    arguments = parser.parse_args()
+    arguments = arguments_of(__doc__, "folder", rounds=3)
     rounds = arguments.rounds
 
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary) / "photographs"
-        files = prepare(arguments.root, root, copies=3)
+        files = prepare(arguments.folder, root, copies=3)
         started = time.perf_counter()
         our_batches(root, "disk")
         print(f"building the cache of {len(files):,} images: {time.perf_counter() - started:.1f} s")

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks.command_line import add_batch_size, add_rounds, parser_of
+from benchmarks.command_line import arguments_of
 from benchmarks.figures import tell
 from benchmarks.timing import alternate, conditions
 from miniclip.losses import ClipLoss
@@ -95,10 +95,7 @@ def error(name: str, batch: Batch) -> float:
 
 
 def main() -> None:
-    parser = parser_of(__doc__)
-    add_rounds(parser, 3)
-    add_batch_size(parser, BATCH_SIZE)
-    arguments = parser.parse_args()
+    arguments = arguments_of(__doc__, rounds=3, batch_size=BATCH_SIZE)
     rounds, size = arguments.rounds, arguments.batch_size
     names = (RIVAL, AT_ONCE, TILED)
     memory = {name: extra_memory_alone(name, size) for name in names}

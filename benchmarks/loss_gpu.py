@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks.command_line import add_batch_size, add_rounds, parser_of
+from benchmarks.command_line import arguments_of
 from benchmarks.figures import tell
 from benchmarks.timing import alternate, conditions
 from miniclip.losses import ClipLoss
@@ -62,10 +62,7 @@ def extra_memory(run: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    parser = parser_of(__doc__)
-    add_rounds(parser, 5)
-    add_batch_size(parser, BATCH_SIZE)
-    arguments = parser.parse_args()
+    arguments = arguments_of(__doc__, rounds=5, batch_size=BATCH_SIZE)
     rounds, size = arguments.rounds, arguments.batch_size
     images, texts, scale = batch(size)
     ours = [images, texts, scale.requires_grad_()]

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 
-from benchmarks.command_line import add_rounds, add_settings, parser_of
+from benchmarks.command_line import arguments_of
 from benchmarks.figures import Figure, tell
 from benchmarks.steps import device_of, noise, step
 from benchmarks.timing import alternate, conditions
@@ -92,12 +92,9 @@ def main() -> None:
         print(extra_peak(RIVALS[sys.argv[2]], sys.argv[3:]))
         return
 
-    parser = parser_of(__doc__)
-    add_rounds(parser, 3)
-    add_settings(parser)
-    arguments = parser.parse_args()
+    arguments = arguments_of(__doc__, rounds=3, settings=["optimizer=adamw", "encoder/image=resnet34"])
     rounds = arguments.rounds
-    shared = arguments.settings or ["optimizer=adamw", "encoder/image=resnet34"]
+    shared = arguments.settings
     memory = {name: in_a_process(name, shared) for name in RIVALS}
 
     steps = {

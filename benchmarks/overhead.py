@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.command_line import add_rounds, add_settings, parser_of
+from benchmarks.command_line import arguments_of
 from benchmarks.figures import tell
 from benchmarks.timing import Paired, conditions
 from miniclip.config.build import build
@@ -71,12 +71,9 @@ def seconds_of_loop(folder: Path, *overrides: str) -> float:
 
 
 def main() -> None:
-    parser = parser_of(__doc__)
-    add_rounds(parser, 5)
-    add_settings(parser)
-    arguments = parser.parse_args()
+    arguments = arguments_of(__doc__, rounds=5, settings=["image_size=64", "trainer.batch_size=128"])
     rounds = arguments.rounds
-    overrides = arguments.settings or ["image_size=64", "trainer.batch_size=128"]
+    overrides = arguments.settings
     logging.disable(logging.WARNING)
 
     paired = Paired({"trainer": [], "loop": []})

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.command_line import parser_of
+from benchmarks.command_line import arguments_of
 from benchmarks.timing import conditions
 from miniclip.commands.models import load_model
 from miniclip.deploy.index import open_writer
@@ -132,10 +132,7 @@ def under_load(address: str, pid: int) -> Load:
 
 
 def main() -> None:
-    parser = parser_of(__doc__)
-    parser.add_argument("model", metavar="MODEL", type=Path)
-    parser.add_argument("num_images", metavar="NUM_IMAGES", type=int, nargs="?", default=NUM_IMAGES)
-    arguments = parser.parse_args()
+    arguments = arguments_of(__doc__, "model", num_images=NUM_IMAGES)
     model_path, num_images = arguments.model, arguments.num_images
     print(conditions("torch", "onnxruntime", "fastapi", "uvicorn"))
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
-from benchmarks.command_line import add_folder, add_rounds, parser_of
+from benchmarks.command_line import arguments_of
 from benchmarks.figures import tell
 from benchmarks.loading import BATCH_SIZE, CPU, IMAGE_SIZE, prepare, rate
 from benchmarks.timing import conditions, rates_figure
@@ -69,15 +69,12 @@ def indexing_rate(shards: list[Path]) -> float:
 
 
 def main() -> None:
-    parser = parser_of(__doc__)
-    add_folder(parser)
-    add_rounds(parser, 5)
-    arguments = parser.parse_args()
+    arguments = arguments_of(__doc__, "folder", rounds=5)
     rounds = arguments.rounds
 
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary) / "photographs"
-        prepare(arguments.root, root, copies=3)
+        prepare(arguments.folder, root, copies=3)
         folder = Folder(root=str(root), **SETTINGS)
         paths = write_shards(folder, Path(temporary) / "shards")
         shards = Shards(

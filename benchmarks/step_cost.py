@@ -5,7 +5,7 @@ python -m benchmarks.step_cost [ROUNDS] [SETTING=VALUE ...]
 
 from functools import partial
 
-from benchmarks.command_line import add_rounds, add_settings, parser_of
+from benchmarks.command_line import arguments_of
 from benchmarks.figures import tell
 from benchmarks.steps import device_of, noise, step
 from benchmarks.timing import alternate, conditions
@@ -47,10 +47,7 @@ IMAGE_SIZE = 64
 
 
 def main() -> None:
-    parser = parser_of(__doc__)
-    add_rounds(parser, 7)
-    add_settings(parser)
-    arguments = parser.parse_args()
+    arguments = arguments_of(__doc__, rounds=7, settings=())
     rounds, shared = arguments.rounds, arguments.settings
     keep_freed_memory()  # as a run does
     adamw = step("optimizer=adamw", *shared)

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.models import resnet34
 
-from benchmarks.command_line import add_folder, add_rounds, parser_of
+from benchmarks.command_line import arguments_of
 from benchmarks.figures import tell
 from benchmarks.open_clip_trainer import BATCH_SIZE
 from benchmarks.text import PADDED_LENGTH, Rival
@@ -141,11 +141,8 @@ def main() -> None:
         print(train(Path(sys.argv[2]), sys.argv[3]))
         return
 
-    parser = parser_of(__doc__)
-    add_folder(parser)
-    add_rounds(parser, 3)
-    arguments = parser.parse_args()
-    root, rounds = arguments.root, arguments.rounds
+    arguments = arguments_of(__doc__, "folder", rounds=3)
+    root, rounds = arguments.folder, arguments.rounds
     ours: dict[str, list[float]] = {name: [] for name in OPTIMIZERS}
     theirs: dict[str, list[float]] = {name: [] for name in OPTIMIZERS}
     for _ in range(rounds):

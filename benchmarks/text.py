@@ -14,7 +14,7 @@ import torch
 from linformer import Linformer
 from torch import Tensor, nn
 
-from benchmarks.command_line import add_rounds, parser_of
+from benchmarks.command_line import arguments_of
 from benchmarks.figures import tell
 from benchmarks.timing import alternate, conditions
 from miniclip.config import instantiate
@@ -40,9 +40,7 @@ class Rival(nn.Module):
 
 
 def main() -> None:
-    parser = parser_of(__doc__)
-    add_rounds(parser, 5)
-    arguments = parser.parse_args()
+    arguments = arguments_of(__doc__, rounds=5)
     rounds = arguments.rounds
     cfg = compose(f"context_length={PADDED_LENGTH}", f"encoder.text.attention.k={K}")
     train_set = instantiate.make(cfg, "data").training_sets().train

@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks import open_clip_trainer
-from benchmarks.command_line import add_folder, add_rounds, parser_of
+from benchmarks.command_line import arguments_of
 from benchmarks.figures import tell
 from benchmarks.open_clip_trainer import BATCH_SIZE
 from benchmarks.timing import conditions, rates_figure
@@ -59,11 +59,8 @@ def open_clip_rate(root: Path, folder: Path) -> float:
 
 
 def main() -> None:
-    parser = parser_of(__doc__)
-    add_folder(parser)
-    add_rounds(parser, 3)
-    arguments = parser.parse_args()
-    root, rounds = arguments.root, arguments.rounds
+    arguments = arguments_of(__doc__, "folder", rounds=3)
+    root, rounds = arguments.folder, arguments.rounds
 
     rates: dict[str, list[float]] = {"adamw": [], "sam": [], RIVAL: []}
     for _ in range(rounds):
