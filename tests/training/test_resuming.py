@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,28 @@ def test_nothing_is_lost_by_a_kill_before_the_first_save_in_another_directory(
         resumed = fit_config(tmp_path / "second", changed(often, trainer__resume="auto"))
     assert f"Resumed from {resumed.last_checkpoint} at step 5." in caplog.text
     assert_equal_runs(resumed, whole)
+
+
+def test_the_first_checkpoint_in_another_directory_is_whole_before_the_run_trains(
+    small: DictConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    often = changed(small, trainer__checkpoint_every_steps=1, trainer__save_in_background=True)
+    first = kill_at_step_6(tmp_path / "first", often, monkeypatch)
+    last = tmp_path / "second" / "checkpoints" / "last.pt"
+    step, is_whole = TrainingStep.__call__, []
+
+    def save_slowly(path: Path, content: dict[str, Any]) -> None:
+        time.sleep(0.5)
+        save_checkpoint(path, content)
+
+    def look(*args: Any, **kwargs: Any) -> Any:
+        is_whole.append(last.is_file())
+        return step(*args, **kwargs)
+
+    monkeypatch.setattr(checkpointer, "save_checkpoint", save_slowly)
+    monkeypatch.setattr(TrainingStep, "__call__", look)
+    fit_config(tmp_path / "second", changed(often, trainer__resume=str(first.path)))
+    assert is_whole and all(is_whole)
 
 
 @pytest.mark.parametrize("damage", ["a flipped bit", "cut", "missing", "a folder"])
