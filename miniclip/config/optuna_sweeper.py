@@ -202,19 +202,22 @@ def open_study(journal: Path) -> "optuna.Study":
 
 def _proposed(study: "optuna.Study", space: Collection[str]) -> list["optuna.trial.FrozenTrial"]:
     """The trials of which Optuna has chosen every setting: it may be killed while it chooses."""
-    return [trial for trial in study.trials if trial.params.keys() >= set(space)]
+    return [trial for trial in study.trials if _is_whole(trial, space)]
 
 
 def _interrupted(study: "optuna.Study", space: Collection[str]) -> list["optuna.trial.FrozenTrial"]:
     """The trials whose jobs are to be run again; one that lacks settings is told to have failed."""
     from optuna.trial import TrialState
 
-    whole = [trial.number for trial in _proposed(study, space)]
     running = [trial for trial in study.trials if trial.state == TrialState.RUNNING]
     for trial in running:
-        if trial.number not in whole:
+        if not _is_whole(trial, space):
             study.tell(trial.number, state=TrialState.FAIL)
-    return [trial for trial in running if trial.number in whole]
+    return [trial for trial in running if _is_whole(trial, space)]
+
+
+def _is_whole(trial: "optuna.trial.FrozenTrial", space: Collection[str]) -> bool:
+    return trial.params.keys() >= set(space)
 
 
 def best_of(trials: Sequence["optuna.trial.FrozenTrial"], sweep: "Sweep") -> "optuna.trial.FrozenTrial":

@@ -202,14 +202,13 @@ class Hub(DataSource):
             import datasets
         except ImportError:
             raise UserError('data=hub needs datasets: pip install -e ".[data]"') from None
+
+        saved = _saved_files(Path(self.hub))
+        name = "arrow" if saved else self.hub
         try:
-            saved = _saved_files(Path(self.hub))
-            place = "arrow" if saved else self.hub
             return datasets.load_dataset(
-                place, self.config, data_files=saved or None, streaming=self.is_streamed
+                name, self.config, data_files=saved or None, streaming=self.is_streamed
             )
-        except UserError:
-            raise
         except Exception as error:  # what the packages below raise has no common type
             raise UserError(self._why_not_loaded(error)) from None
 
