@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 BLUE, ORANGE, GREEN, GRAY = "#0072B2", "#D55E00", "#009E73", "#8C8C8C"
 SERIES = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
+COUNTED = ("step", "steps", "forward passes")
+"""Horizontal axes between whose numbers there is nothing."""
+
 
 def new_figure(rows: int, columns: int, *, size: tuple[float, float]) -> tuple["Figure", Any]:
     """A figure of so many inches, and its axes (rows, columns)."""
@@ -35,6 +38,8 @@ def tidy(
     """Give an axis its title, a light grid, and a legend if anything has a name."""
     axis.set_title(title, loc="left", fontsize=10)
     axis.set_xlabel(xlabel, fontsize=9)
+    if xlabel in COUNTED:
+        axis.locator_params(axis="x", integer=True)
     axis.grid(alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
     if legend and any(axis.get_legend_handles_labels()):

@@ -114,7 +114,9 @@ def _differs(key: str, runs: Sequence[Run]) -> bool:
 
 
 def _alike(value: Any) -> Any:
-    """A setting such that equal numbers have one text: 0 of 0.0."""
+    """A setting such that equal numbers, also in lists, have one text: 0 of 0.0."""
+    if isinstance(value, list):
+        return [_alike(each) for each in value]
     is_whole = isinstance(value, float) and value.is_integer()
     return int(value) if is_whole else value
 

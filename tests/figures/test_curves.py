@@ -28,3 +28,11 @@ def test_each_recall_has_a_line_through_its_validations(drawn: list[Any], tmp_pa
 
 def test_a_run_without_validations_is_drawn(tmp_path: Path) -> None:
     assert is_image(draw_curves([{"step": 1, "train/loss": 1.0}], tmp_path / "curves.png"))
+
+
+def test_there_is_no_half_step(drawn: list[Any], tmp_path: Path) -> None:
+    recalls = {f"val/{key}": 50.0 for key in recall_keys()}
+    draw_curves([{"step": 30, "val/loss": 1.0, **recalls}], tmp_path / "curves.png")
+    drawn[0].canvas.draw()
+    for axis in drawn[0].axes[:2]:
+        assert all(float(tick).is_integer() for tick in axis.get_xticks())

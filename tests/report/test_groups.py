@@ -29,6 +29,8 @@ def test_a_number_with_and_without_a_point_is_one_group() -> None:
     groups, _ = group_runs([run_of(0, 0, 300), run_of(0.0, 1, 301), run_of(0.1, 0, 310)])
     assert [(group.name, len(group.runs)) for group in groups] == [("rho=0", 2), ("rho=0.1", 1)]
     assert group_runs([run_of(1, 0, 300), run_of(1.0, 1, 300)])[1] == []
+    lists = [replace(run_of(0, 0, 300), settings={"betas": [one, 0.5]}) for one in (1, 1.0)]
+    assert group_runs(lists)[1] == []
 
 
 def test_what_only_helps_a_study_or_a_launcher_makes_no_group(tmp_path: Path) -> None:
