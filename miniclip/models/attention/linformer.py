@@ -6,7 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from miniclip.errors import SettingError, in_range
-from miniclip.models.attention.base import TokenPacking, attend, merge_heads, split_heads
+from miniclip.models.attention.base import (
+    TokenPacking,
+    attend,
+    in_autocast_dtype,
+    merge_heads,
+    split_heads,
+)
 from miniclip.models.attention.full import FullAttention
 
 
@@ -107,8 +113,8 @@ class FusedLinformerAttention(nn.Module):
         self.to_out = nn.Linear(width, width)
 
     def forward(self, tokens: Tensor, packing: TokenPacking) -> Tensor:
-        keys = self._reduced(tokens, packing, self.to_k, self.proj_k)  # (B, H or 1, k or L, D / H)
-        values = keys if self.share_kv else self._reduced(tokens, packing, self.to_v, self.proj_v)
+        tokens = in_autocast_dtype(tokens)  # once for all layers
+        keys, values = self._keys_and_values(tokens, packing)  # each (B, H or 1, k or L, D / H)
         queries = split_heads(packing.pad(self.to_q(tokens)), self.num_heads)  # (B, H, L, D / H)
 
         # projected keys are mixtures of all tokens, with nothing in them of the padding
@@ -116,21 +122,44 @@ class FusedLinformerAttention(nn.Module):
         mixed = attend(queries, keys, values, mask)  # (B, H, L, D / H)
         return self.to_out(packing.unpad(merge_heads(mixed)))
 
-    def _reduced(
-        self, tokens: Tensor, packing: TokenPacking, layer: nn.Linear, projection: Tensor | None
-    ) -> Tensor:
-        """Keys or values at k positions, or at all, (B, heads, k or L, width of a head)."""
-        if projection is None:
-            return split_heads(packing.pad(layer(tokens)), self.kv_heads)
+    def _keys_and_values(self, tokens: Tensor, packing: TokenPacking) -> tuple[Tensor, Tensor]:
+        """Both at k positions, or at all, each (B, heads, k or L, width of a head)."""
+        layers = [(self.to_k, self.proj_k)]
+        if not self.share_kv:
+            layers.append((self.to_v, self.proj_v))
 
-        reduction = projection[..., : packing.length, :].transpose(-1, -2)  # (k, L) or (H, k, L)
-        if projection.ndim == 3:
-            return reduction @ split_heads(packing.pad(layer(tokens)), self.kv_heads)
+        if self._reduces_first(packing):
+            padded = packing.pad(tokens)  # (B, L, D)
+            made = [layer(_reduced(padded, projection)) for layer, projection in layers]
+            heads = [split_heads(each, self.kv_heads) for each in made]
+        else:
+            heads = [self._heads(packing.pad(layer(tokens)), projection) for layer, projection in layers]
+        return heads[0], heads[-1]
 
-        # the layer runs where there are fewer positions; an exported graph is one for all lengths
-        if not torch.compiler.is_exporting() and projection.shape[1] < packing.length:
-            return split_heads(layer(reduction @ packing.pad(tokens)), self.kv_heads)
-        return split_heads(reduction @ packing.pad(layer(tokens)), self.kv_heads)
+    def _reduces_first(self, packing: TokenPacking) -> bool:
+        """Whether the key and value layers see k positions; an exported graph is one for all lengths."""
+        projection = self.proj_k
+        if projection is None or projection.ndim == 3 or torch.compiler.is_exporting():
+            return False
+        return projection.shape[1] < packing.length
+
+    def _heads(self, padded: Tensor, projection: Tensor | None) -> Tensor:
+        """Keys or values of each head, `(B, L, width) -> (B, heads, k or L, width of a head)`."""
+        if projection is None or projection.ndim == 2:
+            return split_heads(_reduced(padded, projection), self.kv_heads)
+        reductions = projection[:, : padded.shape[1]].transpose(1, 2)  # (H, k, L)
+        return reductions @ split_heads(padded, self.kv_heads)
+
+
+def _reduced(padded: Tensor, projection: Tensor | None) -> Tensor:
+    """`(B, L, D), (context_length, k) -> (B, k, D)`; without a projection as it is."""
+    if projection is None:
+        return padded
+    reduction = projection[: padded.shape[1]].T  # (k, L)
+    if not torch.compiler.is_exporting():
+        # one for each caption: torch would copy the captions, to make it a single product
+        reduction = reduction.expand(len(padded), -1, -1)
+    return reduction @ padded
 
 
 def linformer_attention(
