@@ -14,6 +14,7 @@ from miniclip.errors import SettingError, above_zero, at_least, counted, in_rang
 from miniclip.optim.checks import check_group
 from miniclip.optim.copied_state import copied_state
 from miniclip.optim.matrix import Matrix
+from miniclip.optim.memory_order import keep_memory_order
 from miniclip.optim.norms import is_on_host
 from miniclip.optim.orthogonal_step import NewtonSchulzPrecision, move_all
 from miniclip.optim.passes import Closure, run_pass
@@ -214,6 +215,7 @@ class MuonAdamW(Optimizer):
         if self._adamw is not None:
             self._adamw.param_groups = [group for group in self.param_groups if not group["use_muon"]]
             self._adamw.state = self.state
+            keep_memory_order(self._adamw)
 
     def _step_muon(self) -> None:
         """One step of Muon."""

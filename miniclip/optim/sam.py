@@ -32,6 +32,7 @@ from miniclip.optim.copied_state import copied_state
 from miniclip.optim.descents import Descent
 from miniclip.optim.directions import Direction, Gradient, Scale
 from miniclip.optim.lengths import Lengths, RhoSchedule
+from miniclip.optim.memory_order import keep_memory_order
 from miniclip.optim.norms import length_of, norms_of, spoil_unless
 from miniclip.optim.passes import Closure, run_pass
 from miniclip.optim.perturbation import Perturbation
@@ -552,6 +553,7 @@ class SAM(Optimizer):
         self.state = self.base_optimizer.state
         self.defaults = self.base_optimizer.defaults
         forget_skipped_state(self.base_optimizer)
+        keep_memory_order(self.base_optimizer)
 
     def _all_params(self) -> list[Tensor]:
         return [p for group in self.param_groups for p in group["params"]]
