@@ -498,7 +498,8 @@ class SAM(Optimizer):
         pairs = ((p, p.grad) for p in self.perturbed_params())
         # the adaptive ascent overwrites them
         is_overwritten = self.perturbation.adaptive and self.direction.is_gradient
-        return {p: g.clone() if is_overwritten else g for p, g in pairs if g is not None}
+        # and the second pass those that DDP keeps in its buckets
+        return {p: g.clone() if is_overwritten or g._is_view() else g for p, g in pairs if g is not None}
 
     def _own_state(self) -> dict[str, Any]:
         params = self._all_params()
