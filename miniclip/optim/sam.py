@@ -83,7 +83,8 @@ class SAM(Optimizer):
         loss_budget: by how much the perturbation may raise the loss, to first order: the length is
             min(loss_budget / ||g||, rho) (LE-SAM, arXiv 2605.10183); null for no limit.
         perturb: perturb these parameters only: names of modules or parameters, or patterns, such as
-            "text_encoder" or "*.bias". Needs `model`. The first pass computes no other gradient.
+            "text_encoder" or "*.bias". Needs `model`. The first pass computes no other gradient, unless the
+            model is in torch's DistributedDataParallel, which waits for all.
         norms_only: perturb the gains and biases of norm layers only (SAM-ON, Mueller et al. 2023, arXiv
             2306.04226). The first pass computes no gradient of any other weight, which makes a step cost
             5/3 instead of 2 plain ones; that part is ours. Needs `model`.
@@ -530,6 +531,9 @@ class SAM(Optimizer):
         idle = [p for p in self._all_params() if p.requires_grad and p not in wanted]
         # the few of other groups are not worth a second graph; without a second pass all are used
         if self._only is None or self.trigger is not None or self.reuses_feature_gradient:
+            idle = []
+        # whose forward pass waits for the gradients of all that were trained when it was made
+        if isinstance(self.model, nn.parallel.DistributedDataParallel):
             idle = []
         for p in idle:
             p.requires_grad_(False)

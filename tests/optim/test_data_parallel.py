@@ -44,3 +44,9 @@ def test_gradients_in_buckets_are_two_gradients(descent: str) -> None:
     plain = trained(None, descent=DESCENTS[descent](), **settings)
     in_buckets = trained({"gradient_as_bucket_view": True}, descent=DESCENTS[descent](), **settings)
     torch.testing.assert_close(in_buckets, plain)
+
+
+@pytest.mark.parametrize("parallel", [{}, {"static_graph": True}, {"find_unused_parameters": True}])
+def test_a_part_is_perturbed_in_parallel_as_alone(parallel: dict[str, bool]) -> None:
+    plain = trained(None, norms_only=True)
+    torch.testing.assert_close(trained(parallel, norms_only=True), plain)
