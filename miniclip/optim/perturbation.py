@@ -77,13 +77,13 @@ class Perturbation:
             for p, copy, vector, scale in zip(params, saved, vectors, scales.tolist(), strict=True):
                 copy.copy_(p)
                 self._moved.append(p)
-                p.add_(vector, alpha=scale)
+                p.add_(precise(vector), alpha=scale)  # a scale by a short gradient is no number of float16
             return norm
 
         foreach.copy_(saved, params)
         self._moved = params
         # the same choice without asking the device; 0 * inf would be NaN
-        steps = [torch.where(is_finite, vector, 0) for vector in vectors]
+        steps = [torch.where(is_finite, precise(vector), 0) for vector in vectors]
         foreach.mul_(steps, list(scales))
         foreach.add_(params, steps)
         return norm

@@ -265,6 +265,25 @@ def test_weights_of_several_types_move_together(near: bool, monkeypatch: pytest.
         assert seen[dtypes.index(torch.float32)] == pytest.approx(0.05)
 
 
+@pytest.mark.filterwarnings("ignore:Weights are torch")
+@pytest.mark.parametrize("near", [True, False])
+@pytest.mark.parametrize("gradient", [0.0, 2.0**-22])
+def test_short_gradients_of_float16_move_as_far_as_any(
+    near: bool, gradient: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("miniclip.optim.perturbation.is_on_host", lambda _: near)
+    w = nn.Parameter(torch.zeros(1, dtype=torch.float16))
+    seen: list[float] = []
+
+    def closure() -> Tensor:
+        seen.append(w.item())
+        (gradient * w).backward()
+        return w.detach().sum()
+
+    SAM([w], SGD, rho=0.5).backward(closure)
+    assert seen == [0.0, 0.5 if gradient else 0.0]
+
+
 def test_weights_come_back_also_of_another_type_and_after_an_interruption(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
