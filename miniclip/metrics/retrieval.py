@@ -13,6 +13,7 @@ from torch import Tensor
 
 from miniclip.errors import counted
 from miniclip.metrics.recall_table import DIRECTIONS, RECALL_AT, recall_keys
+from miniclip.optim.norms import precise
 
 IMAGES_AT_ONCE = 1024
 CAPTIONS_AT_ONCE = 16384
@@ -76,12 +77,24 @@ def retrieval_ranks(
             images need not fit it.
     """
     device = image_features.device if device is None else device
+    # an autocast around this call would round the products in a matrix and not those alone
+    with torch.autocast(device.type, enabled=False):
+        return _ranks(image_features, text_features, image_of_caption, device)
+
+
+def _ranks(
+    image_features: Tensor, text_features: Tensor, image_of_caption: Tensor, device: torch.device
+) -> Ranks:
+    """See `retrieval_ranks`; features of low precision are multiplied in float32."""
     num_images, num_captions = len(image_features), len(text_features)
+
+    def on_device(features: Tensor) -> Tensor:
+        return precise(features.to(device))
 
     # of each caption with its image, (M,), and of each image with its best caption, (N,)
     own_score = torch.cat(
         [
-            (text_features[part].to(device) * image_features[image_of_caption[part]].to(device)).sum(dim=1)
+            (on_device(text_features[part]) * on_device(image_features[image_of_caption[part]])).sum(dim=1)
             for part in _parts(num_captions, CAPTIONS_AT_ONCE)
         ]
     )
@@ -92,10 +105,10 @@ def retrieval_ranks(
     image_to_text = torch.zeros(num_images, dtype=torch.int64, device=device)
     text_to_image = torch.zeros(num_captions, dtype=torch.int64, device=device)
     for rows in _parts(num_images, IMAGES_AT_ONCE):
-        images = image_features[rows].to(device)  # (I, D)
+        images = on_device(image_features[rows])  # (I, D)
         numbers = torch.arange(rows.start, rows.stop, device=device)[:, None]  # (I, 1)
         for columns in _parts(num_captions, CAPTIONS_AT_ONCE):
-            scores = images @ text_features[columns].to(device).T  # (I, C)
+            scores = images @ on_device(text_features[columns]).T  # (I, C)
             others = owners[columns] != numbers  # (I, C)
             # "not below" instead of "at least": a NaN on either side counts against the model
             image_to_text[rows] += (~(scores < best_own[rows, None] - TIE) & others).sum(dim=1)

@@ -121,6 +121,21 @@ def test_twins_tie_however_their_products_are_rounded() -> None:
     assert ranks.image_to_text.min() == ranks.text_to_image.min() == 1
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_ranks_are_by_products_in_float32(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.nn.functional.normalize(torch.randn(200, 64, generator=generator), dim=1).to(dtype)
+    noise = torch.randn(600, 64, generator=generator).to(dtype)
+    texts = images.repeat_interleave(3, dim=0) + noise / 4
+    owners = torch.arange(600) // 3
+    expected = retrieval_ranks(images.float(), texts.float(), owners)
+    of_low_precision = retrieval_ranks(images, texts, owners)
+    with torch.autocast("cpu", dtype):
+        under_autocast = retrieval_ranks(images.float(), texts.float(), owners)
+    for ranks in (of_low_precision, under_autocast):
+        assert all(torch.equal(a, b) for a, b in zip(ranks, expected, strict=True))
+
+
 def test_recalls_are_clip_benchmarks() -> None:
     theirs = pytest.importorskip(
         "clip_benchmark.metrics.zeroshot_retrieval", reason="needs the extra bench"
