@@ -3,9 +3,9 @@
 import math
 import typing
 
-from torch import nn
+from torch import Tensor, nn
 
-from miniclip.errors import at_least
+from miniclip.errors import UserError, at_least, counted
 
 Gather = typing.Literal["global", "local"]
 
@@ -29,6 +29,16 @@ class Loss(nn.Module):
     def chance(self, batch_size: int) -> float:
         """Value for a model that knows nothing, which `val/loss_over_chance` divides by; NaN: not known."""
         return math.nan
+
+
+def check_pairs(image_features: Tensor, text_features: Tensor) -> None:
+    """Raises UserError: when images and captions are not as many."""
+    images, captions = len(image_features), len(text_features)
+    if images != captions:
+        raise UserError(
+            "A loss compares as many captions as images, row i with row i, not "
+            f"{counted(images, 'image')} with {counted(captions, 'caption')}."
+        )
 
 
 def check_chunk_size(chunk_size: int | None) -> None:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from miniclip.errors import in_range, one_of
-from miniclip.losses.base import Gather, Loss, check_chunk_size, row_numbers
+from miniclip.losses.base import Gather, Loss, check_chunk_size, check_pairs, row_numbers
 from miniclip.losses.fused_cross_entropy import FusedCrossEntropy
 from miniclip.losses.tiled_cross_entropy import TiledCrossEntropy
 from miniclip.losses.tiles import Inputs
@@ -70,7 +70,11 @@ class ClipLoss(Loss):
             positives: which captions are right for which images; used by `multi_positive`.
             rows: whose loss it is: of these images against all captions, and of these captions against
                 all images; None is all.
+
+        Raises:
+            UserError: when there are more images than captions, or fewer.
         """
+        check_pairs(image_features, text_features)
         positives = positives if self.multi_positive else None
         # float32 also under autocast: a scale of 100 leaves bfloat16 too few digits
         with torch.autocast(image_features.device.type, enabled=False):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from miniclip.errors import one_of
-from miniclip.losses.base import Gather, Loss, check_chunk_size, row_numbers
+from miniclip.losses.base import Gather, Loss, check_chunk_size, check_pairs, row_numbers
 from miniclip.losses.tiled_sigmoid import TiledSigmoid
 from miniclip.losses.tiles import Inputs
 from miniclip.positives import ALL, PositivePairs
@@ -63,7 +63,11 @@ class SigLipLoss(Loss):
         Args:
             positives: which captions are right for which images; used by `multi_positive`.
             rows: whose loss it is: of these images and all captions, divided by their number; None is all.
+
+        Raises:
+            UserError: when there are more images than captions, or fewer.
         """
+        check_pairs(image_features, text_features)
         positives = positives if self.multi_positive else None
         # float32 also under autocast: a scale of 100 leaves bfloat16 too few digits
         with torch.autocast(image_features.device.type, enabled=False):

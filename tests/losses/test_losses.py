@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from miniclip.errors import UserError
 from miniclip.losses import ClipLoss, Loss, SigLipLoss
 from miniclip.positives import PositivePairs
 
@@ -47,6 +48,15 @@ def test_loss_is_float32_under_autocast() -> None:
         mixed = ClipLoss()(features, features.flip(1), torch.tensor(50.0))
     assert mixed.dtype is torch.float32
     assert torch.equal(mixed, exact)
+
+
+@pytest.mark.parametrize(
+    "loss", [ClipLoss(), ClipLoss(chunk_size=4), SigLipLoss(initial_bias=-10, chunk_size=4)]
+)
+@pytest.mark.parametrize(("num_images", "num_captions"), [(8, 9), (9, 8)])
+def test_as_many_captions_as_images(loss: Loss, num_images: int, num_captions: int) -> None:
+    with pytest.raises(UserError, match=f"not {num_images} images with {num_captions} captions"):
+        loss(torch.eye(num_images, 9), torch.eye(num_captions, 9), torch.tensor(1.0))
 
 
 def test_several_positives_share_the_target() -> None:
