@@ -82,7 +82,9 @@ class ModelBundle:
         )
         plain = {"tokenizer": tokenizer, "preprocessing": self.preprocessing.state()}
         digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode())
-        for name, tensor in sorted(self._weights().items()):
+        for name, weight in sorted(self._weights().items()):
+            # as it is loaded again, also where it was cast to another precision
+            tensor = weight.float() if weight.is_floating_point() else weight
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()

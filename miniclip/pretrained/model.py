@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -158,9 +157,9 @@ class MiniCLIP:
         model.train(training)
         return float(scale)
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """A digest of all that an embedding depends on: weights, tokenizer and preprocessing."""
+        """A digest of all that an embedding depends on now: weights, tokenizer and preprocessing."""
         return self.bundle.fingerprint()
 
     def encode_image(

@@ -80,6 +80,26 @@ def test_a_saved_model_is_saved_again(saved: Path, tmp_path: Path) -> None:
         assert (again / path.name).read_bytes() == path.read_bytes()
 
 
+def test_a_model_that_has_changed_is_saved_as_it_is(saved: Path, tmp_path: Path) -> None:
+    model = MiniCLIP.from_pretrained(saved)
+    fingerprint = model.fingerprint
+    with torch.no_grad():
+        model.model.text_encoder.proj.weight.mul_(2)
+    again = MiniCLIP.from_pretrained(model.save_pretrained(tmp_path / "changed"))
+    assert again.fingerprint == model.fingerprint != fingerprint
+    assert torch.equal(again.encode_text("a dog"), model.encode_text("a dog"))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_model_of_another_precision_comes_back(dtype: torch.dtype, saved: Path, tmp_path: Path) -> None:
+    model = MiniCLIP.from_pretrained(saved)
+    model.model.to(dtype)
+    again = MiniCLIP.from_pretrained(model.save_pretrained(tmp_path / "cast"))
+    weights = again.model.state_dict()
+    for name, tensor in model.model.state_dict().items():
+        assert torch.equal(weights[name], tensor.to(weights[name].dtype))
+
+
 def test_the_config_is_plain(saved: Path) -> None:
     text = (saved / "config.json").read_text()
     assert "_target_" not in text and "_partial_" not in text
