@@ -40,7 +40,7 @@ class SmallMapConv2d(nn.Conv2d):
         # without gradients autocast keeps the weights that it has cast for torch's own
         largest = SMALL_MAP * stride if torch.is_grad_enabled() else DENSE_MAP
         # a batch norm that is folded into it leaves a bias
-        is_small = self.bias is None and max(images.shape[-2:]) <= largest
+        is_small = self.bias is None and images.ndim == 4 and max(images.shape[-2:]) <= largest
         if images.device.type == "cpu" and images.dtype is torch.bfloat16 and is_small:
             weight = kept(self.weight, "cast", lambda: self.weight.to(images.dtype))
             return _Conv3x3.apply(images, weight, stride)
@@ -111,7 +111,8 @@ def _dense_product(images: Tensor, kernel: Tensor) -> Tensor:
     """`images (B, C, H, W), kernel (H W C, H W D) -> (B, D, H, W)`, both in channels_last memory."""
     height, width = images.shape[-2:]
     product = images.permute(0, 2, 3, 1).flatten(1) @ kernel  # (B, H W D)
-    return product.view(len(images), height, width, -1).permute(0, 3, 1, 2)
+    num_channels = product.shape[1] // (height * width)  # also of a batch without images
+    return product.view(len(images), height, width, num_channels).permute(0, 3, 1, 2)
 
 
 def _weight_gradient(images: Tensor, grad: Tensor, stride: int) -> Tensor:

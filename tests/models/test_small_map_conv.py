@@ -79,3 +79,15 @@ def test_a_bias_that_it_is_given_later_is_added() -> None:
     plain.bias = fast.bias = nn.Parameter(torch.ones(16).bfloat16())
     images = torch.randn(5, 8, 2, 2).bfloat16()
     torch.testing.assert_close(fast(images), plain(images))
+
+
+@pytest.mark.parametrize("shape", [(0, 8, 2, 2), (0, 8, 4, 4), (8, 2, 2), (8, 3, 4)])
+def test_no_image_and_one_without_a_batch_are_taken_as_torch_does(shape: tuple[int, ...]) -> None:
+    results = []
+    for conv in both(1):
+        images = torch.ones(shape, dtype=torch.bfloat16, requires_grad=True)
+        output = conv(images)
+        output.sum().backward()
+        results.append((output, images.grad, conv.weight.grad))
+    for expected, actual in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected, atol=0.02, rtol=0.02)
