@@ -171,9 +171,20 @@ def as_its_file(image: Image.Image, *, decode_size: int) -> Image.Image:
 
     A JPEG of which something is loaded or chosen already is taken as it is. Several threads may ask for
     the same image.
+
+    Raises:
+        BrokenImage: when it has no pixels, as an empty crop, or they cannot be read.
     """
-    with LOADING[id(image) % len(LOADING)]:
-        return upright_rgb(_drafted(image, decode_size=decode_size))
+    name = f"{getattr(image, 'filename', '')} ({image.mode}, {image.width} x {image.height})".strip()
+    if image.width * image.height == 0:
+        raise BrokenImage(f"The image {name} has no pixels.")
+    try:
+        with LOADING[id(image) % len(LOADING)]:
+            return upright_rgb(_drafted(image, decode_size=decode_size))
+    except MemoryError:
+        raise
+    except Exception as error:  # as `_opened` does
+        raise BrokenImage(f"The image {name} cannot be read ({str(error) or repr(error)}).") from None
 
 
 def _drafted(image: Image.Image, *, decode_size: int) -> Image.Image:

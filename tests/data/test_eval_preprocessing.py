@@ -16,7 +16,7 @@ from miniclip.data.dataset import ImageTextDataset
 from miniclip.data.eval_preprocessing import EvalPreprocessing
 from miniclip.data.images import ImageFiles
 from miniclip.data.split import Split
-from miniclip.errors import SettingError, UserError
+from miniclip.errors import BrokenImage, SettingError, UserError
 from miniclip.integrations.clip_benchmark import load
 from miniclip.preprocessing import MEAN, STD, Preprocessing
 from miniclip.runs import RunDirectory
@@ -194,3 +194,24 @@ def test_a_checkpoint_with_an_unknown_crop_is_refused(class_run: RunDirectory, t
     torch.save(checkpoint, tmp_path / "other.pt")
     with pytest.raises(UserError, match=r"other\.pt cannot be restored: the preprocessing 'left'"):
         restore(tmp_path / "other.pt")
+
+
+def test_an_open_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    Image.effect_noise((90, 120), 50).save(tmp_path / "cut.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:3000])
+    with Image.open(tmp_path / "cut.png") as closed:
+        pass
+    for image, told in (
+        (Image.new("RGB", (8, 8)).crop((5, 5, 5, 8)), r"The image \(RGB, 0 x 3\) has no pixels"),
+        (
+            Image.new("F", (8, 8), 0.5),
+            r"The image \(F, 8 x 8\) cannot be read \(its pixels are between 0.5",
+        ),
+        (
+            Image.open(tmp_path / "cut.png"),
+            r"cut\.png \(L, 90 x 120\) cannot be read \(image file is trunc",
+        ),
+        (closed, r"cut\.png \(L, 90 x 120\) cannot be read \(AssertionError"),
+    ):
+        with pytest.raises(BrokenImage, match=told):
+            EvalPreprocessing(32, crop="squash")(image)
