@@ -179,6 +179,8 @@ class SAM(Optimizer):
         self._only = selected_params(model, norms_only=norms_only, perturb=perturb)
         self._loss_scale: Scale = 1.0
         self._has_looked_for_statistics = False
+        self._has_run_passes = False
+        self._has_warned_of_plain_step = False
         self._check_axes()
 
         self.base_optimizer = base(self.param_groups, **base_settings)
@@ -192,9 +194,11 @@ class SAM(Optimizer):
     def step(self, closure: Closure | None = None) -> Tensor | None:  # type: ignore[override]
         """One step of the base optimizer.
 
-        With a closure both passes run first; without one, `backward` has been called.
+        With a closure both passes run first; without one, `backward` has been called, or else the step is
+        that of the base optimizer alone, which the first one warns of.
         """
         loss = None if closure is None else self.backward(closure)
+        self._warn_of_plain_step()
         self.base_optimizer.step()
         return loss
 
@@ -212,6 +216,7 @@ class SAM(Optimizer):
         """
         # torch's schedulers ask whether the optimizer has begun; a GradScaler steps the base alone
         self._opt_called = True
+        self._has_run_passes = True
         # an autocast around this call would keep low-precision copies of the weights before the last step
         torch.clear_autocast_cache()
         self.zero_grad()
@@ -401,6 +406,19 @@ class SAM(Optimizer):
                 "weights. Keep the weights in float32, and compute in autocast.",
                 stacklevel=3,
             )
+
+    def _warn_of_plain_step(self) -> None:
+        """Warn once of gradients that are not of SAM's passes, as after `loss.backward()` alone."""
+        if self._has_run_passes or self.lengths.rho == 0 or self._has_warned_of_plain_step:
+            self._has_run_passes = False
+            return
+        self._has_warned_of_plain_step = True
+        warnings.warn(
+            "SAM.step() was called without a closure, and backward(closure) before it neither: nothing is "
+            "perturbed, and the step is the base optimizer's. Call step(closure), with a closure that runs "
+            "forward and backward and returns the loss.",
+            stacklevel=4,
+        )
 
     def _first_pass(self, closure: Closure) -> Tensor:
         """The pass that every step has; sparse gradients are refused before a perturbation meets them."""

@@ -464,6 +464,24 @@ def test_sparse_gradients_and_none_at_all_are_refused() -> None:
         SAM(embedding.parameters(), SGD).step(lambda: torch.zeros(()))
 
 
+def test_a_step_without_its_passes_is_told_once() -> None:
+    w = nn.Parameter(torch.ones(3))
+    optimizer = SAM([w], SGD)
+    quadratic(w)()
+    with pytest.warns(UserWarning, match=r"Call step\(closure\)") as told:
+        optimizer.step()
+        optimizer.step()
+    assert len(told) == 1 and told[0].filename == __file__
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for other in (SAM([w], SGD), MSAM([w], MOMENTUM_SGD), SAM([w], SGD, rho=0.0)):
+            other.step(quadratic(w))
+            other.backward(quadratic(w))
+            other.step()
+        other.step()
+
+
 def test_a_step_that_raises_does_not_count() -> None:
     w = nn.Parameter(torch.ones(3))
     optimizer = SAM([w], SGD, interval=2)
