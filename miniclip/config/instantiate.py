@@ -16,6 +16,7 @@ from miniclip.config.schema import check_is_part, full_name, select
 from miniclip.data import DataSource, ImageTextDataset
 from miniclip.errors import SettingError, UserError
 from miniclip.files import flatten
+from miniclip.losses import Loss
 from miniclip.models import CLIP
 from miniclip.optim import PassOptimizer, as_pass_optimizer, parameter_groups, scale_learning_rates
 from miniclip.signature import signature_of
@@ -39,13 +40,17 @@ def read_data(cfg: DictConfig) -> tuple[ImageTextDataset, ImageTextDataset]:
 
 
 def make_model(cfg: DictConfig, *, vocab_size: int) -> CLIP:
-    """Towers, projection, temperature and loss."""
+    """Towers, projection, temperature and loss.
+
+    Raises:
+        SettingError: when the loss is no `Loss`.
+    """
     return CLIP(
         image_encoder=make(cfg, "encoder.image"),
         text_encoder=_call(cfg, "encoder.text", vocab_size=vocab_size),
         projection=make(cfg, "projection"),
         temperature=make(cfg, "temperature"),
-        loss=make(cfg, "loss"),
+        loss=_make_loss(cfg),
     )
 
 
@@ -62,6 +67,15 @@ def make_optimizer(cfg: DictConfig, model: torch.nn.Module) -> PassOptimizer:
 def make_precision(cfg: DictConfig, trainer: Trainer) -> Precision:
     """Autocast and scaler for the trainer's device."""
     return _call(cfg, "precision", device=trainer.device)
+
+
+def _make_loss(cfg: DictConfig) -> Loss:
+    """The loss, of which training asks more than its value."""
+    loss = make(cfg, "loss")
+    if not isinstance(loss, Loss):
+        target = select(cfg, "loss")._target_
+        raise SettingError("loss._target_", target, "must be derived from miniclip.losses.Loss")
+    return loss
 
 
 def _call(cfg: DictConfig, part: str, *args: Any, **kwargs: Any) -> Any:

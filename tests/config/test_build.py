@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 
 from miniclip.config.build import build, check, unlike_the_run
 from miniclip.config.compose import compose
-from miniclip.config.instantiate import read_data
+from miniclip.config.instantiate import make_model, read_data
 from miniclip.config.optuna_sweeper import settings_to_check
 from miniclip.data import DataSource
-from miniclip.errors import UserError
+from miniclip.errors import SettingError, UserError
 from miniclip.preprocessing import IMAGENET, Preprocessing
 from miniclip.runs import RunDirectory, RunFacts
 from tests.bundles import hugging_face_folder
@@ -174,6 +174,15 @@ def test_a_wrong_setting_is_named_before_data_is_read(
     with pytest.raises(UserError) as caught:
         check(compose(*overrides))
     assert named in str(caught.value)
+
+
+def test_a_loss_that_is_none_of_the_kind_is_told() -> None:
+    cfg = compose(*TINY)
+    with open_dict(cfg):
+        cfg.loss = {"_target_": "torch.nn.Identity"}
+    told = r"loss\._target_=torch\.nn\.Identity: must be derived from miniclip\.losses\.Loss"
+    with pytest.raises(SettingError, match=told):
+        make_model(cfg, vocab_size=300)
 
 
 def test_what_weights_saw_is_told_where_it_differs_from_the_run() -> None:
