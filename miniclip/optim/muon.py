@@ -1,6 +1,7 @@
 """Muon for a whole model."""
 
 import logging
+import warnings
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, get_args
@@ -183,6 +184,12 @@ class MuonAdamW(Optimizer):
         """A group's matrices and its other parameters, each as a group of its own if there are any."""
         params = group["params"]
         names: list[str] | None = group.get("param_names")
+        if names is None and self.adamw_patterns:
+            warnings.warn(
+                "adamw_patterns find nothing among parameters without names, whose shapes decide alone: "
+                "give model.named_parameters(), or groups with param_names.",
+                stacklevel=5,
+            )
         known = names if names is not None else [""] * len(params)
         is_muons = [self._is_muons(name, p) for name, p in zip(known, params, strict=True)]
 
@@ -198,7 +205,9 @@ class MuonAdamW(Optimizer):
         return parts
 
     def _is_muons(self, name: str, parameter: Tensor) -> bool:
-        if any(matches(pattern, name) for pattern in self.adamw_patterns):
+        # as it was before torch.compile
+        plain_name = name.replace("_orig_mod.", "")
+        if any(matches(pattern, plain_name) for pattern in self.adamw_patterns):
             return False
         if parameter.ndim == 4:
             return parameter.shape[1] >= FEWEST_CHANNELS

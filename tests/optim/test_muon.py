@@ -319,7 +319,9 @@ def test_who_trains_what() -> None:
 
 def test_without_names_shapes_decide() -> None:
     model = network()
-    optimizer = MUON(model.parameters(), adamw_patterns=PATTERNS)
+    with pytest.warns(UserWarning, match=r"give model\.named_parameters\(\)") as told:
+        optimizer = MUON(model.parameters(), adamw_patterns=PATTERNS)
+    assert told[0].filename == __file__
     trained = {p for group in optimizer.param_groups if group["use_muon"] for p in group["params"]}
     weights = (model[name].weight for name in ("conv", "token_embedding", "linear"))
     assert trained == set(weights)
@@ -340,6 +342,15 @@ def test_names_reach_muon_through_sam() -> None:
     optimizer = SAM(parameter_groups(model), base, rho=0.1)
     assert isinstance(optimizer.base_optimizer, MuonAdamW)
     assert optimizer.base_optimizer.shares()["muon"]["names"] == ["linear.weight"]
+
+
+def test_patterns_are_of_the_names_before_compiling() -> None:
+    model = network()
+    for child in ("conv", "token_embedding"):
+        model[child] = torch.compile(model[child])
+    compiled = torch.compile(model)
+    optimizer = MUON(compiled.named_parameters(), adamw_patterns=("conv.*", "token_embedding.*"))
+    assert optimizer.shares()["muon"]["names"] == ["_orig_mod.linear.weight"]
 
 
 def test_a_pattern_of_nothing_is_named() -> None:
