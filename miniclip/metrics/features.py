@@ -29,11 +29,11 @@ class Features(NamedTuple):
 
     @property
     def first_captions(self) -> Tensor:
-        """For each image its first caption's features, (N, D)."""
+        """For each image its first caption's features, (N, D), in whatever order the captions are."""
         owners = self.image_of_caption
-        first = torch.ones_like(owners, dtype=torch.bool)
-        first[1:] = owners[1:] != owners[:-1]
-        return self.texts[first]
+        numbers = torch.arange(len(owners), device=owners.device)  # (M,)
+        first = numbers.new_full((len(self.images),), len(owners))
+        return self.texts[first.scatter_reduce(0, owners, numbers, "amin")]
 
 
 @torch.no_grad()

@@ -70,6 +70,8 @@ def test_first_captions_are_each_images_first() -> None:
     texts = torch.eye(4)
     features = Features(torch.eye(2), texts, torch.tensor([0, 0, 0, 1]))
     assert torch.equal(features.first_captions, texts[[0, 3]])
+    features = Features(torch.eye(2), texts, torch.tensor([1, 0, 1, 0]))
+    assert torch.equal(features.first_captions, texts[[1, 0]])
 
 
 class Casts(TorchDispatchMode):
