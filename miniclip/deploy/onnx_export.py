@@ -24,6 +24,7 @@ from miniclip.disk_errors import naming
 from miniclip.errors import UserError, first_line
 from miniclip.files import replace, write_json, write_text
 from miniclip.models import CLIP
+from miniclip.models.modes import modes_kept
 from miniclip.pretrained import MiniCLIP
 
 log = logging.getLogger(__name__)
@@ -94,11 +95,12 @@ def _write(
     """Write the graphs and what goes with them."""
     pixels = torch.stack([model.preprocess(image) for image in images])
     token_ids, attention_mask = model.tokenizer.encode(list(texts))
-    network = model.model.eval()
     of_images = {files.IMAGES: pixels}
     of_texts = {files.TOKEN_IDS: token_ids, files.ATTENTION_MASK: attention_mask}
-    _write_graph(_ImageTower(network), of_images, 1, folder / files.IMAGE, precision)
-    _write_graph(_TextTower(network), of_texts, 2, folder / files.TEXT, precision)
+    with modes_kept(model.model):
+        network = model.model.eval()
+        _write_graph(_ImageTower(network), of_images, 1, folder / files.IMAGE, precision)
+        _write_graph(_TextTower(network), of_texts, 2, folder / files.TEXT, precision)
     write_text(folder / files.TOKENIZER, model.tokenizer.state()["backend"])
     write_json(folder / files.CONFIG, _config(model, folder, precision))
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from miniclip.metrics.retrieval import caption_owners
 from miniclip.models.clip import CLIP
+from miniclip.models.modes import modes_kept
 from miniclip.tokenizers import Tokenizer
 
 Autocast = Callable[[], AbstractContextManager]
@@ -94,9 +95,6 @@ def _in_evaluation(model: CLIP) -> Iterator[None]:
         yield
         return
 
-    training = model.training
-    model.eval()
-    try:
+    with modes_kept(model):
+        model.eval()
         yield
-    finally:
-        model.train(training)

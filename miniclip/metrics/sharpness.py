@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from miniclip.data.batch import Batch
 from miniclip.metrics.vectors import dot, norm, random_like, scaled, unit
 from miniclip.models import CLIP
+from miniclip.models.modes import modes_kept
 from miniclip.optim import Randomness, foreach, frozen_statistics, parameter_groups
 
 DROPOUT_SEED = 0
@@ -76,16 +77,17 @@ class LossSurface:
 
     def batch_loss(self, batch: Batch) -> Tensor:
         """Loss of one batch, (), with the same dropout in every call."""
-        training = self.model.training
         randomness = Randomness(self.model.parameters())
         torch.manual_seed(DROPOUT_SEED)
-        self.model.train()
         try:
-            with frozen_statistics(self.model), sdpa_kernel(SDPBackend.MATH):  # which differentiates twice
-                output = self.model(*batch[:3])
+            with (
+                modes_kept(self.model),
+                frozen_statistics(self.model),
+                sdpa_kernel(SDPBackend.MATH),  # which differentiates twice
+            ):
+                output = self.model.train()(*batch[:3])
                 return self.loss(**output.loss_inputs(), positives=batch.positives)
         finally:
-            self.model.train(training)
             randomness.restore()
 
     @torch.no_grad()

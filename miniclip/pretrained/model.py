@@ -14,6 +14,7 @@ from miniclip.data.sampler import sequential_batches
 from miniclip.errors import UserError, at_least, counted, one_of
 from miniclip.metrics.features import encode_images, encode_texts
 from miniclip.models import CLIP
+from miniclip.models.modes import modes_kept
 from miniclip.pretrained.bundle import ModelBundle
 from miniclip.pretrained.folder import is_model_folder, load_folder, save_folder
 from miniclip.pretrained.hub import download, is_repo_name, upload
@@ -148,14 +149,10 @@ class MiniCLIP:
     @property
     def logit_scale(self) -> float:
         """What cosines are multiplied by to become logits."""
-        model = self.bundle.text_model
-        training = model.training
-        model.eval()
+        temperature = self.bundle.text_model.temperature
         # in evaluation no temperature reads a batch's variance
-        with torch.no_grad():
-            scale = model.temperature(None)
-        model.train(training)
-        return float(scale)
+        with torch.no_grad(), modes_kept(temperature):
+            return float(temperature.eval()(None))
 
     @property
     def fingerprint(self) -> str:

@@ -66,6 +66,16 @@ def test_a_split_is_encoded_in_evaluation_mode_and_the_model_left_as_it_was(
         torch.testing.assert_close(found.images, model.encode_image(images))
 
 
+def test_a_part_that_was_held_in_evaluation_mode_stays_so(parts: tuple[CLIP, Tokenizer]) -> None:
+    model, tokenizer = parts
+    model.train()
+    model.image_encoder.eval()  # whose batch norms a user holds still
+    before = [module.training for module in model.modules()]
+    cpu = torch.device("cpu")
+    encode_texts(model, ["a red square"], tokenizer, device=cpu, batch_size=1)
+    assert [module.training for module in model.modules()] == before and len(set(before)) == 2
+
+
 def test_first_captions_are_each_images_first() -> None:
     texts = torch.eye(4)
     features = Features(torch.eye(2), texts, torch.tensor([0, 0, 0, 1]))

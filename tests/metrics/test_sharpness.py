@@ -126,8 +126,11 @@ def test_a_model_with_dropout_is_as_sharp_as_its_loss_and_no_generator_moves() -
     inputs = Batch(torch.randn(8, 3, 32, 32), token_ids, torch.ones_like(token_ids).bool())
     surface = LossSurface(model, ClipLoss(), [inputs])
     before = torch.get_rng_state()
+    model.image_encoder.eval()
+    modes = [module.training for module in model.modules()]
     assert abs(m_sharpness(surface, rho=1e-7)) < 1e-4
     assert torch.equal(torch.get_rng_state(), before)
+    assert [module.training for module in model.modules()] == modes
     first = m_sharpness(surface, rho=0.05)
     torch.manual_seed(7)
     assert m_sharpness(surface, rho=0.05) == first

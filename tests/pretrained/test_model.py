@@ -160,6 +160,15 @@ def test_a_batch_is_of_one_image_at_least_and_of_any_float(model: MiniCLIP) -> N
             model.encode_text("a dog", batch_size=batch_size)
 
 
+def test_asking_for_the_scale_changes_no_mode(model: MiniCLIP) -> None:
+    network = model.model.train()
+    network.image_encoder.eval()
+    modes = [module.training for module in network.modules()]
+    assert model.logit_scale > 0
+    assert [module.training for module in network.modules()] == modes
+    network.eval()
+
+
 def test_a_move_that_fails_changes_nothing(model: MiniCLIP) -> None:
     with pytest.raises(SettingError, match=r"dtype=torch\.float64: must be torch\.float32"):
         model.to("cpu", torch.float64)
