@@ -75,12 +75,20 @@ def class_embeddings(
         templates: sentences with {} in place of the name.
 
     Raises:
-        UserError: see `check_class_names`.
+        UserError: see `check_class_names`; when there is no template, or one without {}.
     """
     check_class_names(class_names)
+    _check_templates(templates)
     sentences = [template.replace("{}", name) for name in class_names for template in templates]
     features = encode_text(sentences).view(len(class_names), len(templates), -1)  # (C, T, D)
     return F.normalize(features.mean(dim=1), dim=1)
+
+
+def _check_templates(templates: Sequence[str]) -> None:
+    without = [template for template in templates if "{}" not in template]
+    if not templates or without:
+        found = repr(without[0]) if without else "none at all"
+        raise UserError(f"Templates are sentences with {{}} in place of the class's name, not {found}.")
 
 
 def classify(image_features: Tensor, embeddings: Tensor, labels: Tensor) -> Classification:

@@ -77,6 +77,15 @@ def test_built_in_templates_hold_one_place_for_the_name(templates: tuple[str, ..
     assert all(text.count("{}") == 1 for text in templates)
 
 
+@pytest.mark.parametrize(
+    ("templates", "found"),
+    [("a photo of a {}.", "'a'"), (("{}", "a photo"), "'a photo'"), ((), "none at all")],
+)
+def test_templates_without_a_place_for_the_name_are_refused(templates: tuple[str, ...], found: str) -> None:
+    with pytest.raises(UserError, match=rf"in place of the class's name, not {found}"):
+        class_embeddings(encode, NAMES, templates)
+
+
 def test_what_is_wrong_is_said() -> None:
     with pytest.raises(UserError, match="these repeat: dog"):
         class_embeddings(encode, ["dog", "cat", "dog"], ("{}",))
