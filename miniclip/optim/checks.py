@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from torch.optim import Optimizer
@@ -22,6 +23,12 @@ def check_group(group: dict[str, Any]) -> None:
 def check_rho(rho: float) -> None:
     """Raise a SettingError where a length of the perturbation is negative or not finite."""
     at_least("rho", rho, 0, hint=" and finite (0 turns the perturbation off)")
+
+
+def check_list(setting: str, values: Sequence[str] | None) -> None:
+    """Raise a SettingError where a text stands in place of a list of texts, and would be its letters."""
+    if isinstance(values, str):
+        raise SettingError(setting, values, f"must be a list, as [{values!r}]")
 
 
 def require_plain_step(base: Optimizer) -> None:

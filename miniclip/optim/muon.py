@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from miniclip.distributed import World
 from miniclip.errors import SettingError, above_zero, at_least, counted, in_range, one_of
-from miniclip.optim.checks import check_group
+from miniclip.optim.checks import check_group, check_list
 from miniclip.optim.copied_state import copied_state
 from miniclip.optim.matrix import Matrix
 from miniclip.optim.memory_order import keep_memory_order
@@ -85,6 +85,7 @@ class MuonAdamW(Optimizer):
         muon_interval: int = 1,
         precision: NewtonSchulzPrecision = "auto",
     ):
+        check_list("adamw_patterns", adamw_patterns)
         check_group({"betas": betas, "eps": eps, "conv_lr_factor": conv_lr_factor})
         at_least("eps", eps, 0)
         in_range("momentum", momentum, 0, 1, includes_high=False)

@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 from torch import Tensor, nn
 
 from miniclip.errors import SettingError
+from miniclip.optim.checks import check_list
 from miniclip.optim.norm_layers import NORM_LAYERS
 
 
@@ -22,6 +23,7 @@ def selected_params(
     Raises:
         SettingError: when there is no model to know names from, or when nothing is found.
     """
+    check_list("perturb", perturb)
     for setting, value in (("norms_only", norms_only), ("perturb", perturb)):
         if value and model is None:
             raise SettingError(setting, value, "needs the model, to know its layers")

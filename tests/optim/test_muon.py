@@ -359,6 +359,11 @@ def test_a_pattern_of_nothing_is_named() -> None:
         check_patterns(["*.weight", "kconv*"], ["conv.weight"])
 
 
+def test_a_text_is_no_list_of_patterns() -> None:
+    with pytest.raises(SettingError, match=r"adamw_patterns=\*embed\*: must be a list, as \['\*embed\*'\]"):
+        MUON(network().named_parameters(), adamw_patterns="*embed*")
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -45,6 +45,7 @@ def test_without_a_choice_all_are_perturbed() -> None:
     ("settings", "problem"),
     [
         ({"perturb": ["txt"]}, r"perturb=txt: names no parameter of the model \(parts: image_encoder, tex"),
+        ({"perturb": "*.bias"}, r"perturb=\*\.bias: must be a list, as \['\*\.bias'\]"),
         ({"perturb": []}, r"perturb=\[\]: must name something that is trained"),
         ({"norms_only": True, "perturb": ["text_encoder"]}, r"finds no norm layer to perturb in perturb="),
     ],
