@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from miniclip.errors import counted
+from miniclip.errors import UserError, counted
 from miniclip.metrics.recall_table import DIRECTIONS, RECALL_AT, recall_keys
 from miniclip.optim.norms import precise
 
@@ -75,6 +75,9 @@ def retrieval_ranks(
     Args:
         device: where the products are computed; None is where the features lie. Features of a million
             images need not fit it.
+
+    Raises:
+        UserError: when an image has no caption.
     """
     device = image_features.device if device is None else device
     # an autocast around this call would round the products in a matrix and not those alone
@@ -99,6 +102,12 @@ def _ranks(
         ]
     )
     owners = image_of_caption.to(device)
+    num_without = num_images - len(owners.unique())
+    if num_without:  # it could not be found, and every recall would be too low
+        raise UserError(
+            f"{counted(num_without, 'image')} of {num_images:,} without a caption: leave out what "
+            "image_of_caption does not name."
+        )
     best_own = torch.full((num_images,), -torch.inf, device=device, dtype=own_score.dtype)
     best_own = best_own.scatter_reduce(0, owners, own_score, "amax")
 

@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 
+from miniclip.errors import UserError
 from miniclip.metrics.retrieval import (
     chance_metrics,
     fold_metrics,
@@ -134,6 +135,11 @@ def test_ranks_are_by_products_in_float32(dtype: torch.dtype) -> None:
         under_autocast = retrieval_ranks(images.float(), texts.float(), owners)
     for ranks in (of_low_precision, under_autocast):
         assert all(torch.equal(a, b) for a, b in zip(ranks, expected, strict=True))
+
+
+def test_an_image_without_a_caption_is_told() -> None:
+    with pytest.raises(UserError, match="2 images of 4 without a caption"):
+        retrieval_metrics(torch.eye(4), torch.eye(4)[:3], torch.tensor([2, 0, 2]))
 
 
 def test_recalls_are_clip_benchmarks() -> None:
