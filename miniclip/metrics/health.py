@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from miniclip.metrics.cosines import cosines_of
 from miniclip.metrics.features import Features
 
 MOST_PAIRS = 2048
@@ -58,7 +59,7 @@ class Health(NamedTuple):
 def health(features: Features) -> Health:
     """Measure a split's features, each image with its first caption."""
     images, texts = some_pairs(features)
-    cosines = images @ texts.T  # (P, P)
+    cosines = cosines_of(images, texts)  # (P, P)
     right = cosines.diagonal()
     wrong = ~torch.eye(len(cosines), dtype=torch.bool, device=cosines.device)
 
@@ -77,7 +78,7 @@ def health(features: Features) -> Health:
 def cosine_counts(features: Features, *, num_bins: int = 50) -> dict[str, list[int]]:
     """How often which cosine occurs, in bins of equal width from -1 to 1, of right and of wrong pairs."""
     images, texts = some_pairs(features)
-    cosines = (images @ texts.T).clamp(-1, 1).cpu()  # (P, P)
+    cosines = cosines_of(images, texts).clamp(-1, 1).cpu()  # (P, P)
     wrong = ~torch.eye(len(cosines), dtype=torch.bool)
     return {
         name: torch.histc(values, num_bins, -1, 1).long().tolist()
@@ -105,6 +106,6 @@ def _uniformity(features: Tensor) -> float:
     if len(features) < FEWEST_IMAGES:
         return math.nan
 
-    cosines = features @ features.T  # (P, P)
+    cosines = cosines_of(features, features)  # (P, P)
     others = ~torch.eye(len(cosines), dtype=torch.bool, device=cosines.device)
     return torch.exp(-2 * (2 - 2 * cosines[others])).mean().log().item()

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from miniclip.errors import UserError
+from miniclip.metrics.cosines import cosines_of
 from miniclip.metrics.retrieval import TIE
 
 TEMPLATES: dict[str, tuple[str, ...]] = {
@@ -105,7 +106,7 @@ def classify(image_features: Tensor, embeddings: Tensor, labels: Tensor) -> Clas
     for name, features in (("image", image_features), ("class", embeddings)):
         if not features.isfinite().all():
             raise UserError(f"The {name} features are not finite: the run's weights are broken.")
-    scores = image_features @ embeddings.T  # (N, C)
+    scores = cosines_of(image_features, embeddings)  # (N, C)
     return classification(scores, labels)
 
 
