@@ -19,7 +19,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from miniclip.config.hydra_internals import parse_overrides, register_plugin
-from miniclip.errors import UserError, at_least, counted, first_line
+from miniclip.errors import SettingError, UserError, at_least, counted, first_line
 from miniclip.files import cut_torn_line, locked
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class OptunaSweeper(Sweeper):
         fixed = []
         for override in parse_overrides([*in_files, *arguments], loader):
             if override.is_sweep_override():
-                space[override.get_key_element()] = _distribution(override)
+                space[override.get_key_element()] = distribution_of(override)
             else:
                 fixed.append(override.input_line or "")
         return space, fixed
@@ -269,6 +269,19 @@ def settings_to_check(overrides: Sequence[Override]) -> list[list[str]]:
     # an axis that is shorter than the longest repeats its last value
     count = max(map(len, axes), default=1)
     return [[axis[min(place, len(axis) - 1)] for axis in axes] for place in range(count)]
+
+
+def distribution_of(override: Override) -> "optuna.distributions.BaseDistribution":
+    """What Optuna chooses the values of a setting from.
+
+    Raises:
+        SettingError: when it can choose none, as between 1 and 0.
+    """
+    try:
+        return _distribution(override)
+    except ValueError as error:
+        allowed = f"Optuna can choose no value of it ({first_line(error)})"
+        raise SettingError(override.get_key_element(), override.get_value_string(), allowed) from error
 
 
 def _distribution(override: Override) -> "optuna.distributions.BaseDistribution":

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -18,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from miniclip.config import hydra_internals
 from miniclip.config.build import check
 from miniclip.config.compose import refuse_unknown, tell_jobs_what_is_swept, what_is_wrong
-from miniclip.config.optuna_sweeper import OPTUNA, settings_to_check
+from miniclip.config.optuna_sweeper import OPTUNA, distribution_of, settings_to_check
 from miniclip.config.refusals import refuse_misspelled, refuse_secrets_of_files
 from miniclip.errors import SettingError, UserError, counted
 from miniclip.files import is_locked
@@ -27,6 +28,16 @@ from miniclip.runs.job_key import job_key, search_key
 from miniclip.runs.run_directory import folder_is_busy
 from miniclip.runs.sweep import Sweep
 from miniclip.training.resuming import AUTO
+
+COUNTS = (
+    "hydra.sweeper.n_trials",
+    "hydra.sweeper.n_jobs",
+    "hydra.launcher.tasks_per_node",
+    "hydra.launcher.nodes",
+)
+"""Settings of launchers and sweepers that count something, where they have them."""
+
+WORKERS_OF_JOBLIB = "hydra.launcher.n_jobs"
 
 
 class SweepGuard(Callback):
@@ -60,6 +71,7 @@ class SweepGuard(Callback):
             _refuse_secrets(config)
             tell_jobs_what_is_swept(config, hydra_internals.parse_overrides(overrides))
             _require_plugins(config)
+            _check_counts(config)
             keys = _keys_of_jobs(config, overrides)
             self.sweep = Sweep(Path(config.hydra.sweep.dir))
             self.sweep.claim(keys)
@@ -119,6 +131,7 @@ def _keys_of_jobs(config: DictConfig, overrides: list[str]) -> list[str]:
     """
     parsed = hydra_internals.parse_overrides(overrides)
     is_search = config.hydra.sweeper._target_ == OPTUNA
+    _check_axes(parsed, is_search=is_search)
     jobs = settings_to_check(parsed) if is_search else hydra_internals.jobs_of_grid(parsed)
 
     keys: dict[str, str] = {}
@@ -136,6 +149,24 @@ def _keys_of_jobs(config: DictConfig, overrides: list[str]) -> list[str]:
                 "one out; data in folders of one name can be given by relative paths."
             )
     return [search_key(overrides)] if is_search else list(keys)
+
+
+def _check_axes(overrides: Sequence[Override], *, is_search: bool) -> None:
+    """Refuse a setting of several values that stands for none, by which a sweep would have no job.
+
+    Raises:
+        SettingError: names the setting.
+    """
+    for override in overrides:
+        if not override.is_sweep_override():
+            continue
+
+        is_interval = isinstance(override.value(), IntervalSweep)
+        if not is_interval and not list(override.sweep_string_iterator()):
+            allowed = "stands for no value, so that the sweep would have no job"
+            raise SettingError(override.get_key_element(), override.get_value_string(), allowed)
+        if is_search:
+            distribution_of(override)
 
 
 def _key_of_checked(job: Sequence[str], config_name: str) -> str:
@@ -165,6 +196,23 @@ def _require_plugins(config: DictConfig) -> None:
             name = config.hydra.runtime.choices[f"hydra/{part}"]
             extra = "ray" if name == "ray" else "sweeps"
             raise UserError(f'hydra/{part}={name} needs more: pip install -e ".[{extra}]"')
+
+
+def _check_counts(config: DictConfig) -> None:
+    """Refuse numbers of jobs and processes that a launcher or a sweeper would die of.
+
+    Raises:
+        SettingError: names the setting.
+    """
+    for setting in COUNTS:
+        value = OmegaConf.select(config, setting)
+        if value is not None and (type(value) is not int or value < 1):
+            raise SettingError(setting, value, "must be a whole number of at least 1")
+
+    num_workers = OmegaConf.select(config, WORKERS_OF_JOBLIB)
+    if num_workers is not None and (type(num_workers) is not int or num_workers == 0):
+        allowed = "must be a whole number of at least 1, or -1 for as many as there are processors"
+        raise SettingError(WORKERS_OF_JOBLIB, num_workers, allowed)
 
 
 def _is_installed(module: str) -> bool:

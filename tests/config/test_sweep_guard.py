@@ -37,3 +37,41 @@ def test_a_launcher_that_is_not_installed_is_one_clear_line(tmp_path: Path) -> N
     done = train_in_process("-m", *settings)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert 'hydra/launcher=joblib needs more: pip install -e ".[sweeps]"' in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("axis", "of_optuna", "reason"),
+    [
+        ("seed=range(5,0)", False, "stands for no value"),
+        ("optimizer=glob(no_such*)", False, "stands for no value"),
+        ("optimizer.rho=range(0,0)", True, "stands for no value"),
+        ("optimizer.rho=interval(0.1,0.0)", True, "low <= high"),
+        ("optimizer.base.lr=tag(log,interval(0.0,0.01))", True, "low > 0"),
+    ],
+)
+def test_an_axis_without_values_is_one_clear_line(
+    axis: str, of_optuna: bool, reason: str, tmp_path: Path
+) -> None:
+    sweeper = ["hydra/sweeper=optuna"] if of_optuna else []
+    folder = tmp_path / "sweep"
+    done = train_in_process("-m", *TINY, *sweeper, axis, f"hydra.sweep.dir={folder}")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert axis in done.stderr and reason in done.stderr
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    "count",
+    [
+        ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=0"),
+        ("hydra/launcher=joblib", "hydra.launcher.n_jobs=0"),
+        ("hydra/launcher=joblib", "hydra.launcher.n_jobs=two"),
+        ("hydra/launcher=submitit_local", "hydra.launcher.tasks_per_node=0"),
+    ],
+)
+def test_a_number_of_jobs_that_is_none_is_one_clear_line(count: tuple[str, str], tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    done = train_in_process("-m", *TINY, *count, "seed=0,1", f"hydra.sweep.dir={folder}")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"Error: {count[1]}: must be a whole number of at least 1" in done.stderr
+    assert not folder.exists()
