@@ -10,6 +10,7 @@ import shlex
 import signal
 import sys
 import traceback
+import typing
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -18,7 +19,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from miniclip.commands import slurm
@@ -28,6 +29,7 @@ from miniclip.config.compose import (
     HOME,
     prepare_hydra,
     refuse_unknown,
+    refuse_unresolved,
     tell_without_effect,
     what_is_wrong,
 )
@@ -199,7 +201,7 @@ def _refuse_flags(words: Sequence[str]) -> None:
 class _Refused(BaseException):
     """A user's error on its way past Hydra, which would put a line of its own in front."""
 
-    def __init__(self, error: UserError):
+    def __init__(self, error: UserError | OmegaConfBaseException):
         self.error = error
 
 
@@ -213,15 +215,18 @@ def _run(cfg: DictConfig) -> float:
     settings = HydraConfig.get()
     try:
         if settings.mode is RunMode.RUN:  # jobs of sweeps have been checked together
-            refuse_unknown(cfg, settings.overrides.task, settings.job.config_name or "config")
-            tell_without_effect(cfg, settings.overrides.task)
+            # as they were typed: the list itself would look up ${...} in each
+            typed = typing.cast(list[str], OmegaConf.to_container(settings.overrides.task, resolve=False))
+            refuse_unknown(cfg, typed, settings.job.config_name or "config")
+            refuse_unresolved(cfg)
+            tell_without_effect(cfg, typed)
 
         # brings torch, for which a misspelt setting need not wait
         from miniclip.commands.job import run_job
 
         with disk_errors_told(ELSEWHERE):  # also of what is written before the training
             return run_job(cfg)
-    except UserError as error:
+    except (UserError, OmegaConfBaseException) as error:
         if settings.mode is RunMode.RUN:
             raise _Refused(error) from error
         raise

@@ -11,6 +11,7 @@ import hydra
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf.errors import OmegaConfBaseException
 
 from miniclip.config.groups import HOME, groups
 from miniclip.config.hints import explained, is_named
@@ -19,10 +20,14 @@ from miniclip.config.launchers import register_launchers
 from miniclip.config.optuna_sweeper import register_optuna
 from miniclip.config.refusals import refuse_misspelled
 from miniclip.config.typed_words import as_hydra_reads, unreadable
-from miniclip.errors import UserError, without_secrets
+from miniclip.errors import SettingError, UserError, first_line, without_secrets
+from miniclip.files import flatten
 from miniclip.renamed import renamed_words
 
 log = logging.getLogger(__name__)
+
+OF_ANOTHER = re.compile(r"\$\{\w[\w.]*\}")
+"""A value that is another setting's: ${embed_dim}."""
 
 NO_FOLDER_NAME = re.compile(r'[<>:"\\|?*\x00-\x1f]')
 """Characters that Windows takes in no name of a folder."""
@@ -50,6 +55,7 @@ def compose(*words: str) -> DictConfig:
         except HydraException as error:
             raise UserError(what_is_wrong(error, typed)) from None
         refuse_unknown(cfg, overrides)
+        refuse_unresolved(cfg)
         tell_without_effect(cfg, typed)
     return cfg
 
@@ -103,6 +109,22 @@ def refuse_unknown(cfg: DictConfig, words: Sequence[str], config_name: str = "co
         typed = (word.partition("=")[0].lstrip("+") for word in words)
         path = next((key for key in typed if key.startswith(f"{added}.")), added)
         raise UserError(f"{path} is no setting, and no part reads it.{is_named(path, words)}")
+
+
+def refuse_unresolved(cfg: DictConfig) -> None:
+    """Refuse a value that is to come from elsewhere, where there is none: ${oc.env:NAME}.
+
+    Raises:
+        SettingError: names the setting.
+    """
+    for path, value in flatten(_plain(cfg)).items():
+        # the check of the values looks at those that are another setting's
+        if not isinstance(value, str) or "${" not in value or OF_ANOTHER.fullmatch(value):
+            continue
+        try:
+            OmegaConf.select(cfg, path)
+        except OmegaConfBaseException as error:
+            raise SettingError(path, value, first_line(error)) from None
 
 
 def tell_without_effect(cfg: DictConfig, words: Sequence[str]) -> None:

@@ -11,6 +11,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from miniclip.config.compose import OF_ANOTHER
 from miniclip.config.groups import SEVERAL, groups
 from miniclip.config.hints import is_named, not_chosen
 from miniclip.errors import SettingError, UserError, first_line
@@ -190,8 +191,8 @@ def full_name(cfg: DictConfig, part: str, setting: str) -> str:
     """The setting's path below a part; if its value comes from elsewhere, that path."""
     for path, value in _settings(cfg, resolve=False).items():
         if path.startswith(f"{part}.") and path.rsplit(".", 1)[-1] == setting:
-            # ${embed_dim} comes from embed_dim
-            if isinstance(value, str) and value.startswith("${") and value.endswith("}"):
+            # ${embed_dim} comes from embed_dim; ${oc.env:NAME} comes from no setting
+            if isinstance(value, str) and OF_ANOTHER.fullmatch(value):
                 return value[2:-1]
             return path
     return f"{part}.{setting}"
@@ -208,4 +209,7 @@ def _check_type(cfg: DictConfig, path: str, value: Any, hint: Any) -> None:
         name = full_name(cfg, part, setting) if part else path
         # text in quotes: "5" is no number
         shown = repr(value) if isinstance(value, str) else value
-        raise SettingError(name, shown, f"must be {described(hint)}")
+        is_of_environment = "${oc.env:" in str(_settings(cfg, resolve=False).get(name))
+        how = "; ${oc.decode:${oc.env:NAME}} reads a variable as more than text"
+        allowed = f"must be {described(hint)}{how if is_of_environment else ''}"
+        raise SettingError(name, shown, allowed)

@@ -18,7 +18,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from miniclip.config import hydra_internals
 from miniclip.config.build import check
-from miniclip.config.compose import refuse_unknown, tell_jobs_what_is_swept, what_is_wrong
+from miniclip.config.compose import (
+    refuse_unknown,
+    refuse_unresolved,
+    tell_jobs_what_is_swept,
+    what_is_wrong,
+)
 from miniclip.config.optuna_sweeper import OPTUNA, distribution_of, settings_to_check
 from miniclip.config.refusals import refuse_misspelled, refuse_secrets_of_files
 from miniclip.errors import SettingError, UserError, counted
@@ -174,6 +179,7 @@ def _key_of_checked(job: Sequence[str], config_name: str) -> str:
     refuse_misspelled(job)
     cfg = hydra_internals.config_of_run(config_name, job)
     refuse_unknown(cfg, job, config_name)
+    refuse_unresolved(cfg)
 
     with open_dict(cfg):
         del cfg["hydra"]

@@ -97,3 +97,20 @@ def test_a_run_tells_of_a_crop_scale_that_no_crop_reads(tmp_path: Path) -> None:
     settings = [*TINY, *TOO_LARGE, "data.crop_scale=[0.3,1]", "data.crop=shifted"]
     done = train_in_process(*settings, cwd=tmp_path)
     assert "data.crop_scale=[0.3,1] has no effect" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "reason"),
+    [
+        ("seed=${oc.env:NO_SUCH_VARIABLE}", "Environment variable 'NO_SUCH_VARIABLE' not found"),
+        ("optimizer.rho=${no_such_setting}", "Interpolation key 'no_such_setting' not found full_key: opt"),
+        ("optimizer.rho=${oc.env:A_NUMBER}", "must be a number; ${oc.decode:${oc.env:NAME}} reads"),
+    ],
+)
+def test_a_value_from_elsewhere_is_told_by_the_setting_that_has_it(
+    typed: str, reason: str, tmp_path: Path
+) -> None:
+    key = typed.partition("=")[0]
+    done = train_in_process(*TINY, typed, cwd=tmp_path, A_NUMBER="0.1")
+    assert done.returncode == 1 and done.stderr.startswith("Error: ") and done.stderr.count("\n") == 1
+    assert key in done.stderr and reason in done.stderr
