@@ -28,9 +28,18 @@ class Evaluation:
     Args:
         tasks: by their names, which name their files, too.
         skip_unsuited: leave out what the data do not suit, instead of refusing them.
+
+    Raises:
+        SettingError: when a name stands for no task.
     """
 
     def __init__(self, *, tasks: Mapping[str, Task], skip_unsuited: bool):
+        given: Mapping[str, object] = tasks  # a config may hold anything
+        for name, value in given.items():
+            if not isinstance(value, Task):
+                allowed = f"is no task; one is left out with '~eval.tasks.{name}'"
+                raise SettingError(f"tasks.{name}", value, allowed)
+
         self.tasks = tasks
         self.skip_unsuited = skip_unsuited
 

@@ -30,6 +30,13 @@ def test_a_task_is_left_out_or_chosen_by_its_name() -> None:
         evaluation_of("eval/tasks=[retreival]")
 
 
+@pytest.mark.parametrize("value", ["null", "5"])
+def test_a_value_in_the_place_of_a_task_is_refused(value: str) -> None:
+    told = rf"eval\.tasks\.retrieval={value}: is no task; one is left out with '~eval\.tasks\.retrieval'"
+    with pytest.raises(UserError, match=told):
+        evaluation_of("eval=standard", f"eval.tasks.retrieval={value}")
+
+
 @pytest.mark.parametrize(
     ("former", "now"),
     [
