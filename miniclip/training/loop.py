@@ -11,7 +11,7 @@ import torch
 from miniclip.data.loader import Loader
 from miniclip.disk_errors import DiskError
 from miniclip.distributed import World
-from miniclip.errors import BrokenImage, as_override
+from miniclip.errors import BrokenImage, as_override, counted
 from miniclip.metrics import Features
 from miniclip.models.synced_batch_norm import synced_batch_norms
 from miniclip.optim import set_learning_rate
@@ -201,6 +201,11 @@ class Loop:
         progress = self.progress
         if progress.validation_due:  # it was interrupted
             self._validate_and_save()
+        elif self.plan.is_done:
+            log.warning(
+                "Nothing is trained: the %s of the checkpoint have used up trainer.budget.",
+                counted(progress.step, "step"),
+            )
 
         while not self.plan.is_done:
             self._train_epoch()

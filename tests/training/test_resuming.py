@@ -458,6 +458,17 @@ def test_a_smaller_budget_measures_the_weights_it_ends_with(
     assert json.loads(run.summary.read_text())["steps"] == 5
 
 
+def test_a_budget_that_the_checkpoint_has_used_up_is_told(
+    small: DictConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fit_config(tmp_path / "a", small)
+    smaller = changed(small, trainer__resume=str(tmp_path / "a"), trainer__budget__steps=4)
+    run = fit_config(tmp_path / "b", smaller)
+    steps = json.loads(run.summary.read_text())["steps"]
+    told = f"Nothing is trained: the {steps} steps of the checkpoint have used up trainer.budget."
+    assert caplog.messages.count(told) == 1
+
+
 def test_best_is_paired_by_content_not_by_name(small: DictConfig, tmp_path: Path) -> None:
     """From a checkpoint of the past, beside the best.pt of a later epoch."""
     longer = changed(small, trainer__budget__epochs=4, trainer__checkpoint_every_epochs=1)
