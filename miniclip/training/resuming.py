@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ def _interrupted_run(run: RunDirectory, config: dict[str, Any]) -> Path | None:
         )
 
     num_others = 0
-    for sibling in sorted(run.path.parent.iterdir(), reverse=True):
+    for sibling in sorted(run.path.parent.iterdir(), key=_numbered_name, reverse=True):
         if sibling == run.path or not _may_go_on(sibling):
             continue
         if not _is_of_the_same_settings(sibling, config):
@@ -121,6 +122,13 @@ def _interrupted_run(run: RunDirectory, config: dict[str, Any]) -> Path | None:
         "trainer.resume=auto finds no interrupted run in %s%s: a fresh start.", run.path.parent, others
     )
     return None
+
+
+def _numbered_name(folder: Path) -> list[str | int]:
+    """What run directories are sorted by, the newest last: dates by name, and try_10 after try_9."""
+    # text and digits take turns, so that each is compared with its kind
+    parts = re.split(r"([0-9]+)", folder.name)
+    return [int(part) if part.isdecimal() else part for part in parts]
 
 
 def _may_go_on(folder: Path) -> bool:

@@ -549,6 +549,20 @@ def test_auto_leaves_runs_of_other_settings_alone(
         fit_config(tmp_path / "a", changed(small, trainer__resume="auto"))
 
 
+def test_the_newest_of_numbered_runs_is_gone_on_with(
+    small: DictConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_at(monkeypatch, TrainingStep, "__call__", 2, how="signal")
+    with pytest.raises(Interrupted):
+        fit_config(tmp_path / "try_9", small)
+    monkeypatch.undo()
+    shutil.copytree(tmp_path / "try_9", tmp_path / "try_10")
+
+    config = OmegaConf.to_container(small, resolve=True)
+    found = find_checkpoint("auto", RunDirectory(tmp_path / "try_11"), config)  # type: ignore[arg-type]
+    assert found is not None and found.parent.parent.name == "try_10"
+
+
 def test_a_second_run_is_not_written_over_a_first(whole: RunDirectory, tmp_path: Path) -> None:
     for resume in (None, str(tmp_path)):
         with pytest.raises(UserError, match=r"holds a run already.*trainer\.resume=auto"):
