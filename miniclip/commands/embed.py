@@ -108,12 +108,15 @@ def _print_changes(changes: "Changes", folder: Path) -> None:
 
     for path in changes.part_of_another:
         print(f"{path} lies in a folder of the index, and its images are that folder's")
+    total = len(Index(folder))
     if changes.broken:
         name, reason = next(iter(changes.broken.items()))
-        print(f"Warning: {counted(len(changes.broken), 'image')} left out, like {name}: {reason}")
-    total = counted(len(Index(folder)), "image")
+        left_out = f"{counted(len(changes.broken), 'image')} left out, like {name}: {reason}"
+        if not total:
+            raise UserError(f"{folder} holds no image. {left_out}")
+        print(f"Warning: {left_out}")
     print(
-        f"{folder}: {total} ({changes.new:,} new, {changes.changed:,} changed, "
+        f"{folder}: {counted(total, 'image')} ({changes.new:,} new, {changes.changed:,} changed, "
         f"{changes.copied:,} renamed or copied, {changes.removed:,} removed)"
     )
     if changes.embedded:

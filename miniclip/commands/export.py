@@ -141,6 +141,9 @@ def _samples(model: "MiniCLIP", arguments: argparse.Namespace) -> "tuple[list[Im
         split = _drawings(model.preprocess.image_size)
     count = min(NUM_SAMPLES, len(split))
     captions = [split.captions[index][0] for index in range(count)]
+    cut = set(model.too_long(captions))  # of which each comparison would tell
+    whole = [caption for caption in captions if caption not in cut]
+    captions = whole if len(whole) > 1 else captions
 
     if arguments.images is not None:
         return _images_of(arguments.images, model.preprocess.image_size), captions

@@ -32,6 +32,18 @@ def test_images_of_the_run_are_taken(model: MiniCLIP, class_run: RunDirectory) -
     assert {np.asarray(image).transpose(2, 0, 1).tobytes() for image in images} <= own
 
 
+def test_captions_that_are_cut_are_not_compared(
+    model: MiniCLIP, class_run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = Namespace(model=class_run.path, images=None, int8=False)
+    _, texts = _samples(model, options)
+    monkeypatch.setattr(model.tokenizer, "too_long", lambda texts: list(texts)[:3])
+    assert _samples(model, options)[1] == [text for text in texts if text not in texts[:3]]
+
+    monkeypatch.setattr(model.tokenizer, "too_long", list)
+    assert _samples(model, options)[1] == texts  # better than none
+
+
 def test_images_of_a_folder_are_taken_from_its_whole_breadth(
     model: MiniCLIP, class_run: RunDirectory, tmp_path: Path
 ) -> None:

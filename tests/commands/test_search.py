@@ -154,6 +154,15 @@ def test_a_device_that_is_not_there_is_told(
     assert not (tmp_path / "index").exists()
 
 
+def test_an_index_without_any_image_is_an_error(
+    class_run: RunDirectory, tmp_path: Path, miniclip: Callable[..., Answer]
+) -> None:
+    (tmp_path / "photos.csv").write_text("image,caption\ngone.jpg,a dog\naway.jpg,a cat\n")
+    done = miniclip("embed", class_run.path, tmp_path / "photos.csv", "-o", tmp_path / "index")
+    assert done.returncode == 1
+    assert "index holds no image. 2 images left out, like " in done.stderr
+
+
 @pytest.mark.parametrize("option", ["--image-column", "--root"])
 def test_an_option_of_tables_is_told_without_one(
     class_folder: Path, miniclip: Callable[..., Answer], option: str

@@ -114,7 +114,7 @@ def read_templates(source: str) -> tuple[str, ...]:
     if source in TEMPLATES:
         return TEMPLATES[source]
 
-    templates = _read_lines("templates", source, f"one of {', '.join(TEMPLATES)}")
+    templates = _read_lines("templates", source, f"one of {', '.join(TEMPLATES)}, or a text file")
     for line in templates:
         if line.count("{}") != 1:
             raise SettingError(
@@ -130,7 +130,7 @@ def read_class_names(path: str) -> tuple[str, ...]:
     Raises:
         SettingError: when the file is not there, or empty.
     """
-    return _read_lines("class_names", path, "the path of a text file")
+    return _read_lines("class_names", path, "a text file")
 
 
 def _read_lines(setting: str, path: str, known: str) -> tuple[str, ...]:
@@ -138,7 +138,7 @@ def _read_lines(setting: str, path: str, known: str) -> tuple[str, ...]:
     try:
         text = Path(path).expanduser().read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingError(setting, path, f"must be {known}, or a text file ({error})") from None
+        raise SettingError(setting, path, f"must be {known} ({error})") from None
 
     lines = tuple(line.strip() for line in text.splitlines() if line.strip())
     if not lines:
