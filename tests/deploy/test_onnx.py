@@ -60,6 +60,7 @@ def model() -> MiniCLIP:
 @pytest.fixture(scope="module")
 def exported(model: MiniCLIP, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("onnx") / "exported"
+    model.model.text_encoder.train()  # see `test_an_export_leaves_each_part_in_its_mode`
     export_onnx(model, folder, images=drawings(), texts=CAPTIONS)
     return folder
 
@@ -111,6 +112,11 @@ def assert_gives_features_of(model: MiniCLIP, exported: OnnxModel) -> None:
     for batch in (pixels[:1], pixels):
         theirs = model.encode_image(torch.from_numpy(batch)).numpy()
         np.testing.assert_allclose(exported.encode_image(batch), theirs, atol=1e-5)
+
+
+@pytest.mark.usefixtures("exported")
+def test_an_export_leaves_each_part_in_its_mode(model: MiniCLIP) -> None:
+    assert model.model.text_encoder.training and not model.model.image_encoder.training
 
 
 def test_the_exported_model_is_the_same_model(model: MiniCLIP, exported: Path) -> None:
