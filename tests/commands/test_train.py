@@ -32,6 +32,14 @@ def test_a_word_behind_info_may_be_its_topic_or_a_setting(flag: str) -> None:
     assert "Installed Hydra Plugins" in train_in_process("--info", "seed=3").stdout
 
 
+def test_a_users_own_file_may_begin_with_the_whole_config(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("defaults:\n  - config\n  - _self_\nseed: 3\n")
+    own = ("--config-dir", str(tmp_path), "--config-name", "mine")
+    result = train_in_process(*own, "experiments=speedrun", "--cfg", "job")
+    assert result.returncode == 0, result.stderr
+    assert "\nseed: 3\n" in result.stdout and "    steps: 260\n" in result.stdout
+
+
 def test_flags_that_exclude_each_other_are_told() -> None:
     result = train_in_process("--cfg", "job", "seed=3", "-m")
     assert result.returncode == 1
