@@ -15,7 +15,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from miniclip.config.groups import HOME, groups
+from miniclip.config.groups import CONF, HOME, content_of, groups
 from miniclip.config.hints import explained, is_named
 from miniclip.config.hydra_internals import config_of_run, forget_option
 from miniclip.config.launchers import register_launchers
@@ -105,7 +105,7 @@ def prepare_hydra() -> None:
 
 
 def refuse_unknown(cfg: DictConfig, words: Sequence[str], config_name: str = "config") -> None:
-    """Refuse keys that were added by + or ++ and that no part reads.
+    """Refuse keys of a user's own file, and those that were added by + or ++, that no part reads.
 
     What the files alone compose is what exists; beyond that, parts with a `_target_` may be given any
     setting that their signature has, which `miniclip.config.build.check` looks at.
@@ -114,13 +114,18 @@ def refuse_unknown(cfg: DictConfig, words: Sequence[str], config_name: str = "co
         UserError: names the key, and the one that was meant.
     """
     files = [word for word in words if not word.startswith("+")]
-    if len(files) == len(words):
-        return  # Hydra itself refuses to override what is not there
-    known = config_of_run(config_name, files)
+    # without such words Hydra itself refuses to override what is not there
+    known = cfg if len(files) == len(words) else config_of_run(config_name, files)
     for added in _added(_plain(cfg), _plain(known)):
         typed = (word.partition("=")[0].lstrip("+") for word in words)
         path = next((key for key in typed if key.startswith(f"{added}.")), added)
-        raise UserError(f"{path} is no setting, and no part reads it.{is_named(path, words)}")
+        raise _no_setting(path, words)
+    for path in _unread(_plain(cfg)):
+        raise _no_setting(path, words)
+
+
+def _no_setting(path: str, words: Sequence[str]) -> UserError:
+    return UserError(f"{path} is no setting, and no part reads it.{is_named(path, words)}")
 
 
 def refuse_unresolved(cfg: DictConfig) -> None:
@@ -154,6 +159,27 @@ def _plain(cfg: DictConfig) -> dict[str, Any]:
     plain: Any = OmegaConf.to_container(cfg, resolve=False)
     plain.pop("hydra", None)
     return plain
+
+
+def _unread(plain: dict[str, Any]) -> list[str]:
+    """Paths of no part and of nothing in conf/config.yaml, whose value no other setting has as ${path}."""
+    settings = str(plain)
+
+    def is_read(path: str) -> bool:
+        return re.search(rf"\$\{{\.*{re.escape(path)}[.\[}}]", settings) is not None
+
+    return [path for path in _beside_parts(plain) if not is_read(path)]
+
+
+def _beside_parts(node: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """Paths below a node that are neither parts nor hold parts, nor stand in conf/config.yaml."""
+    parts = [group.replace("/", ".") for group in groups()]
+    for key, value in node.items():
+        path = f"{prefix}{key}"
+        if any(part.startswith(f"{path}.") for part in parts) and path not in parts:
+            yield from _beside_parts(value, f"{path}.") if isinstance(value, dict) else ()
+        elif path not in parts and path not in content_of(CONF / "config.yaml"):
+            yield path
 
 
 def _added(node: dict[str, Any], known: dict[str, Any], prefix: str = "") -> Iterator[str]:

@@ -40,6 +40,28 @@ def test_a_users_own_file_may_begin_with_the_whole_config(tmp_path: Path) -> Non
     assert "\nseed: 3\n" in result.stdout and "    steps: 260\n" in result.stdout
 
 
+@pytest.mark.parametrize(
+    ("content", "wrong", "meant"),
+    [("sede: 3", "sede", "seed"), ("encoder:\n  imagee: 3", "encoder.imagee", "encoder.image")],
+)
+def test_a_misspelt_key_of_a_users_own_file_is_told(
+    content: str, wrong: str, meant: str, tmp_path: Path
+) -> None:
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "mine.yaml").write_text(f"# @package _global_\n{content}\n")
+    result = train_in_process("--config-dir", str(tmp_path), "experiments=mine")
+    assert result.returncode == 1
+    assert f"Error: {wrong} is no setting, and no part reads it. Did you mean {meant}?" in result.stderr
+
+
+def test_a_value_of_a_users_own_file_may_be_that_of_other_settings(tmp_path: Path) -> None:
+    (tmp_path / "experiments").mkdir()
+    content = "# @package _global_\nwidth: 64\nencoder:\n  text:\n    width: ${width}\nseed: x\n"
+    (tmp_path / "experiments" / "mine.yaml").write_text(content)
+    result = train_in_process("--config-dir", str(tmp_path), "experiments=mine")
+    assert "seed='x'" in result.stderr and "width" not in result.stderr
+
+
 def test_flags_that_exclude_each_other_are_told() -> None:
     result = train_in_process("--cfg", "job", "seed=3", "-m")
     assert result.returncode == 1
