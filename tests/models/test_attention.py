@@ -105,6 +105,18 @@ def test_low_precision_stays_finite(make: Any) -> None:
     assert low.isfinite().all()
 
 
+@pytest.mark.parametrize("name", [name for name in ATTENTIONS if name.startswith(("full", "linformer"))])
+def test_float64_is_left_alone_by_an_autocast_and_meta_has_none(name: str) -> None:
+    tokens, mask = captions(3, 9, 6)
+    attention = build(ATTENTIONS[name]).double()
+    plain = mixed(attention, tokens.double(), mask)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(mixed(attention, tokens.double(), mask), plain)
+
+    of_meta = mixed(attention.to("meta"), tokens.double().to("meta"), mask.to("meta"))
+    assert of_meta.shape == plain.shape and of_meta.dtype is torch.float64
+
+
 @pytest.mark.parametrize("length", [5, 12, 24])
 @pytest.mark.parametrize("options", [{}, {"share_kv": True}, {"one_kv_head": True}])
 @pytest.mark.parametrize("k", [3, 8, 24])

@@ -90,8 +90,11 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = 
 
 
 def in_autocast_dtype(x: Tensor) -> Tensor:
-    """What autocast, where it is on, makes of the input of a layer."""
+    """What autocast, where it is on, makes of the input of a layer; it leaves float64 alone."""
     kind = x.device.type
+    # a device that has no autocast, as meta, may not be asked
+    if x.dtype is torch.float64 or not torch.amp.is_autocast_available(kind):
+        return x
     return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
