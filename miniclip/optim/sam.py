@@ -412,6 +412,9 @@ class SAM(Optimizer):
         if self._has_run_passes or self.lengths.rho == 0 or self._has_warned_of_plain_step:
             self._has_run_passes = False
             return
+        # torch's checkpoints make the state of a new optimizer by a step along zeros
+        if not any(p.grad is not None and p.grad.any() for p in self._all_params()):
+            return
         self._has_warned_of_plain_step = True
         warnings.warn(
             "SAM.step() was called without a closure, and backward(closure) before it neither: nothing is "

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR, StepLR
 
@@ -480,6 +481,20 @@ def test_a_step_without_its_passes_is_told_once() -> None:
             other.backward(quadratic(w))
             other.step()
         other.step()
+
+
+def test_a_step_that_makes_the_state_for_a_checkpoint_is_no_plain_one() -> None:
+    model = nn.Linear(2, 2)
+    optimizer = SAM(model.parameters(), torch.optim.AdamW)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optimizer.step()
+        get_optimizer_state_dict(model, optimizer)
+    assert set(optimizer.state) == set(model.parameters())
+
+    model(torch.ones(1, 2)).sum().backward()
+    with pytest.warns(UserWarning, match=r"Call step\(closure\)"):
+        optimizer.step()
 
 
 def test_a_step_that_raises_does_not_count() -> None:
