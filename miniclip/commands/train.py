@@ -10,7 +10,6 @@ import shlex
 import signal
 import sys
 import traceback
-import typing
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -19,7 +18,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from miniclip.commands import slurm
@@ -33,6 +32,7 @@ from miniclip.config.compose import (
     tell_without_effect,
     what_is_wrong,
 )
+from miniclip.config.hydra_internals import typed_words
 from miniclip.config.refusals import FOLDERS_OF_HYDRA, refuse_misspelled
 from miniclip.config.typed_words import as_hydra_reads
 from miniclip.disk_errors import disk_errors_told
@@ -215,8 +215,7 @@ def _run(cfg: DictConfig) -> float:
     settings = HydraConfig.get()
     try:
         if settings.mode is RunMode.RUN:  # jobs of sweeps have been checked together
-            # as they were typed: the list itself would look up ${...} in each
-            typed = typing.cast(list[str], OmegaConf.to_container(settings.overrides.task, resolve=False))
+            typed = typed_words(settings)
             refuse_unknown(cfg, typed, settings.job.config_name or "config")
             refuse_unresolved(cfg)
             tell_without_effect(cfg, typed)

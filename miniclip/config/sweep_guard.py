@@ -121,7 +121,7 @@ def _refuse_secrets(config: DictConfig) -> None:
 
 def _with_axes_of_files(config: DictConfig) -> list[str]:
     """What was typed, and the axes of a study's file that were not typed anew."""
-    overrides = list(config.hydra.overrides.task)
+    overrides = hydra_internals.typed_words(config.hydra)
     for key, values in (OmegaConf.select(config, "hydra.sweeper.params") or {}).items():
         if not any(override.startswith(f"{key}=") for override in overrides):
             overrides.append(f"{key}={values}")
@@ -140,10 +140,10 @@ def _keys_of_jobs(config: DictConfig, overrides: list[str]) -> list[str]:
     jobs = settings_to_check(parsed) if is_search else hydra_internals.jobs_of_grid(parsed)
 
     keys: dict[str, str] = {}
-    for job in jobs:
+    for number, job in enumerate(jobs):
         where = f"job {shlex.join(job)}: "
         try:
-            key = _key_of_checked(job, config.hydra.job.config_name)
+            key = _key_of_checked(job, number, config.hydra.job.config_name)
         except (UserError, HydraException, OmegaConfBaseException) as error:
             raise UserError(f"{where}{what_is_wrong(error, overrides)}") from error
 
@@ -174,20 +174,23 @@ def _check_axes(overrides: Sequence[Override], *, is_search: bool) -> None:
             distribution_of(override)
 
 
-def _key_of_checked(job: Sequence[str], config_name: str) -> str:
+def _key_of_checked(job: Sequence[str], number: int, config_name: str) -> str:
     """Check a job of a sweep, and return the key of what it computes."""
     refuse_misspelled(job)
     cfg = hydra_internals.config_of_run(config_name, job)
     refuse_unknown(cfg, job, config_name)
-    refuse_unresolved(cfg)
 
-    with open_dict(cfg):
-        del cfg["hydra"]
-    if cfg.trainer.resume not in (None, AUTO):
-        allowed = "is for a single run; the jobs of a sweep begin anew, or go on with their own: take null"
-        raise SettingError("trainer.resume", cfg.trainer.resume, allowed)
-    check(cfg)
-    return job_key(typing.cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True)))
+    with hydra_internals.as_job(cfg, number):
+        refuse_unresolved(cfg)
+        with open_dict(cfg):
+            del cfg["hydra"]
+        if cfg.trainer.resume not in (None, AUTO):
+            allowed = (
+                "is for a single run; the jobs of a sweep begin anew, or go on with their own: take null"
+            )
+            raise SettingError("trainer.resume", cfg.trainer.resume, allowed)
+        check(cfg)
+        return job_key(typing.cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True)))
 
 
 def _require_plugins(config: DictConfig) -> None:

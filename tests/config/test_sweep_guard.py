@@ -75,3 +75,29 @@ def test_a_number_of_jobs_that_is_none_is_one_clear_line(count: tuple[str, str],
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert f"Error: {count[1]}: must be a whole number of at least 1" in done.stderr
     assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("seed=0,1", "data.cache_dir=${oc.env:NO_SUCH_VARIABLE}"), "'NO_SUCH_VARIABLE' not found"),
+        (("seed=0,1", "data.cache_dir=of_${hydra:job.num}", "optimizer.rho=-1"), "optimizer.rho=-1: must"),
+        (("embed_dim=32,33", "encoder.text.width=${embed_dim}"), "embed_dim=33"),
+        (("embed_dim=32,64", "seed=${hydra:runtime.no_such}"), "seed=null: must be a whole number"),
+    ],
+)
+def test_jobs_are_checked_also_where_values_are_looked_up(
+    words: tuple[str, str], reason: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "sweep"
+    done = train_in_process("-m", *TINY, *words, f"hydra.sweep.dir={folder}")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.startswith("Error: job ") and reason in done.stderr
+    assert not folder.exists()
+
+
+def test_each_job_of_a_sweep_may_look_up_its_number(tmp_path: Path) -> None:
+    settings = [*TINY, "trainer.budget.steps=1", "seed=${hydra:job.num},7", "trainer.num_workers=0"]
+    done = train_in_process("-m", *settings, f"hydra.sweep.dir={tmp_path}")
+    assert done.returncode == 0 and "SweepGuard" not in done.stderr
+    assert len(list(tmp_path.glob("*/job.json"))) == 2
