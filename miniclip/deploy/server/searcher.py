@@ -27,6 +27,7 @@ class Searcher:
         self.index = index
         self.model = model
         self.decode_size = decode_size_of(model)
+        self._checked: str | None = None
 
     def vector_of_text(self, text: str) -> np.ndarray:
         """The vector (D,) of words, of length 1."""
@@ -51,7 +52,12 @@ class Searcher:
         Raises:
             UserError: when the index has been made anew by another model meanwhile.
         """
-        check_model(self.index.folder, self.index.facts, self.model)
+        facts = self.index.facts
+        # a model of torch reads all its weights for a fingerprint, which a query need not wait for
+        if facts.fingerprint != self._checked:
+            check_model(self.index.folder, facts, self.model)
+            self._checked = facts.fingerprint
+
         mean = np.mean(vectors, axis=0)
         query = mean / max(float(np.linalg.norm(mean)), 1e-12)
         return self.index.search(query[None], k=k, threshold=threshold)

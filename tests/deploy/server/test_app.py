@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -302,6 +303,25 @@ def test_a_request_that_takes_too_long_is_given_up(serve: Serve, searchers: list
     assert client.get("/healthz").status_code == 200
     model.may_go.set()
     assert client.post("/search", data={"text": "a"}).status_code == 200
+
+
+class Weighed(ProjectionModel):
+    """A model that counts how often its fingerprint is asked for."""
+
+    num_asked = 0
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "fingerprint":
+            self.num_asked += 1
+        return super().__getattribute__(name)
+
+
+def test_queries_do_not_wait_for_the_models_fingerprint(searchers: list[Searcher]) -> None:
+    model = Weighed()
+    searcher = Searcher("index", searchers[0].index, model)
+    for _ in range(3):
+        searcher.search([searcher.vector_of_text("a")], k=1, threshold=None)
+    assert model.num_asked == 1
 
 
 def test_a_vector_that_is_not_finite_is_told(serve: Serve, searchers: list[Searcher]) -> None:
