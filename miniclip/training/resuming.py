@@ -128,7 +128,7 @@ def _numbered_name(folder: Path) -> list[str | int]:
     """What run directories are sorted by, the newest last: dates by name, and try_10 after try_9."""
     # text and digits take turns, so that each is compared with its kind
     parts = re.split(r"([0-9]+)", folder.name)
-    return [int(part) if part.isdecimal() else part for part in parts]
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)]
 
 
 def _may_go_on(folder: Path) -> bool:

@@ -557,6 +557,7 @@ def test_the_newest_of_numbered_runs_is_gone_on_with(
         fit_config(tmp_path / "try_9", small)
     monkeypatch.undo()
     shutil.copytree(tmp_path / "try_9", tmp_path / "try_10")
+    (tmp_path / "\u0663").mkdir()  # a digit of another script is text
 
     config = OmegaConf.to_container(small, resolve=True)
     found = find_checkpoint("auto", RunDirectory(tmp_path / "try_11"), config)  # type: ignore[arg-type]
