@@ -10,7 +10,7 @@ import numpy as np
 
 from miniclip.data.images import ConcatImages, Images, ImageSubset
 from miniclip.data.text_arrays import StringArray, StringListArray
-from miniclip.errors import counted
+from miniclip.errors import UserError, counted
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +30,10 @@ class Split:
         images: in the order of `ids`.
         captions: for each image its captions, at least one.
         labels: for each image the name of its class, where the data set has classes.
+
+    Raises:
+        UserError: when there are not as many ids, images, captions and labels, or captions are strings in
+            place of lists: captions would be those of other images, or letters.
     """
 
     def __init__(
@@ -45,6 +49,15 @@ class Split:
         self.images = images
         self.captions = StringListArray.of(captions)
         self.labels = None if labels is None else StringArray.of(labels)
+        self._check()
+
+    def _check(self) -> None:
+        counts = {"ids": len(self.ids), "images": len(self.images), "lists of captions": len(self.captions)}
+        if self.labels is not None:
+            counts["labels"] = len(self.labels)
+        if len(set(counts.values())) > 1:
+            listed = ", ".join(f"{count:,} {what}" for what, count in counts.items())
+            raise UserError(f"The {self.name} split has {listed}: it must have as many of each.")
 
     def __len__(self) -> int:
         return len(self.ids)

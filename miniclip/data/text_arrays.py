@@ -10,6 +10,8 @@ from typing import overload
 
 import numpy as np
 
+from miniclip.errors import UserError
+
 
 class StringArray(Sequence[str]):
     """Strings, as places in one piece of UTF-8.
@@ -74,10 +76,14 @@ class StringListArray(Sequence[StringArray]):
 
     @classmethod
     def of(cls, lists: Iterable[Iterable[str]]) -> "StringListArray":
-        """Pack lists of strings; what is packed already stays as it is."""
+        """Pack lists of strings; what is packed already stays as it is.
+
+        Raises:
+            UserError: when one is a string, which would be a list of its letters.
+        """
         if isinstance(lists, StringListArray):
             return lists
-        unpacked = [list(strings) for strings in lists]  # once, since they may be generators
+        unpacked = [_strings_in(strings) for strings in lists]  # once, since they may be generators
         return cls(StringArray.of(chain.from_iterable(unpacked)), *_bounds(unpacked))
 
     @classmethod
@@ -113,6 +119,12 @@ class StringListArray(Sequence[StringArray]):
     def select(self, rows: np.ndarray) -> "StringListArray":
         """The lists at some places; nothing is copied."""
         return StringListArray(self.strings, self.starts[rows], self.ends[rows])
+
+
+def _strings_in(strings: Iterable[str]) -> list[str]:
+    if isinstance(strings, str):
+        raise UserError(f"{strings[:50]!r} stands where a list of captions should: put it into one, [...].")
+    return list(strings)
 
 
 def _concatenated(arrays: Sequence[np.ndarray]) -> np.ndarray:

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import platformdirs
 
 from miniclip.data.cache import PixelCache
@@ -23,7 +24,7 @@ from miniclip.data.sources.checks import (
 )
 from miniclip.data.split import SEEDED_TEST, SEEDED_VAL, Parts, Split, concatenated
 from miniclip.data.transforms import Crop, RandomResizedCrop, RandomSquareCrop
-from miniclip.errors import SettingError, UserError, in_range
+from miniclip.errors import SettingError, UserError, counted, in_range
 from miniclip.files import typed_path
 
 log = logging.getLogger(__name__)
@@ -141,8 +142,16 @@ class DataSource(ABC):
 
         Raises:
             SettingError: when a seeded test part is asked for beside a published one.
+            UserError: when the source has no validation part.
         """
-        parts = Parts(*self.splits())
+        splits = self.splits()
+        if len(splits) not in (2, 3):
+            raise UserError(
+                f"{type(self).__name__}.splits() gives {counted(len(splits), 'part')}; it must give a "
+                "training and a validation part, and may give a test part. Where nobody published a "
+                'split, Split.set_apart("seeded val", fraction=0.1, seed=0) makes two of one.'
+            )
+        parts = Parts(*splits)
         fraction = self.seeded_test_fraction
         if fraction == 0 or (parts.test is not None and parts.test.name == SEEDED_TEST):
             return parts
@@ -222,7 +231,7 @@ class DataSource(ABC):
         """The first images of a split, as many as `limit` says.
 
         Raises:
-            UserError: when it holds none.
+            UserError: when it holds none, or one without a caption.
         """
         if len(split) == 0:
             cause = {SEEDED_VAL: "val_fraction", SEEDED_TEST: "seeded_test_fraction"}.get(split.name)
@@ -230,6 +239,12 @@ class DataSource(ABC):
             if split.name == "train":
                 hint += ", or lower data.val_fraction, if that set all images apart"
             raise UserError(f"The {split.name} split holds no images: {hint}.")
+
+        without = np.flatnonzero(split.captions.counts == 0)
+        if len(without) > 0:
+            image_id = split.ids[int(without[0])]
+            raise UserError(f"The {split.name} split: image {image_id!r} has no caption; leave it out.")
+
         keep = len(split) if self.limit is None else min(self.limit, len(split))
         return split.select(split.name, range(keep))
 

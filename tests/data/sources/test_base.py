@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from miniclip import data
-from miniclip.data import Folder
+from miniclip.data import Folder, Split
 from miniclip.errors import SettingError, UserError
 from tests.data.sources.conftest import COMMON, MEASURED, SEEDED, five_captions, part_ids, put_images
 
@@ -83,6 +83,34 @@ def test_a_seeded_test_part_leaves_the_validation_part_as_it_is(picture_folder: 
     for fraction in (-0.1, 1.0):
         with pytest.raises(SettingError, match="seeded_test_fraction"):
             Folder(root=str(picture_folder), seeded_test_fraction=fraction, **MEASURED)
+
+
+def test_a_source_without_a_validation_part_is_told_how_to_make_one(picture_folder: Path) -> None:
+    class OnePart(Folder):
+        def splits(self) -> tuple[Split, ...]:
+            return super().splits()[:1]
+
+    for i in range(12):
+        (picture_folder / f"{i}.txt").write_text(f"number {i}")
+    source = OnePart(root=str(picture_folder), **MEASURED)
+    for read in (source.datasets, source.training_sets):
+        with pytest.raises(UserError, match=r"OnePart.splits\(\) gives 1 part;.*set_apart"):
+            read()
+
+
+def test_an_image_without_a_caption_is_told_before_anything_trains(picture_folder: Path) -> None:
+    class Uncaptioned(Folder):
+        def splits(self) -> tuple[Split, ...]:
+            train, val = super().splits()
+            captions = [[], *list(train.captions)[1:]]
+            return Split("train", train.ids, train.images, captions), val
+
+    for i in range(12):
+        (picture_folder / f"{i}.txt").write_text(f"number {i}")
+    source = Uncaptioned(root=str(picture_folder), **MEASURED)
+    for read in (source.datasets, source.training_sets):
+        with pytest.raises(UserError, match=r"The train split: image '\d+.\w+' has no caption"):
+            read()
 
 
 def test_eval_split_names_a_part_there_is(picture_folder: Path) -> None:
