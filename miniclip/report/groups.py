@@ -90,6 +90,16 @@ def value_of(run: Run, setting: str) -> Any:
     return run.fingerprint if setting == DATA else run.settings.get(setting)
 
 
+def data_settings(run: Run) -> str:
+    """The settings that say what data a run reads, as text: its root is one, its seeds are none."""
+    read = {
+        key: _alike(value)
+        for key, value in run.settings.items()
+        if key.startswith("data.") and (key == "data.root" or _tells_apart(key))
+    }
+    return json.dumps(read, sort_keys=True, default=str)
+
+
 def as_text(value: Any) -> str:
     """A setting as it is typed."""
     return json.dumps(value) if value is None or isinstance(value, bool) else str(value)

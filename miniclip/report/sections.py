@@ -9,7 +9,7 @@ from pathlib import Path
 from miniclip.errors import as_override, counted, visible, without_secrets
 from miniclip.metrics import recall_titles
 from miniclip.report.charts import draw_axis, draw_groups, draw_progress
-from miniclip.report.groups import DATA, SEEDS, Group, as_text
+from miniclip.report.groups import DATA, SEEDS, Group, as_text, data_settings
 from miniclip.report.runs import Collection, Failure, Run
 from miniclip.report.statistics import Comparison, compare, spread
 from miniclip.runs.job_key import HELPER, changes_nothing
@@ -119,7 +119,7 @@ def _warnings(runs: Sequence[Run], groups: Sequence[Group]) -> list[str]:
         for group in groups
         if len(roots := _roots_of_other_data(group)) > 1
     ]
-
+    remarks += _of_edited_data(runs)
     remarks += _of_skipped_steps(runs)
     collapsed = [run.path.name for run in runs if run.has_collapsed]
     if collapsed:
@@ -129,6 +129,26 @@ def _warnings(runs: Sequence[Run], groups: Sequence[Group]) -> list[str]:
         )
     damages = [damage for run in runs for damage in run.damages]
     remarks += [f"Warning: {damage} The report does without it." for damage in damages]
+    return remarks
+
+
+def _of_edited_data(runs: Sequence[Run]) -> list[str]:
+    """A warning for each choice of data that was other training images or captions in some of the runs."""
+    names_of: dict[str, dict[str, list[str]]] = {}
+    for run in runs:
+        if run.trained_on is not None:
+            names = names_of.setdefault(data_settings(run), {})
+            names.setdefault(run.trained_on, []).append(run.path.name)
+
+    remarks = []
+    for names in names_of.values():
+        if len(names) > 1:
+            told = "; ".join(f"{fingerprint}: {_some(those)}" for fingerprint, those in names.items())
+            remarks.append(
+                "Warning: runs of the same data.* settings were trained on other images or captions "
+                f"({told}). Either the files were edited between them, and their difference is that of the "
+                "data, too, or seeds choose what is trained on."
+            )
     return remarks
 
 

@@ -163,7 +163,27 @@ def test_it_warns_of_other_training_data(tmp_path: Path) -> None:
     (warning,) = remarks(("/clean", "a"), ("/noisy", "b"))
     assert "from /clean, /noisy." in warning
     assert remarks(("/here", "a"), ("/there", "a")) == []  # moved
-    assert remarks(("/here", "a"), ("/here", "b")) == []  # a seed may choose what is trained on
+
+
+def test_it_warns_of_data_edited_between_runs(tmp_path: Path) -> None:
+    """Of the same settings, also where each group has data of its own."""
+
+    def remarks(*trained: tuple[float, str, str | None]) -> list[str]:
+        runs = []
+        for number, (rho, root, fingerprint) in enumerate(trained):
+            run = run_of(rho, number % 2, 300)
+            settings = {**run.settings, "data.root": root, "data.seed": number % 2}
+            path = Path(f"run{number}")
+            runs.append(replace(run, path=path, settings=settings, trained_on=fingerprint))
+        return [text for text in sections(tmp_path, runs)["Runs"].remarks if "same data.* settings" in text]
+
+    (warning,) = remarks((0.0, "/here", "a"), (0.0, "/here", "b"))
+    assert "(a: run0; b: run1)" in warning
+    (warning,) = remarks((0.0, "/here", "a"), (0.0, "/here", "a"), (0.1, "/here", "b"), (0.1, "/here", "b"))
+    assert "(a: run0, run1; b: run2, run3)" in warning
+    assert remarks((0.0, "/here", "a"), (0.1, "/here", "a")) == []
+    assert remarks((0.0, "/here", "a"), (0.1, "/there", "b")) == []
+    assert remarks((0.0, "/here", "a"), (0.1, "/here", None)) == []  # unknown
 
 
 def test_of_several_controls_the_one_in_use_is_named(tmp_path: Path) -> None:
