@@ -24,6 +24,7 @@ from miniclip.models.weights import digests_of_weights
 from miniclip.optim import MuonAdamW
 from miniclip.optim.muon import check_patterns
 from miniclip.preprocessing import MEAN, STD, Preprocessing
+from miniclip.pretrained.parts import PARTS
 from miniclip.provenance import sign
 from miniclip.runs import JsonlLogger, RunDirectory
 from miniclip.tokenizers import Tokenizer
@@ -41,6 +42,7 @@ def build(cfg: DictConfig, run: RunDirectory) -> tuple[Trainer, TrainingSetup, J
         UserError: when a setting or a file is wrong; nothing has been trained yet.
     """
     check(cfg)
+    _tell_parts_not_restored(cfg)
     config = typing.cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     run.write_config(OmegaConf.to_yaml(cfg, resolve=True))
 
@@ -84,6 +86,21 @@ def build(cfg: DictConfig, run: RunDirectory) -> tuple[Trainer, TrainingSetup, J
         optimizer=_shares(setup.optimizer.base_optimizer),
     )
     return trainer, setup, make(cfg, "logger")
+
+
+def _tell_parts_not_restored(cfg: DictConfig) -> None:
+    """Warn of parts that no checkpoint may name, before they are trained with."""
+    for part, known in PARTS.items():
+        target = OmegaConf.select(cfg, f"{part}._target_")
+        if target is not None and target not in known:
+            log.warning(
+                "%s._target_=%s is none of MiniCLIP's own parts, which are all that a checkpoint may call: "
+                "this run can train and resume, but miniclip evaluate, embed, export and "
+                "MiniCLIP.from_pretrained will refuse it. To have its model read, name the class in "
+                "miniclip/pretrained/parts.py, as CONTRIBUTING.md tells.",
+                part,
+                target,
+            )
 
 
 def _fitted_tokenizer(cfg: DictConfig, train_split: Split) -> Tokenizer:

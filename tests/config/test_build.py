@@ -185,6 +185,19 @@ def test_a_loss_that_is_none_of_the_kind_is_told() -> None:
         make_model(cfg, vocab_size=300)
 
 
+def test_a_part_that_no_checkpoint_may_name_is_told_before_it_trains(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cfg = compose(*TINY)
+    build(cfg, RunDirectory(tmp_path / "own"))
+    assert "none of MiniCLIP's own parts" not in caplog.text
+
+    with open_dict(cfg):
+        cfg.data._target_ = "miniclip.data.sources.openmoji.OpenMoji"  # by a name that is not in the table
+    build(cfg, RunDirectory(tmp_path / "other"))
+    assert f"data._target_={cfg.data._target_} is none of MiniCLIP's own parts" in caplog.text
+
+
 def test_what_weights_saw_is_told_where_it_differs_from_the_run() -> None:
     same = Preprocessing(interpolation="bicubic", crop_fraction=1.0)
     assert unlike_the_run(IMAGENET, eval_crop="squash") == []
