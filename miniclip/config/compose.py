@@ -8,6 +8,7 @@ from typing import Any
 
 import hydra
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, OverrideParseException
@@ -120,7 +121,7 @@ def refuse_unknown(cfg: DictConfig, words: Sequence[str], config_name: str = "co
         typed = (word.partition("=")[0].lstrip("+") for word in words)
         path = next((key for key in typed if key.startswith(f"{added}.")), added)
         raise _no_setting(path, words)
-    for path in _unread(_plain(cfg)):
+    for path in _unread(cfg):
         raise _no_setting(path, words)
 
 
@@ -161,14 +162,20 @@ def _plain(cfg: DictConfig) -> dict[str, Any]:
     return plain
 
 
-def _unread(plain: dict[str, Any]) -> list[str]:
-    """Paths of no part and of nothing in conf/config.yaml, whose value no other setting has as ${path}."""
-    settings = str(plain)
+def _unread(cfg: DictConfig) -> list[str]:
+    """Paths of no part and of nothing in conf/config.yaml, whose value no other setting has as ${path}.
+
+    Names of folders may have it: hydra.run.dir=outputs/${tag}. Roots with an underscore help a study.
+    """
+    of_hydra = HydraConfig.instance().cfg if HydraConfig.initialized() else None
+    settings = str([OmegaConf.to_container(each, resolve=False) for each in (cfg, of_hydra) if each])
 
     def is_read(path: str) -> bool:
         return re.search(rf"\$\{{\.*{re.escape(path)}[.\[}}]", settings) is not None
 
-    return [path for path in _beside_parts(plain) if not is_read(path)]
+    found = _beside_parts(_plain(cfg))
+    # `HELPER` of miniclip.runs.job_key, which brings torch
+    return [path for path in found if not path.startswith("_") and not is_read(path)]
 
 
 def _beside_parts(node: dict[str, Any], prefix: str = "") -> Iterator[str]:

@@ -55,11 +55,15 @@ def test_a_misspelt_key_of_a_users_own_file_is_told(
 
 
 def test_a_value_of_a_users_own_file_may_be_that_of_other_settings(tmp_path: Path) -> None:
+    """Of a part, of a folder of Hydra's, or of nothing yet, with an underscore."""
+    content = (
+        "# @package _global_\nwidth: 64\ntag: a\n_arm: 3\nencoder:\n  text:\n    width: ${width}\n"
+        f"hydra:\n  run:\n    dir: {tmp_path}/of_${{tag}}\nseed: x\n"
+    )
     (tmp_path / "experiments").mkdir()
-    content = "# @package _global_\nwidth: 64\nencoder:\n  text:\n    width: ${width}\nseed: x\n"
     (tmp_path / "experiments" / "mine.yaml").write_text(content)
     result = train_in_process("--config-dir", str(tmp_path), "experiments=mine")
-    assert "seed='x'" in result.stderr and "width" not in result.stderr
+    assert result.stderr.strip().startswith("Error: seed='x'")
 
 
 def test_flags_that_exclude_each_other_are_told() -> None:
