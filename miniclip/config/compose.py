@@ -2,17 +2,15 @@
 
 import logging
 import math
+import os
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import hydra
-from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
-from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, OverrideParseException
-from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
@@ -81,19 +79,9 @@ def what_is_wrong(error: Exception, words: Sequence[str], *, sweeps: bool = Fals
     return without_secrets(told)
 
 
-class SearchPath(SearchPathPlugin):
-    """Where Hydra finds the group experiments/, which lies beside conf/.
-
-    As hydra.searchpath in conf/config.yaml it would be refused wherever a user's own file begins with ours.
-    """
-
-    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        search_path.append("miniclip", f"file://{HOME}")
-
-
 def prepare_hydra() -> None:
     """What conf/config.yaml refers to."""
-    Plugins.instance().register(SearchPath)
+    os.environ["MINICLIP_HOME"] = str(HOME)
     OmegaConf.register_new_resolver("product", lambda *factors: math.prod(factors), replace=True)
     OmegaConf.register_new_resolver("options", lambda group: ", ".join(groups()[group]), replace=True)
     OmegaConf.register_new_resolver("short_overrides", short_overrides, replace=True)

@@ -32,14 +32,6 @@ def test_a_word_behind_info_may_be_its_topic_or_a_setting(flag: str) -> None:
     assert "Installed Hydra Plugins" in train_in_process("--info", "seed=3").stdout
 
 
-def test_a_users_own_file_may_begin_with_the_whole_config(tmp_path: Path) -> None:
-    (tmp_path / "mine.yaml").write_text("defaults:\n  - config\n  - _self_\nseed: 3\n")
-    own = ("--config-dir", str(tmp_path), "--config-name", "mine")
-    result = train_in_process(*own, "experiments=speedrun", "--cfg", "job")
-    assert result.returncode == 0, result.stderr
-    assert "\nseed: 3\n" in result.stdout and "    steps: 260\n" in result.stdout
-
-
 @pytest.mark.parametrize(
     ("content", "wrong", "meant"),
     [("sede: 3", "sede", "seed"), ("encoder:\n  imagee: 3", "encoder.imagee", "encoder.image")],
